@@ -1,0 +1,239 @@
+"""The application: every setting is a trait with help, a command-line flag and an environment variable."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.application import JupyterApp, base_aliases, base_flags
+from traitlets import Bool, Enum, Float, Integer, List, TraitError, TraitType, Unicode
+from traitlets.config import Config
+
+from gateway import __version__
+from gateway.errors import ConfigurationError
+from gateway.settings import MIB, Settings
+
+
+class TransformGatewayApp(JupyterApp):
+    """Runs Metabase's Python transforms, each in a fresh sandboxed kernel."""
+
+    name = "transform-gateway"
+    version = __version__
+    description = (
+        "Serves Metabase's Python runner API and runs each transform in a fresh, sandboxed IPython kernel.\n\n"
+        "Without a subcommand it starts the gateway in the foreground. See `transform-gateway commands` for the others."
+    )
+    examples = """
+        transform-gateway --port=5001 --auth-token=secret     # start the gateway
+        transform-gateway --generate-config                   # write a configuration file to edit
+        AUTH_TOKEN=secret SLOTS=2 transform-gateway           # the same settings from the environment
+    """
+
+    auth_token = Unicode(
+        "", help="Token that callers send as `Authorization: Bearer TOKEN`. Empty: nobody needs one."
+    ).tag(config=True, env="AUTH_TOKEN")
+    host = Unicode("127.0.0.1", help="Address to listen on. Anything but loopback needs a token.").tag(
+        config=True, env="HOST"
+    )
+    port = Integer(5001, help="Port to listen on; 0 takes a free one.", min=0, max=65535).tag(config=True, env="PORT")
+    state_dir = Unicode(
+        ".state",
+        help="Directory for runtime files: seats of kernels, job directories, kept results. Keep its path short.",
+    ).tag(config=True, env="STATE_DIR")
+    slots = Integer(1, help="Jobs that run side by side.", min=1, max=64).tag(config=True, env="SLOTS")
+    ready_kernels = Integer(1, help="Kernels booted ahead, beyond one for each slot that runs.", min=0, max=64).tag(
+        config=True, env="READY_KERNELS"
+    )
+    ready_kernel_max_age_seconds = Float(3600, help="A ready kernel older than this is replaced.", min=1).tag(
+        config=True, env="READY_KERNEL_MAX_AGE"
+    )
+    queue_length = Integer(10, help="Jobs that may wait for a slot; one more is refused with 503.", min=0).tag(
+        config=True, env="QUEUE_LENGTH"
+    )
+    queue_timeout_seconds = Float(
+        60, help="Seconds a job may wait for a slot before it is answered with 504.", min=0.1
+    ).tag(config=True, env="QUEUE_TIMEOUT")
+    default_timeout_seconds = Float(30, help="Time-out in seconds of a request that names none.", min=0.1).tag(
+        config=True, env="DEFAULT_TIMEOUT"
+    )
+    max_timeout_seconds = Float(86_400, help="Largest time-out in seconds that a request may ask for.", min=1).tag(
+        config=True, env="MAX_TIMEOUT"
+    )
+    memory_bytes = Integer(
+        1024 * MIB, help="Memory of one job in bytes, all of its processes together.", min=64 * MIB
+    ).tag(config=True, env="MEMORY_LIMIT_BYTES")
+    cpu_seconds = Integer(
+        60, help="Processor seconds of one job. A request with a longer timeout raises it to that timeout.", min=1
+    ).tag(config=True, env="CPU_LIMIT_SECONDS")
+    processes = Integer(50, help="Processes and threads of one job.", min=20).tag(config=True, env="PROCESS_LIMIT")
+    descriptors = Integer(256, help="Open files of one process of a job.", min=64).tag(
+        config=True, env="DESCRIPTOR_LIMIT"
+    )
+    file_size_bytes = Integer(500_000_000, help="Largest file in bytes that a job may write.", min=1_000_000).tag(
+        config=True, env="FILE_SIZE_LIMIT_BYTES"
+    )
+    disk_bytes = Integer(2_000_000_000, help="Bytes that a job's directory may hold in all.", min=1_000_000).tag(
+        config=True, env="DISK_LIMIT_BYTES"
+    )
+    max_body_bytes = Integer(64 * MIB, help="Largest JSON request body in bytes.", min=1024).tag(
+        config=True, env="MAX_BODY_BYTES"
+    )
+    max_upload_bytes = Integer(
+        5_000_000_000, help="Largest multipart request in bytes (tables sent along).", min=1024
+    ).tag(config=True, env="MAX_UPLOAD_BYTES")
+    max_input_bytes = Integer(20_000_000_000, help="Bytes of all input tables of one job together.", min=1024).tag(
+        config=True, env="MAX_INPUT_BYTES"
+    )
+    log_cap_bytes = Integer(2_000_000, help="Bytes of log kept of one job: its head and its tail.", min=10_000).tag(
+        config=True, env="LOG_CAP_BYTES"
+    )
+    log_line_cap_bytes = Integer(65_536, help="Longest log line kept whole, in bytes.", min=200).tag(
+        config=True, env="LOG_LINE_CAP_BYTES"
+    )
+    log_keep_seconds = Float(600, help="Seconds that a finished job's log can still be asked for.", min=0).tag(
+        config=True, env="LOG_KEEP"
+    )
+    result_keep_seconds = Float(600, help="Seconds that a result without an output_url is kept.", min=1).tag(
+        config=True, env="RESULT_KEEP"
+    )
+    result_keep_bytes = Integer(2_000_000_000, help="Bytes of kept results; the oldest go first.", min=1_000_000).tag(
+        config=True, env="RESULT_KEEP_BYTES"
+    )
+    inline_cap_bytes = Integer(
+        1_000_000, help="Largest output in bytes that may stand in the answer itself.", min=0
+    ).tag(config=True, env="INLINE_CAP_BYTES")
+    working_dir_roots = List(
+        Unicode(),
+        help="Directories below which `working_dir` and input files of the first API form may lie. Empty: none.",
+    ).tag(config=True, env="WORKING_DIR_ROOTS")
+    drain_seconds = Float(30, help="Seconds that running jobs get to end after SIGTERM.", min=0).tag(
+        config=True, env="DRAIN_SECONDS"
+    )
+    storage_stall_seconds = Float(
+        30, help="Seconds without a byte after which a download or upload is given up.", min=1
+    ).tag(config=True, env="STORAGE_STALL")
+    asynchronous = Bool(
+        False, help="Answer POST /v1/execute with 202 at once; the result then stands in GET /v1/status."
+    ).tag(config=True, env="ASYNCHRONOUS")
+    allow_network = Bool(False, help="Let jobs open network connections.").tag(config=True, env="ALLOW_NETWORK")
+    allow_unsandboxed = Bool(False, help="Start even where no layer of the sandbox can be had (tier D).").tag(
+        config=True, env="ALLOW_UNSANDBOXED"
+    )
+    require_tier = Enum(["", "A", "B", "C"], "", help="Refuse to start below this tier of the sandbox.").tag(
+        config=True, env="REQUIRE_TIER"
+    )
+    use_fork_server = Bool(True, help="Fork kernels from a warm process; off: start each one plainly.").tag(
+        config=True, env="USE_FORK_SERVER"
+    )
+    log_json = Bool(False, help="Write the gateway's log as JSON lines.").tag(config=True, env="LOG_JSON")
+
+    aliases = {**base_aliases}  # noqa: RUF012 - traitlets wants a plain class attribute; filled below
+    flags = {**base_flags}  # noqa: RUF012
+
+    def _log_level_default(self) -> int:
+        return logging.INFO
+
+    def load_config_file(self, suppress_errors: bool = True) -> None:  # type: ignore[override]
+        """Take settings from the environment, then from the configuration file; the command line overrides both.
+
+        Raises
+        ------
+        ConfigurationError
+            When a variable does not hold what its setting needs; the text names both.
+        """
+        found = Config()
+        for name, trait in self.class_own_traits(config=True).items():
+            variable = trait.metadata.get("env")
+            text = os.environ.get(variable or "")
+            if text is None or (text == "" and not isinstance(trait, Unicode)):
+                continue
+            try:
+                value = _value_of(trait, text)
+                trait._validate(self, value)
+            except (ValueError, TraitError) as error:
+                raise ConfigurationError(
+                    f"environment variable {variable}={text!r} does not fit {name}: {error}"
+                ) from None
+            found[type(self).__name__][name] = value
+        self.update_config(found)
+        super().load_config_file(suppress_errors)
+
+    def settings(self) -> Settings:
+        """Return the settings as one frozen value.
+
+        Raises
+        ------
+        ConfigurationError
+            When they contradict each other or would be unsafe.
+        """
+        values = {name: getattr(self, name) for name in Settings.__dataclass_fields__}
+        values["state_dir"] = Path(self.state_dir).expanduser().resolve()
+        values["working_dir_roots"] = tuple(Path(root).resolve() for root in self.working_dir_roots)
+        settings = Settings(**values)
+        if not settings.auth_token and not is_loopback(settings.host):
+            raise ConfigurationError(
+                f"refusing to listen on {settings.host} without a token: everyone who reaches it could run code. "
+                "Set AUTH_TOKEN (--auth-token), or listen on 127.0.0.1 (HOST, --host)"
+            )
+        if settings.default_timeout_seconds > settings.max_timeout_seconds:
+            raise ConfigurationError(
+                "default_timeout_seconds is larger than max_timeout_seconds; lower the one or raise the other"
+            )
+        return settings
+
+    def start(self) -> None:
+        """Run the gateway until it is told to stop."""
+        super().start()
+        from gateway.serve import serve
+
+        try:
+            serve(self.settings())
+        except ConfigurationError as error:
+            self.log.critical("%s", error)
+            self.exit(1)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _value_of(trait: TraitType[Any, Any], text: str) -> Any:
+    if isinstance(trait, Bool):
+        words = {
+            "1": True,
+            "true": True,
+            "yes": True,
+            "on": True,
+            "0": False,
+            "false": False,
+            "no": False,
+            "off": False,
+        }
+        if text.strip().lower() not in words:
+            raise ValueError("expected true or false")
+        return words[text.strip().lower()]
+    if isinstance(trait, List):
+        return [part for part in text.split(os.pathsep) if part]
+    if isinstance(trait, Integer):
+        return int(text)
+    if isinstance(trait, Float):
+        return float(text)
+    return text
+
+
+def _fill_aliases() -> None:
+    for name in TransformGatewayApp.class_own_traits(config=True):
+        TransformGatewayApp.aliases[name.replace("_", "-")] = f"TransformGatewayApp.{name}"
+
+
+_fill_aliases()
+main = TransformGatewayApp.launch_instance

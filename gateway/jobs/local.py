@@ -1,0 +1,275 @@
+"""Running jobs in kernels of this machine: fetch, claim, execute, kill, decide, deliver."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import FAILURES, FailureCode, JobFailed
+from gateway.jobs.delivery import Deliverer, Results
+from gateway.jobs.events import EventLog, Progress, StateChanged
+from gateway.jobs.model import Job, JobState, Verdict
+from gateway.jobs.runner import RunnerStatus
+from gateway.jobs.stop import StopSignal
+from gateway.jobs.verdict import Ending, decide, parse_result
+from gateway.kernels.kernel import JobKernel, KernelParts, start_kernel
+from gateway.kernels.ready import ReadyKernels
+from gateway.settings import Settings
+from gateway.storage import FetchedTable, fetch_tables, open_output
+from kernel_spec.launcher_client import LauncherClient
+from kernel_spec.messages import ExitReport
+
+log = logging.getLogger(__name__)
+
+INTERRUPT_GRACE_SECONDS = 0.25
+"""What a job gets between SIGINT and SIGKILL: pure Python, sleep and numpy need 0.1 to 0.26 s for their traceback
+(measured).
+"""
+
+RESULT_CAP_BYTES = 1 << 20
+MANIFEST_CAP_BYTES = 64 << 20
+
+
+class LocalRunner:
+    """Runs jobs in ready kernels of one launcher.
+
+    Parameters
+    ----------
+    settings : Settings
+    parts : KernelParts
+    deliverer : Deliverer
+    """
+
+    def __init__(self, settings: Settings, parts: KernelParts, deliverer: Deliverer) -> None:
+        self.settings = settings
+        self.parts = parts
+        self.deliverer = deliverer
+        self.jobs_dir = settings.state_dir / "jobs"
+        self.kernels = ReadyKernels(
+            lambda: start_kernel(parts), settings.slots + settings.ready_kernels, settings.ready_kernel_max_age_seconds
+        )
+
+    def start(self) -> None:
+        """Begin to boot kernels; what jobs of a dead gateway left is removed first."""
+        self._clear_jobs_dir()
+        self.kernels.fill()
+
+    def open(self, job: Job, log: EventLog, stop: StopSignal, execution_id: str) -> LocalRun:
+        """Take on a job; its inputs are fetched from now on."""
+        return LocalRun(self, job, log, stop, execution_id)
+
+    def status(self) -> RunnerStatus:
+        """Return what is known without asking anybody."""
+        counters = self.kernels.counters
+        failure = self.kernels.last_failure
+        launcher: LauncherClient = self.parts.launcher
+        return RunnerStatus(
+            healthy=launcher.alive and (self.kernels.ready > 0 or failure is None),
+            ready_kernels={
+                "ready": self.kernels.ready,
+                "starting": self.kernels.starting,
+                **dataclasses.asdict(counters),
+            },
+            kernels={"last_start_failure": failure.message if failure else None},
+            sandbox=launcher.sandbox_status(),
+            fork_server=launcher.fork_server_status(),
+        )
+
+    async def aclose(self) -> None:
+        """End every kernel."""
+        await self.kernels.aclose()
+        self._clear_jobs_dir()
+
+    def _clear_jobs_dir(self) -> None:
+        self.jobs_dir.mkdir(mode=0o700, exist_ok=True)
+        for leftover in self.jobs_dir.iterdir():
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+class LocalRun:
+    """One job on its way through this machine; see `gateway.jobs.runner.JobRun`."""
+
+    def __init__(self, runner: LocalRunner, job: Job, log: EventLog, stop: StopSignal, execution_id: str) -> None:
+        self._runner = runner
+        self._job = job
+        self._log = log
+        self._stop = stop
+        self._execution_id = execution_id
+        self._job_dir: Path = runner.jobs_dir / execution_id
+        self._kernel: JobKernel | None = None
+        self._results: Results | None = None
+        self._verdict: Verdict | None = None
+        self._stages: dict[str, float] = {}
+        self._bytes_in = 0
+        self._fetch = asyncio.create_task(self._fetch_inputs(), name=f"fetch {execution_id}")
+
+    async def execute(self) -> None:
+        """Run the job until its verdict is known and nothing of it lives."""
+        began = time.monotonic()
+        try:
+            self._log.emit(StateChanged(JobState.RUNNING, "fetch"))
+            tables = await self._stop.guard(asyncio.shield(self._fetch))
+            self._log.emit(StateChanged(JobState.RUNNING, "claim"))
+            claimed = time.monotonic()
+            self._kernel = await self._stop.guard(self._runner.kernels.claim())
+            self._stages["claim"] = time.monotonic() - claimed
+            self._log.emit(StateChanged(JobState.RUNNING, "execute"))
+            self._verdict = await self._run_in(self._kernel, tables)
+        except JobFailed as failure:
+            self._verdict = Verdict(failure.code, failure.message, failure.exit_code)
+        self._verdict = dataclasses.replace(self._verdict, execution_seconds=time.monotonic() - began)
+
+    def fail(self, verdict: Verdict) -> None:
+        """Take the verdict of a job that never got a slot."""
+        self._verdict = verdict
+
+    async def deliver(self) -> Verdict:
+        """Bring results and log to where the request asked."""
+        verdict = self._verdict
+        if verdict is None:
+            kind = FAILURES[FailureCode.INTERNAL]
+            verdict = Verdict(FailureCode.INTERNAL, kind.meaning, kind.exit_code)
+        self._log.emit(StateChanged(JobState.RUNNING, "deliver"))
+        began = time.monotonic()
+        verdict = await self._runner.deliverer.deliver(
+            self._job, verdict, self._results, self._log, self._stop, self._execution_id
+        )
+        self._stages["deliver"] = time.monotonic() - began
+        stages = {**self._stages, **verdict.stages_seconds}
+        return dataclasses.replace(verdict, stages_seconds=stages, bytes_in=self._bytes_in)
+
+    async def close(self) -> None:
+        """Free everything that the job held."""
+        self._fetch.cancel()
+        await asyncio.wait({self._fetch})
+        if not self._fetch.cancelled():
+            self._fetch.exception()  # looked at, so that asyncio does not report it as lost
+        if self._results is not None:
+            self._results.close()
+        if self._kernel is not None:
+            await self._kernel.end()
+        for directory in (self._job_dir, self._job.upload_dir):
+            if directory is not None:
+                await asyncio.to_thread(shutil.rmtree, directory, True)
+
+    async def _fetch_inputs(self) -> tuple[FetchedTable, ...]:
+        if not self._job.tables:
+            return ()
+        began = time.monotonic()
+        self._job_dir.mkdir(mode=0o700)
+        tables = await fetch_tables(self._job.tables, self._job_dir, self._runner.settings, self._log)
+        self._stages["fetch"] = time.monotonic() - began
+        self._bytes_in = sum(table.bytes for table in tables)
+        return tables
+
+    async def _run_in(self, kernel: JobKernel, tables: tuple[FetchedTable, ...]) -> Verdict:
+        job, limits = self._job, self._runner.parts.limits
+        cpu_seconds = max(limits.cpu_seconds, math.ceil(job.timeout_seconds))
+        limits = dataclasses.replace(limits, cpu_seconds=cpu_seconds)
+        await kernel.bind(cpu_seconds)
+        request = self._shim_request(kernel, tables)
+        kernel.pipes.attach(self._log)
+        began = time.monotonic()
+        try:
+            stopped = await self._watch(kernel, request)
+        finally:
+            killing = time.monotonic()
+            report = await kernel.kill()
+        self._stages["execute"] = killing - began
+        self._stages["kill"] = time.monotonic() - killing
+        kernel.pipes.drain()
+        ending = Ending(
+            stopped=stopped,
+            report=report,
+            result=parse_result(_read_small(kernel, "result.json", RESULT_CAP_BYTES)),
+            limits=limits,
+            timeout_seconds=job.timeout_seconds,
+            execution_seconds=killing - began,
+        )
+        verdict = decide(ending, job.output_format)
+        if verdict.ok:
+            self._results = self._open_results(kernel, report)
+        return verdict
+
+    async def _watch(self, kernel: JobKernel, request: str) -> FailureCode | None:
+        """Return when it is time to look: the kernel answered or died (None), or the gateway ends it (why)."""
+        answered = asyncio.ensure_future(kernel.conversation.execute(request, kernel.pipes.feed_text))
+        stop = asyncio.ensure_future(self._stop.wait())
+        try:
+            watched: set[asyncio.Future[Any]] = {answered, stop, kernel.exited}
+            done, _ = await asyncio.wait(
+                watched, timeout=self._job.timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if answered in done or kernel.exited in done:
+                return None
+            stopped = self._stop.cause or FailureCode.TIMEOUT
+            await kernel.interrupt()
+            watched.discard(stop)
+            await asyncio.wait(watched, timeout=INTERRUPT_GRACE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            return stopped
+        finally:
+            for task in (answered, stop):
+                task.cancel()
+            await asyncio.wait({answered, stop})
+
+    def _shim_request(self, kernel: JobKernel, tables: tuple[FetchedTable, ...]) -> str:
+        """Move the inputs into the seat, and return the code of the one execute_request."""
+        seat, limits = kernel.seat, self._runner.parts.limits
+        out_dir = Path(seat.out_dir)
+        request: dict[str, Any] = {
+            "version": 1,
+            "code": self._job.code,
+            "library": {module.name: module.source for module in self._job.library},
+            "tables": [_moved(table, Path(seat.inputs_dir)) for table in tables],
+            "output_format": self._job.output_format,
+            "output_path": str(out_dir / "output"),
+            "manifest_path": str(out_dir / "output-manifest.json"),
+            "result_path": str(out_dir / "result.json"),
+            "work_dir": seat.work_dir,
+            "limits": dataclasses.asdict(limits),
+        }
+        return f'__import__("transform_shim.job", fromlist=["run"]).run({json.dumps(request)!r})'
+
+    def _open_results(self, kernel: JobKernel, report: ExitReport) -> Results:
+        """Open what the job wrote; only now, when nothing lives that could change it."""
+        out_dir, uid = Path(kernel.seat.out_dir), kernel.seat.uid
+        output = open_output(out_dir / "output", owner_uid=uid, max_bytes=self._runner.settings.file_size_bytes)
+        try:
+            manifest = _read_small(kernel, "output-manifest.json", MANIFEST_CAP_BYTES)
+            if manifest is None:
+                raise JobFailed(
+                    FailureCode.OUTPUT_MISSING, "The job's manifest is missing or is not a regular file of its own"
+                )
+        except BaseException:
+            output.close()
+            raise
+        self._log.emit(Progress("write", None, None, output.size_bytes))
+        return Results(output, manifest)
+
+
+def _moved(table: FetchedTable, inputs_dir: Path) -> dict[str, Any]:
+    data_path = table.data_path.rename(inputs_dir / table.data_path.name)
+    manifest_path = table.manifest_path and table.manifest_path.rename(inputs_dir / table.manifest_path.name)
+    return {
+        "alias": table.alias,
+        "data_path": str(data_path),
+        "manifest_path": str(manifest_path) if manifest_path else None,
+        "data_format": table.data_format,
+        "compression": table.compression,
+    }
+
+
+def _read_small(kernel: JobKernel, name: str, cap_bytes: int) -> bytes | None:
+    """Return a small file of the job's, or None where it is missing or not what it should be."""
+    try:
+        with open_output(Path(kernel.seat.out_dir) / name, owner_uid=kernel.seat.uid, max_bytes=cap_bytes) as opened:
+            return opened.read(cap_bytes)
+    except JobFailed:
+        return None

@@ -1,0 +1,108 @@
+"""The ZeroMQ conversation with one kernel: is it up, run this, has it answered.
+
+Everything that arrives may be forged or lost, because user code lives in the kernel and holds its key. So the only
+thing learnt here is *when to look*: the verdict comes from files and from the process itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import zmq
+import zmq.asyncio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+
+MAX_MESSAGE_BYTES = 64 << 20
+"""libzmq drops a connection that sends more in one message; reply and idle are then lost, which the process watch
+covers.
+"""
+
+
+class KernelConversation:
+    """Shell and iopub of one kernel, from its welcome to its end.
+
+    Parameters
+    ----------
+    client : AsyncKernelClient
+        Made by the kernel's manager on a context of ours; owned from now on.
+    """
+
+    def __init__(self, client: AsyncKernelClient) -> None:
+        self._client = client
+        # no heartbeat thread (a live heartbeat says nothing about progress) and no stdin (nobody is there to answer)
+        client.start_channels(hb=False, stdin=False, control=False)
+        for channel in (client.shell_channel, client.iopub_channel):
+            channel.socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+            channel.socket.linger = 0
+
+    async def welcome(self) -> None:
+        """Return when our iopub subscription is live (``iopub_welcome``, JEP 65, messaging protocol 5.4).
+
+        Waits for ever: the caller has the deadline and watches the process.
+        """
+        async for message in self._messages(self._client.iopub_channel):
+            if message["msg_type"] == "iopub_welcome":
+                return
+
+    async def execute(self, code: str, on_text: Callable[[str, str], None] | None = None) -> None:
+        """Send one ``execute_request`` and return when its reply or its idle status arrives, whichever is first.
+
+        Parameters
+        ----------
+        code : str
+        on_text : callable, optional
+            Called with stream name and text for what was printed around the shim's own streams.
+
+        Notes
+        -----
+        Either message may be forged: the return only says "look now". Waits for ever: the caller has the deadline.
+        """
+        request = self._client.execute(code, silent=False, store_history=False, allow_stdin=False, stop_on_error=True)
+        reply = asyncio.ensure_future(self._replied(request))
+        idle = asyncio.ensure_future(self._went_idle(request, on_text))
+        try:
+            await asyncio.wait({reply, idle}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (reply, idle):
+                task.cancel()
+            await asyncio.wait({reply, idle})
+
+    def close(self) -> None:
+        """Close every channel; without this, six descriptors and two threads stay behind for each kernel."""
+        self._client.stop_channels()
+
+    async def _replied(self, request: str) -> None:
+        async for message in self._messages(self._client.shell_channel):
+            if message["msg_type"] == "execute_reply" and message["parent_header"].get("msg_id") == request:
+                return
+
+    async def _went_idle(self, request: str, on_text: Callable[[str, str], None] | None) -> None:
+        async for message in self._messages(self._client.iopub_channel):
+            if message["parent_header"].get("msg_id") != request:
+                continue
+            content = message["content"]
+            if message["msg_type"] == "status" and content.get("execution_state") == "idle":
+                return
+            if message["msg_type"] == "stream" and on_text is not None:
+                on_text(str(content.get("name")), str(content.get("text", "")))
+
+    async def _messages(self, channel: Any) -> AsyncIterator[dict[str, Any]]:
+        while True:
+            try:
+                message: dict[str, Any] = await channel.get_msg(timeout=None)
+            except (ValueError, TypeError, KeyError):  # a wrong signature or a malformed message: not for us
+                continue
+            yield message
+
+
+@asynccontextmanager
+async def shared_context() -> AsyncIterator[zmq.asyncio.Context]:
+    """Yield the one ZeroMQ context of the gateway; each further context would cost a thread and descriptors."""
+    context = zmq.asyncio.Context(io_threads=1)
+    try:
+        yield context
+    finally:
+        context.destroy(linger=0)

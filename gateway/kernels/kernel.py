@@ -1,0 +1,204 @@
+"""One kernel from its start to its end, as the gateway sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+import uuid
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+
+import kernel_spec
+from gateway.errors import FailureCode, JobFailed
+from gateway.kernels.conversation import KernelConversation
+from gateway.kernels.output import OutputPipes
+from kernel_spec.launcher_client import LauncherClient, LauncherError
+from kernel_spec.limits import Limits
+from kernel_spec.messages import ExitReport, SeatInfo
+
+if TYPE_CHECKING:
+    import zmq.asyncio
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 30.0
+"""Deadline of a kernel's start; a plain one takes 1.3 s on an idle machine, and a loaded one is not a reason to give
+up.
+"""
+
+KILL_SECONDS = 10.0
+"""Deadline of a kill that must leave nothing alive; measured in milliseconds, so more than this is a fault."""
+
+WARM_UP_CODE = "import transform_shim.job"
+"""Pays what the first execute_request of a kernel costs (compilers, traps, history) before there is a job."""
+
+SPEC_DIR = Path(kernel_spec.__file__).parent / "resources" / "transform"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelParts:
+    """What every kernel of one gateway shares."""
+
+    launcher: LauncherClient
+    context: zmq.asyncio.Context
+    limits: Limits
+    allow_network: bool
+    line_cap_bytes: int
+
+
+@dataclass(slots=True, eq=False)
+class JobKernel:
+    """A kernel that is up, subscribed to and warm, and knows of no job.
+
+    `end` must be called for every kernel, exactly as for a file that was opened.
+    """
+
+    kernel_id: str
+    seat: SeatInfo
+    pipes: OutputPipes
+    conversation: KernelConversation
+    exited: asyncio.Future[ExitReport]
+    parts: KernelParts
+    started_at: float
+    stages_seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process lives, as far as its parent has told."""
+        return not self.exited.done()
+
+    @property
+    def age_seconds(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self.started_at
+
+    async def bind(self, cpu_seconds: int) -> None:
+        """Set the one limit that depends on the job: processor seconds, counted from now.
+
+        Raises
+        ------
+        JobFailed
+            When it could not be set: no job runs with less than was promised.
+        """
+        try:
+            await self.parts.launcher.limit_cpu(self.kernel_id, cpu_seconds)
+        except (LauncherError, TimeoutError) as error:
+            raise JobFailed(FailureCode.SANDBOX_FAILED, f"The CPU limit could not be set: {error}") from error
+
+    async def interrupt(self) -> None:
+        """Send SIGINT: a courtesy that yields a traceback of where the job stood."""
+        with contextlib.suppress(LauncherError):
+            await self.parts.launcher.signal(self.kernel_id, signal.SIGINT)
+
+    async def kill(self) -> ExitReport:
+        """End everything of this kernel, and return when nothing of it lives.
+
+        Raises
+        ------
+        JobFailed
+            When that could not be confirmed; the seat is then not used again.
+        """
+        try:
+            async with asyncio.timeout(KILL_SECONDS):
+                return await self.parts.launcher.kill(self.kernel_id)
+        except (LauncherError, TimeoutError) as error:
+            raise JobFailed(
+                FailureCode.INTERNAL, f"The end of the job's processes could not be confirmed: {error}"
+            ) from error
+
+    async def end(self) -> None:
+        """Kill, close and remove: nothing of this kernel is left. Never raises."""
+        self.conversation.close()
+        try:
+            await self.kill()
+            async with asyncio.timeout(KILL_SECONDS):
+                await self.parts.launcher.remove(self.kernel_id)
+        except (JobFailed, LauncherError, TimeoutError) as error:
+            log.error("kernel %s could not be cleared away: %s", self.kernel_id, error)
+        finally:
+            self.pipes.close()
+
+
+async def start_kernel(parts: KernelParts) -> JobKernel:
+    """Start a kernel through the provisioner and return it ready for a job.
+
+    Raises
+    ------
+    JobFailed
+        ``kernel_start_failed`` or ``sandbox_failed``, with the reason; nothing is left of the attempt.
+    """
+    began = time.monotonic()
+    kernel_id = uuid.uuid4().hex
+    pipes = OutputPipes(parts.line_cap_bytes)
+    conversation: KernelConversation | None = None
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            manager = AsyncKernelManager(kernel_name="transform", context=parts.context, transport="ipc")
+            # the spec beside the provisioner's own code, not whichever of that name is installed for this user
+            manager._kernel_spec = KernelSpec.from_resource_dir(str(SPEC_DIR))
+            await manager.start_kernel(
+                kernel_id=kernel_id,
+                launcher=parts.launcher,
+                limits=parts.limits,
+                allow_network=parts.allow_network,
+                output_fds=pipes.write_fds,
+            )
+            pipes.kernel_has_them()
+            process = manager.provisioner.process  # type: ignore[union-attr]
+            spawned = time.monotonic()
+            conversation = KernelConversation(manager.client(context=parts.context))
+            await _unless_dead(conversation.welcome(), process.exited)
+            welcomed = time.monotonic()
+            await _unless_dead(conversation.execute(WARM_UP_CODE), process.exited)
+            stages = {"start": spawned - began, "boot": welcomed - spawned, "warm_up": time.monotonic() - welcomed}
+            return JobKernel(kernel_id, process.seat, pipes, conversation, process.exited, parts, began, stages)
+    except BaseException as error:
+        if conversation is not None:
+            conversation.close()
+        pipes.close()
+        await _abandon(parts.launcher, kernel_id)
+        if isinstance(error, TimeoutError):
+            raise JobFailed(
+                FailureCode.KERNEL_START_FAILED, f"The kernel was not ready within {START_SECONDS:g} s"
+            ) from error
+        if isinstance(error, LauncherError):
+            sandbox = error.code == "sandbox_failed"
+            code = FailureCode.SANDBOX_FAILED if sandbox else FailureCode.KERNEL_START_FAILED
+            raise JobFailed(code, f"The kernel did not start: {error}") from error
+        if isinstance(error, Exception) and not isinstance(error, JobFailed):
+            # from inside jupyter_client or zmq: whoever waits for a kernel must hear of it, whatever it was
+            log.exception("a kernel could not be started")
+            raise JobFailed(FailureCode.KERNEL_START_FAILED, f"The kernel did not start: {error}") from error
+        raise
+
+
+async def _unless_dead(step: Coroutine[None, None, None], exited: asyncio.Future[ExitReport]) -> None:
+    """Await a step of the start, but no longer than the process lives."""
+    task = asyncio.ensure_future(step)
+    watched: set[asyncio.Future[Any]] = {task, exited}
+    try:
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return
+        report = exited.result()
+        raise JobFailed(FailureCode.KERNEL_START_FAILED, f"The kernel died while it started: {report.detail}")
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def _abandon(launcher: LauncherClient, kernel_id: str) -> None:
+    with contextlib.suppress(LauncherError, TimeoutError):
+        async with asyncio.timeout(KILL_SECONDS):
+            await launcher.kill(kernel_id)
+            await launcher.remove(kernel_id)

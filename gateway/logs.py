@@ -1,0 +1,70 @@
+"""The gateway's log: text or JSON lines, one line a job, and never code, data, tokens or the query of a URL."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import sys
+
+import orjson
+
+from gateway.jobs.store import JobRecord
+from gateway.settings import Settings
+
+jobs = logging.getLogger("gateway.job")
+
+_OURS = ("gateway", "kernel_spec")
+_PLAIN_FIELDS = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName"}
+
+
+class JsonLines(logging.Formatter):
+    """Formats each record as one JSON object; what was given as ``extra`` becomes members."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line of JSON."""
+        line: dict[str, object] = {
+            "timestamp": datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(
+                timespec="milliseconds"
+            ),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update({name: value for name, value in record.__dict__.items() if name not in _PLAIN_FIELDS})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send the log of our packages to stderr, in the form that the settings ask for."""
+    handler = logging.StreamHandler(sys.stderr)
+    text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    handler.setFormatter(JsonLines() if settings.log_json else text)
+    for name in _OURS:
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def log_job(record: JobRecord) -> None:
+    """Write the one line of a finished job: ids, outcome, stage times in milliseconds, bytes."""
+    verdict = record.verdict
+    if verdict is None:
+        return
+    outcome = "ok" if verdict.code is None else str(verdict.code)
+    stages = {name: round(seconds * 1000, 1) for name, seconds in verdict.stages_seconds.items()}
+    facts = {
+        "request_id": record.request_id,
+        "execution_id": record.execution_id,
+        "outcome": outcome,
+        "execution_seconds": round(verdict.execution_seconds, 3),
+        "stages_ms": stages,
+        "bytes_in": verdict.bytes_in,
+        "bytes_out": verdict.output.output_bytes if verdict.output else 0,
+        "peak_memory_bytes": verdict.peak_memory_bytes,
+        "trace_parent": record.trace_parent,
+    }
+    timings = " ".join(f"{name}={milliseconds:g}ms" for name, milliseconds in stages.items())
+    jobs.info("job %s (%s) %s %s", record.request_id, record.execution_id, outcome, timings, extra=facts)

@@ -1,0 +1,52 @@
+"""The gateway's settings as one frozen value; the traits of `gateway.app` fill it and document it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that the parts of the gateway are told; defaults are those of the traits.
+
+    Quantities are in the units of their names. ``max_timeout_seconds`` bounds what a request may ask for.
+    """
+
+    state_dir: Path
+    auth_token: str = ""
+    host: str = "127.0.0.1"
+    port: int = 5001
+    slots: int = 1
+    ready_kernels: int = 1
+    ready_kernel_max_age_seconds: float = 3600.0
+    queue_length: int = 10
+    queue_timeout_seconds: float = 60.0
+    default_timeout_seconds: float = 30.0
+    max_timeout_seconds: float = 86_400.0
+    memory_bytes: int = 1024 * MIB
+    cpu_seconds: int = 60
+    processes: int = 50
+    descriptors: int = 256
+    file_size_bytes: int = 500_000_000
+    disk_bytes: int = 2_000_000_000
+    max_body_bytes: int = 64 * MIB
+    max_upload_bytes: int = 5_000_000_000
+    max_input_bytes: int = 20_000_000_000
+    log_cap_bytes: int = 2_000_000
+    log_line_cap_bytes: int = 65_536
+    log_keep_seconds: float = 600.0
+    result_keep_seconds: float = 600.0
+    result_keep_bytes: int = 2_000_000_000
+    inline_cap_bytes: int = 1_000_000
+    working_dir_roots: tuple[Path, ...] = ()
+    drain_seconds: float = 30.0
+    storage_stall_seconds: float = 30.0
+    asynchronous: bool = False
+    allow_network: bool = False
+    allow_unsandboxed: bool = False
+    require_tier: str = ""
+    use_fork_server: bool = True
+    log_json: bool = False

@@ -1,0 +1,236 @@
+"""A table of a live Metabase as JSON lines and a manifest, over its REST API.
+
+The rows come from ``POST /api/dataset``, page by page: it gives arrays in a known column order and typed
+values, where the export route ``/api/dataset/json`` names columns by their display names (which need not be
+unique) and is closed to some API keys. It answers at most 2,000 rows whatever is asked, hence the pages; they
+need a total order, taken from the primary key, or from every sortable column where there is none. Rows
+written meanwhile may be seen twice or missed, as with any paged read.
+
+Values are written as Metabase itself writes them for its runner: numbers with all their digits, dates as
+text, and types without a counterpart as a string that holds their JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from gateway.jobs.model import MetabaseSource
+from gateway.storage.exchange import Exchange, ExchangeError
+from gateway.storage.transfer import Patience, refused
+
+PAGE_ROWS = 2000
+ANSWER_BYTES = 256 << 20
+"""A page of 2,000 rows is a few MB; an answer beyond this is not one."""
+
+ROOT_TYPES = {
+    **dict.fromkeys(("Number", "Integer", "BigInteger", "Float", "Decimal"), "Number"),
+    "Date": "Date",
+    **dict.fromkeys(
+        (
+            "DateTime",
+            "DateTimeWithTZ",
+            "DateTimeWithLocalTZ",
+            "DateTimeWithZoneOffset",
+            "DateTimeWithZoneID",
+            "Instant",
+        ),
+        "DateTime",
+    ),
+    **dict.fromkeys(("Text", "UUID", "PostgresEnum", "MySQLEnum"), "Text"),
+    "Boolean": "Boolean",
+}
+"""Base type to the first ancestor that Metabase writes natively. A zoned date-time is a DateTime first, so
+that is its root."""
+
+_UNSORTABLE = {"JSON", "XML", "Structured", "Collection", "Dictionary", "Array", "*", "Large", "OracleCLOB"}
+
+Write = Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    field_id: int
+    name: str
+    base_type: str
+    semantic_type: str | None
+    effective_type: str | None
+    database_type: str | None
+
+    @property
+    def root_type(self) -> str | None:
+        return ROOT_TYPES.get(self.base_type)
+
+
+async def read_table(source: MetabaseSource, write: Write, stall_seconds: float) -> dict[str, Any]:
+    """Hand the rows of a table to `write` as JSON lines, page by page, and return the table's manifest.
+
+    Raises
+    ------
+    ExchangeError, Refused
+        Metabase could not be reached, refused the key, or answered something else; the text holds no secret.
+    """
+    metadata = await _ask(source, "GET", f"/api/table/{source.table_id}/query_metadata", None, stall_seconds)
+    database_id, fields = _table(metadata)
+    page = 1
+    while True:
+        query = _query(database_id, source.table_id, fields, page)
+        answer = await _ask(source, "POST", "/api/dataset", query, stall_seconds)
+        rows = _rows(answer, len(fields))
+        await write(await asyncio.to_thread(_encode, rows, fields))
+        if len(rows) < PAGE_ROWS:
+            return _manifest(source.table_id, fields)
+        page += 1
+
+
+def _table(metadata: Any) -> tuple[int, list[_Field]]:
+    """Return the database and the active fields, in the database's order."""
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("fields"), list):
+        raise ExchangeError("Metabase described the table in a way that is not understood")
+    found = [f for f in metadata["fields"] if f.get("active", True) and not f.get("parent_id")]
+    found = [f for f in found if f.get("visibility_type") not in ("sensitive", "retired")]
+    found.sort(key=lambda f: (f.get("database_position") or 0, f.get("position") or 0, f["id"]))
+    if not found:
+        raise ExchangeError("the table has no columns that this API key may read")
+    fields = [
+        _Field(
+            f["id"],
+            f["name"],
+            _bare(f.get("base_type")) or "*",
+            _bare(f.get("semantic_type")),
+            _bare(f.get("effective_type")),
+            f.get("database_type"),
+        )
+        for f in found
+    ]
+    return int(metadata["db_id"]), fields
+
+
+def _bare(type_name: str | None) -> str | None:
+    """Return a type's name as the runner's manifests have it: without ``type/``."""
+    return None if type_name is None else type_name.removeprefix("type/")
+
+
+def _query(database_id: int, table_id: int, fields: Sequence[_Field], page: int) -> dict[str, Any]:
+    references = {f.field_id: ["field", f.field_id, None] for f in fields}
+    keys = [f for f in fields if f.semantic_type == "PK"] or [f for f in fields if f.base_type not in _UNSORTABLE]
+    return {
+        "database": database_id,
+        "type": "query",
+        "query": {
+            "source-table": table_id,
+            "fields": list(references.values()),
+            "order-by": [["asc", references[f.field_id]] for f in keys],
+            "page": {"page": page, "items": PAGE_ROWS},
+        },
+    }
+
+
+def _rows(answer: Any, width: int) -> list[list[Any]]:
+    """Return the rows of an answer; a failed query comes with a 2xx status and says so inside."""
+    data = answer.get("data") if isinstance(answer, dict) else None
+    rows = data.get("rows") if isinstance(data, dict) else None
+    if not isinstance(rows, list) or answer.get("status", "completed") != "completed":
+        raise ExchangeError("Metabase could not run the query for the table's rows; its own log says why")
+    if rows and len(rows[0]) != width:
+        raise ExchangeError(f"Metabase answered {len(rows[0])} columns instead of {width}")
+    return rows
+
+
+def _encode(rows: list[list[Any]], fields: Sequence[_Field]) -> bytes:
+    names = [f.name for f in fields]
+    natives = [f.root_type is not None for f in fields]
+    numbers = [f.root_type == "Number" for f in fields]
+    lines = [
+        orjson.dumps(
+            {
+                name: _value(value, native, number)
+                for name, value, native, number in zip(names, row, natives, numbers, strict=True)
+            },
+            option=orjson.OPT_APPEND_NEWLINE,
+            default=_exact,
+        )
+        for row in rows
+    ]
+    return b"".join(lines)
+
+
+def _value(value: Any, native: bool, number: bool) -> Any:
+    if value is None:
+        return None
+    if number and isinstance(value, str) and _is_integer(value):
+        return orjson.Fragment(value)  # the REST API turns integers beyond 2^53 into text, for browsers
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**64:
+        return orjson.Fragment(str(value))
+    if native:
+        return value
+    return None if value is False else json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def _is_integer(text: str) -> bool:
+    digits = text.removeprefix("-")
+    return digits.isascii() and digits.isdigit() and (digits == "0" or not digits.startswith("0"))
+
+
+def _exact(value: object) -> orjson.Fragment:
+    if isinstance(value, Decimal):
+        return orjson.Fragment(str(value))
+    raise TypeError(f"cannot write {type(value)}")
+
+
+def _manifest(table_id: int, fields: Sequence[_Field]) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "data_format": "jsonl",
+        "data_version": 1,
+        "table_metadata": {"table_id": table_id},
+        "fields": [
+            {
+                "name": f.name,
+                "base_type": f.base_type,
+                "database_type": f.database_type,
+                "root_type": f.root_type,
+                "semantic_type": f.semantic_type,
+                "effective_type": f.effective_type or f.database_type,
+                "field_id": f.field_id,
+            }
+            for f in fields
+        ],
+    }
+
+
+async def _ask(source: MetabaseSource, method: str, path: str, body: Any, stall_seconds: float) -> Any:
+    url = source.base_url.rstrip("/") + path
+    content = b"" if body is None else orjson.dumps(body)
+    headers = {"x-api-key": source.api_key, "Accept": "application/json"}
+    if body is not None:
+        headers |= {"Content-Type": "application/json", "Content-Length": str(len(content))}
+
+    async def attempt() -> bytes:
+        async with Exchange(method, url, headers, stall_seconds) as exchange:
+            if content:
+                await exchange.send(content)
+            if not 200 <= await exchange.answer() < 300:
+                raise await refused(exchange)
+            answer = bytearray()
+            async for chunk in exchange.chunks():
+                answer += chunk
+                if len(answer) > ANSWER_BYTES:
+                    raise ExchangeError(f"Metabase answered more than {ANSWER_BYTES} bytes for {PAGE_ROWS} rows")
+            return bytes(answer)
+
+    try:
+        answer = await Patience(stall_seconds).try_again(attempt)
+    except ExchangeError as error:
+        raise ExchangeError(str(error).replace("the storage", "Metabase", 1)) from None
+    try:
+        # Decimal keeps every digit of a numeric column; a float would not
+        return await asyncio.to_thread(json.loads, answer, parse_float=Decimal)
+    except ValueError:
+        raise ExchangeError(f"Metabase answered {path} with something that is not JSON") from None

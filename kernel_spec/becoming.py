@@ -1,0 +1,135 @@
+"""How a process becomes the kernel of a seat; the same steps for a forked one and for a freshly started one.
+
+Two forks, as for a daemon. The middle process enters the namespaces, because a pid namespace begins with the next
+child, and ends; the kernel is thereby handed to the nearest subreaper, the launcher, and outlives the fork server.
+The kernel waits at its gate until the launcher says that the middle process is gone: a parent-death signal set sooner
+would be delivered when the middle process ends, and in a pid namespace the kernel could not see who its parent is.
+
+    fork server ── fork ──▶ middle: session, descriptors, namespaces ── fork ──▶ kernel: waits, confines itself, boots
+                                 └── Prepared(pid) to the launcher, ends
+
+Every failure is told through the gate and ends the process: a kernel with less than all its layers must not run.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from kernel_spec import boot, confinement
+from kernel_spec.channel import Channel
+from kernel_spec.environment import LOG_DESCRIPTOR
+from kernel_spec.messages import GATE_ORDERS, KernelPlan, Prepared, Proceed, Staged, StartFailed
+from kernel_spec.sandbox import syscalls
+
+# Longer than any launcher that is alive takes to say Proceed, shorter than a person's patience.
+_GATE_SECONDS = 20.0
+_EXIT_START_FAILED = 70
+_LAST_DESCRIPTOR = 0xFFFF_FFFF
+
+
+def become_middle(plan: KernelPlan, gate: int, outputs: Sequence[int], warm: Callable[[], None]) -> NoReturn:
+    """Turn the calling process into the middle process and its child into the kernel; nothing here returns.
+
+    Parameters
+    ----------
+    gate
+        The kernel's end of the socket pair of this start.
+    outputs
+        Descriptors for standard output, standard error and, if the plan says so, the log pipe.
+    warm
+        Called in the confined kernel before it boots: what a forked kernel has to renew, or what a freshly started
+        one has to import.
+    """
+    channel: Channel | None = None
+    step = "descriptors"
+    try:
+        gate = place_descriptors(gate, outputs)
+        channel = Channel(socket.socket(fileno=gate), accepts=GATE_ORDERS)
+        os.umask(0o007)
+        step = "namespaces"
+        init_pid = confinement.enter(plan)
+        step = "fork"
+        child = os.fork()
+        if child:
+            channel.send(Prepared(child, init_pid))
+            os._exit(0)
+        step = "gate"
+        _await_gate(channel)
+        # The kernel leads a session of its own, so that a signal to its group reaches nobody else.
+        os.setsid()
+        step = "environment"
+        os.environ.clear()
+        os.environ.update(plan.environment)
+        step = "sandbox"
+        confinement.confine(plan)
+        os.chdir(plan.seat.work_dir)
+        channel.send(Staged("confined"))
+        step = "warm-up"
+        warm()
+        step = "boot"
+        _boot(plan, channel)
+    except BaseException as error:
+        _tell_failure(channel, step, error)
+    finally:
+        os._exit(_EXIT_START_FAILED)
+
+
+def place_descriptors(gate: int, outputs: Sequence[int]) -> int:
+    """Put the outputs at 1, 2 and 3 and /dev/null at 0, close everything else, and return the gate's new number."""
+    target_count = 1 + len(outputs)
+    # First out of the way of the targets, then into place: an output may arrive as any number, 0 to 3 included.
+    lifted = [_lift(descriptor) for descriptor in outputs]
+    lifted_gate = _lift(gate)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    for target, descriptor in enumerate(lifted, start=1):
+        # Inheritable, the log pipe too: children made with multiprocessing print into it.
+        os.dup2(descriptor, target)
+    placed = max(target_count, LOG_DESCRIPTOR + 1)
+    os.dup2(lifted_gate, placed, inheritable=False)
+    if target_count <= LOG_DESCRIPTOR:
+        syscalls.close_range(target_count, LOG_DESCRIPTOR)
+    syscalls.close_range(placed + 1, _LAST_DESCRIPTOR)
+    return placed
+
+
+def _lift(descriptor: int) -> int:
+    import fcntl
+
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 64)
+
+
+def _await_gate(channel: Channel) -> None:
+    channel.set_timeout(_GATE_SECONDS)
+    message, _ = channel.receive()
+    if not isinstance(message, Proceed):
+        raise TypeError(f"unexpected {type(message).__name__} at the gate")
+    channel.set_timeout(None)
+
+
+def _boot(plan: KernelPlan, channel: Channel) -> NoReturn:
+    kernel = boot.boot(plan, on_bound=lambda: channel.send(Staged("bound")))
+    confinement.bound_memory(plan.limits)
+    channel.send(Staged("booted"))
+    # Before any request is served: what the job could reach here it could use to lie to the launcher.
+    channel.close()
+    gc.enable()
+    boot.serve(kernel)
+
+
+def _tell_failure(channel: Channel | None, step: str, error: BaseException) -> None:
+    reason = f"{type(error).__name__}: {error}"
+    if channel is not None:
+        try:
+            channel.send(StartFailed(step=step, reason=reason[:2000]))
+        except (OSError, ValueError):
+            reason += " (and the launcher could not be told)"
+    sys.__stderr__ = os.fdopen(2, "w", closefd=False)
+    print(f"kernel start failed at {step}: {reason}", file=sys.__stderr__, flush=True)  # noqa: T201
+    traceback.print_exception(error, file=sys.__stderr__)

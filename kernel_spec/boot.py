@@ -1,0 +1,51 @@
+"""Building the kernel inside its process, and serving until it is killed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from kernel_spec.messages import KernelPlan
+
+
+def boot(plan: KernelPlan, on_bound: Callable[[], None]) -> Any:
+    """Create the kernel application over the plan's connection file; return it ready to `serve`.
+
+    Parameters
+    ----------
+    on_bound
+        Called when clients can connect, before the shell exists.
+    """
+    _fresh_standard_streams()
+    sys.dont_write_bytecode = True
+    from kernel_spec.kernel_app import JobKernelApp
+
+    application = JobKernelApp(on_bound, connection_file=plan.connection_path)
+    # A gateway kernel's descriptors 1 and 2 are pipes that the gateway reads. A notebook has no such reader, so
+    # there ipykernel forwards what C code and child processes print.
+    application.capture_fd_output = plan.style == "notebook"
+    application.initialize()
+    return application
+
+
+def serve(application: Any) -> NoReturn:
+    """Answer requests until asked to shut down, then end the process at once."""
+    try:
+        application.start()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        # Not sys.exit: handlers that a job registered with atexit get no say, and destructors of libzmq wait for peers.
+        os._exit(0)
+
+
+def _fresh_standard_streams() -> None:
+    """Bind ``sys.__stdout__`` and ``sys.__stderr__`` to the descriptors as they are now.
+
+    After a fork they would still carry what the fork server had buffered.
+    """
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115, PTH123
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", buffering=1, closefd=False)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, closefd=False)  # type: ignore[misc]

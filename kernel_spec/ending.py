@@ -1,0 +1,88 @@
+"""Ending everything of a kernel and confirming it.
+
+A kill is a round: SIGKILL to all that belongs to the seat, then a look whether anything lives. A process that forks
+faster than it is killed survives a round and not many: each takes all that the look found. The end is confirmed when
+the kernel is reaped and a look finds nothing; only then may its seat be cleared.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from kernel_spec.kernels import Kernel, Phase
+from kernel_spec.loop import Loop, Timer
+from kernel_spec.messages import ExitReport
+
+# A round that leaves something alive is repeated after these pauses, the last of them again and again.
+_PAUSES_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+# Uninterruptible sleep on a broken disk is the one thing SIGKILL does not end; the seat is then lost, not reused.
+CONFIRM_SECONDS = 8.0
+_LOST_PAUSE_SECONDS = 2.0
+
+
+class Ending:
+    """The ending of one kernel; calls `on_ended` once with the report, or with None when it could not be confirmed."""
+
+    def __init__(self, loop: Loop, kernel: Kernel, on_ended: Callable[[ExitReport | None], None]) -> None:
+        self._loop = loop
+        self._kernel = kernel
+        self._on_ended = on_ended
+        self._began = time.monotonic()
+        self._rounds = 0
+        self._timer: Timer | None = None
+        self._told = False
+        kernel.phase = Phase.ENDING
+        if kernel.pidfd >= 0 and kernel.wait_status is None:
+            signal.pidfd_send_signal(kernel.pidfd, signal.SIGKILL)
+
+    @property
+    def seconds(self) -> float:
+        """Time since the ending began."""
+        return time.monotonic() - self._began
+
+    def round(self) -> None:
+        """Kill, look, and either confirm or come back; also called when a process of ours was reaped."""
+        if self._kernel.phase is not Phase.ENDING:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._kernel.containment.kill()
+        if self._is_reaped() and not self._kernel.containment.living():
+            self._confirm()
+            return
+        if self.seconds > CONFIRM_SECONDS and not self._told:
+            self._told = True
+            self._on_ended(None)
+        pause = _LOST_PAUSE_SECONDS if self._told else _PAUSES_SECONDS[min(self._rounds, len(_PAUSES_SECONDS) - 1)]
+        self._rounds += 1
+        self._timer = self._loop.call_later(pause, self.round)
+
+    def _is_reaped(self) -> bool:
+        return self._kernel.pid == 0 or self._kernel.wait_status is not None
+
+    def _confirm(self) -> None:
+        kernel = self._kernel
+        kernel.phase = Phase.ENDED
+        kernel.cancel_timers()
+        if kernel.report is None:
+            kernel.report = kernel.make_report()
+        if not self._told:
+            self._on_ended(kernel.report)
+
+
+def send_signal(kernel: Kernel, number: int) -> bool:
+    """Send a signal to the kernel's process group; return whether there was one.
+
+    The kernel is our child and not reaped, so its pid, which is its group's id, cannot belong to anyone else.
+    """
+    if kernel.pid == 0 or kernel.wait_status is not None:
+        return False
+    try:
+        os.killpg(kernel.pid, number)
+    except ProcessLookupError:
+        # Between the fork and its setsid it leads no group.
+        signal.pidfd_send_signal(kernel.pidfd, number)
+    return True

@@ -1,0 +1,117 @@
+"""The environment of a kernel, made from an allow-list; nothing of the gateway's own environment gets in unnamed.
+
+The gateway's variables hold its token and perhaps database passwords, and a kernel can read its own environment and
+its fork server's. So the launcher, the fork server and each kernel get one that is built here from nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from kernel_spec.messages import SeatInfo, Style
+
+# Taken over from the operator when set: where programs are, and which language and time zone to speak.
+INHERITED = (
+    "PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_COLLATE", "LC_CTYPE", "LC_MESSAGES", "LC_MONETARY", "LC_NUMERIC",
+    "LC_TIME", "LD_LIBRARY_PATH", "TZ", "TZDIR",
+)  # fmt: skip
+
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_THREADS = str(min(4, os.cpu_count() or 1))
+
+# Part of the limits, not tuning. Each thread of OpenBLAS and each arena of malloc reserves tens of megabytes of address
+# space and Arrow's own allocators reserve 1 GiB at first use: without these an ipykernel hangs under a 1 GiB limit.
+# The pools of Arrow and BLAS must also be pinned before a fork, because their threads do not survive it; and Arrow's
+# jemalloc starts a thread of its own as soon as the library is loaded, whichever allocator is used.
+PINS: Mapping[str, str] = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "BLIS_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "MALLOC_ARENA_MAX": "2",
+    "POLARS_MAX_THREADS": _THREADS,
+    "RAYON_NUM_THREADS": _THREADS,
+}
+
+# The variable by which a process is known to belong to a seat, where seats have no user of their own.
+SEAT_MARKER = "TRANSFORM_SEAT"
+LOG_DESCRIPTOR_VARIABLE = "TRANSFORM_LOG_FD"
+LOG_DESCRIPTOR = 3
+
+
+def base_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what launcher, fork server and kernels have in common: the allow-list and the pins.
+
+    Parameters
+    ----------
+    source
+        Where inherited variables are read from; default is this process's environment.
+    """
+    source = os.environ if source is None else source
+    inherited = {name: source[name] for name in INHERITED if name in source}
+    # UTF-8 whatever the locale, so that a print of user code never fails for its encoding.
+    return {"PATH": _DEFAULT_PATH, "LANG": "C.UTF-8", **inherited, "PYTHONUTF8": "1", **PINS}
+
+
+def interpreter_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment in which one of our own modules is started with ``python -P -m``.
+
+    ``-P`` keeps the working directory out of ``sys.path``, so the place of this package is named.
+    """
+    return {
+        **base_environment(source),
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONNOUSERSITE": "1",
+    }
+
+
+def interpreter_command(module: str, *arguments: str) -> list[str]:
+    """Return the command line that runs one of our own modules."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def kernel_environment(
+    seat: SeatInfo, *, style: Style, has_log: bool, source: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the whole environment of the kernel in `seat`.
+
+    Parameters
+    ----------
+    style
+        A ``notebook`` draws its figures inline, a ``job`` into files.
+    has_log
+        Whether descriptor 3 is the log pipe.
+    """
+    work = seat.work_dir
+    own = {
+        "HOME": work,
+        "TMPDIR": work,
+        "TMP": work,
+        "TEMP": work,
+        "USER": "pyexec",
+        "LOGNAME": "pyexec",
+        "IPYTHONDIR": f"{work}/.ipython",
+        "JUPYTER_CONFIG_DIR": f"{work}/.jupyter",
+        "JUPYTER_DATA_DIR": f"{work}/.jupyter",
+        "JUPYTER_RUNTIME_DIR": f"{work}/.jupyter",
+        "MPLCONFIGDIR": f"{work}/.matplotlib",
+        "MPLBACKEND": "Agg" if style == "job" else "module://matplotlib_inline.backend_inline",
+        "XDG_CACHE_HOME": f"{work}/.cache",
+        "XDG_CONFIG_HOME": f"{work}/.config",
+        "XDG_DATA_HOME": f"{work}/.local/share",
+        "PYTHONUSERBASE": f"{work}/.local",
+        "PYTHONPYCACHEPREFIX": f"{work}/.pycache",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONNOUSERSITE": "1",
+        SEAT_MARKER: seat.name,
+    }
+    if has_log:
+        own[LOG_DESCRIPTOR_VARIABLE] = str(LOG_DESCRIPTOR)
+    return {**base_environment(source), **own}

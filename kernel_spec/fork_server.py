@@ -1,0 +1,216 @@
+"""The fork server: a process that has imported everything a job needs, and forks kernels from it.
+
+Started by the launcher as ``python -P -m kernel_spec.fork_server <control descriptor>``. It has one thread, no ZeroMQ
+context, no event loop, no connection but the control socket, and no secret, because every kernel is a copy of it; it
+checks the first three before each fork and refuses otherwise. It never reads what a job sends: kernels are its
+grandchildren and the launcher's children, and the only thing it waits for is the middle process of a fork.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from kernel_spec import warmth
+from kernel_spec.becoming import become_middle
+from kernel_spec.channel import Channel, ChannelClosed, ChannelError, close_all
+from kernel_spec.messages import (
+    FORK_REQUESTS,
+    Fork,
+    Forked,
+    ForkRefused,
+    ForkServerReady,
+    ForkServerUnfit,
+)
+
+_SELF_TEST_SECONDS = 10
+
+
+class ForkServer:
+    """Answers `Fork` requests on one channel until it is closed."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._expected_descriptors: frozenset[int] = frozenset()
+
+    def run(self, modules: Sequence[str]) -> None:
+        """Import, test, say `ForkServerReady` or `ForkServerUnfit`, and serve."""
+        started = time.monotonic()
+        missing = warmth.import_all(modules)
+        imported = time.monotonic()
+        self._expected_descriptors = frozenset(_open_descriptors())
+        # Freezing first: the self-test's child then shares pages as a kernel will.
+        warmth.freeze()
+        reason = self.unfit() or _self_test()
+        if reason is not None:
+            self._channel.send(ForkServerUnfit(reason))
+            return
+        self._channel.send(
+            ForkServerReady(
+                import_seconds=imported - started,
+                self_test_seconds=time.monotonic() - imported,
+                modules=len(sys.modules),
+                resident_bytes=_resident_bytes(),
+                missing=missing,
+            )
+        )
+        with contextlib.suppress(ChannelClosed):
+            while True:
+                self._serve_one()
+
+    def unfit(self) -> str | None:
+        """Return why this process must not fork, or None.
+
+        A thread's locks would be copied in whatever state they are, with nobody to release them; a descriptor that
+        nobody accounts for would be open in every kernel.
+        """
+        threads = _thread_names()
+        if len(threads) != 1:
+            return f"{len(threads)} threads: {', '.join(sorted(threads))}"
+        surplus = set(_open_descriptors()) - self._expected_descriptors
+        if surplus:
+            return f"unexpected descriptors: {', '.join(map(_describe_descriptor, sorted(surplus)))}"
+        return None
+
+    def _serve_one(self) -> None:
+        reason = self.unfit()
+        try:
+            message, descriptors = self._channel.receive()
+        except ChannelError as error:
+            print(f"fork server: refused a packet: {error}", file=sys.stderr, flush=True)  # noqa: T201
+            return
+        assert isinstance(message, Fork)
+        try:
+            expected = 4 if message.plan.has_log else 3
+            if len(descriptors) != expected:
+                reason = f"{len(descriptors)} descriptors came where {expected} are needed"
+            if reason is None:
+                self._fork(message, descriptors)
+            else:
+                self._channel.send(ForkRefused(message.number, reason))
+        finally:
+            close_all(descriptors)
+
+    def _fork(self, message: Fork, descriptors: list[int]) -> None:
+        try:
+            middle = os.fork()
+        except OSError as error:
+            self._channel.send(ForkRefused(message.number, f"fork: {error}"))
+            return
+        if middle == 0:
+            _become(message, descriptors)
+        os.waitpid(middle, 0)
+        self._channel.send(Forked(message.number))
+
+
+def _become(message: Fork, descriptors: list[int]) -> NoReturn:
+    become_middle(message.plan, descriptors[0], descriptors[1:], warm=warmth.renew_after_fork)
+
+
+def _self_test() -> str | None:
+    """Fork a child that uses the libraries as a job would; return what went wrong, or None.
+
+    Arrow and BLAS have both had releases that hang after a fork. The child's alarm ends it if this one does.
+    """
+    child = os.fork()
+    if child == 0:
+        _run_and_exit(_exercise_libraries)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return f"the self-test after a fork hung or crashed (signal {number})"
+    if os.WEXITSTATUS(status):
+        return f"the self-test after a fork failed (exit code {os.WEXITSTATUS(status)}); see the log"
+    return None
+
+
+def _run_and_exit(work: Callable[[], None]) -> NoReturn:
+    import signal
+    import traceback
+
+    code = 1
+    try:
+        signal.alarm(_SELF_TEST_SECONDS)
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _exercise_libraries() -> None:
+    warmth.renew_after_fork()
+    pandas, pyarrow = sys.modules.get("pandas"), sys.modules.get("pyarrow")
+    if pandas is None or pyarrow is None:
+        return
+    frame = pandas.DataFrame({"group": ["a", "b"] * 500, "value": range(1000)})
+    totals = frame.groupby("group")["value"].sum()
+    compute, parquet = sys.modules.get("pyarrow.compute"), sys.modules.get("pyarrow.parquet")
+    table = pyarrow.Table.from_pandas(frame)
+    if compute is not None and compute.sum(table["value"]).as_py() != totals.sum():
+        raise AssertionError("pyarrow and pandas disagree")
+    if parquet is not None:
+        sink = pyarrow.BufferOutputStream()
+        parquet.write_table(table, sink)
+        if parquet.read_table(pyarrow.BufferReader(sink.getvalue())).num_rows != 1000:
+            raise AssertionError("a Parquet file lost rows")
+    matrix = frame[["value"]].to_numpy(dtype=float).reshape(100, 10)
+    if (matrix.T @ matrix).shape != (10, 10):
+        raise AssertionError("a matrix product has a wrong shape")
+
+
+def _thread_names() -> list[str]:
+    names = []
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/self/task/{thread}/comm") as comm:  # noqa: PTH123
+            names.append(comm.read().strip())
+    return names
+
+
+def _open_descriptors() -> list[int]:
+    with os.scandir("/proc/self/fd") as entries:
+        numbers = [int(entry.name) for entry in entries]
+    # The descriptor of the listing itself is in the list and closed by now.
+    return [number for number in numbers if _is_open(number)]
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def _describe_descriptor(number: int) -> str:
+    try:
+        return f"{number} ({os.readlink(f'/proc/self/fd/{number}')})"
+    except OSError:
+        return str(number)
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm") as statm:  # noqa: PTH123
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the fork server on the control socket whose descriptor is named on the command line."""
+    parser = argparse.ArgumentParser(prog="python -m kernel_spec.fork_server", description=__doc__)
+    parser.add_argument("control", type=int, help="descriptor of the control socket")
+    parser.add_argument("--module", action="append", dest="modules", help="import this instead of the default list")
+    options = parser.parse_args(arguments)
+    channel = Channel(socket.socket(fileno=options.control), accepts=FORK_REQUESTS)
+    ForkServer(channel).run(options.modules or warmth.DEFAULT_MODULES)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,323 @@
+"""What gateway, launcher and fork server say to each other; `kernel_spec.channel` carries it.
+
+Requests of the gateway carry an ``id`` that the answer repeats. Every request gets exactly one answer: its own, or
+`Refused`. Nothing here is secret, and nothing here may ever be: the fork server's memory becomes each kernel's memory.
+
+====================  =================================  ==========================================
+from, to              message                            descriptors beside it
+====================  =================================  ==========================================
+gateway, launcher     Reserve Signal LimitCpu Kill Remove
+                      Usage Status Stop
+gateway, launcher     Start                              stdout, stderr, then the log pipe if any
+launcher, gateway     Hello Exited ForkServerChanged     (events, unasked)
+launcher, gateway     Started                            pidfd of the kernel
+launcher, gateway     Reserved Killed Removed Signalled
+                      Limited UsageReport StatusReport Stopped
+                      Refused
+launcher, fork server Fork                               gate, stdout, stderr, log pipe if any
+fork server, launcher ForkServerReady ForkServerUnfit
+                      Forked ForkRefused
+kernel, launcher      Prepared Staged StartFailed        (on the gate of that one start)
+launcher, kernel      Proceed
+====================  =================================  ==========================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kernel_spec.limits import Limits
+
+Cause = Literal["exit", "signal", "memory_limit", "cpu_limit", "disk_limit", "killed_by_us", "launcher_lost"]
+Style = Literal["job", "notebook"]
+StartedBy = Literal["fork", "plain"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExitReport:
+    """How a kernel ended, as far as the launcher, its parent, knows.
+
+    Attributes
+    ----------
+    cause
+        ``exit`` and ``signal`` are the kernel's own doing; a ``..._limit`` was enforced by the kernel of the operating
+        system or by a watch; ``killed_by_us`` was asked for; ``launcher_lost`` means nobody was left to tell.
+    peak_memory_bytes
+        Of the whole seat where a watch or a cgroup measured it, else of the kernel process.
+    """
+
+    wait_status: int | None
+    signal: int | None
+    exit_code: int | None
+    cause: Cause
+    peak_memory_bytes: int
+    cpu_seconds: float
+    detail: str
+
+    @property
+    def return_code(self) -> int:
+        """The exit code, or minus the signal, as `subprocess` counts."""
+        if self.signal is not None:
+            return -self.signal
+        return self.exit_code if self.exit_code is not None else -9
+
+
+@dataclass(frozen=True, slots=True)
+class SeatInfo:
+    """Where a kernel lives; all paths are absolute."""
+
+    name: str
+    uid: int
+    gid: int
+    seat_dir: str
+    ipc_dir: str
+    inputs_dir: str
+    work_dir: str
+    out_dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class KernelPlan:
+    """Everything a process needs to become the kernel of one seat.
+
+    ``uid`` and ``gid`` are None where the kernel keeps the launcher's user. ``layers`` are the sandbox layers to
+    apply; one that fails ends the start.
+    """
+
+    kernel_id: str
+    seat: SeatInfo
+    connection_path: str
+    uid: int | None
+    gid: int | None
+    limits: Limits
+    layers: tuple[str, ...]
+    read_only_paths: tuple[str, ...]
+    allow_network: bool
+    style: Style
+    has_log: bool
+    launcher_pid: int
+    environment: dict[str, str]
+
+
+# ----------------------------------------------------------------------------- gateway to launcher
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    id: int
+    kernel_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    id: int
+    kernel_id: str
+    limits: Limits
+    style: Style = "job"
+    allow_network: bool = False
+    plain: bool = False
+    has_log: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    id: int
+    kernel_id: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class LimitCpu:
+    """Bound the processor time of the kernel's job, counted from now."""
+
+    id: int
+    kernel_id: str
+    cpu_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    id: int
+    kernel_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    id: int
+    kernel_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    id: int
+    kernel_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    id: int
+
+
+# ----------------------------------------------------------------------------- launcher to gateway
+@dataclass(frozen=True, slots=True)
+class Hello:
+    pid: int
+    tier: str
+    own_uids: bool
+    seat_gids: tuple[int, ...]
+    layers: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    id: int
+    seat: SeatInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    id: int
+    pid: int
+    started_by: StartedBy
+    spawn_seconds: float
+    bound_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    id: int
+    report: ExitReport
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    id: int
+    processes: int
+    memory_bytes: int
+    peak_memory_bytes: int
+    cpu_seconds: float
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    id: int
+    status: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    id: int
+    code: str
+    message: str
+    report: ExitReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    kernel_id: str
+    report: ExitReport
+
+
+@dataclass(frozen=True, slots=True)
+class ForkServerChanged:
+    state: str
+    reason: str
+
+
+# ----------------------------------------------------------------------------- launcher and fork server
+@dataclass(frozen=True, slots=True)
+class Fork:
+    number: int
+    plan: KernelPlan
+
+
+@dataclass(frozen=True, slots=True)
+class ForkServerReady:
+    import_seconds: float
+    self_test_seconds: float
+    modules: int
+    resident_bytes: int
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ForkServerUnfit:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForkRefused:
+    number: int
+    reason: str
+
+
+# ----------------------------------------------------------------------------- the gate of one start
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The middle process has entered the namespaces and forked the kernel; pids as the launcher sees them."""
+
+    pid: int
+    init_pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proceed:
+    """The middle process is gone and the launcher is the kernel's parent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """The kernel has reached a stage: ``confined``, ``bound`` or ``booted``."""
+
+    stage: Literal["confined", "bound", "booted"]
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    step: str
+    reason: str
+
+
+GATEWAY_REQUESTS: tuple[type, ...] = (
+    Reserve, Start, Signal, LimitCpu, Kill, Remove, Usage, Status, Stop,
+)  # fmt: skip
+GATEWAY_ANSWERS: tuple[type, ...] = (
+    Hello, Reserved, Started, Signalled, Limited, Killed, Removed, UsageReport, StatusReport, Stopped, Refused, Exited,
+    ForkServerChanged,
+)  # fmt: skip
+FORK_REQUESTS: tuple[type, ...] = (Fork,)
+FORK_ANSWERS: tuple[type, ...] = (ForkServerReady, ForkServerUnfit, Forked, ForkRefused)
+GATE_REPORTS: tuple[type, ...] = (Prepared, Staged, StartFailed)
+GATE_ORDERS: tuple[type, ...] = (Proceed,)

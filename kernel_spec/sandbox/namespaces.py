@@ -1,0 +1,199 @@
+"""Namespaces of one kernel: entered by the middle process of the double fork, finished by the kernel itself.
+
+The pid namespace has an init of its own, a fork that only reaps. A kernel that is pid 1 would be immune to its own
+signals (``os.kill(os.getpid(), 9)``, abort) and would collect the zombies of every orphan until its process limit is
+full. As the second process it is an ordinary one, and as the middle forks both, both become children of the launcher,
+which sees their true exits. The end of the init ends everything in the namespace at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+from kernel_spec.sandbox import (
+    dumpable,
+    identity,
+    no_new_privs,
+    parent_death,
+    private_root,
+    rlimits,
+    syscalls,
+)
+from kernel_spec.sandbox.errors import SandboxError
+from kernel_spec.sandbox.parent_death import Lineage
+from kernel_spec.sandbox.plan import (
+    IPC_NAMESPACE,
+    MOUNT_NAMESPACE,
+    NETWORK_NAMESPACE,
+    PID_NAMESPACE,
+    USER_NAMESPACE,
+    UTS_NAMESPACE,
+    SandboxPlan,
+)
+
+HOST_NAME: Final = "transform"
+_READY: Final = b"ready"
+
+_FLAGS: Final = {
+    MOUNT_NAMESPACE: syscalls.CLONE_NEWNS,
+    PID_NAMESPACE: syscalls.CLONE_NEWPID,
+    NETWORK_NAMESPACE: syscalls.CLONE_NEWNET,
+    IPC_NAMESPACE: syscalls.CLONE_NEWIPC,
+    UTS_NAMESPACE: syscalls.CLONE_NEWUTS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """What the middle process learned, and what its children need.
+
+    Attributes
+    ----------
+    lineage
+        Pidfds that tell a child when it belongs to the launcher.
+    init_pid
+        Init of the pid namespace as the launcher sees it, or None without one. It is a child of the launcher as soon as the
+        middle has ended; killing it kills all of the kernel's processes.
+    """
+
+    lineage: Lineage
+    init_pid: int | None
+
+
+class _Current:
+    """What `enter_namespaces` left in this process, for `confine` in its child."""
+
+    entered: Entered | None = None
+
+
+def current() -> Entered | None:
+    """Return what `enter_namespaces` returned in this process or in the one that forked it."""
+    return _Current.entered
+
+
+def forget() -> None:
+    """Drop the record and close its descriptors."""
+    entered, _Current.entered = _Current.entered, None
+    if entered is not None:
+        entered.lineage.close()
+
+
+def enter_namespaces(plan: SandboxPlan) -> Entered:
+    """Enter the namespaces of the plan, in the middle process, before it forks the kernel and ends.
+
+    The caller has one thread, forks the kernel right after and then ends with ``os._exit``: the kernel waits for that.
+    Call it without namespaces too, for the handover to the launcher.
+
+    Raises
+    ------
+    SandboxError
+        A namespace of the plan could not be had; nothing may be started from this process then.
+    """
+    lineage = parent_death.leave_lineage(plan.parent_pid)
+    init_pid = None
+    try:
+        if plan.has(USER_NAMESPACE):
+            _enter_user_namespace(plan)
+        _unshare(plan)
+        if plan.has(UTS_NAMESPACE):
+            syscalls.sethostname(HOST_NAME)
+        base = private_root.build(plan) if plan.has(MOUNT_NAMESPACE) else None
+        if plan.has(PID_NAMESPACE):
+            init_pid = _fork_init(plan, lineage, base)
+        if base is not None:
+            private_root.turn_into_root(base)
+    except OSError as error:
+        lineage.close()
+        raise SandboxError(_first_namespace(plan), str(error)) from error
+    except SandboxError:
+        lineage.close()
+        raise
+    _Current.entered = Entered(lineage, init_pid)
+    return _Current.entered
+
+
+def _first_namespace(plan: SandboxPlan) -> str:
+    return next((name for name in _FLAGS if plan.has(name)), USER_NAMESPACE)
+
+
+def _unshare(plan: SandboxPlan) -> None:
+    for name, flag in _FLAGS.items():
+        if not plan.has(name) or (name == NETWORK_NAMESPACE and plan.allow_network):
+            continue
+        try:
+            syscalls.unshare(flag)
+        except OSError as error:
+            raise SandboxError(name, str(error)) from error
+
+
+def _enter_user_namespace(plan: SandboxPlan) -> None:
+    """Get the rights over new namespaces without having any outside: every id but one's own is unmapped."""
+    if plan.identity is not None:
+        identity.become(plan.identity)
+    uid, gid = os.getuid(), os.getgid()
+    try:
+        # A process that is not dumpable does not own its /proc files and could not write the maps.
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    except OSError as error:
+        raise SandboxError(USER_NAMESPACE, str(error)) from error
+
+
+def _fork_init(plan: SandboxPlan, lineage: Lineage, base: str | None) -> int:
+    """Fork the init, wait until it has mounted /proc, and return its pid as seen from here."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        # No frame of the caller may go on in the init, whatever happens: it ends in there.
+        _be_init(plan, lineage, base, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read()
+    if said != _READY:
+        os.waitpid(pid, 0)
+        raise SandboxError(PID_NAMESPACE, said.decode(errors="replace") or "its init ended at once")
+    return pid
+
+
+def _be_init(plan: SandboxPlan, lineage: Lineage, base: str | None, writer: int) -> NoReturn:
+    """Mount /proc, then reap orphans until killed; as the seat's user, with no right and no descriptor."""
+    try:
+        if base is not None:
+            private_root.mount_proc(base)
+        # The rest goes on beside the middle; should it fail, the namespace and the kernel in it end.
+        os.write(writer, _READY)
+        os.close(writer)
+        os.setsid()
+        rlimits.apply(plan)
+        if plan.identity is not None:
+            identity.become(plan.identity)
+        identity.drop_capabilities()
+        no_new_privs.apply()
+        dumpable.apply()
+        parent_death.follow_launcher(plan.parent_pid, lineage)
+        syscalls.close_range(0, 0x7FFFFFFF)
+        _reap_forever()
+    except BaseException as error:
+        # After the first word nobody listens any more; the namespace ends with us and the kernel with it.
+        with suppress(OSError):
+            os.write(writer, str(error).encode())
+    finally:
+        os._exit(70)
+
+
+def _reap_forever() -> NoReturn:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    while True:
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
+        signal.sigwait({signal.SIGCHLD})

@@ -1,0 +1,164 @@
+"""What the probe found: one line a layer, what was proved from inside, and the tier; as values, as text, as JSON."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from kernel_spec.sandbox.plan import LAYERS
+
+
+class State(StrEnum):
+    """How far a layer holds here."""
+
+    ON = "on"
+    DEGRADED = "degraded"
+    OFF = "off"
+
+
+class Tier(StrEnum):
+    """How much the layers hold together, see `tiers.tier_of`."""
+
+    STRONG = "A"
+    STANDARD = "B"
+    REDUCED = "C"
+    NONE = "D"
+
+    def reaches(self, required: Tier) -> bool:
+        """Return whether this tier is at least the required one."""
+        return self.value <= required.value
+
+    @property
+    def word(self) -> str:
+        """The tier in a word."""
+        return {"A": "strong", "B": "standard", "C": "reduced", "D": "none"}[self.value]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """One layer.
+
+    Attributes
+    ----------
+    why
+        What is missing when it is degraded or off, else a detail such as the Landlock ABI, or empty.
+    remedy
+        What would turn it on; empty when it is on.
+    promise
+        What it stands for.
+    """
+
+    layer: str
+    state: State
+    promise: str
+    why: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Something tried from inside the finished sandbox; `held` says that it ended as promised."""
+
+    name: str
+    held: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The whole finding."""
+
+    tier: Tier
+    layers: tuple[LayerReport, ...]
+    proofs: tuple[Proof, ...]
+    allow_network: bool
+    seconds: float
+
+    @property
+    def active(self) -> frozenset[str]:
+        """Names of the layers that are not off: what goes into `SandboxPlan.layers`."""
+        return frozenset(layer.layer for layer in self.layers if layer.state is not State.OFF)
+
+    def of(self, layer: str) -> LayerReport:
+        """Return the line of one layer.
+
+        Raises
+        ------
+        KeyError
+            No such layer.
+        """
+        for line in self.layers:
+            if line.layer == layer:
+                return line
+        raise KeyError(layer)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the report as a JSON object; it holds no secret and no path of a job."""
+        return {
+            "tier": self.tier.value,
+            "tier_name": self.tier.word,
+            "allow_network": self.allow_network,
+            "seconds": round(self.seconds, 4),
+            "layers": [
+                {
+                    "layer": line.layer,
+                    "state": line.state.value,
+                    "promise": line.promise,
+                    "why": line.why,
+                    "remedy": line.remedy,
+                }
+                for line in self.layers
+            ],
+            "proofs": [{"name": p.name, "held": p.held, "detail": p.detail} for p in self.proofs],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Report:
+        """Return the report in an object made by `to_json`, from one of our own processes.
+
+        Raises
+        ------
+        KeyError, ValueError
+            The object was not made by `to_json`.
+        """
+        layers = tuple(LayerReport(**{**line, "state": State(line["state"])}) for line in value["layers"])
+        return cls(
+            tier=Tier(value["tier"]),
+            layers=layers,
+            proofs=tuple(Proof(**proof) for proof in value["proofs"]),
+            allow_network=bool(value["allow_network"]),
+            seconds=float(value["seconds"]),
+        )
+
+    def render(self, *, width: int = 110) -> str:
+        """Return the report as a table of text."""
+        name_width = max(map(len, LAYERS))
+        indent = " " * (name_width + 12)
+        lines = [f"Sandbox tier {self.tier.value} ({self.tier.word})", ""]
+        for line in self.layers:
+            head = f"{line.layer:<{name_width}}  {line.state.value:<8}  "
+            lines += textwrap.wrap(line.promise, width, initial_indent=head, subsequent_indent=indent)
+            if line.why:
+                lines += textwrap.wrap(line.why, width, initial_indent=indent, subsequent_indent=indent)
+        lines += ["", "Tried from inside:"]
+        for proof in self.proofs:
+            verdict = "holds" if proof.held else "DOES NOT HOLD"
+            detail = f" ({proof.detail})" if proof.detail else ""
+            lines.append(f"  {proof.name:<{name_width + 2}}{verdict}{detail}")
+        for remedy, layers in self._remedies().items():
+            text = f"To turn on {', '.join(layers)}: {remedy}."
+            lines += ["", *textwrap.wrap(text, width)]
+        if self.allow_network:
+            lines += ["", "Jobs have the network: allow_network is set."]
+        return "\n".join(lines) + "\n"
+
+    def _remedies(self) -> dict[str, list[str]]:
+        """Return what to do and which layers it would turn on, each piece of advice once."""
+        found: dict[str, list[str]] = {}
+        for line in self.layers:
+            if line.remedy:
+                found.setdefault(line.remedy, []).append(line.layer)
+        return found

@@ -1,0 +1,453 @@
+"""What the launcher does with each request, and what happens by itself: kernels end, the gateway goes away."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kernel_spec import confinement
+from kernel_spec.channel import Channel, ChannelClosed, ChannelError, close_all
+from kernel_spec.confinement import Host
+from kernel_spec.containment import Containment
+from kernel_spec.ending import Ending, send_signal
+from kernel_spec.environment import kernel_environment
+from kernel_spec.fork_keeper import ForkServerKeeper
+from kernel_spec.kernels import Kernel, Phase
+from kernel_spec.limits import Limits
+from kernel_spec.loop import Loop, Timer
+from kernel_spec.messages import (
+    GATEWAY_REQUESTS,
+    Exited,
+    ExitReport,
+    ForkServerChanged,
+    Hello,
+    Kill,
+    Killed,
+    KernelPlan,
+    LimitCpu,
+    Limited,
+    Refused,
+    Remove,
+    Removed,
+    Reserve,
+    Reserved,
+    Signal,
+    Signalled,
+    Start,
+    Started,
+    Status,
+    StatusReport,
+    Stop,
+    Stopped,
+    Usage,
+    UsageReport,
+)
+from kernel_spec.options import LauncherOptions
+from kernel_spec.removal import removal_steps
+from kernel_spec.seats import SeatError, Seats
+from kernel_spec.starting import StartAttempt, Tools
+
+# How long a start waits for a fork server that is still importing, before it starts plainly beside it.
+FIRST_FORK_SERVER_SECONDS = 15.0
+# How long everything may take to end when the gateway is gone.
+SHUTDOWN_SECONDS = 10.0
+UNBOUND_CPU_SECONDS = 7 * 86_400
+_MOST_UNKNOWN = 256
+
+
+class RequestError(Exception):
+    """A request cannot be carried out; `code` is for programs, the text for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Supervisor:
+    """Carries out the requests of one gateway."""
+
+    def __init__(self, options: LauncherOptions, channel: Channel, seats: Seats, host: Host) -> None:
+        self._options = options
+        self._channel = channel
+        self._seats = seats
+        self._host = host
+        self._loop = Loop()
+        self._keeper = ForkServerKeeper(
+            self._loop, options, self._on_forked, self._on_fork_refused, self._on_fork_server_change
+        )
+        self._tools = Tools(self._loop, self._keeper, self, self._count_plain)
+        self._kernels: dict[str, Kernel] = {}
+        self._attempts: dict[int, StartAttempt] = {}
+        self._endings: dict[str, Ending] = {}
+        self._waiting: list[StartAttempt] = []
+        self._unknown: dict[int, tuple[int, Any]] = {}
+        self._numbers = itertools.count(1)
+        self._plain_starts = 0
+        self._stopping: list[Callable[[], None]] | None = None
+        self._handlers: dict[type, Callable[[Any, list[int]], None]] = {
+            Reserve: self._reserve,
+            Start: self._start,
+            Signal: self._signal,
+            LimitCpu: self._limit_cpu,
+            Kill: self._kill,
+            Remove: self._remove,
+            Usage: self._usage,
+            Status: self._status,
+            Stop: self._stop,
+        }
+
+    def run(self) -> None:
+        """Serve until the gateway is gone or asks to stop; afterwards nothing is left of any kernel."""
+        self._channel.set_blocking(False)
+        self._loop.watch(self._channel.fileno(), self._on_request)
+        self._loop.on_signals(self._reap, self._shut_down)
+        self._keeper.start()
+        self._loop.run()
+
+    # ------------------------------------------------------------------ requests
+    def _on_request(self) -> None:
+        try:
+            message, descriptors = self._channel.receive()
+        except BlockingIOError:
+            return
+        except ChannelClosed:
+            self._loop.unwatch(self._channel.fileno())
+            self._shut_down()
+            return
+        except ChannelError as error:
+            self._tell(Refused(0, "bad_message", str(error)))
+            return
+        try:
+            self._handlers[type(message)](message, descriptors)
+        except RequestError as error:
+            self._tell(Refused(message.id, error.code, str(error)))
+        except (OSError, SeatError) as error:
+            self._tell(Refused(message.id, "launcher_failed", f"{type(error).__name__}: {error}"))
+        finally:
+            close_all(descriptors)
+
+    def _reserve(self, message: Reserve, _: list[int]) -> None:
+        if message.kernel_id in self._kernels:
+            raise RequestError("kernel_exists", f"kernel {message.kernel_id} exists already")
+        if self._stopping is not None:
+            raise RequestError("stopping", "the launcher is stopping")
+        try:
+            user, seat = self._seats.take()
+        except SeatError as error:
+            raise RequestError("no_seat", str(error)) from error
+        containment = Containment(own_uid=self._host.own_uids, seat=seat)
+        # Whatever runs under a user id that only we lease was left by a launcher that died.
+        if self._host.own_uids:
+            containment.kill()
+        self._kernels[message.kernel_id] = Kernel(message.kernel_id, user, seat, containment)
+        self._tell(Reserved(message.id, seat))
+
+    def _start(self, message: Start, descriptors: list[int]) -> None:
+        kernel = self._kernel(message.kernel_id)
+        if kernel.phase not in (Phase.RESERVED, Phase.ENDED):
+            raise RequestError("wrong_phase", f"kernel {message.kernel_id} is {kernel.phase.value}")
+        if len(descriptors) != (3 if message.has_log else 2):
+            raise RequestError("bad_message", f"{len(descriptors)} descriptors came with the start")
+        kernel.prepare_again()
+        kernel.limits = message.limits
+        kernel.cpu_limit_seconds = message.limits.cpu_seconds
+        plan = self._plan(kernel, message)
+        outputs, descriptors[:] = list(descriptors), []
+        number = next(self._numbers)
+        attempt = StartAttempt(self._tools, message, number, kernel, plan, outputs)
+        self._attempts[number] = attempt
+        if self._keeper.is_first_start and not message.plain:
+            self._waiting.append(attempt)
+            kernel.timers.append(self._loop.call_later(FIRST_FORK_SERVER_SECONDS, lambda: self._begin(attempt)))
+        else:
+            attempt.begin()
+
+    def _plan(self, kernel: Kernel, message: Start) -> KernelPlan:
+        seat = kernel.seat
+        return KernelPlan(
+            kernel_id=kernel.kernel_id,
+            seat=seat,
+            connection_path=f"{seat.ipc_dir}/connection.json",
+            uid=seat.uid if self._host.own_uids else None,
+            gid=seat.gid if self._host.own_uids else None,
+            limits=_limits_until_bound(message),
+            layers=self._host.layers,
+            read_only_paths=(*confinement.read_only_paths(message.allow_network), *self._options.read_only_paths),
+            allow_network=message.allow_network,
+            style=message.style,
+            has_log=message.has_log,
+            launcher_pid=os.getpid(),
+            environment=kernel_environment(seat, style=message.style, has_log=message.has_log),
+        )
+
+    def _signal(self, message: Signal, _: list[int]) -> None:
+        kernel = self._kernel(message.kernel_id)
+        if not 1 <= message.number <= 64:
+            raise RequestError("bad_message", f"{message.number} is not a signal")
+        send_signal(kernel, message.number)
+        self._tell(Signalled(message.id))
+
+    def _limit_cpu(self, message: LimitCpu, _: list[int]) -> None:
+        kernel = self._kernel(message.kernel_id)
+        if message.cpu_seconds < 1:
+            raise RequestError("bad_message", f"{message.cpu_seconds} s is not a limit")
+        kernel.limit_cpu(message.cpu_seconds)
+        self._tell(Limited(message.id))
+
+    def _kill(self, message: Kill, _: list[int]) -> None:
+        kernel = self._kernel(message.kernel_id)
+
+        def ended(report: ExitReport | None) -> None:
+            if report is None:
+                self._tell(Refused(message.id, "not_confirmed", "processes of the kernel do not end"))
+            else:
+                seconds = self._endings[kernel.kernel_id].seconds if kernel.kernel_id in self._endings else 0.0
+                self._tell(Killed(message.id, report, round(seconds, 6)))
+
+        kernel.asked_to_end = kernel.asked_to_end or kernel.wait_status is None
+        self._end(kernel, ended)
+
+    def _remove(self, message: Remove, _: list[int]) -> None:
+        kernel = self._kernel(message.kernel_id)
+        if kernel.phase not in (Phase.ENDED, Phase.RESERVED):
+            raise RequestError("wrong_phase", f"kernel {message.kernel_id} is {kernel.phase.value}; kill it first")
+
+        def cleared(problem: str | None) -> None:
+            self._tell(Removed(message.id) if problem is None else Refused(message.id, "not_removed", problem))
+
+        self._clear(kernel, cleared)
+
+    def _usage(self, message: Usage, _: list[int]) -> None:
+        kernel = self._kernel(message.kernel_id)
+        self._tell(
+            UsageReport(
+                id=message.id,
+                processes=len(kernel.containment.living()),
+                memory_bytes=0,
+                peak_memory_bytes=kernel.peak_memory_bytes,
+                cpu_seconds=kernel.cpu_seconds,
+                disk_bytes=0,
+            )
+        )
+
+    def _status(self, message: Status, _: list[int]) -> None:
+        self._tell(StatusReport(message.id, self.status()))
+
+    def _stop(self, message: Stop, _: list[int]) -> None:
+        self._shut_down(lambda: self._tell(Stopped(message.id)))
+
+    def _kernel(self, kernel_id: str) -> Kernel:
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None:
+            raise RequestError("no_kernel", f"there is no kernel {kernel_id}")
+        return kernel
+
+    # ------------------------------------------------------------------ starts
+    def start_succeeded(self, attempt: StartAttempt, answer: Started) -> None:
+        """Tell the gateway; see `kernel_spec.starting.StartListener`."""
+        self._tell(answer, (attempt.kernel.pidfd,))
+
+    def start_failed(self, attempt: StartAttempt, code: str, message: str) -> None:
+        """End what there is and tell the gateway; see `kernel_spec.starting.StartListener`."""
+        kernel = attempt.kernel
+
+        def ended(report: ExitReport | None) -> None:
+            self._attempts.pop(attempt.number, None)
+            if not attempt.answered:
+                self._tell(Refused(attempt.request_id, code, message, report))
+
+        self._end(kernel, ended)
+
+    def pid_known(self, attempt: StartAttempt) -> None:
+        """Take up an end that was reaped before its name was known; see `kernel_spec.starting.StartListener`."""
+        early = self._unknown.pop(attempt.kernel.pid, None)
+        if early is not None:
+            attempt.kernel.was_reaped(*early)
+
+    def _begin(self, attempt: StartAttempt) -> None:
+        if attempt in self._waiting:
+            self._waiting.remove(attempt)
+            attempt.begin()
+
+    def _on_forked(self, number: int) -> None:
+        if number in self._attempts:
+            self._attempts[number].forked()
+
+    def _on_fork_refused(self, number: int, reason: str) -> None:
+        if number in self._attempts:
+            self._attempts[number].fork_refused(reason)
+
+    def _on_fork_server_change(self, state: str, reason: str) -> None:
+        self._tell(ForkServerChanged(state, reason))
+        if state != "starting":
+            for attempt in tuple(self._waiting):
+                self._loop.call_later(0.0, lambda attempt=attempt: self._begin(attempt))  # type: ignore[misc]
+
+    def _count_plain(self) -> None:
+        self._plain_starts += 1
+
+    # ------------------------------------------------------------------ ends
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            self._was_reaped(pid, status, usage)
+        for ending in tuple(self._endings.values()):
+            ending.round()
+
+    def _was_reaped(self, pid: int, status: int, usage: Any) -> None:
+        if pid == self._keeper.pid:
+            self._keeper.on_ended(status)
+            return
+        for attempt in tuple(self._attempts.values()):
+            if pid == attempt.middle_pid:
+                attempt.middle_reaped(status)
+                return
+        for kernel in self._kernels.values():
+            if pid == kernel.pid and kernel.wait_status is None:
+                kernel.was_reaped(status, usage)
+                self._kernel_ended(kernel)
+                return
+        # An orphan of some job, an init of a pid namespace, or a kernel whose pid is not known yet.
+        self._unknown[pid] = (status, usage)
+        while len(self._unknown) > _MOST_UNKNOWN:
+            del self._unknown[next(iter(self._unknown))]
+
+    def _kernel_ended(self, kernel: Kernel) -> None:
+        for attempt in tuple(self._attempts.values()):
+            if attempt.kernel is kernel and not attempt.is_over:
+                attempt.kernel_reaped()
+        kernel.report = kernel.make_report()
+        self._tell(Exited(kernel.kernel_id, kernel.report))
+        # A kernel's processes do not outlive it, whether or not anybody asks.
+        self._end(kernel, lambda _: None)
+
+    def _end(self, kernel: Kernel, then: Callable[[ExitReport | None], None]) -> None:
+        if kernel.phase is Phase.ENDED:
+            then(kernel.report)
+            return
+        kernel.when_ended.append(then)
+        if kernel.phase is Phase.ENDING:
+            return
+        for attempt in tuple(self._attempts.values()):
+            if attempt.kernel is kernel and not attempt.is_over:
+                attempt.abort()
+                if not attempt.answered:
+                    kernel.when_ended.append(
+                        lambda report, attempt=attempt: self._tell(  # type: ignore[misc]
+                            Refused(attempt.request_id, "killed", "the kernel was ended while it started", report)
+                        )
+                    )
+        ending = Ending(self._loop, kernel, lambda report: self._ended(kernel, report))
+        self._endings[kernel.kernel_id] = ending
+        ending.round()
+
+    def _ended(self, kernel: Kernel, report: ExitReport | None) -> None:
+        callbacks, kernel.when_ended = kernel.when_ended, []
+        for callback in callbacks:
+            callback(report)
+        if report is not None:
+            self._endings.pop(kernel.kernel_id, None)
+
+    def _clear(self, kernel: Kernel, then: Callable[[str | None], None]) -> None:
+        """Remove the seat's directory in small steps and free the seat; one that cannot be removed is not used again."""
+        kernel.close()
+        kernel.phase = Phase.ENDED
+        del self._kernels[kernel.kernel_id]
+        self._attempts = {number: a for number, a in self._attempts.items() if a.kernel is not kernel}
+        steps = removal_steps(kernel.seat.seat_dir)
+
+        def step() -> None:
+            try:
+                if next(steps, None) is not None:
+                    self._loop.call_later(0.0, step)
+                    return
+            except OSError as error:
+                then(f"{kernel.seat.seat_dir} could not be removed: {error}")
+                return
+            self._seats.give_back(kernel.user)
+            then(None)
+
+        step()
+
+    # ------------------------------------------------------------------ the whole
+    def hello(self) -> Hello:
+        """Return what the gateway must know before it gives up its privileges."""
+        gids = tuple(dict.fromkeys(user.gid for user in self._seats.users))
+        return Hello(os.getpid(), self._host.tier, self._host.own_uids, gids, self._host.layers, self._host.notes)
+
+    def status(self) -> dict[str, object]:
+        """Return what there is to know, in JSON's terms."""
+        keeper = self._keeper
+        return {
+            "layers": list(self._host.layers),
+            "own_uids": self._host.own_uids,
+            "seats": {"all": len(self._seats.users), "free": self._seats.free},
+            "kernels": {kernel_id: kernel.phase.value for kernel_id, kernel in self._kernels.items()},
+            "plain_starts": self._plain_starts,
+            "fork_server": {
+                "state": keeper.state,
+                "reason": keeper.reason,
+                "pid": keeper.pid,
+                "starts": keeper.counters.starts,
+                "deaths": keeper.counters.deaths,
+                "forks": keeper.counters.forks,
+                "refusals": keeper.counters.refusals,
+                "missing_modules": list(keeper.ready.missing) if keeper.ready else [],
+                "resident_bytes": keeper.ready.resident_bytes if keeper.ready else 0,
+            },
+        }
+
+    def _shut_down(self, then: Callable[[], None] = lambda: None) -> None:
+        if self._stopping is not None:
+            self._stopping.append(then)
+            return
+        self._stopping = [then]
+        self._keeper.stop()
+        deadline = self._loop.call_later(SHUTDOWN_SECONDS, self._loop.stop)
+        for kernel in tuple(self._kernels.values()):
+            kernel.asked_to_end = True
+            self._end(kernel, lambda report, kernel=kernel: self._clear_at_the_end(kernel, report, deadline))  # type: ignore[misc]
+        self._stop_when_empty(deadline)
+
+    def _clear_at_the_end(self, kernel: Kernel, report: ExitReport | None, deadline: Timer) -> None:
+        if report is not None and kernel.kernel_id in self._kernels:
+            self._clear(kernel, lambda _: self._stop_when_empty(deadline))
+
+    def _stop_when_empty(self, deadline: Timer) -> None:
+        if self._seats.free == len(self._seats.users) and self._stopping is not None:
+            deadline.cancel()
+            for then in self._stopping:
+                then()
+            self._stopping = []
+            self._loop.stop()
+
+    def _tell(self, message: object, descriptors: Sequence[int] = ()) -> None:
+        try:
+            self._channel.send(message, descriptors)
+        except ChannelClosed:
+            # The end of file is on its way through the loop.
+            return
+        except BlockingIOError:
+            # A gateway that leaves hundreds of answers unread is stuck for good.
+            print("launcher: the gateway does not read; giving up", file=sys.stderr, flush=True)  # noqa: T201
+            self._shut_down()
+
+
+def _limits_until_bound(message: Start) -> Limits:
+    """Return the limits that a kernel starts with.
+
+    A job's processor time is counted from the job's own start (`LimitCpu`), and a hard limit can be lowered later but not
+    raised without privilege. Until then the kernel runs nothing but our own code.
+    """
+    if message.style == "job":
+        return dataclasses.replace(message.limits, cpu_seconds=UNBOUND_CPU_SECONDS)
+    return message.limits

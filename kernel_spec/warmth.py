@@ -1,0 +1,99 @@
+"""What a kernel has imported before its first job, and what of it must be renewed after a fork.
+
+The list was found by comparing ``sys.modules`` of a kernel after its first job with that of the fork server: what
+differs is paid by every job. A module that is not installed is left out and named in the status.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+# Asked for by name so that nothing outside the kernel imports them through this package.
+SHIM_MODULE = "transform_shim.job"
+
+DEFAULT_MODULES: tuple[str, ...] = (
+    # data
+    "numpy", "numpy.random", "pandas", "pandas.io.json", "pandas.io.parsers", "pandas.io.formats.csvs",
+    "pandas.io.formats.format", "pandas.io.formats.html", "pandas.io.formats.string", "pandas.io.parquet",
+    "pyarrow", "pyarrow.json", "pyarrow.csv", "pyarrow.parquet", "pyarrow.ipc", "pyarrow.compute",
+    "pyarrow.pandas_compat", "pyarrow.dataset", "orjson", "zoneinfo",
+    # the kernel
+    "kernel_spec.kernel_app", "IPython.core.completerlib", "IPython.core.debugger", "IPython.core.logger",
+    "IPython.core.oinspect", "IPython.core.ultratb", "tornado.platform.asyncio", "faulthandler", "code", "difflib",
+    # what scripts reach for first
+    "collections", "concurrent.futures", "csv", "datetime", "decimal", "functools", "hashlib", "inspect", "io",
+    "itertools", "json", "linecache", "logging", "math", "multiprocessing", "random", "re", "statistics", "string",
+    "subprocess", "tempfile", "textwrap", "traceback", "typing", "unittest.mock", "uuid", "warnings",
+    # last: it may import or warm up any of the above
+    SHIM_MODULE,
+)  # fmt: skip
+
+
+def import_all(modules: Sequence[str] = DEFAULT_MODULES) -> tuple[str, ...]:
+    """Import the modules in order, call the shim's ``warm_up`` if it has one, and return what was missing.
+
+    A module that is there but fails to import raises: it would fail in every job.
+    """
+    missing = tuple(name for name in modules if not _import_if_there(name))
+    shim = sys.modules.get(SHIM_MODULE)
+    if shim is not None and hasattr(shim, "warm_up"):
+        shim.warm_up()
+    return missing
+
+
+def _import_if_there(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        top = (error.name or "").split(".")[0]
+        if error.name is None or not (name == error.name or name.startswith((f"{error.name}.", f"{top}."))):
+            raise
+        return False
+    return True
+
+
+def freeze() -> None:
+    """Move every object out of the garbage collector's sight.
+
+    A collection in a forked kernel writes to the header of each object it visits, and each such page becomes private
+    memory of that kernel.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def renew_after_fork() -> None:
+    """Give the calling process random numbers, names and keys of its own.
+
+    `random` reseeds itself after a fork and `uuid4` asks the operating system; these do not.
+    """
+    _if_loaded("numpy.random", lambda module: module.seed())
+    _if_loaded("tempfile", _renew_tempfile)
+    _if_loaded("multiprocessing.process", _renew_multiprocessing)
+    _if_loaded("uuid", lambda module: setattr(module, "_last_timestamp", None))
+    _if_loaded("random", lambda module: module.seed())
+
+
+def _renew_tempfile(module: Any) -> None:
+    # The directory was found for the fork server's environment. In a pid namespace every kernel has the same pid,
+    # which is what tempfile goes by to notice a fork.
+    module.tempdir = None
+    module._name_sequence = None
+
+
+def _renew_multiprocessing(module: Any) -> None:
+    # Made once at import and inherited: with it one job could authenticate to another's managers.
+    module.current_process().authkey = os.urandom(32)
+
+
+def _if_loaded(name: str, renew: Any) -> None:
+    module: ModuleType | None = sys.modules.get(name)
+    if module is not None:
+        renew(module)

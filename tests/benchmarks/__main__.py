@@ -1,0 +1,64 @@
+"""``python -m tests.benchmarks``: the gateway beside the subprocess design, as table, JSON and chart."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.benchmarks import chart, floor, report, small, tables
+from tests.benchmarks.results import Results
+from tests.benchmarks.workload import Jobs, small_orders
+from tests.s3 import S3Server
+
+PARTS = ("small", "floor", "callers", "cold", "plain", "flights", "soak")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few repetitions: about two minutes instead of ten")
+    parser.add_argument("--jobs", type=int, help="jobs in the long run that looks for leaks (default 1000; quick: 150)")
+    parser.add_argument(
+        "--json", type=Path, default=Path("bench-results/results.json"), help="where results go as JSON"
+    )
+    parser.add_argument("--chart", type=Path, help="write the chart here, for example docs/benchmark.svg")
+    parser.add_argument("--only", choices=PARTS, action="append", help="measure only this part; repeatable")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the benchmark; the exit code is 1 when a goal was missed."""
+    options = parse()
+    rounds = 5 if options.quick else 20
+    count = options.jobs or (150 if options.quick else 1000)
+    console, results = Console(), Results()
+    with S3Server() as store:
+        jobs = Jobs(store)
+        orders = jobs.table("orders", small_orders())
+        parts: dict[str, Callable[[], None]] = {
+            "small": lambda: small.one_job(jobs, orders, results, rounds),
+            "floor": lambda: floor.floor(jobs, orders, results, rounds),
+            "callers": lambda: small.callers(jobs, orders, results, rounds),
+            "cold": lambda: small.cold_start(jobs, orders, results, 3 if options.quick else 7),
+            "plain": lambda: small.plain_start(jobs, orders, results, rounds),
+            "flights": lambda: tables.flights_jobs(jobs, results, 1 if options.quick else 3),
+            "soak": lambda: small.soak(jobs, orders, results, count),
+        }
+        for name in options.only or PARTS:
+            console.print(f"measuring: {name}", style="dim")
+            parts[name]()
+    report.show(results, console)
+    results.write(options.json)
+    if options.chart:
+        chart.draw(results, options.chart)
+    missed = any(c.goal is not None and c.ratio < c.goal for c in results.comparisons)
+    missed |= any(f.limit is not None and f.series.median > f.limit for f in results.figures)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

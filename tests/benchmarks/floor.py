@@ -1,0 +1,108 @@
+"""What no gateway can go below: the kernel's own round trip with the same job, and the uploads alone."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+
+from tests.benchmarks.results import Results
+from tests.benchmarks.workload import SMALL_CODE, Jobs, Table, upload
+
+WARM = """
+import pandas, pyarrow, pyarrow.json, orjson, transform_shim.job
+pandas.DataFrame({"a": [1]}).groupby("a").sum()
+"""
+REPLY_SECONDS = 60.0
+
+
+def floor(jobs: Jobs, table: Table, results: Results, rounds: int) -> None:
+    """Measure a small job's parts alone: the kernel's round trip (its first, and again) and three uploads."""
+    first: list[float] = []
+    again: list[float] = []
+    sizes: list[int] = []
+    for _ in range(max(3, rounds // 4)):
+        times, sizes = _kernel_round_trips(jobs, table)
+        first.append(times[0])
+        again += times[1:]
+    uploads = [_three_uploads(jobs, sizes) for _ in range(rounds)]
+    results.figure("alone: kernel round trip, first job of a kernel", "ms", first)
+    results.figure("alone: kernel round trip, the same kernel again", "ms", again)
+    results.figure("alone: three uploads", "ms", uploads)
+    bound = _median(first) + _median(uploads)
+    results.figure("alone: kernel round trip and three uploads", "ms", [bound])
+    lone = next((c.gateway.median for c in results.comparisons if c.unit == "ms"), None)
+    if lone is not None:
+        results.figure("one small job / kernel round trip and three uploads alone", "×", [lone / bound], limit=2.0)
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def _kernel_round_trips(jobs: Jobs, table: Table) -> tuple[list[float], list[int]]:
+    """Time the shim's call in a stock ipykernel that has imported everything; return ms and output sizes."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        directory = Path(name)
+        spec = _job(jobs, table, directory)
+        manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(directory / "k"))
+        manager.start_kernel(cwd=name)
+        client: BlockingKernelClient = manager.blocking_client()
+        client.start_channels()
+        try:
+            client.wait_for_ready(timeout=REPLY_SECONDS)
+            _execute(client, WARM)
+            call = f"__import__('transform_shim.job', fromlist=['run']).run({json.dumps(spec)!r})"
+            times = [_execute(client, call) for _ in range(4)]
+            result = json.loads((directory / "result.json").read_text())
+            if result["outcome"] != "ok":
+                raise RuntimeError(f"the shim alone failed: {result}")
+            sizes = [(directory / name).stat().st_size for name in ("output.jsonl", "output-manifest.json")]
+            return times, [*sizes, 300]
+        finally:
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
+
+
+def _execute(client: BlockingKernelClient, code: str) -> float:
+    began = time.perf_counter()
+    reply = client.execute(code, store_history=False, reply=True, timeout=REPLY_SECONDS)
+    milliseconds = (time.perf_counter() - began) * 1000
+    if reply["content"]["status"] != "ok":
+        raise RuntimeError(f"the kernel answered {reply['content']}")
+    return milliseconds
+
+
+def _job(jobs: Jobs, table: Table, directory: Path) -> dict[str, Any]:
+    """Lay the job out as the gateway does and return what the shim is told."""
+    data_path, manifest_path = directory / "0.data", directory / "0.manifest"
+    data_path.write_bytes(jobs.store.get(table.data_key) or b"")
+    manifest_path.write_bytes(jobs.store.get(table.manifest_key) or b"")
+    work_dir = directory / "work"
+    work_dir.mkdir()
+    files = {"alias": table.alias, "data_path": str(data_path), "manifest_path": str(manifest_path)}
+    return {
+        "version": 1,
+        "code": SMALL_CODE,
+        "library": {},
+        "tables": [{**files, "data_format": "jsonl", "compression": None}],
+        "output_format": "jsonl",
+        "output_path": str(directory / "output.jsonl"),
+        "manifest_path": str(directory / "output-manifest.json"),
+        "result_path": str(directory / "result.json"),
+        "work_dir": str(work_dir),
+        "limits": {"memory_bytes": 1 << 30, "cpu_seconds": 60, "file_size_bytes": 500_000_000},
+    }
+
+
+def _three_uploads(jobs: Jobs, sizes: list[int]) -> float:
+    urls = [jobs.store.put_url(f"bench/alone/{number}") for number in range(len(sizes))]
+    began = time.perf_counter()
+    for url, size in zip(urls, sizes, strict=True):
+        upload(url, b"x" * size)
+    return (time.perf_counter() - began) * 1000

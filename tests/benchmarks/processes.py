@@ -1,0 +1,207 @@
+"""The two servers under measurement as child processes, and what /proc says about them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+HEALTHY_SECONDS = 60.0
+STOP_SECONDS = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers: its address and its process."""
+
+    name: str
+    url: str
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+
+@contextlib.contextmanager
+def gateway(slots: int = 1, **settings: str) -> Iterator[Server]:
+    """Run a gateway of its own over a fresh state directory; keyword arguments are environment variables."""
+    with _state_dir() as directory:
+        server = launch_gateway(directory, slots, **settings)
+        try:
+            wait_until_healthy(server)
+            yield server
+        finally:
+            end(server)
+
+
+def launch_gateway(directory: Path, slots: int = 1, **settings: str) -> Server:
+    """Start a gateway and return at once."""
+    port = free_port()
+    ours = {"HOST": "127.0.0.1", "PORT": str(port), "STATE_DIR": str(directory / "s"), "SLOTS": str(slots)}
+    environment = _plain_environment() | ours | {"AUTH_TOKEN": ""} | settings
+    script = Path(sys.executable).with_name("transform-gateway")
+    log_path = directory / "gateway.log"
+    with log_path.open("wb") as log:
+        process = _spawn([str(script)], log, environment)
+    return Server("gateway", f"http://127.0.0.1:{port}", process, log_path)
+
+
+@contextlib.contextmanager
+def subprocess_runner(slots: int = 1) -> Iterator[Server]:
+    """Run the subprocess design on a free port."""
+    with _state_dir() as directory:
+        port_file, log_path = directory / "port", directory / "runner.log"
+        command = [sys.executable, "-m", "tests.benchmarks.subprocess_runner"]
+        command += ["--slots", str(slots), "--port-file", str(port_file)]
+        with log_path.open("wb") as log:
+            process = _spawn(command, log, _plain_environment())
+        server = Server("subprocess design", "", process, log_path)
+        try:
+            deadline = time.monotonic() + HEALTHY_SECONDS
+            while not port_file.exists():
+                _check_alive(server, deadline)
+                time.sleep(0.01)
+            server = Server(server.name, f"http://127.0.0.1:{port_file.read_text()}", process, log_path)
+            wait_until_healthy(server)
+            yield server
+        finally:
+            end(server)
+
+
+def _spawn(command: list[str], log: IO[bytes], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+
+
+def _plain_environment() -> dict[str, str]:
+    settings = {"AUTH_TOKEN", "HOST", "PORT", "STATE_DIR", "SLOTS"}
+    return {name: value for name, value in os.environ.items() if name not in settings}
+
+
+@contextlib.contextmanager
+def _state_dir() -> Iterator[Path]:
+    # kernels run as users of their own when root starts the gateway: they must be able to pass through here
+    path = Path(tempfile.mkdtemp(prefix="bench-"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_healthy(server: Server) -> None:
+    """Return when the server answers its status request."""
+    deadline = time.monotonic() + HEALTHY_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(f"{server.url}/v1/status", timeout=5).close()
+            return
+        except OSError:
+            _check_alive(server, deadline)
+            time.sleep(0.01)
+
+
+def _check_alive(server: Server, deadline: float) -> None:
+    if server.process.poll() is not None or time.monotonic() > deadline:
+        tail = "\n".join(server.log_path.read_text(errors="replace").splitlines()[-20:])
+        raise RuntimeError(f"the {server.name} did not start; its log ends:\n{tail}")
+
+
+def end(server: Server) -> None:
+    """Stop the server; its children are its own affair."""
+    server.process.terminate()
+    try:
+        server.process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.process.kill()
+        server.process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessFacts:
+    """What one process holds; memory in bytes, None where /proc does not tell us."""
+
+    pid: int
+    role: str
+    pss_bytes: int | None
+    private_dirty_bytes: int | None
+    descriptors: int | None
+    threads: int
+
+
+def facts(pid: int, role: str) -> ProcessFacts:
+    """Read what /proc tells about one process (proc_pid_smaps(5))."""
+    sizes: dict[str, int] = {}
+    with contextlib.suppress(PermissionError):  # not dumpable and of another user: only root may look
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+            name, amount = line.split()[:2]
+            sizes[name.rstrip(":")] = int(amount) * 1024
+    descriptors: int | None = None
+    with contextlib.suppress(PermissionError):
+        descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
+    return ProcessFacts(pid, role, sizes.get("Pss"), sizes.get("Private_Dirty"), descriptors, threads)
+
+
+@dataclass(slots=True)
+class Family:
+    """The processes of a gateway by their part: gateway, launcher, fork server, kernels."""
+
+    gateway: int
+    launcher: int | None = None
+    fork_server: int | None = None
+    kernels: list[int] = field(default_factory=list)
+
+    def facts(self) -> list[ProcessFacts]:
+        """Read what each of them holds; kernels that end meanwhile are left out."""
+        found = [facts(self.gateway, "gateway")]
+        if self.launcher is not None:
+            found.append(facts(self.launcher, "launcher"))
+        if self.fork_server is not None:
+            found.append(facts(self.fork_server, "fork server"))
+        for pid in self.kernels:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found.append(facts(pid, "ready kernel"))
+        return found
+
+
+def family(gateway_pid: int) -> Family:
+    """Find the processes of a gateway by who started whom.
+
+    The launcher is the gateway's child; the fork server the launcher's oldest; every other child of the
+    launcher is a kernel, because the launcher is their subreaper.
+    """
+    found = Family(gateway_pid)
+    children = psutil.Process(gateway_pid).children()
+    if not children:
+        return found
+    launcher = min(children, key=lambda child: child.create_time())
+    found.launcher = launcher.pid
+    grandchildren = sorted(launcher.children(), key=lambda child: child.create_time())
+    for child in grandchildren:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if found.fork_server is None and "fork" in " ".join(child.cmdline()):
+                found.fork_server = child.pid
+            else:
+                found.kernels.append(child.pid)
+    return found

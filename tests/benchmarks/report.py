@@ -1,0 +1,91 @@
+"""Prints the results as tables."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.benchmarks.results import Figure, Results, Series, machine
+
+
+def show(results: Results, console: Console) -> None:
+    """Print everything that was measured, with goals where there are some."""
+    about = machine()
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    console.print(f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB, {about['system']}")
+    console.print(f"Python {about['python']}, {versions}\n")
+    if results.comparisons:
+        console.print(_comparisons(results))
+    if results.stages_ms:
+        console.print(_stages(results))
+    if results.figures:
+        console.print(_figures(results))
+    if results.soak:
+        console.print(_soak(results))
+    for note in results.notes:
+        console.print(f"note: {note}")
+
+
+def _spread(series: Series) -> str:
+    return f"{_short(series.low)} – {_short(series.high)}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=bool(number))
+    return table
+
+
+def _comparisons(results: Results) -> Table:
+    table = _table(
+        "Beside the subprocess design",
+        "",
+        "unit",
+        "gateway",
+        "spread",
+        "subprocess",
+        "spread",
+        "ratio",
+        "goal",
+    )
+    for c in results.comparisons:
+        verdict = "" if c.goal is None else f"≥ {c.goal:g} {'met' if c.ratio >= c.goal else 'MISSED'}"
+        cells = (_short(c.gateway.median), _spread(c.gateway), _short(c.baseline.median), _spread(c.baseline))
+        table.add_row(c.name, c.unit, *cells, f"{c.ratio:.1f}×", verdict)
+    return table
+
+
+def _stages(results: Results) -> Table:
+    table = _table("One small job by stage (read, import, transform and write lie inside execute)", "", "ms", "spread")
+    for name, series in results.stages_ms.items():
+        table.add_row(name, _short(series.median), _spread(series))
+    return table
+
+
+def _figures(results: Results) -> Table:
+    table = _table("The gateway alone", "", "unit", "median", "spread", "limit")
+    for figure in results.figures:
+        spread = _spread(figure.series) if len(figure.series.values) > 1 else ""
+        table.add_row(figure.name, figure.unit, _short(figure.series.median), spread, _verdict(figure))
+    return table
+
+
+def _verdict(figure: Figure) -> str:
+    if figure.limit is None:
+        return ""
+    return f"≤ {figure.limit:g} {'met' if figure.series.median <= figure.limit else 'MISSED'}"
+
+
+def _soak(results: Results) -> Table:
+    table = _table("Many small jobs in a row", "jobs", "process", "PSS MiB", "descriptors", "threads")
+    for look in results.soak:
+        for process in look["processes"]:
+            if process["role"] != "ready kernel":
+                cells = (process["pss_mib"], process["descriptors"], process["threads"])
+                table.add_row(str(look["jobs"]), process["role"], *(str(cell) for cell in cells))
+    return table

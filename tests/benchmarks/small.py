@@ -1,0 +1,208 @@
+"""Small jobs: one at a time, back to back, from several callers, and where their time goes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.benchmarks import processes
+from tests.benchmarks.results import Comparison, Results, Series
+from tests.benchmarks.workload import SMALL_CODE, Answer, Jobs, Table
+
+SETTLE_SECONDS = 0.3
+"""Pause before a lone job, so that it meets a gateway with its kernels ready, as a lone job does."""
+
+
+def one_job(jobs: Jobs, table: Table, results: Results, rounds: int) -> None:
+    """Measure one small job at a time, in turn on both servers, and the stages of the gateway's."""
+    with processes.subprocess_runner() as baseline, processes.gateway() as gateway:
+        _check_alike(jobs, table, baseline.url, gateway.url)
+        theirs: list[float] = []
+        answers: list[Answer] = []
+        for _ in range(rounds):
+            theirs.append(jobs.call(baseline.url, SMALL_CODE, [table]).seconds)
+            time.sleep(SETTLE_SECONDS)
+            answers.append(jobs.call(gateway.url, SMALL_CODE, [table]))
+        ours = [answer.seconds for answer in answers]
+        results.comparisons.append(
+            Comparison("one small job, warm", "ms", _milliseconds(ours), _milliseconds(theirs), goal=30)
+        )
+        results.stages_ms = _stages(answers)
+        _waiting_memory(gateway.pid, results)
+        _back_to_back(jobs, table, results, gateway.url, baseline.url, rounds)
+
+
+def _check_alike(jobs: Jobs, table: Table, *urls: str) -> None:
+    """Run the job once on each server (imports are compiled and cached then) and compare what they wrote."""
+    outputs = [jobs.rows(jobs.call(url, SMALL_CODE, [table])) for url in urls]
+    if outputs[0] != outputs[1] or len(outputs[0]) != 3:
+        raise RuntimeError(f"the servers do not agree on the result: {outputs}")
+
+
+def _stages(answers: list[Answer]) -> dict[str, Series]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for answer in answers:
+        for name, seconds in answer.body.get("stages", {}).items():
+            values[name].append(seconds)
+    return {name: _milliseconds(seconds) for name, seconds in values.items()}
+
+
+def _back_to_back(jobs: Jobs, table: Table, results: Results, ours: str, theirs: str, rounds: int) -> None:
+    rates: dict[str, list[float]] = {ours: [], theirs: []}
+    for _ in range(3):
+        for url, count in ((theirs, max(3, rounds // 4)), (ours, 3 * rounds)):
+            began = time.perf_counter()
+            for _ in range(count):
+                jobs.call(url, SMALL_CODE, [table])
+            rates[url].append(count / (time.perf_counter() - began))
+    results.comparisons.append(
+        Comparison(
+            "small jobs back to back, one caller",
+            "jobs/s",
+            Series(tuple(rates[ours])),
+            Series(tuple(rates[theirs])),
+            15,
+        )
+    )
+
+
+def callers(jobs: Jobs, table: Table, results: Results, rounds: int) -> None:
+    """Measure the rate of N callers at once against two slots; the baseline gets two slots as well, and then
+    one.
+
+    The design that is compared with runs one job at a time, so the goal is set against that; with as many
+    slots as the gateway it is given a second chance.
+    """
+    with (
+        processes.subprocess_runner(1) as single,
+        processes.subprocess_runner(2) as double,
+        processes.gateway(2) as gateway,
+    ):
+        for url in (single.url, double.url, gateway.url):
+            jobs.call(url, SMALL_CODE, [table])
+        for count in (1, 2, 4, 8):
+            per_caller = max(2, 2 * rounds // count)
+            rates: dict[str, list[float]] = defaultdict(list)
+            for _ in range(3):
+                for url in (single.url, double.url):
+                    rates[url].append(_rate(jobs, table, url, count, max(1, per_caller // 8)))
+                rates[gateway.url].append(_rate(jobs, table, gateway.url, count, per_caller))
+            for url, which, goal in (
+                (single.url, "one slot", 20 if count == 4 else None),
+                (double.url, "two slots", None),
+            ):
+                results.comparisons.append(
+                    Comparison(
+                        f"{count} caller{'s' if count > 1 else ''}, SLOTS=2, against {which}",
+                        "jobs/s",
+                        Series(tuple(rates[gateway.url])),
+                        Series(tuple(rates[url])),
+                        goal,
+                    )
+                )
+
+
+def _rate(jobs: Jobs, table: Table, url: str, callers_at_once: int, jobs_each: int) -> float:
+    def caller(_: int) -> None:
+        for _ in range(jobs_each):
+            jobs.call(url, SMALL_CODE, [table])
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(callers_at_once) as pool:
+        list(pool.map(caller, range(callers_at_once)))
+    return callers_at_once * jobs_each / (time.perf_counter() - began)
+
+
+def plain_start(jobs: Jobs, table: Table, results: Results, rounds: int) -> None:
+    """Measure the gateway with its fork server off."""
+    with processes.gateway(USE_FORK_SERVER="false") as gateway:
+        jobs.call(gateway.url, SMALL_CODE, [table])
+        lone: list[float] = []
+        for _ in range(max(3, rounds // 3)):
+            time.sleep(10 * SETTLE_SECONDS)
+            lone.append(jobs.call(gateway.url, SMALL_CODE, [table]).seconds * 1000)
+        results.figure("fork server off: one small job, kernel ready", "ms", lone)
+        chain = [jobs.call(gateway.url, SMALL_CODE, [table]).seconds * 1000 for _ in range(max(4, rounds // 3))]
+        results.figure("fork server off: small jobs back to back, each", "ms", chain)
+
+
+def cold_start(jobs: Jobs, table: Table, results: Results, rounds: int) -> None:
+    """Measure from the start of the gateway's process to the answer of its first job, and to healthy."""
+    healthy: list[float] = []
+    first: list[float] = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+            Path(directory).chmod(0o755)
+            began = time.perf_counter()
+            server = processes.launch_gateway(Path(directory))
+            try:
+                processes.wait_until_healthy(server)
+                healthy.append(time.perf_counter() - began)
+                jobs.call(server.url, SMALL_CODE, [table])
+                first.append(time.perf_counter() - began)
+            finally:
+                processes.end(server)
+    results.figure("gateway start to healthy", "s", healthy)
+    results.figure("gateway start to first finished job", "s", first, limit=2.5)
+
+
+def _waiting_memory(gateway_pid: int, results: Results) -> None:
+    time.sleep(1.0)  # the kernel that took the place of the last job's has booted by then
+    for process in processes.family(gateway_pid).facts():
+        for what, size in (("PSS", process.pss_bytes), ("private dirty", process.private_dirty_bytes)):
+            limits = {("ready kernel", "private dirty"): 25.0, ("gateway", "PSS"): 80.0}
+            values = [] if size is None else [size / 2**20]
+            results.figure(f"{process.role}: {what}", "MiB", values, limits.get((process.role, what)))
+
+
+def soak(jobs: Jobs, table: Table, results: Results, count: int) -> None:
+    """Run many small jobs in a row and look now and then what the gateway's processes hold."""
+    with processes.gateway() as gateway:
+        for done in range(count + 1):
+            if done:
+                jobs.call(gateway.url, SMALL_CODE, [table])
+            if done in (20, 50) or done % 100 == 0:
+                time.sleep(1.0)
+                results.soak.append(
+                    {"jobs": done, "processes": [_row(p) for p in processes.family(gateway.pid).facts()]}
+                )
+    _flatness(results, count)
+
+
+def _row(process: processes.ProcessFacts) -> dict[str, object]:
+    memory = None if process.pss_bytes is None else round(process.pss_bytes / 2**20, 1)
+    return {
+        "role": process.role,
+        "pss_mib": memory,
+        "descriptors": process.descriptors,
+        "threads": process.threads,
+    }
+
+
+def _flatness(results: Results, count: int) -> None:
+    """Compare the look after 100 jobs (everything lazy is loaded then) with the last one."""
+    early = next((look for look in results.soak if look["jobs"] >= min(100, count)), None)
+    if early is None:
+        return
+    for role in ("gateway", "launcher", "fork server"):
+        before, after = (
+            next((p for p in look["processes"] if p["role"] == role), None) for look in (early, results.soak[-1])
+        )
+        if before is None or after is None:
+            continue
+        growth = {
+            "PSS": ("pss_mib", "MiB", 5.0),
+            "descriptors": ("descriptors", "", 0.0),
+            "threads": ("threads", "", 0.0),
+        }
+        for what, (key, unit, limit) in growth.items():
+            values = [] if before[key] is None else [float(after[key] - before[key])]
+            name = f"{role}: more {what} after {count} jobs than after {early['jobs']}"
+            results.figure(name, unit, values, limit)
+
+
+def _milliseconds(seconds: list[float]) -> Series:
+    return Series(tuple(1000 * value for value in seconds))

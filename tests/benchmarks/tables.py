@@ -1,0 +1,66 @@
+"""A table of real size: the flights, unchanged and grouped, through both servers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.benchmarks import processes
+from tests.benchmarks.results import Comparison, Results, Series
+from tests.benchmarks.workload import GROUP_BY_CODE, IDENTITY_CODE, Jobs, flights
+
+
+def flights_jobs(jobs: Jobs, results: Results, rounds: int) -> None:
+    """Measure identity and group-by over the flights on both servers in turn, and the gateway's memory."""
+    table = jobs.table("flights", flights())
+    results.notes.append(f"flights: {table.rows} rows, {table.data_bytes / 1e6:.0f} MB of JSON lines")
+    with processes.subprocess_runner() as baseline, processes.gateway() as gateway:
+        for name, code in (
+            ("flights, unchanged", IDENTITY_CODE),
+            ("flights, grouped by carrier", GROUP_BY_CODE),
+        ):
+            ours: list[float] = []
+            theirs: list[float] = []
+            growth: list[float] = []
+            peak: list[float] = []
+            for _ in range(rounds):
+                answer = jobs.call(baseline.url, code, [table])
+                expected = len(jobs.rows(answer))
+                theirs.append(answer.seconds)
+                with _watched(gateway.pid) as sizes:
+                    answer = jobs.call(gateway.url, code, [table])
+                ours.append(answer.seconds)
+                if len(jobs.rows(answer)) != expected:
+                    raise RuntimeError(f"{name}: the servers do not agree on the number of rows")
+                growth.append((max(sizes) - sizes[0]) / 2**20)
+                if answer.body.get("peak_memory_bytes"):
+                    peak.append(answer.body["peak_memory_bytes"] / 2**20)
+            results.comparisons.append(Comparison(name, "s", Series(tuple(ours)), Series(tuple(theirs)), 8))
+            results.figure(f"{name}: gateway memory over idle", "MiB", growth, limit=20.0)
+            results.figure(f"{name}: peak memory of the kernel", "MiB", peak, limit=1024.0)
+
+
+@contextmanager
+def _watched(pid: int) -> Iterator[list[int]]:
+    """Yield the resident bytes of a process, looked at every 10 ms from before the block to after it."""
+    sizes = [_resident_bytes(pid)]
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.01):
+            sizes.append(_resident_bytes(pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield sizes
+    finally:
+        over.set()
+        watcher.join()
+        sizes.append(_resident_bytes(pid))
+
+
+def _resident_bytes(pid: int) -> int:
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * 4096

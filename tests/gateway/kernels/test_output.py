@@ -1,0 +1,125 @@
+"""Three pipes become one ordered log, whatever is written to them."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.jobs.events import Event, LogLine, Progress
+from gateway.kernels.output import OutputPipes
+
+
+class Collected:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        return [(e.stream, e.message) for e in self.events if isinstance(e, LogLine)]
+
+
+def frame(tag: str, payload: bytes) -> bytes:
+    return struct.pack("<cI", tag.encode(), len(payload)) + payload
+
+
+@pytest.fixture
+def pipes() -> Iterator[OutputPipes]:
+    made = OutputPipes(line_cap_bytes=1000)
+    yield made
+    made.close()
+
+
+async def test_frames_keep_the_order_of_both_streams(pipes: OutputPipes) -> None:
+    sink = Collected()
+    pipes.attach(sink)
+    _, _, log = pipes.write_fds
+    os.write(log, frame("o", b"out 1\n") + frame("e", b"err 1\n") + frame("o", "half \u00e9".encode()[:-1]))
+    os.write(log, frame("o", "\u00e9".encode()[-1:] + b"\n"))
+    pipes.kernel_has_them()
+    pipes.drain()
+    assert sink.lines == [("stdout", "out 1"), ("stderr", "err 1"), ("stdout", "half \u00e9")]
+
+
+async def test_frames_come_before_what_children_wrote_after_them(pipes: OutputPipes) -> None:
+    sink = Collected()
+    pipes.attach(sink)
+    stdout, _, log = pipes.write_fds
+    os.write(log, frame("o", b"before\n"))
+    os.write(stdout, b"child\n")
+    pipes.kernel_has_them()
+    pipes.drain()
+    assert sink.lines == [("stdout", "before"), ("stdout", "child")]
+
+
+async def test_what_a_killed_writer_left_is_shown(pipes: OutputPipes) -> None:
+    sink = Collected()
+    pipes.attach(sink)
+    _, stderr, log = pipes.write_fds
+    os.write(stderr, b"no newline")
+    os.write(log, frame("o", b"whole\n") + frame("o", b"a piece of a frame")[:12])
+    pipes.kernel_has_them()
+    pipes.drain()
+    assert ("stderr", "no newline") in sink.lines
+    assert ("stdout", "whole") in sink.lines
+    assert ("stdout", "a piece") in sink.lines
+
+
+@pytest.mark.parametrize(
+    "junk", [b"plain text\n", b"x\xff\xff\xff\xff\n", b"o\xff\xff\xff\xff\n", b"\x00" * 50 + b"\n"]
+)
+async def test_junk_on_the_log_pipe_is_shown_and_spoils_nothing(pipes: OutputPipes, junk: bytes) -> None:
+    sink = Collected()
+    pipes.attach(sink)
+    _, _, log = pipes.write_fds
+    os.write(log, junk)
+    pipes.kernel_has_them()
+    pipes.drain()
+    assert len(sink.lines) == 1
+
+
+async def test_a_line_without_end_is_cut_visibly(pipes: OutputPipes) -> None:
+    sink = Collected()
+    pipes.attach(sink)
+    stdout, _, _ = pipes.write_fds
+    os.write(stdout, b"y" * 5000 + b"\nnext\n")
+    pipes.kernel_has_them()
+    pipes.drain()
+    [(_, long), (_, following)] = sink.lines
+    assert long.startswith("y" * 1000 + "...")
+    assert "4000 characters" in long
+    assert following == "next"
+
+
+async def test_progress_frames_become_events_and_malformed_ones_nothing(pipes: OutputPipes) -> None:
+    sink = Collected()
+    pipes.attach(sink)
+    _, _, log = pipes.write_fds
+    os.write(log, frame("p", b'{"stage": "read", "table": "orders", "rows": 5}') + frame("p", b"[]") + frame("p", b"{"))
+    pipes.kernel_has_them()
+    pipes.drain()
+    assert sink.events == [Progress("read", "orders", 5, None)]
+
+
+async def test_what_a_ready_kernel_said_before_its_job_is_not_the_jobs(pipes: OutputPipes) -> None:
+    sink = Collected()
+    stdout, _, _ = pipes.write_fds
+    os.write(stdout, b"boot chatter\n")
+    pipes.attach(sink)
+    os.write(stdout, b"the job\n")
+    pipes.kernel_has_them()
+    pipes.drain()
+    assert sink.lines == [("stdout", "the job")]
+
+
+def test_closing_twice_leaves_no_descriptor() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    pipes = OutputPipes(100)
+    pipes.close()
+    pipes.close()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,131 @@
+"""Ready kernels are handed out once, alive and young, and the refill begins at the claim."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from gateway.errors import FailureCode, JobFailed
+from gateway.kernels.ready import ReadyKernels
+
+
+@dataclass(eq=False)
+class Kernel:
+    alive: bool = True
+    age_seconds: float = 0.0
+    ended: bool = False
+
+    async def end(self) -> None:
+        self.ended = True
+
+
+@dataclass
+class Starter:
+    """Starts kernels when the test lets it; fails as often as it is told."""
+
+    failures: int = 0
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    made: list[Kernel] = field(default_factory=list)
+
+    async def __call__(self) -> Kernel:
+        await self.gate.wait()
+        if self.failures:
+            self.failures -= 1
+            raise JobFailed(FailureCode.KERNEL_START_FAILED, "no luck")
+        self.made.append(Kernel())
+        return self.made[-1]
+
+
+def pool(starter: Starter, size: int = 2) -> ReadyKernels:
+    return ReadyKernels(starter, size, max_age_seconds=100)  # type: ignore[arg-type]
+
+
+async def turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_claim_takes_a_ready_kernel_and_the_refill_begins() -> None:
+    starter = Starter()
+    starter.gate.set()
+    kernels = pool(starter)
+    kernels.fill()
+    await turns()
+    assert kernels.ready == 2
+    first, second = await kernels.claim(), await kernels.claim()
+    assert first is not second
+    await turns()
+    assert (kernels.ready, len(starter.made)) == (2, 4)
+    assert (kernels.counters.hits, kernels.counters.misses) == (2, 0)
+    await kernels.aclose()
+
+
+async def test_a_claim_without_a_ready_kernel_waits_for_the_one_on_its_way() -> None:
+    starter = Starter()
+    kernels = pool(starter, size=1)
+    kernels.fill()
+    claim = asyncio.create_task(kernels.claim())
+    await turns()
+    assert (kernels.starting, claim.done()) == (1, False)
+    starter.gate.set()
+    assert await claim is starter.made[0]  # type: ignore[comparison-overlap]
+    assert kernels.counters.misses == 1
+    await kernels.aclose()
+
+
+@pytest.mark.parametrize("fault", [{"alive": False}, {"age_seconds": 101.0}])
+async def test_dead_and_old_kernels_are_ended_and_not_handed_out(fault: dict[str, float]) -> None:
+    starter = Starter()
+    starter.gate.set()
+    kernels = pool(starter, size=2)
+    kernels.fill()
+    await turns()
+    bad = starter.made[0]
+    for name, value in fault.items():
+        setattr(bad, name, value)
+    assert await kernels.claim() is starter.made[1]  # type: ignore[comparison-overlap]
+    await turns()
+    assert bad.ended
+    assert kernels.counters.discarded == 1
+    await kernels.aclose()
+
+
+async def test_a_failing_start_tells_the_waiting_job_why() -> None:
+    starter = Starter(failures=1)
+    starter.gate.set()
+    kernels = pool(starter, size=1)
+    with pytest.raises(JobFailed, match="no luck"):
+        await kernels.claim()
+    assert kernels.counters.start_failures == 1
+    await kernels.aclose()
+
+
+async def test_a_claim_that_is_given_up_loses_no_kernel() -> None:
+    starter = Starter()
+    kernels = pool(starter, size=1)
+    claim = asyncio.create_task(kernels.claim())
+    await turns()
+    claim.cancel()
+    await turns()
+    starter.gate.set()
+    await turns()
+    assert kernels.ready == 1
+    await kernels.aclose()
+
+
+async def test_closing_ends_every_kernel_and_every_claim() -> None:
+    starter = Starter()
+    starter.gate.set()
+    kernels = pool(starter, size=1)
+    kernels.fill()
+    await turns()
+    starter.gate.clear()
+    taken = await kernels.claim()
+    waiting = asyncio.create_task(kernels.claim())
+    await turns()
+    await kernels.aclose()
+    with pytest.raises(JobFailed):
+        await waiting
+    assert [kernel.ended for kernel in starter.made if kernel is not taken] == [True] * (len(starter.made) - 1)

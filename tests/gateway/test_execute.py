@@ -1,0 +1,119 @@
+"""A transform runs from request to result, in a kernel of its own."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.gateway_process import GatewayProcess
+
+SIMPLE = "import pandas as pd\ndef transform():\n    return pd.DataFrame({'x': [1, 2]})"
+
+
+def test_result_is_kept_for_a_request_without_urls(running_gateway: GatewayProcess) -> None:
+    answer = running_gateway.execute("print('at import')\n" + SIMPLE, 41)
+    assert answer.status == 200, answer.raw
+    assert (answer.body["exit_code"], answer.body["timeout"], answer.body["request_id"]) == (0, False, 41)
+    output = running_gateway.request("GET", "/v1/results/41/output")
+    assert output.raw == b'{"x":1}\n{"x":2}\n'
+    manifest = running_gateway.request("GET", "/v1/results/41/manifest").body
+    assert [(field["name"], field["base_type"]) for field in manifest["fields"]] == [("x", "Integer")]
+    events = running_gateway.request("GET", "/v1/results/41/events").raw.decode().splitlines()
+    messages = [json.loads(event)["message"] for event in events]
+    assert messages[0] == "at import"
+    assert messages[-2].startswith("Successfully saved 2 rows")
+    assert messages[-1].startswith("Successfully saved output manifest with 1 fields")
+
+
+def test_an_id_that_comes_again_runs_again(running_gateway: GatewayProcess) -> None:
+    first = running_gateway.execute(SIMPLE, "again")
+    second = running_gateway.execute(SIMPLE.replace("[1, 2]", "[3]"), "again")
+    assert (first.status, second.status) == (200, 200)
+    assert running_gateway.request("GET", "/v1/results/again/output").raw == b'{"x":3}\n'
+
+
+def test_jobs_share_nothing(running_gateway: GatewayProcess) -> None:
+    leave = (
+        "import builtins, os, warnings\nimport pandas as pd\n"
+        "builtins.leaked = 1\nos.environ['LEAKED'] = '1'\npd.DataFrame.leaked = 1\nopen('leaked.txt', 'w').write('x')\n"
+        "os.chdir('/')\n" + SIMPLE
+    )
+    look = (
+        "import builtins, os\nimport pandas as pd\n"
+        "def transform():\n"
+        "    seen = [hasattr(builtins, 'leaked'), 'LEAKED' in os.environ, hasattr(pd.DataFrame, 'leaked'), os.path.exists('leaked.txt')]\n"
+        "    return pd.DataFrame({'seen': seen, 'pid': os.getpid()})"
+    )
+    assert running_gateway.execute(leave, "leaver").status == 200
+    assert running_gateway.execute(look, "looker").status == 200
+    rows = running_gateway.request("GET", "/v1/results/looker/output").raw.splitlines()
+    assert [json.loads(row)["seen"] for row in rows] == [False] * 4
+
+
+def test_stdout_and_stderr_and_children_keep_their_order(running_gateway: GatewayProcess) -> None:
+    script = (
+        "import subprocess, sys\nimport pandas as pd\n"
+        "def transform():\n"
+        "    print('out 1')\n"
+        "    print('err 1', file=sys.stderr)\n"
+        "    print('out 2')\n"
+        "    subprocess.run(['sh', '-c', 'echo child out; echo child err >&2'], check=True)\n"
+        "    print('err 2', file=sys.stderr)\n"
+        "    return pd.DataFrame({'x': [1]})"
+    )
+    assert running_gateway.execute(script, "order").status == 200
+    events = [(event["stream"], event["message"]) for event in running_gateway.log("order")]
+    assert events[:3] == [("stdout", "out 1"), ("stderr", "err 1"), ("stdout", "out 2")]
+    assert set(events[3:5]) == {("stdout", "child out"), ("stderr", "child err")}
+    assert events[5] == ("stderr", "err 2")
+
+
+def test_a_flood_of_output_keeps_head_and_tail(running_gateway: GatewayProcess) -> None:
+    script = (
+        "import pandas as pd\n"
+        "def transform():\n"
+        "    for i in range(100_000):\n"
+        "        print('line', i, 'x' * 100)\n"
+        "    return pd.DataFrame({'x': [1]})"
+    )
+    assert running_gateway.execute(script, "flood").status == 200
+    messages = [event["message"] for event in running_gateway.log("flood")]
+    assert messages[0].startswith("line 0 ")
+    assert any("dropped" in message for message in messages)
+    assert messages[-3].startswith("line 99999 ")
+    assert messages[-2].startswith("Successfully saved")
+
+
+def test_more_jobs_than_slots_wait_their_turn(running_gateway: GatewayProcess) -> None:
+    def run(number: int) -> tuple[int, bytes]:
+        script = f"import pandas as pd\ndef transform():\n    return pd.DataFrame({{'n': [{number}]}})"
+        status = running_gateway.execute(script, f"turn-{number}").status
+        return status, running_gateway.request("GET", f"/v1/results/turn-{number}/output").raw
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(run, range(8)))
+    assert results == [(200, f'{{"n":{number}}}\n'.encode()) for number in range(8)]
+
+
+def test_live_log_shows_while_the_job_runs_and_cancel_ends_it(running_gateway: GatewayProcess) -> None:
+    script = "import time\ndef transform():\n    print('script started')\n    time.sleep(60)"
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(running_gateway.execute, script, 77)
+        running_gateway.wait_for_line(77, "script started")
+        assert running_gateway.request("GET", "/v1/logs?request_id=77").body["execution_id"] == 77
+        assert running_gateway.request("POST", "/v1/cancel", {"request_id": "77"}).status == 404, "ids keep their type"
+        assert running_gateway.request("POST", "/v1/cancel", {"request_id": 77}).status == 200
+        answer = going.result(timeout=10)
+    assert answer.status == 500
+    assert (answer.body["cancelled"], answer.body["exit_code"]) == (True, -1)
+    assert running_gateway.request("POST", "/v1/cancel", {"request_id": 77}).status == 404
+
+
+def test_an_id_that_runs_now_is_refused(running_gateway: GatewayProcess) -> None:
+    script = "import time\ndef transform():\n    print('script started')\n    time.sleep(60)"
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(running_gateway.execute, script, "busy-id")
+        running_gateway.wait_for_line("busy-id", "script started")
+        assert running_gateway.execute(SIMPLE, "busy-id").status == 409
+        running_gateway.request("POST", "/v1/cancel", {"request_id": "busy-id"})
+        assert going.result(timeout=10).body["code"] == "cancelled"

@@ -1,0 +1,134 @@
+"""The gateway starts, refuses, drains and dies without leaving anything."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.gateway_process import GatewayProcess, alive, descendants
+
+SIMPLE = "import pandas as pd\ndef transform():\n    return pd.DataFrame({'x': [1]})"
+SLOW = (
+    "import time\nimport pandas as pd\n"
+    "def transform():\n"
+    "    print('script started')\n"
+    "    time.sleep({seconds})\n"
+    "    return pd.DataFrame({{'x': [1]}})"
+)
+
+
+def gateway_command(**settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/tmp"), **settings}
+    return subprocess.run(
+        [sys.executable, "-m", "gateway"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_listening_beyond_loopback_without_a_token_is_refused(tmp_path: Path) -> None:
+    done = gateway_command(HOST="0.0.0.0", STATE_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert "AUTH_TOKEN" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_says_which_setting_to_change(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = gateway_command(PORT=str(taken.getsockname()[1]), STATE_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert "PORT" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_environment_variable_is_named(tmp_path: Path) -> None:
+    done = gateway_command(SLOTS="many", STATE_DIR=str(tmp_path))
+    assert done.returncode != 0
+    assert "SLOTS" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sigterm_lets_a_running_job_end(start_gateway: Callable[..., GatewayProcess]) -> None:
+    gateway = start_gateway(DRAIN_SECONDS="20")
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(gateway.execute, SLOW.format(seconds=2), 1)
+        gateway.wait_for_line(1, "script started")
+        family = descendants(gateway.pid)
+        assert gateway.stop(signal.SIGTERM) == 0
+        assert going.result(timeout=10).status == 200
+    assert not [pid for pid in family if alive(pid)]
+
+
+def test_sigterm_answers_a_job_that_outlives_the_grace(start_gateway: Callable[..., GatewayProcess]) -> None:
+    gateway = start_gateway(DRAIN_SECONDS="0.5")
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(gateway.execute, SLOW.format(seconds=60), 1)
+        gateway.wait_for_line(1, "script started")
+        assert gateway.stop(signal.SIGTERM) == 0
+        answer = going.result(timeout=10)
+    assert (answer.status, answer.body["code"]) == (503, "shutting_down")
+
+
+def test_sigkill_leaves_no_process_and_the_next_start_no_directory(
+    start_gateway: Callable[..., GatewayProcess],
+) -> None:
+    gateway = start_gateway()
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(
+            gateway.execute,
+            SLOW.format(seconds=60).replace(
+                "def transform", "import os\nos.fork() or (os.setsid(), time.sleep(60))\ndef transform"
+            ),
+            1,
+        )
+        gateway.wait_for_line(1, "script started")
+        family = descendants(gateway.pid)
+        ends = [os.pidfd_open(pid) for pid in family if alive(pid)]
+        os.kill(gateway.pid, signal.SIGKILL)
+        with pytest.raises(Exception):  # noqa: B017, PT011 - the connection may end in more than one way
+            going.result(timeout=10)
+    import select
+
+    for fd in ends:
+        readable, _, _ = select.select([fd], [], [], 10)
+        assert readable, "a process outlived the gateway"
+        os.close(fd)
+
+
+def test_two_hundred_jobs_leave_the_gateway_as_it_was(start_gateway: Callable[..., GatewayProcess]) -> None:
+    gateway = start_gateway(READY_KERNELS="0")
+    for number in range(5):
+        assert gateway.execute(SIMPLE, number).status == 200
+    before = _footprint(gateway)
+    for number in range(200):
+        assert gateway.execute(SIMPLE, number).status == 200
+    assert _settled_footprint(gateway, before) == before
+
+
+def _footprint(gateway: GatewayProcess) -> dict[str, int]:
+    proc = Path(f"/proc/{gateway.pid}")
+    return {
+        "descriptors": len(list((proc / "fd").iterdir())),
+        "threads": len(list((proc / "task").iterdir())),
+        "processes": len(descendants(gateway.pid)),
+        "seats": len(list((gateway.state_dir / "s" / "seats").iterdir())),
+        "jobs": len(list((gateway.state_dir / "s" / "jobs").iterdir())),
+    }
+
+
+def _settled_footprint(gateway: GatewayProcess, wanted: dict[str, int]) -> dict[str, int]:
+    """Look until the next kernel stands ready again, which it does soon after the last answer; at most 20 looks."""
+    import time
+
+    for _ in range(20):
+        found = _footprint(gateway)
+        if found == wanted:
+            return found
+        time.sleep(0.25)
+    return found

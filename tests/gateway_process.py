@@ -1,0 +1,176 @@
+"""A real gateway as a child process, for tests that look at it from outside."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+START_SECONDS = 60
+STOP_SECONDS = 30
+TOKEN = "test-token-1234"
+LISTENING = re.compile(r"listening on (http://\S+?),")
+
+#: what a gateway under test may inherit; a developer's own AUTH_TOKEN or SLOTS must not change a test
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONPATH", "TMPDIR")
+
+
+@dataclass
+class Answer:
+    """Status, headers and parsed body of one HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    raw: bytes
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.raw)
+
+
+@dataclass
+class GatewayProcess:
+    """Starts `python -m gateway` with settings from the environment, and ends it with everything it started."""
+
+    settings: dict[str, str] = field(default_factory=dict)
+    token: str = TOKEN
+    url: str = ""
+    port: int = 0
+    output: list[str] = field(default_factory=list)
+
+    def __enter__(self) -> GatewayProcess:
+        # short, because sockets live below it, and world-traversable, because kernels run as other users
+        self.state_dir = Path(tempfile.mkdtemp(prefix="tg-", dir="/tmp"))
+        self.state_dir.chmod(0o755)
+        environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        environment |= {"AUTH_TOKEN": self.token, "PORT": "0", "STATE_DIR": str(self.state_dir / "s"), **self.settings}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gateway"], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[1],
+        )  # fmt: skip
+        try:
+            self._wait_until_listening()
+        except BaseException:
+            self.stop(signal.SIGKILL)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, wait for the end, and return the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            _, stderr = self.process.communicate(timeout=STOP_SECONDS)
+            self.output += stderr.decode(errors="replace").splitlines()
+        except ValueError:  # its stderr was read to the end before
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+            raise
+        finally:
+            shutil.rmtree(self.state_dir, ignore_errors=True)
+        return self.process.returncode
+
+    def request(
+        self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None, timeout: float = 60
+    ) -> Answer:
+        """Send one request with the token and return the whole answer."""
+        sent = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"} | (headers or {})
+        data = body if isinstance(body, bytes | type(None)) else json.dumps(body).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(method, path, data, {k: v for k, v in sent.items() if v})
+            answer = connection.getresponse()
+            return Answer(answer.status, {k.title(): v for k, v in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+    def execute(self, code: str, request_id: int | str = 1, **fields: Any) -> Answer:
+        """Run a transform; without URLs its result is kept by the gateway."""
+        return self.request("POST", "/v1/execute", {"code": code, "request_id": request_id, "timeout": 30, **fields})
+
+    def log(self, request_id: int | str) -> list[dict[str, Any]]:
+        """Return the events of a job, live or finished."""
+        answer = self.request("GET", f"/v1/logs?request_id={urllib.parse.quote(str(request_id))}")
+        return answer.body["events"] if answer.status == 200 else []
+
+    def wait_for_line(self, request_id: int | str, text: str, seconds: float = 20) -> None:
+        """Return when the job has printed `text`: the log is polled, as Metabase does."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if any(text in event["message"] for event in self.log(request_id)):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"{text!r} did not show within {seconds} s")
+
+    def _wait_until_listening(self) -> None:
+        assert self.process.stderr is not None
+        deadline = time.monotonic() + START_SECONDS
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stderr, selectors.EVENT_READ)
+            buffer = b""
+            while time.monotonic() < deadline:
+                if not selector.select(deadline - time.monotonic()):
+                    break
+                data = os.read(self.process.stderr.fileno(), 65536)
+                if not data:
+                    break
+                buffer += data
+                *lines, buffer = buffer.split(b"\n")
+                self.output += [line.decode(errors="replace") for line in lines]
+                for line in self.output:
+                    if found := LISTENING.search(line):
+                        self.url = found.group(1)
+                        self.port = int(self.url.rsplit(":", 1)[1])
+                        return
+        raise AssertionError("the gateway did not start:\n" + "\n".join(self.output[-30:]))
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the pids of all processes below `pid`."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except (OSError, IndexError):
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found: set[int] = set()
+    todo = [pid]
+    while todo:
+        for child in children.get(todo.pop(), []):
+            found.add(child)
+            todo.append(child)
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,92 @@
+"""Work on a stream of blocks with several threads, results in order, memory bounded."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from itertools import chain, islice
+from typing import TypeVar
+
+__all__ = ["ordered_map"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: More threads help little (the work on blocks is bound by memory before) and each one costs address space and a seat
+#: in the process limit.
+_MOST_WORKERS = 4
+
+
+def ordered_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Like ``map``, with several calls at a time; at most two results per thread are held.
+
+    `function` should spend its time outside the interpreter lock (Arrow does). A single item is worked on in the
+    caller's thread, and so is everything when no thread can be started (process limit, memory limit).
+    """
+    source = iter(items)
+    head = list(islice(source, 2))
+    workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+    if len(head) < 2 or workers < 2:
+        yield from map(function, chain(head, source))
+        return
+    tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+    threads = _start(workers, tasks)
+    if not threads:
+        yield from map(function, chain(head, source))
+        return
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in chain(head, source):
+            pending.append(_submit(tasks, function, item))
+            if len(pending) > len(threads):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        for _ in threads:
+            tasks.put(None)
+        for thread in threads:
+            thread.join()
+
+
+def _submit(
+    tasks: queue.SimpleQueue[Callable[[], None] | None], function: Callable[[T], R], item: T
+) -> Future[R]:
+    future: Future[R] = Future()
+
+    def work() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(function(item))
+        except BaseException as error:  # travels to the caller, whatever it is
+            future.set_exception(error)
+
+    tasks.put(work)
+    return future
+
+
+def _start(
+    workers: int, tasks: queue.SimpleQueue[Callable[[], None] | None]
+) -> list[threading.Thread]:
+    """As many threads as the limits allow, possibly none."""
+    threads = []
+    for number in range(workers):
+        thread = threading.Thread(target=_serve, args=(tasks,), name=f"transform-block-{number}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # can't start new thread: the process or memory limit; fewer will do
+            break
+        threads.append(thread)
+    return threads
+
+
+def _serve(tasks: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (task := tasks.get()) is not None:
+        task()

@@ -1,0 +1,1 @@
+"""From table files to frames, by what the manifest says."""

@@ -1,0 +1,124 @@
+"""A table as a stream of record batches of one schema, in bounded memory.
+
+A stream must name its types before the first row. Most follow from the manifest; how many digits a decimal column
+has, whether a ``numeric`` column of whole numbers leaves 64 bits, and whether fractions of a second reach nanoseconds
+does not, so columns whose database type leaves that open are looked through once before.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from transform_shim.basetypes import Kind
+from transform_shim.errors import InputInvalid
+from transform_shim.manifest import Field
+from transform_shim.progress import Progress
+from transform_shim.reading.numbers import widest
+from transform_shim.reading.source import TableSource
+from transform_shim.reading.unify import EMPTY_TYPES
+
+__all__ = ["ArrowStream"]
+
+#: Database types whose whole numbers fit 64 bits, and whose fractions of a second end at microseconds.
+_PLAIN_TYPES = frozenset(
+    "int int2 int4 int8 int16 int32 int64 integer bigint smallint tinyint mediumint long short serial bigserial "
+    "smallserial int_unsigned uint8 uint16 uint32 date date32 timestamp timestamptz datetime smalldatetime".split()
+)
+
+
+class ArrowStream:
+    """The rows of a table as record batches; each call of :meth:`batches` reads the file anew.
+
+    Has the Arrow PyCapsule interface, so that DuckDB and others can take it for a table.
+    """
+
+    def __init__(
+        self, source: TableSource, progress: Progress, metadata: dict[bytes, bytes] | None = None
+    ) -> None:
+        self._source, self._progress = source, progress
+        types = _column_types(source)
+        self.schema: pa.Schema = pa.schema([(f.name, types[f.name]) for f in source.fields], metadata)
+        self._passes = 0
+
+    def batches(self, names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Read the columns `names` (all without).
+
+        Raises
+        ------
+        InputInvalid
+            At the row that cannot be read, while iterating.
+        """
+        self._passes += 1
+        is_first = self._passes == 1  # only the first pass counts rows
+        file = self._source.select(names)
+        schema = pa.schema([self.schema.field(f.name) for f in file.fields], self.schema.metadata)
+        first_row = 1
+        for block in file.blocks():
+            arrays = [
+                self._cast(array, field, first_row) for array, field in zip(block.arrays, schema, strict=True)
+            ]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            first_row += block.rows
+            if is_first:
+                self._progress.advance(block.rows, block.end_bytes)
+        if is_first:
+            self._progress.finish()
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> Any:
+        """A new pass over the file, as an Arrow stream capsule."""
+        reader = pa.RecordBatchReader.from_batches(self.schema, self.batches())
+        return reader.__arrow_c_stream__(requested_schema)
+
+    def _cast(self, array: pa.Array, field: pa.Field, first_row: int) -> pa.Array:
+        try:
+            return array.cast(field.type)
+        except pa.ArrowInvalid as error:
+            problem = f"a value from row {first_row} on does not fit {field.type} ({error})"
+            raise InputInvalid(self._source.file.alias, problem, column=field.name) from None
+
+
+def _column_types(source: TableSource) -> dict[str, pa.DataType]:
+    types: dict[str, pa.DataType] = {}
+    unknown: list[Field] = []
+    for field in source.fields:
+        kind = source.kind(field)
+        if kind is None or _is_open(kind, field):
+            unknown.append(field)
+        else:
+            types[field.name] = EMPTY_TYPES[kind]
+    if unknown:
+        types.update(_looked_up(source, unknown))
+    return types
+
+
+def _is_open(kind: Kind, field: Field) -> bool:
+    if kind is Kind.DECIMAL:
+        return True
+    return kind in (Kind.INTEGER, Kind.NUMBER, Kind.DATETIME, Kind.INSTANT) and field.database_type not in _PLAIN_TYPES
+
+
+def _looked_up(source: TableSource, fields: list[Field]) -> dict[str, pa.DataType]:
+    """The types that hold all values of these columns, from one pass over them."""
+    found: list[set[pa.DataType]] = [set() for _ in fields]
+    blocks = source.select([field.name for field in fields]).blocks()
+    if all(source.kind(field) is None for field in fields):
+        blocks = itertools.islice(blocks, 1)  # a columnar file has one type per column
+    for block in blocks:
+        for types, array in zip(found, block.arrays, strict=True):
+            if array.null_count < len(array) or pa.types.is_null(array.type) is False:
+                types.add(array.type)
+    return {field.name: _one_type(source.kind(field), types) for field, types in zip(fields, found, strict=True)}
+
+
+def _one_type(kind: Kind | None, types: set[pa.DataType]) -> pa.DataType:
+    if not types:
+        return EMPTY_TYPES[kind] if kind else pa.large_string()
+    if len(types) == 1:
+        return types.pop()
+    if kind in (Kind.DATETIME, Kind.INSTANT):
+        return pa.timestamp("ns", next(iter(types)).tz)
+    return widest(types)

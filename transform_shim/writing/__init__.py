@@ -1,0 +1,1 @@
+"""From the returned frame to the output file and its manifest."""
