@@ -149,11 +149,11 @@ check: $(VENV)/.project ## ruff, formatting and mypy --strict
 
 .PHONY: bench
 bench: $(VENV)/.project ## compare with the subprocess design on this machine (ARGS="--quick" for a short run)
-	@"$(PY)" -m tests.benchmarks $(ARGS)
+	@env -u PYTHONSAFEPATH "$(PY)" -m tests.benchmarks $(ARGS)
 
 .PHONY: docs
 docs: $(VENV)/.project ## write the generated tables of README.md and docs/ again
-	@"$(PY)" -m tests.docs --write
+	@env -u PYTHONSAFEPATH "$(PY)" -m tests.docs --write
 
 .PHONY: clean
 clean: ## stop the gateway and remove everything that make and the gateway made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -189,11 +190,15 @@ class TransformGatewayApp(JupyterApp):
         super().start()
         from gateway.serve import serve
 
+        serve(self.settings())
+
+    @classmethod
+    def launch_instance(cls, argv: list[str] | None = None, **kwargs: Any) -> None:
+        """Start the application; what is wrong with its settings is one line on stderr and exit status 1."""
         try:
-            serve(self.settings())
+            super().launch_instance(argv=argv, **kwargs)
         except ConfigurationError as error:
-            self.log.critical("%s", error)
-            self.exit(1)
+            sys.exit(f"transform-gateway: {error}")
 
 
 def is_loopback(host: str) -> bool:

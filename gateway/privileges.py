@@ -1,9 +1,8 @@
 """What faces the network has no privilege: giving root away for good, once the launcher has it.
 
-Started as root, the gateway becomes the user ``gateway`` where there is one, else a user id that nobody has, with
-the seats' groups
-as its supplementary groups: that is all it needs to hand inputs to a kernel and to read what it wrote. Started as
-anybody else, it stays who it is.
+Started as root, the gateway becomes the user ``gateway`` where there is one, else a user id that nobody has, with the
+seats' groups as its supplementary groups: that is all it needs to hand inputs to a kernel and to read what it wrote.
+Started as anybody else, it stays who it is.
 """
 
 from __future__ import annotations

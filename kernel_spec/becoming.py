@@ -16,7 +16,6 @@ from __future__ import annotations
 import gc
 import os
 import socket
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -38,6 +37,8 @@ def become_middle(plan: KernelPlan, gate: int, outputs: Sequence[int], warm: Cal
 
     Parameters
     ----------
+    plan
+        What the kernel shall be.
     gate
         The kernel's end of the socket pair of this start.
     outputs
@@ -130,6 +131,6 @@ def _tell_failure(channel: Channel | None, step: str, error: BaseException) -> N
             channel.send(StartFailed(step=step, reason=reason[:2000]))
         except (OSError, ValueError):
             reason += " (and the launcher could not be told)"
-    sys.__stderr__ = os.fdopen(2, "w", closefd=False)
-    print(f"kernel start failed at {step}: {reason}", file=sys.__stderr__, flush=True)  # noqa: T201
-    traceback.print_exception(error, file=sys.__stderr__)
+    with os.fdopen(2, "w", closefd=False) as stderr:
+        print(f"kernel start failed at {step}: {reason}", file=stderr)
+        traceback.print_exception(error, file=stderr)

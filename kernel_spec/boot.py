@@ -15,11 +15,14 @@ def boot(plan: KernelPlan, on_bound: Callable[[], None]) -> Any:
 
     Parameters
     ----------
+    plan
+        Where the connection file is, and whether the kernel is for a job or a notebook.
     on_bound
         Called when clients can connect, before the shell exists.
     """
     _fresh_standard_streams()
     sys.dont_write_bytecode = True
+    from kernel_spec import debugger_off  # noqa: F401
     from kernel_spec.kernel_app import JobKernelApp
 
     application = JobKernelApp(on_bound, connection_file=plan.connection_path)
@@ -46,6 +49,6 @@ def _fresh_standard_streams() -> None:
 
     After a fork they would still carry what the fork server had buffered.
     """
-    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115, PTH123
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115
     sys.stdout = sys.__stdout__ = os.fdopen(1, "w", buffering=1, closefd=False)  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, closefd=False)  # type: ignore[misc]

@@ -49,7 +49,7 @@ def from_json(cls: type[T], value: object, where: str = "") -> T:
     where = where or cls.__name__
     if not isinstance(value, dict):
         raise CodecError(f"{where} must be an object, not {type(value).__name__}")
-    hints = _hints(cls)
+    hints = _hints(typing.cast("type", cls))
     unknown = sorted(set(value) - set(hints))
     if unknown:
         raise CodecError(f"{where} has unknown fields: {', '.join(map(repr, unknown))[:200]}")
@@ -61,7 +61,7 @@ def from_json(cls: type[T], value: object, where: str = "") -> T:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 

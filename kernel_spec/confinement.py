@@ -3,12 +3,91 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from kernel_spec import sandbox
 from kernel_spec.limits import Limits
 from kernel_spec.messages import KernelPlan
 from kernel_spec.options import LauncherOptions
+from kernel_spec.sandbox import cgroup, tiers
+from kernel_spec.sandbox.plan import CGROUP, DISK_QUOTA, IDENTITY, MEMORY_WATCH
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What this host allows, found by trying.
+
+    Attributes
+    ----------
+    report
+        The finding, for people and for the gateway's required tier.
+    layers
+        The layers that kernels get.
+    own_uids
+        Whether each seat has a user id of its own.
+    groups
+        Where the seats' control groups are made; None without that layer.
+    notes
+        Sentences about what differs from the report.
+    """
+
+    report: sandbox.Report
+    layers: tuple[str, ...]
+    own_uids: bool
+    groups: cgroup.Tree | None
+    notes: tuple[str, ...]
+
+    @property
+    def watches_memory(self) -> bool:
+        """Whether memory is bounded by a watch, because no control group does it."""
+        return self.groups is None and MEMORY_WATCH in self.layers
+
+    @property
+    def watches_disk(self) -> bool:
+        """Whether the size of the seat's directory is watched."""
+        return DISK_QUOTA in self.layers
+
+
+def survey(options: LauncherOptions, scratch_dir: Path, uid: int | None) -> Host:
+    """Try in forked processes what works here, and return it less what the options leave out.
+
+    Parameters
+    ----------
+    options
+        Names layers not to use, and further paths to read.
+    scratch_dir
+        Where seats are made.
+    uid
+        A user id that nobody uses, to try with; None where seats keep the launcher's user.
+    """
+    stamp = hashlib.sha256(os.fsencode(options.state_dir)).hexdigest()[:8]
+    identity = None if uid is None else sandbox.Identity(uid, uid)
+    report = sandbox.probe(
+        identity=identity,
+        stamp=stamp,
+        scratch_dir=str(scratch_dir),
+        read_only_paths=(*read_only_paths(False), *options.read_only_paths),
+    )
+    layers = set(report.active) - set(options.without_layers)
+    notes = [f"{layer} is switched off" for layer in options.without_layers if layer in report.active]
+    own_uids = identity is not None and IDENTITY in layers
+    if own_uids and not _works(report):
+        # Most often an interpreter in a directory that only root may enter.
+        own_uids = False
+        notes.append("seats have no user of their own: a kernel under another user did not work here")
+    if not own_uids:
+        layers.discard(IDENTITY)
+    groups = cgroup.open_tree(stamp) if CGROUP in layers else None
+    if groups is not None:
+        groups.sweep()
+    return Host(report, tuple(sorted(layers)), own_uids, groups, tuple(notes))
+
+
+def _works(report: sandbox.Report) -> bool:
+    return all(proof.held for proof in report.proofs if proof.name == tiers.PROOF_WORK)
 
 
 def enter(plan: KernelPlan) -> int | None:
@@ -51,36 +130,3 @@ def _sandbox_plan(plan: KernelPlan) -> sandbox.SandboxPlan:
         allow_network=plan.allow_network,
         parent_pid=plan.launcher_pid,
     )
-
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What this host allows, found by trying.
-
-    Attributes
-    ----------
-    layers
-        The sandbox layers that kernels get.
-    own_uids
-        Whether each seat has a user id of its own.
-    tier
-        ``A`` to ``D``, see `kernel_spec.sandbox`.
-    notes
-        Sentences for people about what is missing.
-    """
-
-    layers: tuple[str, ...]
-    own_uids: bool
-    tier: str
-    notes: tuple[str, ...]
-
-
-def survey(options: LauncherOptions) -> Host:
-    """Try which layers work here, in forked processes, and return those that the options leave."""
-    import os
-
-    base = ("identity",) if os.geteuid() == 0 and options.own_uids else ()
-    spaces = ("mount_namespace", "pid_namespace", "network_namespace", "ipc_namespace", "uts_namespace")
-    layers = (*base, "rlimits", "no_new_privs", "dumpable", "parent_death", "landlock", "seccomp", *(spaces if base else ()))
-    return Host(tuple(x for x in layers if x not in options.without_layers), bool(base), "?", ())

@@ -1,50 +1,113 @@
-"""Which processes belong to a kernel, and how to end them all."""
+"""Which processes belong to a seat, what they use together, and how to end them all."""
 
 from __future__ import annotations
 
-import os
 import signal
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
+from kernel_spec.limits import Limits
 from kernel_spec.messages import SeatInfo
-from kernel_spec.sandbox import seat_mark
+from kernel_spec.sandbox import Identity, SandboxError, cgroup, disk_quota, memory_watch, processes, procfs
+
+# How long the launcher looks at one seat only, before it serves the others and comes back: time for one round of
+# stopping and one of killing.
+_BLOCKING_SECONDS = 0.03
+_LONGEST_LOOK_ENTRIES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
+class SeatUsage:
+    """What all processes of a seat use now."""
+
+    processes: int
+    memory_bytes: int
+    cpu_seconds: float
+
+
 class Containment:
-    own_uid: bool
-    seat: SeatInfo
+    """The processes of one seat: its control group if it has one, else all of its user, else all with its mark."""
+
+    def __init__(self, seat: SeatInfo, *, own_uid: bool) -> None:
+        self._seat = seat
+        self._identity = Identity(seat.uid, seat.gid) if own_uid else None
+        self._group: cgroup.Group | None = None
+
+    def enclose(self, tree: cgroup.Tree | None, limits: Limits, pids: Collection[int]) -> None:
+        """Put the first processes of the seat into a control group, if there are control groups.
+
+        Raises
+        ------
+        SandboxError
+            The group could not be made; the kernel must not go on.
+        """
+        if tree is None:
+            return
+        if self._group is None:
+            self._group = tree.create(self._seat.name, limits, extra_processes=max(1, len(pids)))
+        for pid in pids:
+            self._group.attach(pid)
+
+    def strike(self) -> None:
+        """Send SIGKILL to all that is in the control group, at once and without a look at /proc."""
+        if self._group is not None:
+            self._group.kill()
 
     def living(self) -> list[int]:
-        return [pid for pid in _all_pids() if self._belongs(pid)]
+        """Return the processes of the seat that are not dead; zombies are."""
+        return [status.pid for status in self._living()]
 
-    def kill(self) -> None:
-        for pid in self.living():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    def end(self) -> None:
+        """Kill what lives, until nothing does or for a moment; the caller reaps, looks again and comes back.
 
-    def _belongs(self, pid: int) -> bool:
-        try:
-            if self.own_uid:
-                if os.stat(f"/proc/{pid}").st_uid != self.seat.uid:
-                    # not dumpable: /proc belongs to root
-                    with open(f"/proc/{pid}/status") as f:
-                        uid = next(int(l.split()[1]) for l in f if l.startswith("Uid:"))
-                    if uid != self.seat.uid:
-                        return False
-            elif not _marked(pid, seat_mark(self.seat.seat_dir)):
-                return False
-            with open(f"/proc/{pid}/stat") as f:
-                return f.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
-        except (OSError, StopIteration):
-            return False
+        Nothing is reaped here: the status of a kernel and what it used are collected in one place. And the init of a
+        pid namespace ends only when the kernel has been reaped, so waiting here for all to be gone would be in vain.
+        """
+        with suppress(SandboxError):
+            processes.end_all(self._living, deadline_seconds=_BLOCKING_SECONDS)
+
+    def usage(self, limits: Limits, template_bytes: int) -> SeatUsage:
+        """Measure memory and processor time of all processes of the seat."""
+        uid = self._identity.uid if self._identity is not None else None
+        found = memory_watch.measure(
+            self._statuses(), limit_bytes=limits.memory_bytes, template_bytes=template_bytes, uid=uid
+        )
+        cpu_seconds = found.cpu_seconds
+        if self._group is not None:
+            grouped = self._group.usage()
+            cpu_seconds = max(cpu_seconds, grouped.cpu_seconds or 0.0)
+        return SeatUsage(found.processes, found.memory_bytes, cpu_seconds)
+
+    def disk_bytes(self, limit_bytes: int) -> int:
+        """Return what the seat has on disk; more entries than anybody needs count as over the limit."""
+        found = disk_quota.measure(self._seat.seat_dir, pids=self.living(), most_entries=_LONGEST_LOOK_ENTRIES)
+        too_many = found.entries > _LONGEST_LOOK_ENTRIES
+        return max(found.used_bytes, limit_bytes + 1) if too_many else found.used_bytes
+
+    def oom_kills(self) -> int:
+        """Return how many processes the control group's memory limit has killed."""
+        return self._group.usage().oom_kills if self._group is not None else 0
+
+    def dissolve(self) -> None:
+        """Remove the control group; nothing of the seat lives any more."""
+        group, self._group = self._group, None
+        if group is not None:
+            group.remove()
+
+    def _living(self) -> tuple[procfs.Status, ...]:
+        return tuple(status for status in self._statuses() if status.lives)
+
+    def _statuses(self) -> tuple[procfs.Status, ...]:
+        return processes.of_seat(self._seat.seat_dir, self._identity)
 
 
-def _marked(pid: int, mark: int) -> bool:
-    with open(f"/proc/{pid}/limits") as f:
-        return any(l.startswith("Max realtime timeout") and str(mark) in l for l in f)
+def kill_process(pidfd: int) -> None:
+    """Send SIGKILL through a pidfd; a process that has ended is no error."""
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
-def _all_pids() -> list[int]:
-    return [int(n) for n in os.listdir("/proc") if n.isdigit()]
+def end_leftovers(uid: int) -> None:
+    """Kill whatever runs under a user id that only we lease: a launcher that died has left it."""
+    processes.end_seat("/", Identity(uid, uid))

@@ -1,8 +1,8 @@
 """Ending everything of a kernel and confirming it.
 
-A kill is a round: SIGKILL to all that belongs to the seat, then a look whether anything lives. A process that forks
-faster than it is killed survives a round and not many: each takes all that the look found. The end is confirmed when
-the kernel is reaped and a look finds nothing; only then may its seat be cleared.
+First a strike, SIGKILL to the kernel and to its control group; then rounds that look whether anything of the seat lives
+and kill what does. The end is confirmed when the kernel is reaped and a look finds nothing; only then may its seat be
+cleared.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import signal
 import time
 from collections.abc import Callable
 
+from kernel_spec.containment import kill_process
 from kernel_spec.kernels import Kernel, Phase
 from kernel_spec.loop import Loop, Timer
 from kernel_spec.messages import ExitReport
 
 # A round that leaves something alive is repeated after these pauses, the last of them again and again.
-_PAUSES_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+_PAUSES_SECONDS = (0.03, 0.01, 0.02, 0.05)
 # Uninterruptible sleep on a broken disk is the one thing SIGKILL does not end; the seat is then lost, not reused.
 CONFIRM_SECONDS = 8.0
 _LOST_PAUSE_SECONDS = 2.0
@@ -35,8 +36,7 @@ class Ending:
         self._timer: Timer | None = None
         self._told = False
         kernel.phase = Phase.ENDING
-        if kernel.pidfd >= 0 and kernel.wait_status is None:
-            signal.pidfd_send_signal(kernel.pidfd, signal.SIGKILL)
+        self._strike()
 
     @property
     def seconds(self) -> float:
@@ -49,16 +49,28 @@ class Ending:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._kernel.containment.kill()
-        if self._is_reaped() and not self._kernel.containment.living():
-            self._confirm()
-            return
+        containment = self._kernel.containment
+        # In the usual case the first strike ends everything within milliseconds, and the reaper calls again.
+        if self._is_reaped() or self._rounds:
+            if not containment.living() and self._is_reaped():
+                self._confirm()
+                return
+            containment.end()
         if self.seconds > CONFIRM_SECONDS and not self._told:
             self._told = True
             self._on_ended(None)
         pause = _LOST_PAUSE_SECONDS if self._told else _PAUSES_SECONDS[min(self._rounds, len(_PAUSES_SECONDS) - 1)]
         self._rounds += 1
         self._timer = self._loop.call_later(pause, self.round)
+
+    def _strike(self) -> None:
+        kernel = self._kernel
+        if kernel.pidfd >= 0 and kernel.wait_status is None:
+            kill_process(kernel.pidfd)
+        if kernel.init_pid is not None:
+            # Not reaped, or the reaper would have forgotten it; with it ends everything in its namespace.
+            os.kill(kernel.init_pid, signal.SIGKILL)
+        kernel.containment.strike()
 
     def _is_reaped(self) -> bool:
         return self._kernel.pid == 0 or self._kernel.wait_status is not None

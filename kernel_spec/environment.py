@@ -84,10 +84,14 @@ def kernel_environment(
 
     Parameters
     ----------
+    seat
+        Where home and temporary files are.
     style
         A ``notebook`` draws its figures inline, a ``job`` into files.
     has_log
         Whether descriptor 3 is the log pipe.
+    source
+        Where inherited variables are read from; default is this process's environment.
     """
     work = seat.work_dir
     own = {

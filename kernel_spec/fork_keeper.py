@@ -9,8 +9,8 @@ ready       forks kernels
 waiting     died, hung or was unfit; will be started again after a pause
 =========== ============================================================================
 
-The pause doubles from `FIRST_PAUSE_SECONDS` to `LONGEST_PAUSE_SECONDS` and begins anew after a stable minute. Losing the
-fork server loses no kernel: they are children of the launcher.
+The pause doubles from `FIRST_PAUSE_SECONDS` to `LONGEST_PAUSE_SECONDS` and begins anew after a stable minute. Losing
+the fork server loses no kernel: they are children of the launcher.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from kernel_spec.messages import (
     KernelPlan,
 )
 from kernel_spec.options import LauncherOptions
+from kernel_spec.sandbox import procfs
 from kernel_spec.spawning import spawn
 
 State = Literal["off", "starting", "ready", "waiting"]
@@ -98,6 +99,11 @@ class ForkServerKeeper:
     def is_first_start(self) -> bool:
         """Whether it is starting for the first time: then waiting for it is cheaper than starting beside it."""
         return self.state == "starting" and self.counters.starts == 1
+
+    def anonymous_bytes(self) -> int:
+        """Return the memory of the fork server that each forked kernel shows as its own."""
+        status = procfs.read_status(self.pid) if self.pid else None
+        return status.anonymous_bytes if status is not None else 0
 
     def start(self) -> None:
         """Start the fork server, unless it is switched off."""
@@ -168,7 +174,8 @@ class ForkServerKeeper:
             os.kill(self.pid, signal.SIGKILL)
 
     def _on_readable(self) -> None:
-        assert self._channel is not None
+        if self._channel is None:
+            return
         try:
             message, descriptors = self._channel.receive()
         except ChannelClosed:

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from kernel_spec import warmth
@@ -28,6 +29,7 @@ from kernel_spec.messages import (
     ForkServerReady,
     ForkServerUnfit,
 )
+from kernel_spec.sandbox import dumpable
 
 _SELF_TEST_SECONDS = 10
 
@@ -85,7 +87,6 @@ class ForkServer:
         except ChannelError as error:
             print(f"fork server: refused a packet: {error}", file=sys.stderr, flush=True)  # noqa: T201
             return
-        assert isinstance(message, Fork)
         try:
             expected = 4 if message.plan.has_log else 3
             if len(descriptors) != expected:
@@ -168,9 +169,9 @@ def _exercise_libraries() -> None:
 
 def _thread_names() -> list[str]:
     names = []
-    for thread in os.listdir("/proc/self/task"):
-        with contextlib.suppress(FileNotFoundError), open(f"/proc/self/task/{thread}/comm") as comm:  # noqa: PTH123
-            names.append(comm.read().strip())
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            names.append((thread / "comm").read_text().strip())
     return names
 
 
@@ -191,7 +192,7 @@ def _is_open(number: int) -> bool:
 
 def _describe_descriptor(number: int) -> str:
     try:
-        return f"{number} ({os.readlink(f'/proc/self/fd/{number}')})"
+        return f"{number} ({Path(f'/proc/self/fd/{number}').readlink()})"
     except OSError:
         return str(number)
 
@@ -207,7 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("control", type=int, help="descriptor of the control socket")
     parser.add_argument("--module", action="append", dest="modules", help="import this instead of the default list")
     options = parser.parse_args(arguments)
+    os.set_inheritable(options.control, False)
     channel = Channel(socket.socket(fileno=options.control), accepts=FORK_REQUESTS)
+    dumpable.apply()
     ForkServer(channel).run(options.modules or warmth.DEFAULT_MODULES)
     return 0
 

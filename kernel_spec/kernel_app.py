@@ -9,12 +9,15 @@ What differs from ``IPKernelApp``, and why:
   ``jupyter console --existing`` still finds it beating) and the shell channel is read by the main thread, which a
   kernel without subshells allows.
 - Nothing is read from or written to disk: no profile directory, no configuration files, no history, no start-up
-  files, and no debugger (importing debugpy costs 0.14 s).
+  files, and no debugger (`kernel_spec.debugger_off`).
 - The parent is not polled: the parent-death signal does that, and the poller takes a kernel in a pid namespace for
   an orphan.
 
 Nobody imports this module but `kernel_spec.boot`, in a kernel, and the fork server, which warms it up.
 """
+
+# mypy: disable-error-code="no-untyped-call"
+# ipykernel has next to no annotations.
 
 from __future__ import annotations
 
@@ -23,11 +26,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-# The debugger machinery asks for debugpy in a try block; an entry of None makes that import fail at once.
-_had_debugpy = "debugpy" in sys.modules
-if not _had_debugpy:
-    sys.modules["debugpy"] = None  # type: ignore[assignment]
-import ipykernel.debugger  # noqa: F401
+import zmq
 from ipykernel.control import ControlThread
 from ipykernel.iostream import IOPubThread, OutStream
 from ipykernel.ipkernel import IPythonKernel
@@ -37,10 +36,6 @@ from IPython.core.profiledir import ProfileDir
 from traitlets import Bool, default
 from traitlets.config import Config
 from zmq.eventloop.zmqstream import ZMQStream
-
-if not _had_debugpy:
-    del sys.modules["debugpy"]
-import zmq
 
 
 class LocalIOPubThread(IOPubThread):
@@ -58,9 +53,10 @@ class LocalIOPubThread(IOPubThread):
 class ForkAwareOutStream(OutStream):
     """``sys.stdout`` of the kernel; in a forked child it writes to the descriptor of that name."""
 
-    def write(self, string: str) -> int | None:
+    def write(self, string: str) -> int:
+        """Publish the text, or in a forked child write it to the descriptor."""
         if self._is_master_process():
-            return super().write(string)
+            return super().write(string) or len(string)
         data = memoryview(string.encode("utf-8", "replace"))
         descriptor = 2 if self.name == "stderr" else 1
         while data:
@@ -68,6 +64,7 @@ class ForkAwareOutStream(OutStream):
         return len(string)
 
     def flush(self) -> None:
+        """Publish what is waiting; a forked child's text never waits."""
         if self._is_master_process():
             super().flush()
 
@@ -134,9 +131,11 @@ class JobKernelApp(IPKernelApp):
         sys.stderr.flush()
 
     def log_connection_info(self) -> None:
+        """Keep the ports for the kernel; upstream also prints how to connect."""
         self._ports = {name: getattr(self, f"{name}_port") for name in _CHANNELS}
 
     def init_control(self, context: zmq.Context[Any]) -> None:
+        """Bind the control channel; there are no sockets for a debugger and no thread for the shell channel."""
         self.control_socket = context.socket(zmq.ROUTER)
         self.control_socket.linger = 1000
         self.control_port = self._bind_socket(self.control_socket, self.control_port)
@@ -146,6 +145,7 @@ class JobKernelApp(IPKernelApp):
         self.shell_channel_thread = None
 
     def init_iopub(self, context: zmq.Context[Any]) -> None:
+        """Bind the iopub channel, without the TCP pipe for forked children."""
         self.iopub_socket = context.socket(zmq.XPUB)
         self.iopub_socket.linger = 1000
         self.iopub_port = self._bind_socket(self.iopub_socket, self.iopub_port)
@@ -155,13 +155,15 @@ class JobKernelApp(IPKernelApp):
         self.iopub_socket = self.iopub_thread.background_socket
 
     def init_heartbeat(self) -> None:
-        socket = self.context.socket(zmq.ROUTER)
+        """Bind the heartbeat channel and echo it from the control thread."""
+        socket: zmq.Socket[bytes] = self.control_socket.context.socket(zmq.ROUTER)
         socket.linger = 0
         self.hb_port = self._bind_socket(socket, self.hb_port)
         self._heartbeat_stream = ZMQStream(socket, self.control_thread.io_loop)
         self._heartbeat_stream.on_recv(self._heartbeat_stream.send_multipart)
 
     def init_kernel(self) -> None:
+        """Create the kernel, with its shell channel on the main thread."""
         shell_stream = ZMQStream(self.shell_socket)
         control_stream = ZMQStream(self.control_socket, self.control_thread.io_loop)
         self.control_thread.start()

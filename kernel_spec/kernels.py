@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
 import os
@@ -16,7 +17,6 @@ from kernel_spec.limits import Limits
 from kernel_spec.loop import Timer
 from kernel_spec.messages import Cause, ExitReport, SeatInfo
 from kernel_spec.seats import SeatUser
-
 
 # After the soft limit a process gets SIGXCPU; one that ignores it is killed this much later (setrlimit(2)).
 _CPU_GRACE_SECONDS = 2
@@ -64,13 +64,14 @@ class Kernel:
     wait_status: int | None = None
     report: ExitReport | None = None
     when_ended: list[Callable[[ExitReport | None], None]] = field(default_factory=list)
-    timers: list[Timer] = field(default_factory=list)
+    timers: set[Timer] = field(default_factory=set)
+    watched: bool = False
 
     def prepare_again(self) -> None:
         """Forget the kernel that has ended, so that another can start in the same seat."""
         self.close()
         self.pid, self.init_pid, self.wait_status, self.report = 0, None, None, None
-        self.asked_to_end, self.limit_hit = False, None
+        self.asked_to_end, self.limit_hit, self.watched = False, None, False
         self.peak_memory_bytes, self.cpu_seconds, self.base_cpu_seconds = 0, 0.0, 0.0
 
     def was_reaped(self, status: int, usage: resource.struct_rusage) -> None:
@@ -92,7 +93,10 @@ class Kernel:
         self.base_cpu_seconds = process_cpu_seconds(self.pid)
         self.cpu_limit_seconds = seconds
         soft = math.ceil(self.base_cpu_seconds) + seconds
-        resource.prlimit(self.pid, resource.RLIMIT_CPU, (soft, soft + _CPU_GRACE_SECONDS))
+        # Another user's limits need CAP_SYS_RESOURCE (prlimit(2)), which ordinary containers do not have, root or not.
+        # The watch over the whole seat holds the limit then; the process's own limit is only the faster second fence.
+        with contextlib.suppress(PermissionError):
+            resource.prlimit(self.pid, resource.RLIMIT_CPU, (soft, soft + _CPU_GRACE_SECONDS))
 
     def cancel_timers(self) -> None:
         """Stop everything that was to happen later to this kernel."""
@@ -107,8 +111,11 @@ class Kernel:
             os.close(self.pidfd)
             self.pidfd = -1
 
-    def make_report(self, oom_kills: int = 0) -> ExitReport:
+    def make_report(self) -> ExitReport:
         """Return how the kernel ended; call it when it was reaped, or never started."""
+        oom_kills = self.containment.oom_kills()
+        if oom_kills:
+            self.peak_memory_bytes = max(self.peak_memory_bytes, self.limits.memory_bytes)
         code = None if self.wait_status is None else os.waitstatus_to_exitcode(self.wait_status)
         number = -code if code is not None and code < 0 else None
         cause, detail = self._explain(code, number, oom_kills)

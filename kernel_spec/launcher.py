@@ -23,11 +23,12 @@ from pathlib import Path
 from kernel_spec import confinement
 from kernel_spec.channel import Channel
 from kernel_spec.codec import from_json
+from kernel_spec.containment import end_leftovers
 from kernel_spec.messages import GATEWAY_REQUESTS, Refused
 from kernel_spec.options import LauncherOptions
 from kernel_spec.removal import remove_tree
-from kernel_spec.sandbox import syscalls
-from kernel_spec.seats import SeatError, Seats, SeatUser, lease_users, shared_users
+from kernel_spec.sandbox import SandboxError, dumpable, processes
+from kernel_spec.seats import SeatError, Seats, lease_users, shared_users
 from kernel_spec.supervisor import Supervisor
 
 
@@ -45,33 +46,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.setsid()
     os.umask(0o077)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     try:
+        processes.become_subreaper()
+        # Where jobs share its user, the launcher's memory and descriptors are not theirs to look at.
+        dumpable.apply()
         return _serve(options, channel)
-    except (SeatError, OSError) as error:
+    except (SeatError, SandboxError, OSError) as error:
         channel.send(Refused(0, "launcher_failed", str(error)))
         return 1
 
 
 def _serve(options: LauncherOptions, channel: Channel) -> int:
-    host = confinement.survey(options)
-    users = _seat_users(options, own_uids=host.own_uids)
     gateway_uid = os.geteuid() if options.gateway_uid is None else options.gateway_uid
-    seats = Seats(Path(options.state_dir) / "seats", users, gateway_uid)
+    leased = lease_users(options.seats) if options.own_uids and os.geteuid() == 0 else []
+    seats = Seats(Path(options.state_dir) / "seats", leased or shared_users(options.seats), gateway_uid)
+    supervisor = Supervisor(options, channel)
     try:
+        for user in leased:
+            end_leftovers(user.uid)
         seats.open()
-        supervisor = Supervisor(options, channel, seats, host)
-        channel.send(supervisor.hello())
-        supervisor.run()
+        supervisor.warm_up()
+        host = confinement.survey(options, seats.root_dir, leased[0].uid if leased else None)
+        if leased and not host.own_uids:
+            seats.replace_users(shared_users(options.seats))
+        supervisor.run(seats, host)
+        if host.groups is not None:
+            host.groups.close()
     finally:
+        supervisor.stop_fork_server()
         seats.close()
         if options.temporary:
             remove_tree(options.state_dir)
     return 0
-
-
-def _seat_users(options: LauncherOptions, *, own_uids: bool) -> list[SeatUser]:
-    return lease_users(options.seats) if own_uids else shared_users(options.seats)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import itertools
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -178,7 +177,8 @@ class LauncherClient:
 
     async def lost(self) -> None:
         """Return when the launcher is gone; its kernels are then gone too."""
-        assert self._lost is not None, "attach() first"
+        if self._lost is None:
+            raise RuntimeError("attach() first")
         await asyncio.shield(self._lost)
 
     async def aclose(self) -> None:
@@ -222,8 +222,16 @@ class LauncherClient:
 
         Parameters
         ----------
+        kernel_id
+            Of a seat that was reserved, or whose kernel was killed.
         output_fds
             Its standard output, standard error and, if there are three, its log pipe. They stay the caller's.
+        limits
+            Of everything the kernel starts; the processor time counts from `limit_cpu` for a job.
+        style
+            Whether it serves one job, or a person.
+        allow_network
+            Leave it the network.
         plain
             Do without the fork server.
 
@@ -312,11 +320,11 @@ class LauncherClient:
 
     # ------------------------------------------------------------------ what is known without asking
     def sandbox_status(self) -> dict[str, object]:
-        """Return tier, layers and notes, as found when the launcher started."""
+        """Return the sandbox report of the launcher's start, and what of it is used."""
         hello = self.hello
         return {
-            "tier": hello.tier,
-            "layers": list(hello.layers),
+            **hello.report,
+            "used_layers": list(hello.layers),
             "own_uids": hello.own_uids,
             "notes": list(hello.notes),
         }
@@ -416,8 +424,3 @@ class LauncherClient:
         self._processes.clear()
         self._early_exits.clear()
         self._loop = None
-
-
-def connection_path(seat: SeatInfo) -> Path:
-    """Return where the connection file of the seat's kernel belongs."""
-    return Path(seat.ipc_dir) / "connection.json"

@@ -14,7 +14,7 @@ from typing import Any
 from kernel_spec.channel import Channel, ChannelClosed, ChannelError, close_all, pair
 from kernel_spec.codec import to_json
 from kernel_spec.environment import interpreter_command, interpreter_environment
-from kernel_spec.messages import GATEWAY_ANSWERS, Hello, Refused
+from kernel_spec.messages import GATEWAY_ANSWERS, ForkServerChanged, Hello, Refused
 from kernel_spec.options import LauncherOptions
 
 # The launcher probes the sandbox before it says hello; 0.2 s on an idle machine.
@@ -117,6 +117,8 @@ class LauncherProcess:
         self.channel.set_timeout(HELLO_SECONDS)
         try:
             answer, descriptors = self.channel.receive()
+            while isinstance(answer, ForkServerChanged):
+                answer, descriptors = self.channel.receive()
         except TimeoutError:
             raise LauncherError("timeout", f"the launcher was not ready within {HELLO_SECONDS:g} s") from None
         except (ChannelClosed, ChannelError) as error:

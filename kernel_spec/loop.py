@@ -12,18 +12,21 @@ import selectors
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 Callback = Callable[[], None]
 
 
-@dataclass(slots=True, order=True)
+@dataclass(slots=True, eq=False)
 class Timer:
     """A call that is due; `cancel` makes it never happen."""
 
     due: float
     order: int
-    callback: Callback | None = field(compare=False)
+    callback: Callback | None
+
+    def __lt__(self, other: Timer) -> bool:
+        return (self.due, self.order) < (other.due, other.order)
 
     def cancel(self) -> None:
         """Forget the call; harmless when it has happened."""

@@ -24,7 +24,7 @@ launcher, kernel      Proceed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from kernel_spec.limits import Limits
@@ -103,12 +103,16 @@ class KernelPlan:
 # ----------------------------------------------------------------------------- gateway to launcher
 @dataclass(frozen=True, slots=True)
 class Reserve:
+    """Take a free seat for a kernel."""
+
     id: int
     kernel_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
+    """Start the kernel of a seat over its connection file; once more after it was killed starts another."""
+
     id: int
     kernel_id: str
     limits: Limits
@@ -120,6 +124,8 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
+    """Send a signal to the kernel's process group."""
+
     id: int
     kernel_id: str
     number: int
@@ -136,51 +142,68 @@ class LimitCpu:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
+    """End everything of a kernel; answered when nothing of it lives."""
+
     id: int
     kernel_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
+    """Remove the seat's directory and free the seat; after `Kill`."""
+
     id: int
     kernel_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
+    """Ask what a kernel and all it started use."""
+
     id: int
     kernel_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
+    """Ask for everything worth showing."""
+
     id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
+    """End and remove everything, then exit."""
+
     id: int
 
 
 # ----------------------------------------------------------------------------- launcher to gateway
 @dataclass(frozen=True, slots=True)
 class Hello:
+    """The launcher is ready; the first message but for `ForkServerChanged`."""
+
     pid: int
     tier: str
     own_uids: bool
     seat_gids: tuple[int, ...]
     layers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    report: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
+    """The answer to `Reserve`."""
+
     id: int
     seat: SeatInfo
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
+    """The answer to `Start`: clients can connect."""
+
     id: int
     pid: int
     started_by: StartedBy
@@ -190,16 +213,22 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Signalled:
+    """The answer to `Signal`."""
+
     id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Limited:
+    """The answer to `LimitCpu`."""
+
     id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Killed:
+    """The answer to `Kill`: nothing of the kernel lives."""
+
     id: int
     report: ExitReport
     seconds: float
@@ -207,11 +236,15 @@ class Killed:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
+    """The answer to `Remove`: nothing of the seat is left."""
+
     id: int
 
 
 @dataclass(frozen=True, slots=True)
 class UsageReport:
+    """The answer to `Usage`."""
+
     id: int
     processes: int
     memory_bytes: int
@@ -222,17 +255,23 @@ class UsageReport:
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
+    """The answer to `Status`."""
+
     id: int
     status: dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
+    """The answer to `Stop`."""
+
     id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
+    """A request was not carried out; `code` is for programs, `message` for people."""
+
     id: int
     code: str
     message: str
@@ -241,12 +280,16 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
+    """A kernel process has ended, asked or not; what else it started is being ended."""
+
     kernel_id: str
     report: ExitReport
 
 
 @dataclass(frozen=True, slots=True)
 class ForkServerChanged:
+    """The fork server has changed its state, see `kernel_spec.fork_keeper`."""
+
     state: str
     reason: str
 
@@ -254,12 +297,16 @@ class ForkServerChanged:
 # ----------------------------------------------------------------------------- launcher and fork server
 @dataclass(frozen=True, slots=True)
 class Fork:
+    """Fork the kernel of a plan."""
+
     number: int
     plan: KernelPlan
 
 
 @dataclass(frozen=True, slots=True)
 class ForkServerReady:
+    """Imported and tested; from now on it forks."""
+
     import_seconds: float
     self_test_seconds: float
     modules: int
@@ -269,16 +316,22 @@ class ForkServerReady:
 
 @dataclass(frozen=True, slots=True)
 class ForkServerUnfit:
+    """It must not fork, and ends."""
+
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Forked:
+    """The middle process has ended well or badly; the gate tells."""
+
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class ForkRefused:
+    """It did not fork."""
+
     number: int
     reason: str
 
@@ -306,6 +359,8 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class StartFailed:
+    """The kernel could not be had; its process ends."""
+
     step: str
     reason: str
 

@@ -5,8 +5,8 @@ gateway, ``jupyter console --kernel transform``, ``jupyter run`` and nbclient al
 
 - *with* ``start_kernel(launcher=<LauncherClient>, ...)``, as the gateway does, kernels come from that launcher: warm,
   one seat each, ended and removed by whoever passed it;
-- *without*, this starts a launcher of its own, without a fork server and with one seat in a temporary directory. Both go
-  when the front end goes, however it ends, because the launcher watches its socket.
+- *without*, this starts a launcher of its own, without a fork server and with one seat in a temporary directory. Both
+  go when the front end goes, however it ends, because the launcher watches its socket.
 
 The stand-alone side blocks, with deadlines, instead of awaiting: front ends call us from event loops that live for one
 call (``asyncio.run``), so nothing may stay registered in one.
@@ -17,91 +17,26 @@ Each kernel speaks ipc below its seat, whatever transport the front end asked fo
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import select
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
-from jupyter_client.provisioning import KernelProvisionerBase
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import Bool, Integer, List, Unicode, default
 
 from kernel_spec.kernels import process_start_ticks
-from kernel_spec.launcher_client import LOST, KernelProcess, LauncherClient, connection_path
-from kernel_spec.launcher_process import LauncherError, LauncherProcess
+from kernel_spec.launcher_client import LOST, KernelProcess, LauncherClient
+from kernel_spec.launcher_process import LauncherError
 from kernel_spec.limits import Limits
-from kernel_spec.messages import ExitReport, Kill, Remove, Reserve, SeatInfo, Signal, Start
-from kernel_spec.options import LauncherOptions
-
-_PORTS = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "control_port": 4, "hb_port": 5}
-_START_SECONDS = 40.0
-_ANSWER_SECONDS = 12.0
+from kernel_spec.messages import ExitReport, SeatInfo, Start
+from kernel_spec.standalone import CHANNELS, StandaloneLauncher, write_connection_file
 
 
-class StandaloneLauncher:
-    """A launcher for one kernel of one front end, spoken to with blocking calls."""
-
-    def __init__(self, read_only_paths: tuple[str, ...]) -> None:
-        # Not in the front end's TMPDIR, which may be long: socket paths have 107 bytes.
-        state_dir = tempfile.mkdtemp(prefix="transform-", dir="/tmp")  # noqa: S108
-        Path(state_dir).chmod(0o711)
-        options = LauncherOptions(
-            state_dir=state_dir, seats=1, fork_server=False, read_only_paths=read_only_paths, temporary=True
-        )
-        try:
-            self._process = LauncherProcess(options)
-        except BaseException:
-            Path(state_dir).rmdir()
-            raise
-        self._number = 0
-        self.pidfd = -1
-
-    def reserve(self, kernel_id: str) -> SeatInfo:
-        """Take the seat."""
-        seat: SeatInfo = self._process.ask(Reserve(self._next(), kernel_id), _ANSWER_SECONDS)[0].seat
-        return seat
-
-    def start(self, request: Start, outputs: tuple[int, ...]) -> int:
-        """Start the kernel and return its pid."""
-        answer, (self.pidfd,) = self._process.ask(request, _START_SECONDS, outputs)
-        return int(answer.pid)
-
-    def signal(self, kernel_id: str, number: int) -> None:
-        """Send a signal to the kernel's process group."""
-        self._process.ask(Signal(self._next(), kernel_id, number), _ANSWER_SECONDS)
-
-    def kill(self, kernel_id: str) -> ExitReport:
-        """End everything of the kernel and return how it ended."""
-        report: ExitReport = self._process.ask(Kill(self._next(), kernel_id), _ANSWER_SECONDS)[0].report
-        self.close_pidfd()
-        return report
-
-    def remove(self, kernel_id: str) -> None:
-        """Remove the seat's directory."""
-        self._process.ask(Remove(self._next(), kernel_id), _ANSWER_SECONDS)
-
-    def close_pidfd(self) -> None:
-        """Give up the pidfd."""
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
-
-    def close(self) -> None:
-        """End the launcher and all that is left of the kernel."""
-        self.close_pidfd()
-        self._process.close()
-
-    def _next(self) -> int:
-        self._number += 1
-        return self._number
-
-
-class TransformProvisioner(KernelProvisionerBase):  # type: ignore[misc]
+class TransformProvisioner(KernelProvisionerBase):
     """Starts kernels in the sandbox of transform jobs."""
 
     memory_bytes = Integer(
@@ -175,28 +110,26 @@ class TransformProvisioner(KernelProvisionerBase):  # type: ignore[misc]
             self._seat = await self._reserve()
         manager.transport = "ipc"
         manager.ip = f"{self._seat.ipc_dir}/k"
-        for name, number in _PORTS.items():
-            setattr(manager, name, number)
-        path = connection_path(self._seat)
-        manager.connection_file = str(path)
+        for name, number in CHANNELS.items():
+            setattr(manager, f"{name}_port", number)
         self.connection_info = manager.get_connection_info()
-        _write_connection_file(path, self.connection_info, self.kernel_spec.name if self.kernel_spec else "")
+        manager.connection_file = str(write_connection_file(self._seat, dict(self.connection_info)))
         # For the record: the launcher builds the command, the environment and the working directory by itself.
         extra = kwargs.pop("extra_arguments", [])
-        return await super().pre_launch(cmd=manager.format_kernel_cmd(extra_arguments=extra), **kwargs)  # type: ignore[no-any-return]
+        return await super().pre_launch(cmd=manager.format_kernel_cmd(extra_arguments=extra), **kwargs)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the kernel; return when clients can connect.
 
         Parameters
         ----------
-        launcher : LauncherClient, optional
-            Start through this one.
-        limits : Limits, optional
-            Instead of what the traits say.
-        output_fds : tuple of int, optional
-            Standard output, standard error and log pipe of a job's kernel. Without, it is a notebook's kernel, which
-            forwards its own output, and ``stdout`` and ``stderr`` may name files as for `subprocess.Popen`.
+        cmd
+            Not used: the launcher knows how kernels are started.
+        **kwargs
+            ``launcher`` (LauncherClient): start through this one. ``limits`` (Limits): instead of what the traits say.
+            ``allow_network`` and ``plain`` (bool). ``output_fds``: standard output, standard error and log pipe of
+            a job's kernel; without, it is a notebook's kernel, which forwards its own output, and ``stdout`` and
+            ``stderr`` may name files as for `subprocess.Popen`.
         """
         self._report = None
         limits = kwargs.get("limits") or self._limits()
@@ -205,8 +138,7 @@ class TransformProvisioner(KernelProvisionerBase):  # type: ignore[misc]
             await self._launch_with_client(self._client, limits, allow_network, kwargs)
         else:
             await self._launch_standalone(limits, allow_network, kwargs)
-        assert self.pid is not None
-        self._start_ticks = process_start_ticks(self.pid)
+        self._start_ticks = _start_ticks_or_zero(self.pid)
         return self.connection_info
 
     async def _reserve(self) -> SeatInfo:
@@ -230,10 +162,11 @@ class TransformProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         self.pid = self.process.pid
 
     async def _launch_standalone(self, limits: Limits, allow_network: bool, kwargs: dict[str, Any]) -> None:
-        assert self._standalone is not None
+        if self._standalone is None:
+            raise RuntimeError("pre_launch has not been called")
         with _outputs(kwargs) as (style, descriptors):
             request = Start(
-                id=self._standalone._next(),
+                id=self._standalone.next_id(),
                 kernel_id=self.kernel_id,
                 limits=limits,
                 style=style,
@@ -325,7 +258,8 @@ class TransformProvisioner(KernelProvisionerBase):  # type: ignore[misc]
                 raise
 
     def _end_standalone(self) -> ExitReport:
-        assert self._standalone is not None
+        if self._standalone is None:
+            return LOST
         try:
             self._report = self._standalone.kill(self.kernel_id)
         except LauncherError as error:
@@ -375,16 +309,12 @@ def _descriptor(stream: Any, otherwise: int) -> int:
     return otherwise if stream is None else int(stream.fileno())
 
 
-def _write_connection_file(path: Path, info: KernelConnectionInfo, kernel_name: str) -> None:
-    """Write the file readable for the kernel's group and nobody else; the directory passes the group on."""
-    fields = {name: value.decode() if isinstance(value, bytes) else value for name, value in info.items()}
-    fields["kernel_name"] = kernel_name
-    draft = path.with_suffix(".part")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(fields, file)
-        os.fchmod(file.fileno(), 0o640)
-    draft.replace(path)
+def _start_ticks_or_zero(pid: int | None) -> int:
+    try:
+        return process_start_ticks(pid or 0)
+    except OSError:
+        # It has ended already; poll() will tell.
+        return 0
 
 
 def _is_readable(descriptor: int) -> bool:
@@ -398,7 +328,12 @@ async def _readable(descriptor: int) -> None:
         return
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(descriptor, lambda: future.done() or future.set_result(None))
+
+    def ended() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    loop.add_reader(descriptor, ended)
     try:
         await future
     finally:

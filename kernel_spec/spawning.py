@@ -26,8 +26,14 @@ def spawn(
 
     Parameters
     ----------
+    command
+        Absolute path of a program and its arguments.
+    environment
+        All of the child's environment.
     descriptors
         The child's descriptor numbers, each with ours; 0 is /dev/null unless it is named. All others are closed.
+    working_dir
+        Where the child starts.
     """
     pid = os.fork()
     if pid == 0:
@@ -41,13 +47,12 @@ def _exec(
     try:
         os.setsid()
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
+        for ending in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(ending, signal.SIG_DFL)
         # Kept by exec (prctl(2)); the launcher has one thread, so its death is its thread's death.
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         lifted = {
-            target: fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, _FIRST_LIFTED)
-            for target, source in descriptors.items()
+            target: fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, _FIRST_LIFTED) for target, source in descriptors.items()
         }
         os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
         for target, source in lifted.items():
@@ -58,7 +63,7 @@ def _exec(
                 os.closerange(number, number + 1)
         syscalls.close_range(max(highest, 2) + 1, 0xFFFF_FFFF)
         os.chdir(working_dir)
-        os.execve(command[0], command, environment)
+        os.execve(command[0], list(command), environment)  # noqa: S606 - no shell, that is the point
     except BaseException as error:
         print(f"cannot start {command[0]}: {error}", file=sys.stderr, flush=True)  # noqa: T201
     finally:

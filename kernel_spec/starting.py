@@ -30,6 +30,8 @@ from kernel_spec.messages import (
     StartedBy,
     StartFailed,
 )
+from kernel_spec.sandbox import SandboxError
+from kernel_spec.sandbox.cgroup import Tree
 from kernel_spec.spawning import spawn
 
 # A fork takes 10 ms; a fork server that has not answered after this long hangs and is replaced.
@@ -60,6 +62,7 @@ class Tools:
     keeper: ForkServerKeeper
     listener: StartListener
     count_plain: Callable[[], None]
+    groups: Tree | None
 
 
 class StartAttempt:
@@ -172,8 +175,8 @@ class StartAttempt:
         command = interpreter_command("kernel_spec.wrapper", "--start", str(LOG_DESCRIPTOR + 1))
         environment = {**self.plan.environment, **interpreter_environment()}
         self.middle_pid = spawn(command, environment, descriptors)
-        assert self._gate is not None
-        self._gate.send(Fork(self.number, self.plan))
+        if self._gate is not None:
+            self._gate.send(Fork(self.number, self.plan))
 
     def _read_gate(self) -> None:
         while self._gate is not None:
@@ -198,6 +201,7 @@ class StartAttempt:
                 self.kernel.pid = message.pid
                 self.kernel.init_pid = message.init_pid
                 self._tools.listener.pid_known(self)
+                self._enclose()
                 self._proceed_when_possible()
             case Staged(stage="confined"):
                 self._spawned = time.monotonic()
@@ -211,6 +215,15 @@ class StartAttempt:
                 self._fail(code, f"at {message.step}: {message.reason}")
             case _:
                 self._fail("kernel_start_failed", f"unexpected {type(message).__name__} from the kernel")
+
+    def _enclose(self) -> None:
+        """Put the kernel into its control group while it waits at its gate: what it allocates later counts there."""
+        pids = [pid for pid in (self.kernel.init_pid, self.kernel.pid) if pid]
+        try:
+            self.kernel.containment.enclose(self._tools.groups, self.plan.limits, pids)
+        except SandboxError as error:
+            if self.kernel.wait_status is None:
+                self._fail("sandbox_failed", str(error))
 
     def _proceed_when_possible(self) -> None:
         if not (self._prepared and self._handed_over) or self.is_over or self._gate is None:

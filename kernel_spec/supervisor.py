@@ -7,10 +7,11 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from kernel_spec import confinement
 from kernel_spec.channel import Channel, ChannelClosed, ChannelError, close_all
+from kernel_spec.codec import to_json
 from kernel_spec.confinement import Host
 from kernel_spec.containment import Containment
 from kernel_spec.ending import Ending, send_signal
@@ -20,14 +21,14 @@ from kernel_spec.kernels import Kernel, Phase
 from kernel_spec.limits import Limits
 from kernel_spec.loop import Loop, Timer
 from kernel_spec.messages import (
-    GATEWAY_REQUESTS,
+    Cause,
     Exited,
     ExitReport,
     ForkServerChanged,
     Hello,
+    KernelPlan,
     Kill,
     Killed,
-    KernelPlan,
     LimitCpu,
     Limited,
     Refused,
@@ -48,8 +49,10 @@ from kernel_spec.messages import (
 )
 from kernel_spec.options import LauncherOptions
 from kernel_spec.removal import removal_steps
+from kernel_spec.sandbox import SandboxError
 from kernel_spec.seats import SeatError, Seats
 from kernel_spec.starting import StartAttempt, Tools
+from kernel_spec.watching import Watches
 
 # How long a start waits for a fork server that is still importing, before it starts plainly beside it.
 FIRST_FORK_SERVER_SECONDS = 15.0
@@ -70,16 +73,13 @@ class RequestError(Exception):
 class Supervisor:
     """Carries out the requests of one gateway."""
 
-    def __init__(self, options: LauncherOptions, channel: Channel, seats: Seats, host: Host) -> None:
+    def __init__(self, options: LauncherOptions, channel: Channel) -> None:
         self._options = options
         self._channel = channel
-        self._seats = seats
-        self._host = host
         self._loop = Loop()
         self._keeper = ForkServerKeeper(
             self._loop, options, self._on_forked, self._on_fork_refused, self._on_fork_server_change
         )
-        self._tools = Tools(self._loop, self._keeper, self, self._count_plain)
         self._kernels: dict[str, Kernel] = {}
         self._attempts: dict[int, StartAttempt] = {}
         self._endings: dict[str, Ending] = {}
@@ -100,13 +100,33 @@ class Supervisor:
             Stop: self._stop,
         }
 
-    def run(self) -> None:
+    def warm_up(self) -> None:
+        """Start the fork server, which imports while the caller looks at the host."""
+        self._keeper.start()
+
+    def run(self, seats: Seats, host: Host) -> None:
         """Serve until the gateway is gone or asks to stop; afterwards nothing is left of any kernel."""
+        self._seats = seats
+        self._host = host
+        self._tools = Tools(self._loop, self._keeper, self, self._count_plain, host.groups)
+        self._watches = Watches(
+            self._loop,
+            memory=host.watches_memory,
+            disk=host.watches_disk,
+            template_bytes=self._keeper.anonymous_bytes,
+            on_limit=self._on_limit,
+        )
+        self._tell(self._hello())
         self._channel.set_blocking(False)
         self._loop.watch(self._channel.fileno(), self._on_request)
         self._loop.on_signals(self._reap, self._shut_down)
-        self._keeper.start()
+        # What ended before signals were listened to.
+        self._reap()
         self._loop.run()
+
+    def stop_fork_server(self) -> None:
+        """End the fork server, for a launcher that never got to `run`."""
+        self._keeper.stop()
 
     # ------------------------------------------------------------------ requests
     def _on_request(self) -> None:
@@ -125,7 +145,7 @@ class Supervisor:
             self._handlers[type(message)](message, descriptors)
         except RequestError as error:
             self._tell(Refused(message.id, error.code, str(error)))
-        except (OSError, SeatError) as error:
+        except (OSError, SeatError, SandboxError) as error:
             self._tell(Refused(message.id, "launcher_failed", f"{type(error).__name__}: {error}"))
         finally:
             close_all(descriptors)
@@ -139,10 +159,7 @@ class Supervisor:
             user, seat = self._seats.take()
         except SeatError as error:
             raise RequestError("no_seat", str(error)) from error
-        containment = Containment(own_uid=self._host.own_uids, seat=seat)
-        # Whatever runs under a user id that only we lease was left by a launcher that died.
-        if self._host.own_uids:
-            containment.kill()
+        containment = Containment(seat, own_uid=self._host.own_uids)
         self._kernels[message.kernel_id] = Kernel(message.kernel_id, user, seat, containment)
         self._tell(Reserved(message.id, seat))
 
@@ -162,7 +179,7 @@ class Supervisor:
         self._attempts[number] = attempt
         if self._keeper.is_first_start and not message.plain:
             self._waiting.append(attempt)
-            kernel.timers.append(self._loop.call_later(FIRST_FORK_SERVER_SECONDS, lambda: self._begin(attempt)))
+            kernel.timers.add(self._loop.call_later(FIRST_FORK_SERVER_SECONDS, lambda: self._begin(attempt)))
         else:
             attempt.begin()
 
@@ -196,6 +213,7 @@ class Supervisor:
         if message.cpu_seconds < 1:
             raise RequestError("bad_message", f"{message.cpu_seconds} s is not a limit")
         kernel.limit_cpu(message.cpu_seconds)
+        self._watches.begin(kernel)
         self._tell(Limited(message.id))
 
     def _kill(self, message: Kill, _: list[int]) -> None:
@@ -223,14 +241,16 @@ class Supervisor:
 
     def _usage(self, message: Usage, _: list[int]) -> None:
         kernel = self._kernel(message.kernel_id)
+        usage = kernel.containment.usage(kernel.limits, self._keeper.anonymous_bytes())
+        kernel.peak_memory_bytes = max(kernel.peak_memory_bytes, usage.memory_bytes)
         self._tell(
             UsageReport(
                 id=message.id,
-                processes=len(kernel.containment.living()),
-                memory_bytes=0,
+                processes=usage.processes,
+                memory_bytes=usage.memory_bytes,
                 peak_memory_bytes=kernel.peak_memory_bytes,
-                cpu_seconds=kernel.cpu_seconds,
-                disk_bytes=0,
+                cpu_seconds=max(kernel.cpu_seconds, usage.cpu_seconds),
+                disk_bytes=kernel.containment.disk_bytes(kernel.limits.disk_bytes),
             )
         )
 
@@ -249,6 +269,8 @@ class Supervisor:
     # ------------------------------------------------------------------ starts
     def start_succeeded(self, attempt: StartAttempt, answer: Started) -> None:
         """Tell the gateway; see `kernel_spec.starting.StartListener`."""
+        if attempt.plan.style == "notebook":
+            self._watches.begin(attempt.kernel)
         self._tell(answer, (attempt.kernel.pidfd,))
 
     def start_failed(self, attempt: StartAttempt, code: str, message: str) -> None:
@@ -264,9 +286,12 @@ class Supervisor:
 
     def pid_known(self, attempt: StartAttempt) -> None:
         """Take up an end that was reaped before its name was known; see `kernel_spec.starting.StartListener`."""
-        early = self._unknown.pop(attempt.kernel.pid, None)
+        kernel = attempt.kernel
+        early = self._unknown.pop(kernel.pid, None)
         if early is not None:
-            attempt.kernel.was_reaped(*early)
+            kernel.was_reaped(*early)
+        if kernel.init_pid is not None and self._unknown.pop(kernel.init_pid, None) is not None:
+            kernel.init_pid = None
 
     def _begin(self, attempt: StartAttempt) -> None:
         if attempt in self._waiting:
@@ -291,6 +316,10 @@ class Supervisor:
         self._plain_starts += 1
 
     # ------------------------------------------------------------------ ends
+    def _on_limit(self, kernel: Kernel, cause: Cause, reason: str) -> None:
+        kernel.limit_hit = (cause, reason)
+        self._end(kernel, lambda _: None)
+
     def _reap(self) -> None:
         while True:
             try:
@@ -316,7 +345,10 @@ class Supervisor:
                 kernel.was_reaped(status, usage)
                 self._kernel_ended(kernel)
                 return
-        # An orphan of some job, an init of a pid namespace, or a kernel whose pid is not known yet.
+            if pid == kernel.init_pid:
+                kernel.init_pid = None
+                return
+        # An orphan of some job, or a kernel whose pid is not known yet.
         self._unknown[pid] = (status, usage)
         while len(self._unknown) > _MOST_UNKNOWN:
             del self._unknown[next(iter(self._unknown))]
@@ -358,9 +390,10 @@ class Supervisor:
             self._endings.pop(kernel.kernel_id, None)
 
     def _clear(self, kernel: Kernel, then: Callable[[str | None], None]) -> None:
-        """Remove the seat's directory in small steps and free the seat; one that cannot be removed is not used again."""
+        """Remove the seat's directory in small steps and free the seat; what cannot be removed is not used again."""
         kernel.close()
         kernel.phase = Phase.ENDED
+        kernel.containment.dissolve()
         del self._kernels[kernel.kernel_id]
         self._attempts = {number: a for number, a in self._attempts.items() if a.kernel is not kernel}
         steps = removal_steps(kernel.seat.seat_dir)
@@ -379,10 +412,18 @@ class Supervisor:
         step()
 
     # ------------------------------------------------------------------ the whole
-    def hello(self) -> Hello:
-        """Return what the gateway must know before it gives up its privileges."""
+    def _hello(self) -> Hello:
         gids = tuple(dict.fromkeys(user.gid for user in self._seats.users))
-        return Hello(os.getpid(), self._host.tier, self._host.own_uids, gids, self._host.layers, self._host.notes)
+        host = self._host
+        return Hello(
+            pid=os.getpid(),
+            tier=host.report.tier.value,
+            own_uids=host.own_uids,
+            seat_gids=gids,
+            layers=host.layers,
+            notes=host.notes,
+            report=cast("dict[str, object]", to_json(host.report.to_json())),
+        )
 
     def status(self) -> dict[str, object]:
         """Return what there is to know, in JSON's terms."""
@@ -445,8 +486,8 @@ class Supervisor:
 def _limits_until_bound(message: Start) -> Limits:
     """Return the limits that a kernel starts with.
 
-    A job's processor time is counted from the job's own start (`LimitCpu`), and a hard limit can be lowered later but not
-    raised without privilege. Until then the kernel runs nothing but our own code.
+    A job's processor time is counted from the job's own start (`LimitCpu`), and a hard limit can be lowered later but
+    not raised without privilege. Until then the kernel runs nothing but our own code.
     """
     if message.style == "job":
         return dataclasses.replace(message.limits, cpu_seconds=UNBOUND_CPU_SECONDS)

@@ -24,7 +24,8 @@ DEFAULT_MODULES: tuple[str, ...] = (
     "pyarrow", "pyarrow.json", "pyarrow.csv", "pyarrow.parquet", "pyarrow.ipc", "pyarrow.compute",
     "pyarrow.pandas_compat", "pyarrow.dataset", "orjson", "zoneinfo",
     # the kernel
-    "kernel_spec.kernel_app", "IPython.core.completerlib", "IPython.core.debugger", "IPython.core.logger",
+    "kernel_spec.debugger_off", "kernel_spec.kernel_app",
+    "IPython.core.completerlib", "IPython.core.debugger", "IPython.core.logger",
     "IPython.core.oinspect", "IPython.core.ultratb", "tornado.platform.asyncio", "faulthandler", "code", "difflib",
     # what scripts reach for first
     "collections", "concurrent.futures", "csv", "datetime", "decimal", "functools", "hashlib", "inspect", "io",
@@ -51,8 +52,8 @@ def _import_if_there(name: str) -> bool:
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
-        top = (error.name or "").split(".")[0]
-        if error.name is None or not (name == error.name or name.startswith((f"{error.name}.", f"{top}."))):
+        # Only itself or a package that it is in; what it imports in turn must be there.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
         return False
     return True

@@ -55,9 +55,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
             thread.join()
 
 
-def _submit(
-    tasks: queue.SimpleQueue[Callable[[], None] | None], function: Callable[[T], R], item: T
-) -> Future[R]:
+def _submit(tasks: queue.SimpleQueue[Callable[[], None] | None], function: Callable[[T], R], item: T) -> Future[R]:
     future: Future[R] = Future()
 
     def work() -> None:
@@ -72,9 +70,7 @@ def _submit(
     return future
 
 
-def _start(
-    workers: int, tasks: queue.SimpleQueue[Callable[[], None] | None]
-) -> list[threading.Thread]:
+def _start(workers: int, tasks: queue.SimpleQueue[Callable[[], None] | None]) -> list[threading.Thread]:
     """As many threads as the limits allow, possibly none."""
     threads = []
     for number in range(workers):

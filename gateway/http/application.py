@@ -6,6 +6,7 @@ import logging
 import re
 from typing import Any
 
+from tornado.log import gen_log
 from tornado.web import Application, RequestHandler
 
 from gateway.http.base import BaseHandler, NotFoundHandler
@@ -20,7 +21,7 @@ from gateway.settings import Settings
 access_log = logging.getLogger("gateway.access")
 
 HEADER_BYTES = 65_536
-IDLE_SECONDS = 75.0
+IDLE_SECONDS = 30.0
 BODY_SECONDS = 60.0
 
 
@@ -29,6 +30,8 @@ def make_app(service: JobService, settings: Settings, metrics: Metrics | None = 
 
     `metrics` is the one that `service` reports its finished jobs to.
     """
+    # at info it quotes malformed headers, and one of them may be an Authorization with the token in it
+    gen_log.setLevel(logging.WARNING)
     metrics = metrics or Metrics()
     metrics.attach(service)
     context = Context(service, settings, metrics, Guard(settings), describe(ROUTES))

@@ -162,6 +162,7 @@ class BaseHandler(RequestHandler):
         length = self.request.headers.get("Content-Length", "")
         if length.isdigit() and int(length) <= LINGER_BYTES:
             # little is left to come: reading it all lets the caller read the answer
+            self._close_intake()
             self.intake = _Failed(refusal)
         else:
             self.send_refusal(refusal, close=True)
@@ -174,8 +175,13 @@ class BaseHandler(RequestHandler):
     def on_connection_close(self) -> None:
         """The caller hung up, while sending or while waiting. Tornado calls this; `on_finish` is not called then."""
         super().on_connection_close()
+        self.hung_up()
+
+    def hung_up(self) -> None:
+        """Log, once, that the caller did not wait for the answer, and free what the request held."""
         if not self._finished and not self.gone:
             self.gone = True
+            self._auto_finish = False  # Tornado would answer into the void, and log the request a second time
             self.set_status(CLIENT_CLOSED_REQUEST, "Client Closed Request")
             self.application.log_request(self)
         self._close_intake()
@@ -196,6 +202,8 @@ class BaseHandler(RequestHandler):
         if self.gone:
             return
         self.set_status(status)
+        if status == 503:
+            self.set_header("Retry-After", RETRY_AFTER_SECONDS)
         self.finish(self._encode(body))
 
     def send_refusal(self, refusal: GatewayError, *, close: bool = False) -> None:

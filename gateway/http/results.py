@@ -69,7 +69,7 @@ class ResultsHandler(BaseHandler):
                 self.write(chunk)
                 await self.flush()
         except StreamClosedError:
-            return  # the caller hung up, and was logged as such
+            self.hung_up()
 
     head = get
 

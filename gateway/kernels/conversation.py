@@ -53,6 +53,7 @@ class KernelConversation:
         Parameters
         ----------
         code : str
+            The request's code; no user code is run before it.
         on_text : callable, optional
             Called with stream name and text for what was printed around the shim's own streams.
 

@@ -1,9 +1,9 @@
 """A kernel's output as it is made: three pipes read on the event loop, turned into ordered log lines.
 
-Why pipes and not iopub's stream messages: ipykernel batches prints for 0.2 s per stream, so a killed kernel takes
-its last words with
-it, stdout and stderr lose their order among each other, and a busy subscriber loses messages at the high-water mark.
-A pipe keeps what was written when the writer dies, and when this loop is busy the writer waits instead of losing lines.
+Why pipes and not iopub's stream messages: ipykernel batches prints for 0.2 s per stream, so a killed kernel takes its
+last words with it, stdout and stderr lose their order among each other, and a busy subscriber loses messages at the
+high-water mark. A pipe keeps what was written when the writer dies, and when this loop is busy the writer waits
+instead of losing lines.
 
 ============ ============================================================================
 pipe          what it carries
@@ -15,9 +15,8 @@ stderr        the same for descriptor 2
 ============ ============================================================================
 
 The log pipe is drained before the raw ones at each wake-up, and the shim waits for the raw ones to be drained before
-it writes a
-frame: prints and the output of children stay in order. User code holds all three and may write what it likes; it can
-only spoil its own log.
+it writes a frame: prints and the output of children stay in order. User code holds all three and may write what it
+likes; it can only spoil its own log.
 """
 
 from __future__ import annotations

@@ -202,6 +202,11 @@ class Exchange:
         return self._target.authority
 
     @property
+    def announced_bytes(self) -> int | None:
+        """Length of the answer's body, where the server told it."""
+        return self._reader.announced_bytes
+
+    @property
     def headers(self) -> HTTPHeaders:
         """Headers of the answer."""
         return self._reader.headers

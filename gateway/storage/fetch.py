@@ -195,7 +195,7 @@ class _Fetch:
                 async with Exchange("GET", url, {}, self._settings.storage_stall_seconds) as exchange:
                     if await exchange.answer() != 200:
                         raise await refused(exchange)
-                    self._check_size(int(exchange.headers.get("Content-Length") or 0), limit_bytes)
+                    self._check_size(exchange.announced_bytes or 0, limit_bytes)
                     async with aclosing(exchange.chunks()) as chunks:
                         async for chunk in chunks:
                             taken += len(chunk)

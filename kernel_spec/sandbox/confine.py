@@ -51,7 +51,8 @@ def confine(plan: SandboxPlan) -> None:
     with suppress(PermissionError):  # already the leader of a session
         os.setsid()
     os.umask(identity.UMASK)
-    rlimits.remember_own_mappings()
+    entered = namespaces.current()
+    rlimits.remember_own_mappings(entered.proc_fd if entered else None)
     ruleset_fd = _prepare_landlock(plan)
     if plan.has(RLIMITS):
         rlimits.apply(plan)
@@ -61,7 +62,6 @@ def confine(plan: SandboxPlan) -> None:
     if plan.has(DUMPABLE):
         dumpable.apply()
     if plan.has(PARENT_DEATH):
-        entered = namespaces.current()
         parent_death.follow_launcher(plan.parent_pid, entered.lineage if entered else None)
     namespaces.forget()
     try:

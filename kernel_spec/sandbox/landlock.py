@@ -84,7 +84,7 @@ def rules_of(plan: SandboxPlan) -> tuple[Rule, ...]:
         rules.append(Rule(f"{plan.seat_dir}/{name}", SEAT, optional=False))
     rules.append(Rule(f"{plan.seat_dir}/inputs", READ_INPUTS, optional=False))
     if plan.has(MOUNT_NAMESPACE):
-        rules += [Rule("/tmp", SEAT), Rule("/var/tmp", SEAT), Rule("/dev/shm", SEAT)]  # noqa: S108 - private
+        rules += [Rule("/tmp", SEAT), Rule("/dev/shm", SEAT)]  # noqa: S108 - private
     elif plan.has(IDENTITY) and plan.identity is not None:
         # Shared with the host, but files there are the seat's own by uid, and are swept with the seat.
         rules.append(Rule("/dev/shm", SHARED_MEMORY))  # noqa: S108

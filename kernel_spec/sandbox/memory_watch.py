@@ -11,7 +11,7 @@ page tables (about 1 ms per 100 MB). Where it may not be asked, the template's p
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -52,6 +52,7 @@ def measure(
     limit_bytes: int,
     template_bytes: int = 0,
     uid: int | None = None,
+    hidden_bytes: int = 0,
 ) -> Usage:
     """Measure what `processes` use together.
 
@@ -65,10 +66,13 @@ def measure(
         Anonymous memory of the fork server, which every forked process shows as its own.
     uid
         The seat's own user, whose files in /dev/shm are counted; None where it shares one.
+    hidden_bytes
+        What `hidden_shared_bytes` has grown by since the launcher started, where the open files of a seat may not be
+        inspected (this layer is then reported as degraded). Any seat is charged with it: it cannot be told whose it is.
     """
     living = [status for status in processes if status.lives]
     pids = [status.pid for status in living]
-    files = _memory_files(pids, uid)
+    files = hidden_bytes + _memory_files(pids, uid)
     rough = files + sum(status.anonymous_bytes + status.shared_bytes for status in living)
     memory_bytes, exact = rough, False
     if rough > limit_bytes:
@@ -81,6 +85,35 @@ def measure(
         threads=sum(status.threads for status in living),
         cpu_seconds=sum(map(procfs.read_cpu_seconds, pids)),
     )
+
+
+def hidden_shared_bytes() -> int:
+    """Return what /dev/shm takes beyond its visible files: those that were removed but are open or mapped."""
+    try:
+        filesystem = os.statvfs(_SHARED_MEMORY_DIR)
+        visible = sum(found.st_blocks * 512 for found in _shared_files())
+    except OSError:
+        return 0
+    return max(0, (filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize - visible)
+
+
+def sweep_shared_files(uid: int) -> int:
+    """Remove what a user has left in /dev/shm, and return how many; for a seat's own user, when nothing of it lives."""
+    swept = 0
+    with suppress(FileNotFoundError), os.scandir(_SHARED_MEMORY_DIR) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if entry.stat(follow_symlinks=False).st_uid == uid:
+                    os.unlink(entry.path)  # noqa: PTH108
+                    swept += 1
+    return swept
+
+
+def _shared_files() -> Iterator[os.stat_result]:
+    with suppress(FileNotFoundError), os.scandir(_SHARED_MEMORY_DIR) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                yield entry.stat(follow_symlinks=False)
 
 
 def _by_share(living: Iterable[Status], template_bytes: int) -> tuple[int, bool]:
@@ -104,10 +137,7 @@ def _memory_files(pids: Collection[int], uid: int | None) -> int:
         for file in procfs.open_files(pid, prefixes=_MEMORY_FILES):
             sizes[file.device, file.inode] = file.allocated_bytes
     if uid is not None:
-        with suppress(OSError), os.scandir(_SHARED_MEMORY_DIR) as entries:
-            for entry in entries:
-                with suppress(OSError):
-                    found = entry.stat(follow_symlinks=False)
-                    if found.st_uid == uid:
-                        sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
+        for found in _shared_files():
+            if found.st_uid == uid:
+                sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
     return sum(sizes.values())

@@ -58,11 +58,15 @@ class Entered:
         Pidfds that tell a child when it belongs to the launcher.
     init_pid
         Init of the pid namespace as the launcher sees it, or None without one. It is a child of the launcher as soon as the
-        middle has ended; killing it kills all of the kernel's processes.
+        middle has ended; killing it kills all of the kernel's processes. It is gone only when the kernel has been reaped as
+        well, so never wait for it before waiting for the kernel.
+    proc_fd
+        Descriptor of the host's /proc, which a private root may not have.
     """
 
     lineage: Lineage
     init_pid: int | None
+    proc_fd: int
 
 
 class _Current:
@@ -81,6 +85,7 @@ def forget() -> None:
     entered, _Current.entered = _Current.entered, None
     if entered is not None:
         entered.lineage.close()
+        os.close(entered.proc_fd)
 
 
 def enter_namespaces(plan: SandboxPlan) -> Entered:
@@ -95,6 +100,7 @@ def enter_namespaces(plan: SandboxPlan) -> Entered:
         A namespace of the plan could not be had; nothing may be started from this process then.
     """
     lineage = parent_death.leave_lineage(plan.parent_pid)
+    proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     init_pid = None
     try:
         if plan.has(USER_NAMESPACE):
@@ -108,12 +114,9 @@ def enter_namespaces(plan: SandboxPlan) -> Entered:
         if base is not None:
             private_root.turn_into_root(base)
     except OSError as error:
-        lineage.close()
         raise SandboxError(_first_namespace(plan), str(error)) from error
-    except SandboxError:
-        lineage.close()
-        raise
-    _Current.entered = Entered(lineage, init_pid)
+    # After an error the caller ends; until then the two handles do no harm.
+    _Current.entered = Entered(lineage, init_pid, proc_fd)
     return _Current.entered
 
 

@@ -126,7 +126,10 @@ def layout(read_only_paths: tuple[str, ...]) -> tuple[tuple[tuple[str, str], ...
     for path in read_only_paths:
         if path.startswith(("/proc/", "/dev/")):
             continue  # the private root has its own
-        found, end = links_to(path)
+        try:
+            found, end = links_to(path)
+        except OSError:
+            continue  # closed to whoever starts the gateway, so nothing that a job of his could have read
         links.update(found)
         if os.path.lexists(end):
             real[end] = None

@@ -15,20 +15,21 @@ from kernel_spec.sandbox.errors import SandboxError
 from kernel_spec.sandbox.plan import MOUNT_NAMESPACE, PID_NAMESPACE, SandboxPlan
 
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom")
-_DEVICE_LINKS: Final = (
+_LINKS: Final = (
+    ("/var/tmp", "/tmp"),  # noqa: S108
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
 )
-_EMPTY_DIRECTORIES: Final = ("/proc", "/tmp", "/var/tmp", "/dev/shm", "/run")  # noqa: S108 - inside the private root
-_SCRATCH: Final = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
+_EMPTY_DIRECTORIES: Final = ("/proc", "/tmp", "/var", "/dev/shm", "/run")  # noqa: S108 - inside the private root
+_SCRATCH: Final = ("/tmp", "/dev/shm")  # noqa: S108
 _READ_ONLY: Final = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 _SEAT: Final = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 
 
 def scratch_bytes(plan: SandboxPlan) -> int:
-    """Return the size of each private tmpfs (/tmp, /var/tmp, /dev/shm); their pages count as the job's memory."""
+    """Return the size of each private tmpfs (/tmp, /dev/shm); their pages count as the job's memory."""
     return min(plan.limits.disk_bytes, plan.limits.memory_bytes // 4)
 
 
@@ -79,7 +80,7 @@ def _make_skeleton(base: str, plan: SandboxPlan) -> None:
     options = f"size={scratch_bytes(plan)},nr_inodes=20000,mode=1777"
     for directory in _SCRATCH:
         syscalls.mount("tmpfs", base + directory, "tmpfs", flags, options)
-    for place, target in _DEVICE_LINKS:
+    for place, target in _LINKS:
         os.symlink(target, base + place)  # noqa: PTH211
 
 

@@ -11,13 +11,11 @@ import json
 import os
 import resource
 import shutil
-import signal
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -192,9 +190,15 @@ def _with(plan: SandboxPlan, layer: str) -> SandboxPlan:
 
 def _try_together(plan: SandboxPlan, findings: _Findings) -> None:
     """Run a kernel with all layers; drop the layer that fails and try again with the rest."""
+    canary_path = Path(plan.seat_dir).parent / f".canary-{os.getpid()}"
     for _ in names.LAYERS:
-        result = attempt(partial(_be_kernel, plan))
-        _end_children()
+        canary_path.write_text("not for jobs")
+        canary_path.chmod(0o644)
+        try:
+            result = attempt(partial(_be_kernel, plan, canary_path))
+            _end_children()
+        finally:
+            canary_path.unlink()
         if result.succeeded:
             findings.proofs += [Proof(**proof) for proof in json.loads(result.facts["proofs"])]
             if names.SECCOMP in plan.layers and not seccomp.policy_of(plan).allow_connect:
@@ -202,6 +206,9 @@ def _try_together(plan: SandboxPlan, findings: _Findings) -> None:
                     findings.lines[names.SECCOMP],
                     why="connect is refused too: nothing else hides the unix sockets of the host",
                 )
+            if {names.RLIMITS, names.USER_NAMESPACE} <= plan.layers:
+                # Alone it had to count everything of the user; a user namespace counts its own.
+                findings.note(names.RLIMITS, Attempt(True))
             return
         layer = result.layer
         if layer not in plan.layers:
@@ -213,18 +220,10 @@ def _try_together(plan: SandboxPlan, findings: _Findings) -> None:
             plan = replace(plan, identity=None)
 
 
-def _be_kernel(plan: SandboxPlan) -> dict[str, str]:
+def _be_kernel(plan: SandboxPlan, canary_path: Path) -> dict[str, str]:
     """Go the way of a kernel, middle process and all, and try from inside what must not be possible."""
-    canary_path = Path(plan.seat_dir).parent / f".canary-{os.getpid()}"
-    canary_path.write_text("not for jobs")
-    canary_path.chmod(0o644)
-    try:
-        namespaces.enter_namespaces(plan)
-        kernel_pid = os.fork()
-    except BaseException:
-        canary_path.unlink(missing_ok=True)
-        raise
-    if kernel_pid:
+    namespaces.enter_namespaces(plan)
+    if os.fork():
         # The kernel answers, the middle must not: it ends before it could return.
         os._exit(0)
     confine(plan)
@@ -299,15 +298,7 @@ def _data_bytes() -> int:
 def _end_children() -> None:
     """Kill and reap whatever was handed to this process: kernels and inits of the trials."""
     own = os.getpid()
-    while True:
-        children = [status.pid for status in procfs.all_statuses() if status.parent_pid == own]
-        if not children:
-            return
-        for pid in children:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            with suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+    processes.end_all(lambda: (status for status in procfs.all_statuses() if status.parent_pid == own))
 
 
 def _make_seat(base_dir: str, identity: Identity | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -26,10 +26,21 @@ _PAUSE_SECONDS: Final = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How it went: signals were sent in `rounds` rounds to `pids`; none of the seat lives any more."""
+    """How it went; none of the seat lives any more.
+
+    Attributes
+    ----------
+    rounds
+        How often signals were sent.
+    pids
+        The processes that were found alive.
+    exits
+        Wait statuses, as of waitpid(2), of those that were children of the caller and have been reaped here.
+    """
 
     rounds: int
     pids: frozenset[int]
+    exits: Mapping[int, int]
 
 
 def become_subreaper() -> None:
@@ -50,19 +61,14 @@ def of_seat(seat_dir: str, identity: Identity | None) -> tuple[Status, ...]:
     )
 
 
-def end_seat(
-    seat_dir: str,
-    identity: Identity | None,
-    *,
-    keep_status_of: Collection[int] = (),
-    deadline_seconds: float = 5.0,
-) -> Ended:
-    """Kill the processes of a seat until none lives, and reap those that became our children.
+def end_seat(seat_dir: str, identity: Identity | None, *, deadline_seconds: float = 5.0) -> Ended:
+    """Kill the processes of a seat until none lives, and reap those that are our children.
+
+    The kernel itself is one of them: its status is in the result. It cannot be left for later, because the init of a pid
+    namespace ends only when every process of the namespace has been reaped, the kernel included.
 
     Parameters
     ----------
-    keep_status_of
-        Children of the caller that it waits for itself; they are killed but not reaped.
     deadline_seconds
         Time after which something that still lives is an error: a process in uninterruptible sleep.
 
@@ -72,26 +78,19 @@ def end_seat(
         A process of the seat survived the deadline.
     """
     kill_all = None if identity is None or os.geteuid() != 0 else _killer_of(identity)
-    ended = end_all(
-        lambda: of_seat(seat_dir, identity), kill_all=kill_all, deadline_seconds=deadline_seconds
-    )
-    for status in of_seat(seat_dir, identity):
-        if status.parent_pid == os.getpid() and status.pid not in keep_status_of:
-            with suppress(ChildProcessError):
-                os.waitpid(status.pid, os.WNOHANG)
-    return ended
+    return end_all(lambda: of_seat(seat_dir, identity), kill_all=kill_all, deadline_seconds=deadline_seconds)
 
 
 def end_all(
-    find: Callable[[], tuple[Status, ...]],
+    find: Callable[[], Iterable[Status]],
     *,
     kill_all: Callable[[], None] | None = None,
     deadline_seconds: float = 5.0,
 ) -> Ended:
     """Kill what `find` returns until it returns nothing that lives.
 
-    Without `kill_all`, which signals all at once, processes are first stopped until no new one turns up: a stopped process
-    does not fork while its siblings are being killed.
+    Without `kill_all`, which signals all at once, processes are first stopped until no new one turns up: a stopped
+    process does not fork while its siblings are being killed.
 
     Raises
     ------
@@ -100,11 +99,14 @@ def end_all(
     """
     deadline = time.monotonic() + deadline_seconds
     seen: set[int] = set()
+    exits: dict[int, int] = {}
     rounds = 0
     while True:
-        living = {status.pid for status in find() if status.lives}
+        found = tuple(find())
+        living = {status.pid for status in found if status.lives}
+        _reap((status for status in found if not status.lives), exits)
         if not living:
-            return Ended(rounds, frozenset(seen))
+            return Ended(rounds, frozenset(seen), exits)
         if time.monotonic() > deadline:
             pids = ", ".join(map(str, sorted(living)))
             raise SandboxError(PROCESSES, f"processes {pids} survived {deadline_seconds:g} s of SIGKILL")
@@ -118,6 +120,16 @@ def end_all(
         else:
             _signal_all(living, signal.SIGKILL)
         seen |= living
+
+
+def _reap(zombies: Iterable[Status], exits: dict[int, int]) -> None:
+    own = os.getpid()
+    for zombie in zombies:
+        if zombie.parent_pid == own:
+            with suppress(ChildProcessError):
+                pid, status = os.waitpid(zombie.pid, os.WNOHANG)
+                if pid:
+                    exits[pid] = status
 
 
 def _signal_all(pids: set[int], number: signal.Signals) -> None:

@@ -144,10 +144,11 @@ class Report:
             if line.why:
                 lines += textwrap.wrap(line.why, width, initial_indent=indent, subsequent_indent=indent)
         lines += ["", "Tried from inside:"]
+        proof_width = max((len(proof.name) for proof in self.proofs), default=0) + 2
         for proof in self.proofs:
             verdict = "holds" if proof.held else "DOES NOT HOLD"
             detail = f" ({proof.detail})" if proof.detail else ""
-            lines.append(f"  {proof.name:<{name_width + 2}}{verdict}{detail}")
+            lines.append(f"  {proof.name:<{proof_width}}{verdict}{detail}")
         for remedy, layers in self._remedies().items():
             text = f"To turn on {', '.join(layers)}: {remedy}."
             lines += ["", *textwrap.wrap(text, width)]

@@ -106,10 +106,17 @@ def _set(kind: int, soft: int, hard: int | None = None) -> None:
         raise SandboxError(RLIMITS, f"setrlimit {kind} to {soft}: {error}") from error
 
 
-def remember_own_mappings() -> None:
-    """Open what `bound_memory` reads; the kernel cannot reach /proc once Landlock is on."""
+def remember_own_mappings(proc_fd: int | None = None) -> None:
+    """Open what `bound_memory` reads; the kernel cannot reach /proc once Landlock is on.
+
+    Parameters
+    ----------
+    proc_fd
+        A descriptor of /proc, for a process whose root has none; there too "self" is whoever opens it.
+    """
     forget_own_mappings()
-    _Statm.fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    path = "/proc/self/statm" if proc_fd is None else "self/statm"
+    _Statm.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
 
 
 def forget_own_mappings() -> None:

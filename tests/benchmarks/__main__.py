@@ -14,7 +14,7 @@ from tests.benchmarks.results import Results
 from tests.benchmarks.workload import Jobs, small_orders
 from tests.s3 import S3Server
 
-PARTS = ("small", "floor", "callers", "cold", "plain", "flights", "soak")
+PARTS = ("small", "floor", "callers", "cold", "plain", "flights", "formats", "growth", "soak")
 
 
 def parse() -> argparse.Namespace:
@@ -46,6 +46,8 @@ def main() -> int:
             "cold": lambda: small.cold_start(jobs, orders, results, 3 if options.quick else 7),
             "plain": lambda: small.plain_start(jobs, orders, results, rounds),
             "flights": lambda: tables.flights_jobs(jobs, results, 1 if options.quick else 3),
+            "formats": lambda: tables.formats(jobs, results, 1 if options.quick else 3),
+            "growth": lambda: tables.growth(jobs, results, 1 if options.quick else 3),
             "soak": lambda: small.soak(jobs, orders, results, count),
         }
         for name in options.only or PARTS:

@@ -6,9 +6,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pandas as pd
+
 from tests.benchmarks import processes
 from tests.benchmarks.results import Comparison, Results, Series
-from tests.benchmarks.workload import GROUP_BY_CODE, IDENTITY_CODE, Jobs, flights
+from tests.benchmarks.workload import DUCKDB_CODE, GROUP_BY_CODE, IDENTITY_CODE, POLARS_CODE, Jobs, flights
 
 
 def flights_jobs(jobs: Jobs, results: Results, rounds: int) -> None:
@@ -39,6 +41,31 @@ def flights_jobs(jobs: Jobs, results: Results, rounds: int) -> None:
             results.comparisons.append(Comparison(name, "s", Series(tuple(ours)), Series(tuple(theirs)), 8))
             results.figure(f"{name}: gateway memory over idle", "MiB", growth, limit=20.0)
             results.figure(f"{name}: peak memory of the kernel", "MiB", peak, limit=1024.0)
+
+
+def formats(jobs: Jobs, results: Results, rounds: int) -> None:
+    """Measure the flights unchanged in each format, and grouped with each kind of frame."""
+    frame = flights()
+    with processes.gateway() as gateway:
+        for data_format in ("jsonl", "csv", "parquet", "arrow"):
+            table = jobs.table("flights", frame, data_format)
+            times = [jobs.call(gateway.url, IDENTITY_CODE, [table]).seconds for _ in range(rounds)]
+            results.figure(f"flights, unchanged, {data_format} in and out", "s", times)
+        table = jobs.table("flights", frame)
+        for name, code in (("pandas", GROUP_BY_CODE), ("Polars", POLARS_CODE), ("DuckDB", DUCKDB_CODE)):
+            times = [jobs.call(gateway.url, code, [table]).seconds for _ in range(rounds)]
+            results.figure(f"flights, grouped by carrier, {name}", "s", times)
+
+
+def growth(jobs: Jobs, results: Results, rounds: int) -> None:
+    """Measure how the time of a group-by grows with the rows: the flights, cut short and repeated."""
+    frame = flights()
+    with processes.gateway() as gateway:
+        for rows in (10_000, 100_000, 1_000_000):
+            times = -(-rows // len(frame))
+            table = jobs.table("flights", pd.concat([frame] * times, ignore_index=True).head(rows))
+            measured = [jobs.call(gateway.url, POLARS_CODE, [table]).seconds for _ in range(rounds)]
+            results.figure(f"{rows:,} flights grouped with Polars", "s", measured)
 
 
 @contextmanager

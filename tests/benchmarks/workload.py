@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import importlib.resources
+import io
 import itertools
 import json
 import time
@@ -35,6 +36,23 @@ def transform(flights):
     return carriers.agg(flights=("flight", "size"), delay=("arr_delay", "mean"), miles=("distance", "sum"))
 """
 
+POLARS_CODE = """
+import polars as pl
+
+
+def transform(flights: pl.LazyFrame) -> pl.LazyFrame:
+    carriers = flights.group_by("carrier")
+    return carriers.agg(flights=pl.len(), delay=pl.col("arr_delay").mean(), miles=pl.col("distance").sum())
+"""
+
+DUCKDB_CODE = """
+import duckdb
+
+
+def transform(flights: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    return flights.aggregate("carrier, count(*) as flights, avg(arr_delay) as delay, sum(distance) as miles")
+"""
+
 ANSWER_SECONDS = 300.0
 
 
@@ -47,6 +65,7 @@ class Table:
     data_key: str
     manifest_key: str
     data_bytes: int
+    data_format: str = "jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +92,13 @@ class Jobs:
         self._prefix = prefix
         self._numbers = itertools.count(1)
 
-    def table(self, alias: str, frame: pd.DataFrame) -> Table:
-        """Upload `frame` as Metabase would: JSON lines with nulls, and a manifest."""
-        data_key, manifest_key = (f"{self._prefix}/{alias}.{ending}" for ending in ("jsonl", "manifest.json"))
-        text = frame.to_json(orient="records", lines=True)
-        body = text.encode() if text else b""
+    def table(self, alias: str, frame: pd.DataFrame, data_format: str = "jsonl") -> Table:
+        """Upload `frame` as Metabase would (JSON lines with nulls, and a manifest), or in another format."""
+        data_key, manifest_key = (f"{self._prefix}/{alias}.{ending}" for ending in (data_format, "manifest.json"))
+        body = _encoded(frame, data_format)
         self.store.put(data_key, body)
-        self.store.put(manifest_key, json.dumps(manifest(frame)).encode())
-        return Table(alias, len(frame), data_key, manifest_key, len(body))
+        self.store.put(manifest_key, json.dumps(manifest(frame) | {"data_format": data_format}).encode())
+        return Table(alias, len(frame), data_key, manifest_key, len(body), data_format)
 
     def request(self, code: str, tables: list[Table], timeout_seconds: int = 120) -> tuple[dict[str, Any], str]:
         """Return a request body and the key that its output will have."""
@@ -100,6 +118,9 @@ class Jobs:
             "table_mapping": {t.alias: self.store.get_url(t.data_key) for t in tables},
             "manifest_mapping": {t.alias: self.store.get_url(t.manifest_key) for t in tables},
         }
+        if any(table.data_format != "jsonl" for table in tables):
+            body["data_format"] = {table.alias: table.data_format for table in tables}
+            body["output_format"] = tables[0].data_format
         return body, keys["output.csv"]
 
     def call(self, url: str, code: str, tables: list[Table]) -> Answer:
@@ -148,6 +169,22 @@ def upload(url: str, body: bytes) -> None:
             raise RuntimeError(f"upload answered {answer.status}")
     finally:
         connection.close()
+
+
+def _encoded(frame: pd.DataFrame, data_format: str) -> bytes:
+    buffer = io.BytesIO()
+    match data_format:
+        case "jsonl":
+            frame.to_json(buffer, orient="records", lines=True)
+        case "csv":
+            frame.to_csv(buffer, index=False)
+        case "parquet":
+            frame.to_parquet(buffer, index=False)
+        case "arrow":
+            frame.to_feather(buffer, compression="uncompressed")
+        case _:
+            raise ValueError(f"no such format: {data_format}")
+    return buffer.getvalue()
 
 
 def manifest(frame: pd.DataFrame) -> dict[str, Any]:

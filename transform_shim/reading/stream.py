@@ -25,8 +25,7 @@ __all__ = ["ArrowStream"]
 
 #: Database types whose whole numbers fit 64 bits, and whose fractions of a second end at microseconds.
 _PLAIN_TYPES = frozenset(
-    "int int2 int4 int8 int16 int32 int64 integer bigint smallint tinyint mediumint long short serial bigserial "
-    "smallserial int_unsigned uint8 uint16 uint32 date date32 timestamp timestamptz datetime smalldatetime".split()
+    ["int", "int2", "int4", "int8", "int16", "int32", "int64", "integer", "bigint", "smallint", "tinyint", "mediumint", "long", "short", "serial", "bigserial", "smallserial", "int_unsigned", "uint8", "uint16", "uint32", "date", "date32", "timestamp", "timestamptz", "datetime", "smalldatetime"]
 )
 
 
@@ -36,9 +35,7 @@ class ArrowStream:
     Has the Arrow PyCapsule interface, so that DuckDB and others can take it for a table.
     """
 
-    def __init__(
-        self, source: TableSource, progress: Progress, metadata: dict[bytes, bytes] | None = None
-    ) -> None:
+    def __init__(self, source: TableSource, progress: Progress, metadata: dict[bytes, bytes] | None = None) -> None:
         self._source, self._progress = source, progress
         types = _column_types(source)
         self.schema: pa.Schema = pa.schema([(f.name, types[f.name]) for f in source.fields], metadata)
@@ -58,9 +55,7 @@ class ArrowStream:
         schema = pa.schema([self.schema.field(f.name) for f in file.fields], self.schema.metadata)
         first_row = 1
         for block in file.blocks():
-            arrays = [
-                self._cast(array, field, first_row) for array, field in zip(block.arrays, schema, strict=True)
-            ]
+            arrays = [self._cast(array, field, first_row) for array, field in zip(block.arrays, schema, strict=True)]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
             first_row += block.rows
             if is_first:

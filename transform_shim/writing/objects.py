@@ -315,4 +315,3 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "label": str,
     "nested": nested_text,
 }
-

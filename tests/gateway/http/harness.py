@@ -1,0 +1,193 @@
+"""The real application and the real job service over a runner that does what a job's code says, without kernels."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from tornado.httpclient import HTTPResponse
+
+from gateway.errors import FAILURES, FailureCode, JobFailed
+from gateway.jobs.events import EventLog, Progress
+from gateway.jobs.model import Job, KeptDelivery, OutputFacts, Verdict
+from gateway.jobs.runner import RunnerStatus
+from gateway.jobs.stop import StopSignal
+from gateway.storage.artifacts import open_output
+from gateway.storage.results import ResultStore
+
+TOKEN = "s3cret-t0ken"
+ROWS = b'{"x":1}\n{"x":2}\n'
+MANIFEST = {"fields": [{"name": "x", "base_type": "Integer"}]}
+
+
+@dataclass
+class ScriptedRun:
+    """One job: its code is ``ok``, the name of a failure code, or ``hold`` (until released or stopped)."""
+
+    runner: ScriptedRunner
+    job: Job
+    log: EventLog
+    stop: StopSignal
+    execution_id: str
+    verdict: Verdict | None = None
+
+    async def execute(self) -> None:
+        self.log.line("stdout", "begin")
+        self.log.emit(Progress("fetch", "orders", 3, 42))
+        self.runner.begun.set()
+        try:
+            if self.job.code == "hold":
+                await self.stop.guard(self.runner.release.wait())
+            elif self.job.code != "ok":
+                code = FailureCode(self.job.code)
+                raise JobFailed(code, self.runner.message or FAILURES[code].meaning)
+        except JobFailed as failure:
+            self.fail(Verdict(failure.code, failure.message, failure.exit_code, 1.25))
+            return
+        self.log.line("stderr", "end")
+        facts = OutputFacts(2, 1, len(ROWS), "ab" * 32, self.job.output_format)
+        stages = {"claim": 0.01, "execute": 0.5}
+        self.verdict = Verdict(None, "", 0, 1.5, stages, facts, peak_memory_bytes=50_000_000, bytes_in=42)
+
+    async def deliver(self) -> Verdict:
+        assert self.verdict is not None
+        if isinstance(self.job.delivery, KeptDelivery):
+            await self.runner.keep(self.execution_id, self.verdict)
+        return self.verdict
+
+    def fail(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+
+    async def close(self) -> None:
+        self.runner.closed.append(self.job)
+
+
+@dataclass
+class ScriptedRunner:
+    """Stands in for the machine that runs jobs."""
+
+    directory: Path
+    results: ResultStore
+    jobs: list[Job] = field(default_factory=list)
+    closed: list[Job] = field(default_factory=list)
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+    message: str = ""
+    healthy: bool = True
+    data: bytes = ROWS
+
+    def open(self, job: Job, log: EventLog, stop: StopSignal, execution_id: str) -> ScriptedRun:
+        self.jobs.append(job)
+        return ScriptedRun(self, job, log, stop, execution_id)
+
+    def status(self) -> RunnerStatus:
+        return RunnerStatus(
+            healthy=self.healthy,
+            ready_kernels={"ready": 1, "starting": 0, "hits": 3, "misses": 1},
+            kernels={},
+            sandbox={"tier": "B", "layers": ["landlock", "seccomp"]},
+            fork_server={"alive": True, "restarts": 2},
+        )
+
+    async def aclose(self) -> None:
+        self.release.set()
+
+    async def keep(self, execution_id: str, verdict: Verdict) -> None:
+        if not verdict.ok:
+            await self.results.keep(execution_id, None, None, b"")
+            return
+        path = self.directory / f"{execution_id}.out"
+        path.write_bytes(self.data)
+        with open_output(path, owner_uid=None, max_bytes=1 << 30) as output:
+            await self.results.keep(execution_id, output, json.dumps(MANIFEST).encode(), b'{"message":"begin"}\n')
+
+
+class Caller:
+    """Sends requests as Metabase does and parses what comes back."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def send(
+        self, method: str, path: str, body: Any = None, *, token: str | None = TOKEN, **headers: str
+    ) -> HTTPResponse:
+        sent = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token}"
+        data = body if isinstance(body, bytes | type(None)) else json.dumps(body).encode()
+        answer: HTTPResponse = await self._client.fetch(
+            path, method=method, body=data, headers=sent, raise_error=False, allow_nonstandard_methods=True
+        )
+        return answer
+
+    async def get(self, path: str, **query: str | int) -> HTTPResponse:
+        return await self.send("GET", f"{path}?{urlencode(query)}" if query else path)
+
+    async def execute(self, code: str = "ok", request_id: Any = 1, **fields: Any) -> HTTPResponse:
+        return await self.send("POST", "/v1/execute", {"code": code, "request_id": request_id, **fields})
+
+
+def body(answer: HTTPResponse) -> dict[str, Any]:
+    """Return the JSON object of an answer; everything here is one."""
+    assert answer.headers["Content-Type"] == "application/json"
+    value = json.loads(answer.body)
+    assert isinstance(value, dict)
+    return value
+
+
+@dataclass
+class Raw:
+    """What came back over a plain socket."""
+
+    data: bytes
+    is_closed: bool
+
+    @property
+    def status(self) -> int:
+        return int(self.data.split(b" ", 2)[1])
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.data.partition(b"\r\n\r\n")[2])
+
+
+async def raw(port: int, data: bytes, *, half_close: bool = False, seconds: float = 5) -> Raw:
+    """Send bytes as they are; return all that came until the server closed, or for `seconds`."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    received = b""
+    try:
+        writer.write(data)
+        if half_close:
+            writer.write_eof()
+        async with asyncio.timeout(seconds):
+            while chunk := await reader.read(65_536):
+                received += chunk
+        return Raw(received, True)
+    except TimeoutError:
+        return Raw(received, False)
+    except ConnectionError:
+        return Raw(received, True)
+    finally:
+        writer.close()
+
+
+def head(method: str, path: str, *lines: str, token: str | None = TOKEN) -> bytes:
+    """Return a request's head; further header lines as given."""
+    sent = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", *lines]
+    if token is not None:
+        sent.append(f"Authorization: Bearer {token}")
+    return ("\r\n".join(sent) + "\r\n\r\n").encode("latin-1")
+
+
+async def eventually(holds: Callable[[], Any]) -> bool:
+    """Wait until `holds()`; nothing tells about these things, so it is asked again and again."""
+    for _ in range(500):
+        if holds():
+            return True
+        await asyncio.sleep(0.01)
+    return False

@@ -1,0 +1,169 @@
+"""Bodies that are wrong: a 400 that names the field and what was expected there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.gateway.http.harness import Caller, ScriptedRunner, body
+
+WRONG: list[tuple[str, Any]] = [
+    ("code", None),
+    ("code", 5),
+    ("code", ["x"]),
+    ("request_id", None),
+    ("request_id", True),
+    ("request_id", 1.5),
+    ("request_id", 1.0),
+    ("request_id", ""),
+    ("request_id", "x" * 201),
+    ("request_id", 10**30),
+    ("request_id", {"a": 1}),
+    ("timeout", 0),
+    ("timeout", -5),
+    ("timeout", "30"),
+    ("timeout", True),
+    ("timeout", 10**9),
+    ("timeout", 10**400),
+    ("timeout", [1]),
+    ("library", ["x"]),
+    ("library", {"a.py": None}),
+    ("library", {"a": 1}),
+    ("library", {"../a.py": ""}),
+    ("library", {"/etc/a.py": ""}),
+    ("library", {"a/b": ""}),
+    ("library", {"a.b.py": ""}),
+    ("library", {"": ""}),
+    ("library", {".py": ""}),
+    ("library", {"script.py": ""}),
+    ("library", {"__init__.py": ""}),
+    ("library", {"__pycache__": ""}),
+    ("library", {"json.py": ""}),
+    ("library", {"class": ""}),
+    ("library", {"ｊson": ""}),
+    ("library", {"a\0": ""}),
+    ("library", {"x" * 300: ""}),
+    ("library", {"common": "", "common.py": ""}),
+    ("table_mapping", ["x"]),
+    ("table_mapping", "x"),
+    ("table_mapping", {"t": 5}),
+    ("table_mapping", {"t": "file:///etc/passwd"}),
+    ("table_mapping", {"t": "/etc/passwd"}),
+    ("manifest_mapping", {"nosuch": "http://s3.test/m"}),
+    ("output_url", ""),
+    ("output_url", 5),
+    ("output_url", "file:///tmp/x"),
+    ("output_url", "unix:///tmp/x"),
+    ("output_url", "http+unix://%2Ftmp/x"),
+    ("output_url", "ftp://127.0.0.1/x"),
+    ("output_url", "gopher://127.0.0.1/x"),
+    ("output_url", "data:,x"),
+    ("output_url", "javascript:1"),
+    ("output_url", "http://"),
+    ("output_url", "http:///x"),
+    ("output_url", "http://127.0.0.1:99999/x"),
+    ("output_url", "http://user:pw@host/x"),
+    ("output_url", "http://host/x y"),
+    ("output_url", "http://host/x\r\nX-Evil: 1"),
+    ("output_url", "http://höst/"),
+    ("output_url", "http://[::1/x"),
+    ("events_url", "file:///tmp/x"),
+    ("runtime", "javascript"),
+    ("runtime", 5),
+    ("output_format", "xlsx"),
+    ("data_format", "xml"),
+    ("data_format", {"t": "xml"}),
+    ("inline", 1),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG)
+async def test_wrong_field_is_400_naming_it(call: Caller, runner: ScriptedRunner, field: str, value: Any) -> None:
+    good = {"code": "ok", "request_id": 1, "timeout": 5, "output_url": "http://s3.test/o", "events_url": None}
+    answer = await call.send("POST", "/v1/execute", good | {field: value})
+    assert answer.code == 400
+    found = body(answer)
+    assert found["code"] == "bad_request"
+    assert found["error"].startswith(field)
+    assert found["field"].startswith(field)
+    assert "expected" in found["error"] or field in ("library", "manifest_mapping")
+    assert not runner.jobs
+
+
+@pytest.mark.parametrize("field", ["code", "request_id"])
+async def test_missing_field_is_400_naming_it(call: Caller, field: str) -> None:
+    sent = {"code": "ok", "request_id": 1}
+    del sent[field]
+    answer = await call.send("POST", "/v1/execute", sent)
+    assert answer.code == 400
+    assert body(answer)["error"].startswith(f"{field}: required")
+
+
+async def test_several_wrong_fields_are_all_named(call: Caller) -> None:
+    answer = await call.send("POST", "/v1/execute", {"code": 1, "request_id": [], "timeout": "x"})
+    error = body(answer)["error"]
+    assert all(f"{field}: " in error for field in ("code", "request_id", "timeout"))
+
+
+async def test_error_never_quotes_a_text_of_the_request(call: Caller) -> None:
+    url = "ftp://host/o?X-Amz-Signature=secret"
+    answer = await call.execute("ok", 1, output_url=url, timeout="secret", table_mapping={"t": url})
+    assert answer.code == 400
+    assert b"secret" not in answer.body
+
+
+GOOD = json.dumps({"code": "ok", "request_id": 1}).encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"   ",
+        b"{",
+        b"{not json",
+        b"null",
+        b"[]",
+        b"[1, 2]",
+        b"1",
+        b'"x"',
+        b"{}",
+        b"{}" * 1000,
+        GOOD[:-5],
+        GOOD + b"x",
+        b'{"code": NaN}',
+        b'{"code": "ok", "request_id": 1, "timeout": NaN}',
+        b'{"code": "ok", "request_id": 1, "timeout": Infinity}',
+        b'{"code": "ok", "request_id": 1, "timeout": -Infinity}',
+        b'{"code": "ok", "request_id": 1, "timeout": 1e400}',
+        b'{"code": "ok", "request_id": 1, "timeout": ' + b"9" * 20000 + b"}",
+        b"\xef\xbb\xbf" + GOOD,
+        GOOD.decode().encode("utf-16"),
+        GOOD.decode().encode("utf-32"),
+        b"\xff\xfe\xfd",
+        GOOD.replace(b"ok", b"\xc3\x28"),
+        b"[" * 100_000,
+        b'{"a":' * 30_000,
+        b'{"code": "ok", "code": "ok", "request_id": 1}',
+        b'{"code": "\\ud800", "request_id": 1}',
+        b'{"code": "ok", "request_id": "\\udfff"}',
+        b'{"code": "ok", "request_id": 1, "library": {"a": "\\ud800"}}',
+    ],
+    ids=lambda data: repr(data[:30]),
+)
+@pytest.mark.parametrize("path", ["/v1/execute", "/execute", "/v1/cancel"])
+async def test_bad_json_is_400(call: Caller, runner: ScriptedRunner, data: bytes, path: str) -> None:
+    if path == "/v1/cancel" and b"ok" in data and (b"library" in data or b"timeout" in data):
+        data = data.replace(b'"request_id"', b'"id"')
+    answer = await call.send("POST", path, data)
+    assert answer.code == 400
+    assert body(answer)["error"]
+    assert b"Traceback" not in answer.body
+    assert not runner.jobs
+
+
+async def test_paired_surrogates_are_one_character(call: Caller, runner: ScriptedRunner) -> None:
+    answer = await call.send("POST", "/v1/execute", b'{"code": "ok", "request_id": "\\ud83c\\udf89"}')
+    assert body(answer)["request_id"] == "🎉"

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kernel_spec.limits import Limits
+from kernel_spec.sandbox import SandboxError, cgroup
+from kernel_spec.sandbox.cgroup import Group, Hierarchy, Tree
+from tests.kernel_spec.sandbox.children import fork
+
+MIB = 1 << 20
+SMALL = replace(Limits(), memory_bytes=64 * MIB, processes=8)
+
+
+@pytest.fixture
+def tree() -> Iterator[Tree]:
+    found = cgroup.open_tree(f"test-{os.getpid()}")
+    if found is None:
+        pytest.skip("no cgroup hierarchy with a memory controller can be written to here")
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.fixture
+def group(tree: Tree) -> Group:
+    return tree.create("seat", SMALL)
+
+
+def waiting_child(action: str = "wait") -> tuple[int, int]:
+    """Fork a child that acts when it is told to, by closing the returned descriptor, and then waits."""
+    held, release = os.pipe()
+    pid = fork()
+    if pid == 0:
+        os.close(release)
+        os.read(held, 1)
+        if action == "allocate":
+            kept = [bytes(b"\1" * MIB) for _ in range(200)]
+            os._exit(len(kept) % 2)
+        if action == "fork":
+            _count_forks()
+        signal.pause()
+    os.close(held)
+    return pid, release
+
+
+def _count_forks() -> None:
+    forked = []
+    try:
+        while len(forked) < 30:
+            pid = os.fork()
+            if pid == 0:
+                signal.pause()
+            forked.append(pid)
+    except OSError:
+        pass
+    for pid in forked:
+        os.kill(pid, signal.SIGKILL)
+    os._exit(len(forked))
+
+
+def test_memory_beyond_the_limit_kills_and_is_counted(group: Group) -> None:
+    pid, release = waiting_child("allocate")
+    group.attach(pid)
+    os.close(release)
+    _, status = os.waitpid(pid, 0)
+    usage = group.usage()
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert usage.oom_kills >= 1
+    assert usage.peak_memory_bytes is not None
+    assert 60 * MIB < usage.peak_memory_bytes <= 64 * MIB
+
+
+def test_same_allocation_works_outside_the_group(group: Group) -> None:
+    pid, release = waiting_child("allocate")
+    os.close(release)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFEXITED(status)
+    assert group.usage().oom_kills == 0
+
+
+def test_processes_of_the_group_are_bounded(tree: Tree, group: Group) -> None:
+    if not any("pids" in hierarchy.controllers for hierarchy in tree.hierarchies):
+        pytest.skip("no hierarchy with a pids controller can be written to here")
+    pid, release = waiting_child("fork")
+    group.attach(pid)
+    os.close(release)
+    _, status = os.waitpid(pid, 0)
+    # 8 and one of ours, of which the forking process is one.
+    assert os.WEXITSTATUS(status) == 8
+
+
+def test_children_follow_their_parent_and_are_killed_with_the_group(group: Group) -> None:
+    reader, writer = os.pipe()
+    pid, release = waiting_child()
+    group.attach(pid)
+    grandchild_of = fork()
+    if grandchild_of == 0:
+        os.close(reader)
+        group.attach(os.getpid())
+        if os.fork() == 0:
+            os.setsid()
+            os.write(writer, b"x")
+            signal.pause()
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(grandchild_of, 0)
+    os.read(reader, 1)
+    assert len(group.pids()) == 2
+    group.kill()
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    assert os.read(reader, 1) == b"", "the orphan held the pipe until it was killed"
+    os.close(reader)
+    os.close(release)
+
+
+def test_usage_counts_cpu_time_where_the_kernel_does(group: Group) -> None:
+    pid, release = waiting_child("allocate")
+    group.attach(pid)
+    os.close(release)
+    os.waitpid(pid, 0)
+    cpu_seconds = group.usage().cpu_seconds
+    if cpu_seconds is None:
+        pytest.skip("no version 2 hierarchy is mounted, which alone counts CPU time in every group")
+    assert cpu_seconds > 0
+
+
+def test_leftovers_of_a_killed_launcher_are_swept(tree: Tree) -> None:
+    pid, release = waiting_child()
+    tree.create("left", SMALL).attach(pid)
+    successor = cgroup.open_tree(f"test-{os.getpid()}")
+    assert successor is not None
+    assert successor.sweep() == 1
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    os.close(release)
+    assert successor.sweep() == 0
+
+
+def test_process_that_is_gone_cannot_be_attached(group: Group) -> None:
+    pid = fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    with pytest.raises(SandboxError, match="cgroup"):
+        group.attach(pid)
+
+
+def test_tree_leaves_nothing(tree: Tree) -> None:
+    tree.create("seat", SMALL)
+    places = [h.directory / f"{cgroup.PREFIX}test-{os.getpid()}" for h in tree.hierarchies]
+    assert all(place.is_dir() for place in places)
+    tree.close()
+    assert not any(place.exists() for place in places)
+
+
+HYBRID = """\
+25 20 0:22 / /cg/memory rw,relatime - cgroup cgroup rw,memory
+26 20 0:23 / /cg/cpu rw,relatime - cgroup cgroup rw,cpu
+27 20 0:24 / /cg/unified rw,relatime - cgroup2 cgroup2 rw
+28 20 0:25 / /proc rw - proc proc rw
+"""
+
+
+def test_hierarchies_of_use_are_read_from_the_mounts() -> None:
+    found = cgroup.find_hierarchies(HYBRID, "4:memory:/a/b\n1:cpu:/\n0::/\n")
+    assert [(h.version, sorted(h.controllers)) for h in found] == [(1, ["memory"]), (2, [])]
+
+
+def test_own_group_is_found_in_a_container_that_sees_a_part(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    mounts = f"25 20 0:22 /docker/abc {tmp_path} ro - cgroup cgroup rw,memory\n"
+    (found,) = cgroup.find_hierarchies(mounts, "4:memory:/docker/abc/sub\n")
+    assert found.directory == tmp_path / "sub"
+    (found,) = cgroup.find_hierarchies(mounts, "4:memory:/elsewhere\n")
+    assert found.directory == tmp_path
+
+
+@pytest.fixture
+def delegated(tmp_path: Path) -> Hierarchy:
+    """A version 2 group as files: what the code writes where, on machines whose controllers are in version 1."""
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
+    (tmp_path / "cgroup.subtree_control").write_text("memory pids\n")
+    seat = tmp_path / f"{cgroup.PREFIX}x" / "seat"
+    seat.mkdir(parents=True)
+    for name in ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cgroup.procs"):
+        (seat / name).touch()
+    return Hierarchy(2, cgroup._delegated(tmp_path), tmp_path)
+
+
+def test_version_2_limits_are_written_where_the_kernel_reads_them(delegated: Hierarchy) -> None:
+    assert delegated.controllers == {"memory", "pids"}
+    Tree("x", (delegated,)).create("seat", SMALL)
+    seat = delegated.directory / f"{cgroup.PREFIX}x" / "seat"
+    assert (seat / "memory.max").read_text() == str(64 * MIB)
+    assert (seat / "memory.swap.max").read_text() == "0"
+    assert (seat / "pids.max").read_text() == "9"
+
+
+def test_version_2_counters_are_read(delegated: Hierarchy) -> None:
+    seat = delegated.directory / f"{cgroup.PREFIX}x" / "seat"
+    (seat / "memory.current").write_text("11\n")
+    (seat / "memory.peak").write_text("22\n")
+    (seat / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    (seat / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
+    usage = Group({seat: delegated}).usage()
+    assert (usage.memory_bytes, usage.peak_memory_bytes, usage.oom_kills) == (11, 22, 2)
+    assert usage.cpu_seconds == 1.5
+
+
+def test_missing_controller_is_an_error_and_never_a_file_of_ours(tmp_path: Path) -> None:
+    hierarchy = Hierarchy(2, frozenset({"memory"}), tmp_path)
+    with pytest.raises(SandboxError, match=r"memory\.max"):
+        Tree("x", (hierarchy,)).create("seat", SMALL)
+    assert not list(tmp_path.rglob("memory*"))

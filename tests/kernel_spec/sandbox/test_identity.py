@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kernel_spec.sandbox import Identity, SandboxError, identity
+from tests.kernel_spec.sandbox.children import SEAT_USER, in_child, outcome
+from tests.kernel_spec.sandbox.conftest import needs_root
+
+
+@needs_root
+def test_root_becomes_the_seats_user_and_cannot_return(scratch_dir: str) -> None:
+    secret = Path(scratch_dir, "secret")
+    secret.write_text("for root")
+    secret.chmod(0o600)
+
+    def child() -> dict[str, object]:
+        before = [outcome(secret.read_text), outcome(lambda: os.kill(os.getppid(), 0))]
+        identity.become(SEAT_USER)
+        return {
+            "before": before,
+            "after": [outcome(secret.read_text), outcome(lambda: os.kill(os.getppid(), 0))],
+            "ids": [*os.getresuid(), *os.getresgid()],
+            "groups": os.getgroups(),
+            "back": [
+                outcome(lambda: os.setresuid(0, 0, 0)),
+                outcome(lambda: os.setgroups([0])),
+                outcome(lambda: os.setresuid(SEAT_USER.uid + 1, -1, -1)),
+            ],
+        }
+
+    found = in_child(child)
+    assert found["before"] == ["worked", "worked"]
+    assert found["after"] == ["EACCES", "EPERM"]
+    assert found["ids"] == [SEAT_USER.uid] * 3 + [SEAT_USER.gid] * 3
+    assert found["groups"] == []
+    assert found["back"] == ["EPERM", "EPERM", "EPERM"]
+
+
+@needs_root
+def test_capabilities_are_gone_from_every_set() -> None:
+    def child() -> list[int]:
+        identity.drop_capabilities()
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return [int(line.split()[1], 16) for line in lines if line.startswith("Cap")]
+
+    assert in_child(child) == [0, 0, 0, 0, 0]
+
+
+def test_a_seat_is_never_root() -> None:
+    with pytest.raises(SandboxError, match="must not be uid 0"):
+        identity.become(Identity(0, 60177))
+
+
+def test_a_plain_user_that_may_not_change_is_told_so() -> None:
+    def child() -> str:
+        if os.geteuid() == 0:
+            os.setresuid(SEAT_USER.uid, SEAT_USER.uid, SEAT_USER.uid)
+        try:
+            identity.become(Identity(60178, 60178))
+        except SandboxError as error:
+            return error.layer
+        return "worked"
+
+    assert in_child(child) == "identity"

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernel_spec.sandbox import Identity, SandboxError, enter_namespaces, paths, processes
+from kernel_spec.sandbox.attempt import attempt
+from kernel_spec.sandbox.trials import try_namespace
+from tests.kernel_spec.sandbox.children import (
+    FLAGS,
+    NAMESPACES,
+    PLAIN_USER,
+    become,
+    deny_namespaces,
+    fork,
+    in_child,
+    make_plan,
+    make_seat,
+    outcome,
+    run_confined,
+    scratch,
+)
+
+
+def wanted() -> frozenset[str]:
+    """Namespaces as this user gets them: directly as root, else in a user namespace."""
+    return NAMESPACES if os.geteuid() == 0 else NAMESPACES | {"user_namespace"}
+
+
+@pytest.fixture(autouse=True)
+def _host_allows_namespaces(seat_dir: str) -> None:
+    plan = make_plan(seat_dir, wanted() - NAMESPACES)
+    found = attempt(lambda: try_namespace(plan, "mount_namespace"))
+    if not found.succeeded:
+        pytest.skip(f"this host gives no mount namespace: {found.why}")
+
+
+def inside(seat_dir: str, layers: frozenset[str], look: Callable[[], Any], **changes: Any) -> Any:
+    """Return what `look` returns in a process that was forked by a middle process with these namespaces."""
+
+    def launcher() -> Any:
+        processes.become_subreaper()
+        plan = make_plan(seat_dir, layers | FLAGS, **changes)
+
+        def middle() -> Any:
+            enter_namespaces(plan)
+            return in_child(look)
+
+        return in_child(middle)
+
+    return in_child(launcher)
+
+
+def layers_for(*names: str) -> frozenset[str]:
+    return frozenset(names) | (wanted() - NAMESPACES)
+
+
+def test_private_root_shows_the_seat_and_python_and_nothing_else(seat_dir: str, scratch_dir: str) -> None:
+    outside = Path(scratch_dir, "outside")
+    outside.write_text("x")
+    Path(seat_dir, "work", "mine").write_text("y")
+    allowed = {path.split("/")[1] for path in paths.default_read_only_paths()}
+    allowed |= {"dev", "proc", "run", "tmp", "var", seat_dir.split("/")[1]}
+
+    def look() -> dict[str, Any]:
+        return {
+            "outside": outcome(outside.read_text),
+            "root": sorted(os.listdir("/")),
+            "mine": Path(seat_dir, "work", "mine").read_text(),
+            "tmp": os.listdir("/tmp") if not seat_dir.startswith("/tmp/") else [],
+            "shm": os.listdir("/dev/shm"),
+            "dev": sorted(os.listdir("/dev")),
+            "shadow": outcome(lambda: Path("/etc/shadow").stat()),
+            "home": outcome(lambda: Path("/home").stat()),
+            "write": outcome(lambda: Path("/new").write_text("x")),
+            "write usr": outcome(lambda: Path("/usr/new").write_text("x")),
+            "python": outcome(Path(os.__file__).read_bytes),
+        }
+
+    found = inside(seat_dir, layers_for("mount_namespace"), look)
+    assert found["outside"] == "ENOENT"
+    assert found["mine"] == "y"
+    assert set(found["root"]) <= allowed
+    assert (found["tmp"], found["shm"]) == ([], [])
+    assert set(found["dev"]) == {
+        *("null", "zero", "full", "random", "urandom", "shm"),
+        *("fd", "stdin", "stdout", "stderr"),
+    }
+    assert (found["shadow"], found["home"]) == ("ENOENT", "ENOENT")
+    assert (found["write"], found["write usr"]) == ("EROFS", "EROFS")
+    assert found["python"] == "worked"
+
+
+def test_scratch_space_is_private_and_bounded(seat_dir: str) -> None:
+    def look() -> list[Any]:
+        Path("/tmp/note").write_text("x")
+        Path("/dev/shm/note").write_text("x")
+        size = os.statvfs("/dev/shm")
+        return [size.f_blocks * size.f_frsize, os.path.exists("/var/tmp/note")]
+
+    size, linked = inside(seat_dir, layers_for("mount_namespace"), look)
+    assert size == (1 << 30) // 4
+    assert linked
+    assert not Path("/tmp/note").exists()
+    assert not Path("/dev/shm/note").exists()
+
+
+def test_process_namespace_shows_the_jobs_own_processes_only(seat_dir: str) -> None:
+    launcher_pid = os.getpid()
+
+    def look() -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "seen": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
+            "kill": outcome(lambda: os.kill(launcher_pid, 0)) if launcher_pid > 50 else "ESRCH",
+            "loginuid": outcome(lambda: Path("/proc/self/loginuid").write_text("0")),
+        }
+
+    found = inside(seat_dir, layers_for("mount_namespace", "pid_namespace"), look)
+    assert found["pid"] == 2, "the init is 1, the kernel an ordinary process"
+    assert found["seen"] == [1, 2]
+    assert found["kill"] == "ESRCH"
+    assert found["loginuid"] in ("EROFS", "EACCES", "ENOENT")
+
+
+def test_kernel_dies_of_its_own_signal_and_orphans_are_reaped(seat_dir: str, owner: Identity | None) -> None:
+    code = """
+import os, signal, sys, time
+for _ in range(20):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os._exit(0)          # an orphan: its parent is gone
+        os._exit(0)
+    os.wait()
+deadline = time.monotonic() + 5
+while len([n for n in os.listdir("/proc") if n.isdigit()]) > 2 and time.monotonic() < deadline:
+    time.sleep(0.005)
+print(sorted(int(n) for n in os.listdir("/proc") if n.isdigit()), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    layers = layers_for("mount_namespace", "pid_namespace") | FLAGS | {"rlimits"}
+    if owner is not None:
+        layers |= {"identity"}
+    run = run_confined(lambda: make_plan(seat_dir, layers, owner), code)
+    assert run.output == "[1, 2]\n"
+    assert os.WTERMSIG(run.status) == signal.SIGKILL
+
+
+def test_no_network_device_but_loopback_and_that_is_down(seat_dir: str) -> None:
+    def look() -> list[Any]:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            return [[name for _, name in socket.if_nameindex()], outcome(lambda: probe.connect(("127.0.0.1", 9)))]
+
+    devices, reached = inside(seat_dir, layers_for("network_namespace"), look)
+    assert "lo" in devices
+    assert not {"eth0", "ens3", "enp1s0"} & set(devices)
+    assert reached == "ENETUNREACH"
+
+
+def test_allowed_network_keeps_the_hosts_network(seat_dir: str) -> None:
+    host = os.readlink("/proc/self/ns/net")
+
+    def look() -> str:
+        return os.readlink("/proc/self/ns/net")
+
+    layers = layers_for("network_namespace", "uts_namespace")
+    assert inside(seat_dir, layers, look, allow_network=True) == host
+    assert inside(seat_dir, layers, look) != host
+
+
+@pytest.mark.parametrize(("layer", "name"), [("ipc_namespace", "ipc"), ("uts_namespace", "uts")])
+def test_ipc_and_host_name_are_the_jobs_own(seat_dir: str, layer: str, name: str) -> None:
+    def look() -> list[str]:
+        return [os.readlink(f"/proc/self/ns/{name}"), socket.gethostname()]
+
+    own, host_name = inside(seat_dir, layers_for(layer), look)
+    assert own != os.readlink(f"/proc/self/ns/{name}")
+    assert (host_name == "transform") == (name == "uts")
+
+
+def test_plain_user_gets_all_of_them_in_a_user_namespace() -> None:
+    with scratch() as directory:
+        user = PLAIN_USER if os.geteuid() == 0 else None
+        seat_dir = make_seat(directory, user)
+        if user is not None:
+            os.chown(seat_dir, user.uid, user.gid)
+
+        def child() -> Any:
+            if user is not None:
+                become(user)
+            plan = make_plan(seat_dir, frozenset({"user_namespace"}))
+            found = attempt(lambda: try_namespace(plan, "user_namespace"))
+            if not found.succeeded:
+                return found.why
+            return inside(seat_dir, NAMESPACES | {"user_namespace"}, lambda: [os.getpid(), os.getuid()])
+
+        found = in_child(child)
+        if isinstance(found, str):
+            pytest.skip(f"this host gives no user namespace: {found}")
+        assert found == [2, user.uid if user is not None else os.getuid()]
+
+
+def test_namespace_that_cannot_be_had_is_an_error_that_names_it(seat_dir: str) -> None:
+    def child() -> list[str]:
+        deny_namespaces()
+        try:
+            enter_namespaces(make_plan(seat_dir, frozenset({"pid_namespace"}), parent_pid=os.getppid()))
+        except SandboxError as error:
+            return [error.layer]
+        return []
+
+    assert in_child(child) == ["pid_namespace"]
+
+
+def test_end_of_the_init_ends_every_process_of_the_namespace(seat_dir: str) -> None:
+    def launcher() -> bool:
+        processes.become_subreaper()
+        plan = make_plan(seat_dir, layers_for("pid_namespace") | FLAGS)
+        reader, writer = os.pipe()
+        alive, held = os.pipe()
+        middle = fork()
+        if middle == 0:
+            entered = enter_namespaces(plan)
+            if os.fork() == 0:
+                os.close(alive)
+                os.setsid()
+                if os.fork() == 0:
+                    signal.alarm(20)
+                    os.write(writer, f"init {entered.init_pid}".encode())
+                    signal.pause()
+                signal.pause()
+            os._exit(0)
+        os.close(held)
+        os.waitpid(middle, 0)
+        init_pid = int(os.read(reader, 100).split()[1])
+        os.kill(init_pid, signal.SIGKILL)
+        return os.read(alive, 1) == b""  # the end of file comes when the last holder is gone
+
+    assert in_child(launcher) is True
+
+
+def test_interpreter_behind_a_closed_directory_is_reachable_inside(scratch_dir: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a directory that only root may enter takes root to make")
+    closed = Path(scratch_dir, "closed")
+    (closed / "lib").mkdir(parents=True)
+    (closed / "lib" / "module.py").write_text("x = 1")
+    (closed / "link").symlink_to("lib")
+    closed.chmod(0o700)
+    owner = PLAIN_USER
+    seat_dir = make_seat(scratch_dir, owner, "0000beef")
+    path = str(closed / "link" / "module.py")
+    tried = f"try: print(open({path!r}).read())\nexcept OSError as e: print(type(e).__name__)"
+    readable = (*paths.default_read_only_paths(), str(closed / "link"))
+
+    def run(layers: frozenset[str]) -> str:
+        plan = lambda: make_plan(seat_dir, layers | FLAGS | {"identity"}, owner, read_only_paths=readable)  # noqa: E731
+        return run_confined(plan, tried).output
+
+    assert run(frozenset({"mount_namespace"})) == "x = 1\n"
+    assert "x = 1" not in run(frozenset())

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from kernel_spec.limits import Limits
+from kernel_spec.sandbox import Identity, SandboxError, processes, procfs, rlimits
+from tests.kernel_spec.sandbox.children import become, fork, in_child, make_plan, make_seat
+
+
+def start_in_seat(seat_dir: str, owner: Identity | None, code: str) -> int:
+    """Start a program as a process of the seat; it says a word when it is ready."""
+    reader, writer = os.pipe()
+    pid = fork()
+    if pid == 0:
+        os.dup2(writer, 1)
+        rlimits.apply(replace(make_plan(seat_dir), identity=owner))
+        if owner is not None:
+            become(owner)
+        exec(compile(code, "job", "exec"), {})
+        os._exit(0)
+    os.close(writer)
+    assert os.read(reader, 1) == b"x"
+    os.close(reader)
+    return pid
+
+
+DAEMON = """
+import os, signal, time
+signal.alarm(30)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.alarm(30)
+        for number in range(1, 32):
+            try: signal.signal(number, signal.SIG_IGN)
+            except OSError: pass
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        os.write(1, b"x")
+        while True: time.sleep(1)
+    os._exit(0)
+os.wait()
+while True: time.sleep(1)
+"""
+
+FORK_BOMB = """
+import os, signal, time
+signal.alarm(30)
+os.write(1, b"x")
+while True:
+    try:
+        if os.fork() == 0:
+            signal.alarm(30)
+            os.setsid()
+    except OSError:
+        time.sleep(0.001)
+"""
+
+
+def test_everything_a_seat_started_is_ended_and_reaped(seat_dir: str, owner: Identity | None) -> None:
+    def launcher() -> list[object]:
+        processes.become_subreaper()
+        kernel = start_in_seat(seat_dir, owner, DAEMON)
+        found = processes.of_seat(seat_dir, owner)
+        ended = processes.end_seat(seat_dir, owner)
+        return [
+            len(found),
+            len(ended.pids),
+            ended.exits.get(kernel),
+            sorted(ended.exits.values()),
+            len(processes.of_seat(seat_dir, owner)),
+        ]
+
+    assert in_child(launcher) == [2, 2, signal.SIGKILL, [signal.SIGKILL] * 2, 0]
+
+
+@pytest.mark.parametrize("shares_uid", [False, True], ids=["own user", "shared user"])
+def test_fork_bomb_is_ended(seat_dir: str, owner: Identity | None, shares_uid: bool) -> None:
+    if owner is None and not shares_uid:
+        pytest.skip("a user of its own takes root")
+
+    def launcher() -> list[object]:
+        processes.become_subreaper()
+        if shares_uid and owner is not None:
+            os.chown(seat_dir, owner.uid, owner.gid)
+            become(owner)
+        identity = None if shares_uid else owner
+        start_in_seat(seat_dir, identity, FORK_BOMB)
+        ended = processes.end_seat(seat_dir, identity, deadline_seconds=10)
+        return [len(ended.pids) > 1, len([s for s in processes.of_seat(seat_dir, identity) if s.lives])]
+
+    assert in_child(launcher) == [True, 0]
+
+
+def test_neighbour_under_the_same_user_is_not_touched(scratch_dir: str, owner: Identity | None) -> None:
+    one, other = make_seat(scratch_dir, None, "00000001"), make_seat(scratch_dir, None, "00000002")
+
+    def launcher() -> list[object]:
+        processes.become_subreaper()
+        if owner is not None:
+            become(owner)
+        first = start_in_seat(one, None, DAEMON)
+        second = start_in_seat(other, None, DAEMON)
+        processes.end_seat(one, None)
+        survivor = procfs.read_status(second)
+        result = [first in {s.pid for s in processes.of_seat(one, None)}, survivor is not None and survivor.lives]
+        processes.end_seat(other, None)
+        return result
+
+    assert in_child(launcher) == [False, True]
+
+
+def test_empty_seat_ends_at_once(seat_dir: str, owner: Identity | None) -> None:
+    ended = processes.end_seat(seat_dir, owner)
+    assert (ended.rounds, ended.pids, ended.exits) == (0, frozenset(), {})
+
+
+def test_survivor_is_an_error_that_names_it() -> None:
+    own = procfs.read_status(os.getpid())
+    assert own is not None
+    with pytest.raises(SandboxError, match=str(os.getpid())):
+        processes.end_all(lambda: [own], kill_all=lambda: None, deadline_seconds=0.01)
+
+
+def test_status_of_a_process_that_is_closed_to_us_still_tells_its_user() -> None:
+    pid = fork()
+    if pid == 0:
+        signal.pause()
+    try:
+        status = procfs.read_status(pid)
+        assert status is not None
+        assert (status.parent_pid, status.uid, status.lives) == (os.getpid(), os.getuid(), True)
+        assert status.anonymous_bytes > 0
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        zombie = None
+        while zombie is None or zombie.lives:
+            zombie = procfs.read_status(pid)
+        os.waitpid(pid, 0)
+    assert procfs.read_status(pid) is None
+
+
+def test_cpu_time_of_a_process_and_its_children_is_read() -> None:
+    program = "import os, time\nif os.fork() == 0:\n while time.process_time() < 0.15: pass\n os._exit(0)\nos.wait()\nprint(flush=True)\ninput()"
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        seconds = procfs.read_cpu_seconds(process.pid)
+        process.communicate(b"\n")
+    assert 0.14 <= seconds < 2
+
+
+def test_limits_default_is_what_the_promise_says() -> None:
+    limits = Limits()
+    assert (limits.memory_bytes, limits.cpu_seconds, limits.processes, limits.descriptors) == (1 << 30, 60, 50, 256)
+
+
+def test_kernel_that_ended_by_itself_leaves_no_rounds(seat_dir: str, owner: Identity | None) -> None:
+    def launcher() -> list[object]:
+        processes.become_subreaper()
+        start_in_seat(seat_dir, owner, "import os; os.write(1, b'x'); os._exit(7)")
+        deadline = time.monotonic() + 5
+        while any(s.lives for s in processes.of_seat(seat_dir, owner)) and time.monotonic() < deadline:
+            os.sched_yield() if hasattr(os, "sched_yield") else None
+        ended = processes.end_seat(seat_dir, owner)
+        return [ended.rounds, [os.waitstatus_to_exitcode(status) for status in ended.exits.values()]]
+
+    assert in_child(launcher) == [0, [7]]

@@ -1,0 +1,70 @@
+"""The user's code as the module ``script``, and the library's modules beside it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import linecache
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+from transform_shim.errors import ShimError
+
+__all__ = ["SCRIPT_FILE", "load_script", "write_modules"]
+
+SCRIPT_FILE = "script.py"
+_MODULE = "script"
+
+
+def write_modules(work_dir: Path, code: str, library: Mapping[str, str]) -> Path:
+    """Write the library's modules and the script, exactly as given; returns the script's path.
+
+    Names with and without ``.py`` mean the same file.
+
+    Raises
+    ------
+    ShimError
+        If a library name is more than a file name (the gateway refuses such a request before).
+    """
+    for name, source in library.items():
+        file_name = name if name.endswith(".py") else f"{name}.py"
+        if "/" in name or "\0" in name or file_name in (".py", "..py", SCRIPT_FILE):
+            raise ShimError(f"library name {name!r} cannot be a module beside the script")
+        _write(work_dir / file_name, source)
+        if _is_ours(file_name, work_dir):
+            del sys.modules[file_name.removesuffix(".py")]
+    script_path = work_dir / SCRIPT_FILE
+    _write(script_path, code)
+    return script_path
+
+
+def load_script(script_path: Path) -> ModuleType:
+    """Run the script as module ``script``; whatever it raises comes out."""
+    sys.modules.pop(_MODULE, None)
+    importlib.invalidate_caches()
+    loader = importlib.machinery.SourceFileLoader(_MODULE, str(script_path))
+    spec = importlib.util.spec_from_file_location(_MODULE, script_path, loader=loader)
+    if spec is None:
+        raise ShimError(f"no module can be made of {script_path}")
+    module = importlib.util.module_from_spec(spec)
+    code = compile(script_path.read_bytes(), str(script_path), "exec", dont_inherit=True)
+    sys.modules[_MODULE] = module
+    exec(code, module.__dict__)  # noqa: S102 - the user's code is what this process is for
+    return module
+
+
+def _write(path: Path, source: str) -> None:
+    # a lone surrogate cannot be in a file; "?" in its place is a mistake the user sees on the line where it is
+    path.write_bytes(source.encode("utf-8", "replace"))
+    # tracebacks show these lines even if the script removes or changes its own file; no mtime: never checked again
+    linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
+
+
+def _is_ours(file_name: str, work_dir: Path) -> bool:
+    """Whether a module of that name is one of a job before, as happens in notebooks."""
+    module = sys.modules.get(file_name.removesuffix(".py"))
+    origin = getattr(module, "__file__", None)
+    return bool(origin) and Path(str(origin)).name == file_name and Path(str(origin)).parent == work_dir
