@@ -93,9 +93,11 @@ class Follower:
 
 
 def log_line(event: Mapping[str, Any]) -> LogLine:
+    """Return the line that an event of the API stands for."""
     moment = datetime.fromisoformat(event["timestamp"]).timestamp()
     return LogLine(moment, "stderr" if event["stream"] == "stderr" else "stdout", str(event["message"]))
 
 
 def id_query(request_id: RequestId | None) -> str:
+    """Return the query that names a job, empty for none."""
     return "" if request_id is None else "?" + urllib.parse.urlencode({"request_id": request_id})

@@ -111,6 +111,9 @@ class JobKernelApp(IPKernelApp):
     def _no_ipython_dir(self) -> str:
         return os.environ.get("IPYTHONDIR", ".")
 
+    def _ipython_dir_changed(self, change: Any) -> None:
+        """Create nothing; upstream makes the directory and puts a README in it."""
+
     def initialize(self, argv: Any = None) -> None:
         """Bind, build kernel and shell; `start` then serves. The command line and configuration files are not read."""
         self.update_config(_CONFIG)

@@ -8,7 +8,6 @@ is not given up: the answer may still come and is then dropped.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
@@ -128,7 +127,7 @@ class LauncherClient:
         self._early_exits: dict[str, ExitReport] = {}
         self._lost: asyncio.Future[None] | None = None
         self._fork_server = ForkServerChanged("starting", "not heard of yet")
-        self._status: dict[str, object] = {}
+        self._awaiting_change: list[asyncio.Future[None]] = []
         self._closed = False
 
     @classmethod
@@ -172,8 +171,9 @@ class LauncherClient:
         self._lost = self._loop.create_future()
         self._process.channel.set_blocking(False)
         self._loop.add_reader(self._process.channel.fileno(), self._on_readable)
-        with contextlib.suppress(LauncherError):
-            await self.status()
+        fork_server = (await self.status()).get("fork_server")
+        if isinstance(fork_server, dict):
+            self._fork_server = ForkServerChanged(str(fork_server["state"]), str(fork_server["reason"]))
 
     async def lost(self) -> None:
         """Return when the launcher is gone; its kernels are then gone too."""
@@ -315,8 +315,7 @@ class LauncherClient:
 
     async def status(self) -> dict[str, object]:
         """Return layers, seats, kernels, fork server and counters."""
-        self._status = (await self._ask(Status(next(self._ids)), StatusReport)).status
-        return self._status
+        return (await self._ask(Status(next(self._ids)), StatusReport)).status
 
     # ------------------------------------------------------------------ what is known without asking
     def sandbox_status(self) -> dict[str, object]:
@@ -332,6 +331,12 @@ class LauncherClient:
     def fork_server_status(self) -> dict[str, object]:
         """Return the state of the fork server and the reason for it, as last told."""
         return {"state": self._fork_server.state, "reason": self._fork_server.reason}
+
+    async def fork_server_changed(self) -> None:
+        """Return at the next change of the fork server's state."""
+        change = asyncio.get_running_loop().create_future()
+        self._awaiting_change.append(change)
+        await change
 
     # ------------------------------------------------------------------ the socket
     async def _ask(self, request: Any, expected: type[A], seconds: float = ANSWER_SECONDS) -> A:
@@ -383,6 +388,10 @@ class LauncherClient:
                 self._on_exited(message.kernel_id, message.report)
             case ForkServerChanged():
                 self._fork_server = message
+                for change in self._awaiting_change:
+                    if not change.done():
+                        change.set_result(None)
+                self._awaiting_change.clear()
                 level = logging.WARNING if message.state == "waiting" else logging.INFO
                 log.log(level, "fork server %s: %s", message.state, message.reason)
             case _:

@@ -17,6 +17,7 @@ __all__ = ["SCRIPT_FILE", "load_script", "write_modules"]
 
 SCRIPT_FILE = "script.py"
 _MODULE = "script"
+_written_paths: set[str] = set()
 
 
 def write_modules(work_dir: Path, code: str, library: Mapping[str, str]) -> Path:
@@ -29,13 +30,12 @@ def write_modules(work_dir: Path, code: str, library: Mapping[str, str]) -> Path
     ShimError
         If a library name is more than a file name (the gateway refuses such a request before).
     """
+    _forget_jobs_before()
     for name, source in library.items():
         file_name = name if name.endswith(".py") else f"{name}.py"
         if "/" in name or "\0" in name or file_name in (".py", "..py", SCRIPT_FILE):
             raise ShimError(f"library name {name!r} cannot be a module beside the script")
         _write(work_dir / file_name, source)
-        if _is_ours(file_name, work_dir):
-            del sys.modules[file_name.removesuffix(".py")]
     script_path = work_dir / SCRIPT_FILE
     _write(script_path, code)
     return script_path
@@ -59,12 +59,14 @@ def load_script(script_path: Path) -> ModuleType:
 def _write(path: Path, source: str) -> None:
     # a lone surrogate cannot be in a file; "?" in its place is a mistake the user sees on the line where it is
     path.write_bytes(source.encode("utf-8", "replace"))
+    _written_paths.add(str(path))
     # tracebacks show these lines even if the script removes or changes its own file; no mtime: never checked again
     linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
 
 
-def _is_ours(file_name: str, work_dir: Path) -> bool:
-    """Whether a module of that name is one of a job before, as happens in notebooks."""
-    module = sys.modules.get(file_name.removesuffix(".py"))
-    origin = getattr(module, "__file__", None)
-    return bool(origin) and Path(str(origin)).name == file_name and Path(str(origin)).parent == work_dir
+def _forget_jobs_before() -> None:
+    """Drop the modules that an earlier job in this process wrote, as happens in notebooks."""
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) in _written_paths:
+            del sys.modules[name]
+    _written_paths.clear()

@@ -92,7 +92,7 @@ def read_manifest(path: Path, table: str) -> Manifest:
 
 
 def fields_of(raw: object) -> tuple[Field, ...]:
-    """The usable fields of a manifest object that may come from user code (frame.attrs): what does not fit is left out."""
+    """The usable fields of a manifest object; frame.attrs come from user code, so what does not fit is left out."""
     entries = raw.get("fields") if isinstance(raw, Mapping) else None
     found: dict[str, Field] = {}
     for entry in entries if isinstance(entries, Sequence) and not isinstance(entries, str) else ():

@@ -133,11 +133,12 @@ class LogStream(io.TextIOBase):
     write_through = True
 
     @property
-    def buffer(self) -> _Buffer:  # type: ignore[override]
+    def buffer(self) -> _Buffer:
         """The stream of bytes below."""
         return self._raw_buffer
 
     def write(self, text: str, /) -> int:
+        """Send a text; what encoding cannot say is written as a backslash escape."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         length = len(text)
@@ -158,6 +159,7 @@ class LogStream(io.TextIOBase):
         return len(data)
 
     def flush(self) -> None:
+        """Send the beginnings of lines that are kept back."""
         while self._partial:
             try:
                 _, text = self._partial.popitem()
@@ -170,9 +172,11 @@ class LogStream(io.TextIOBase):
         return self._descriptor
 
     def isatty(self) -> bool:
+        """Never."""
         return False
 
     def writable(self) -> bool:
+        """Always."""
         return True
 
     def reconfigure(self, **_: Any) -> None:

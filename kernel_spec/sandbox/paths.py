@@ -134,7 +134,5 @@ def layout(read_only_paths: tuple[str, ...]) -> tuple[tuple[tuple[str, str], ...
         if os.path.lexists(end):
             real[end] = None
     binds = [path for path in real if not any(path != other and is_beneath(path, other) for other in real)]
-    kept = [
-        (place, to) for place, to in links.items() if not any(is_beneath(place, bound) for bound in binds)
-    ]
+    kept = [(place, to) for place, to in links.items() if not any(is_beneath(place, bound) for bound in binds)]
     return tuple(sorted(kept)), tuple(sorted(binds))

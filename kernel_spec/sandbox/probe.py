@@ -8,6 +8,7 @@ as jobs have it, with proofs from inside. Layers that work alone but not togethe
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import resource
 import shutil
@@ -74,7 +75,9 @@ class _Findings:
         return True
 
     def drop(self, layer: str, why: str, remedy: str | None = None) -> None:
-        line = LayerReport(layer, State.OFF, tiers.PROMISES[layer], why, tiers.REMEDIES[layer] if remedy is None else remedy)
+        line = LayerReport(
+            layer, State.OFF, tiers.PROMISES[layer], why, tiers.REMEDIES[layer] if remedy is None else remedy
+        )
         self.lines[layer] = line
 
 
@@ -110,9 +113,7 @@ def probe(
         seat_dir = _make_seat(base_dir, identity)
         try:
             limits = replace(Limits(), memory_bytes=_data_bytes() + _ROOM_BYTES)
-            plan = SandboxPlan(
-                identity, limits, seat_dir, read_only_paths, frozenset(), allow_network, os.getpid()
-            )
+            plan = SandboxPlan(identity, limits, seat_dir, read_only_paths, frozenset(), allow_network, os.getpid())
             findings = _play_launcher(plan, f"{stamp}-{os.getpid()}")
         finally:
             _end_children()
@@ -176,9 +177,7 @@ def _try_namespaces(plan: SandboxPlan, findings: _Findings) -> set[str]:
 
 def _try_each(plan: SandboxPlan, layers: frozenset[str]) -> dict[str, Attempt]:
     with_user = replace(plan, layers=layers)
-    found = {
-        layer: attempt(partial(trials.try_namespace, with_user, layer)) for layer in _WITH_USER_NAMESPACE
-    }
+    found = {layer: attempt(partial(trials.try_namespace, with_user, layer)) for layer in _WITH_USER_NAMESPACE}
     if plan.allow_network:
         found[names.NETWORK_NAMESPACE] = Attempt(False, "jobs have the network: allow_network is set")
     return found
@@ -264,14 +263,12 @@ def _connect() -> None:
 
 
 def _allocate(limit_bytes: int) -> None:
-    import mmap
-
     mmap.mmap(-1, limit_bytes + _ROOM_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
 
 
 def _become_root() -> None:
     if os.getuid() == 0:
-        return
+        return  # it is root already, the worst of all
     os.setresuid(0, 0, 0)
 
 
@@ -280,11 +277,12 @@ def _prove_work(plan: SandboxPlan) -> Proof:
         scratch = Path(plan.seat_dir, "work", "probe")
         scratch.write_text("x")
         scratch.unlink()
-        Path(os.__file__).read_bytes()
-        if not os.access(sys.executable, os.X_OK):
-            return Proof(tiers.PROOF_WORK, False, f"{sys.executable} cannot be executed")
     except OSError as error:
-        return Proof(tiers.PROOF_WORK, False, f"{error}")
+        return Proof(tiers.PROOF_WORK, False, f"the seat cannot be written: {error.strerror}")
+    readable = all(os.access(path, os.R_OK) for path in (os.__file__, sys.executable))
+    if not readable or not os.access(sys.executable, os.X_OK):
+        why = "Python cannot be read by the seat's user: install it where all can, in /usr or /opt"
+        return Proof(tiers.PROOF_WORK, False, why)
     return Proof(tiers.PROOF_WORK, True)
 
 

@@ -94,7 +94,7 @@ def tier_of(active: Collection[str], proofs: Collection[Proof], *, allow_network
     failed = {proof.name for proof in proofs if not proof.held}
     files_confined = plan.LANDLOCK in active or plan.MOUNT_NAMESPACE in active
     hard = failed & {PROOF_NETWORK, PROOF_FILE, PROOF_MEMORY, PROOF_ROOT, PROOF_WORK}
-    if hard or not files_confined or not _NEEDED_FOR_C <= set(active):
+    if hard or not files_confined or not set(active) >= _NEEDED_FOR_C:
         return Tier.NONE
     if plan.IDENTITY not in active or PROOF_SIGNAL in failed:
         return Tier.REDUCED

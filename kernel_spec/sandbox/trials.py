@@ -33,7 +33,7 @@ from kernel_spec.sandbox import (
 )
 from kernel_spec.sandbox import plan as names
 from kernel_spec.sandbox.errors import SandboxError
-from kernel_spec.sandbox.plan import Identity, SandboxPlan
+from kernel_spec.sandbox.plan import SandboxPlan
 
 Facts = dict[str, str]
 _DEATH_SECONDS = 2.0

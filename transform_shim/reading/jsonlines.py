@@ -39,7 +39,7 @@ _LAST_BYTES = np.frombuffer(b"}\r\n", dtype=np.uint8)
 
 
 class Columns:
-    """Arrays of one block in the order of the fields, all of ``rows`` values; ``end_bytes`` as in :class:`LineBlock`."""
+    """Arrays of one block in the order of the fields, of ``rows`` values each; ``end_bytes`` as in LineBlock."""
 
     __slots__ = ("arrays", "end_bytes", "rows")
 

@@ -25,7 +25,11 @@ __all__ = ["ArrowStream"]
 
 #: Database types whose whole numbers fit 64 bits, and whose fractions of a second end at microseconds.
 _PLAIN_TYPES = frozenset(
-    ["int", "int2", "int4", "int8", "int16", "int32", "int64", "integer", "bigint", "smallint", "tinyint", "mediumint", "long", "short", "serial", "bigserial", "smallserial", "int_unsigned", "uint8", "uint16", "uint32", "date", "date32", "timestamp", "timestamptz", "datetime", "smalldatetime"]
+    {
+        *("int", "int2", "int4", "int8", "int16", "int32", "int64", "integer", "bigint", "smallint", "tinyint"),
+        *("mediumint", "long", "short", "serial", "bigserial", "smallserial", "uint8", "uint16", "uint32"),
+        *("date", "date32", "timestamp", "timestamptz", "datetime", "smalldatetime"),
+    }
 )
 
 

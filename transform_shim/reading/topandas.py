@@ -29,7 +29,7 @@ from transform_shim.reading.numbers import decimal_type, double_if_exact
 
 __all__ = ["frame_of", "series_values"]
 
-#: pandas warns of fragmentation from 100 blocks on; wide frames are consolidated (one more copy) to spare the user that.
+#: pandas warns of fragmentation from 100 blocks on; wide frames are consolidated (one more copy) to spare users that.
 _MOST_BLOCKS = 90
 
 

@@ -91,11 +91,11 @@ def _interval_text(value: Any) -> str:
 
 
 def _is_uuid(kind: pa.BaseExtensionType) -> bool:
-    return kind.extension_name == "arrow.uuid"
+    return bool(kind.extension_name == "arrow.uuid")
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return (
+    return bool(
         pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)
         or pa.types.is_fixed_size_binary(kind)

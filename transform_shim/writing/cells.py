@@ -110,7 +110,7 @@ def _check_years(array: pa.Array, column: str, first_row: int) -> None:
     extremes = pc.min_max(array)
     if not extremes["min"].is_valid:
         return
-    unit = "D" if pa.types.is_date(kind) else kind.unit
+    unit: Any = "D" if pa.types.is_date(kind) else kind.unit
     if unit == "ns":  # ends in 2262
         return
     first = int(np.datetime64(_FIRST_DAY, unit).astype(np.int64))

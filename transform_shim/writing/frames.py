@@ -195,7 +195,8 @@ def _canonical_columns(
 def _sampled_bytes(columns: Sequence[PlannedColumn], rows: int) -> int:
     """About how many bytes all rows take as Arrow, from a few of them; categories can be small here and huge there."""
     sample = min(rows, 64)
-    return sum(column.slice(0, sample).nbytes for column in columns) * rows // max(sample, 1)
+    sampled_bytes = sum(int(column.slice(0, sample).nbytes) for column in columns)
+    return sampled_bytes * rows // max(sample, 1)
 
 
 def _rows_of(size_bytes: int, rows: int) -> int:

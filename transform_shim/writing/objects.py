@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import functools
 import ipaddress
 import pathlib
 import uuid
@@ -73,9 +72,13 @@ _TOGETHER: dict[frozenset[str], str] = {
 }
 
 
-@functools.cache
+_group_by_type: dict[type, str | None] = {}
+
+
 def _group(kind: type) -> str | None:
-    return next((name for name, types in _GROUPS if issubclass(kind, types)), None)
+    if kind not in _group_by_type:
+        _group_by_type[kind] = next((name for name, types in _GROUPS if issubclass(kind, types)), None)
+    return _group_by_type[kind]
 
 
 class ObjectColumn:
@@ -87,7 +90,7 @@ class ObjectColumn:
         If a value cannot be written or the values do not go together.
     """
 
-    def __init__(self, name: str, values: Sequence[Any]) -> None:
+    def __init__(self, name: str, values: Any) -> None:
         self.name, self._values = name, values
         self._group = self._find_group()
         self._is_aware, self._unit = False, "us"
@@ -202,7 +205,7 @@ class ObjectColumn:
     def _look_at_datetimes(self) -> None:
         aware: set[bool] = set()
         for row, value in enumerate(self._values):
-            if _group(type(value)) not in ("date", "datetime"):
+            if _group(type(value)) not in {"date", "datetime"}:
                 continue
             aware.add(getattr(value, "tzinfo", None) is not None)
             if len(aware) > 1:
@@ -280,7 +283,7 @@ def _datetime(value: Any, is_aware: bool, unit: str) -> Any:
     stamp = pd.Timestamp(value)
     if is_aware:
         stamp = stamp.tz_convert("UTC").tz_localize(None)
-    return stamp.as_unit(unit).value if unit == "ns" else int(stamp.as_unit("us")._value)
+    return int(stamp.to_datetime64().astype(f"M8[{unit}]").astype(np.int64))
 
 
 def _time(value: dt.time) -> dt.time:

@@ -93,7 +93,7 @@ def _fits(source: Field, kind: pa.DataType, facts: ColumnFacts) -> bool:
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 _INFERRED: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (

@@ -175,15 +175,15 @@ async def test_refused_connection_and_unknown_host_are_told(settings: Settings, 
     assert "the storage at no-such-host.invalid could not be reached" in message
 
 
-@pytest.mark.parametrize("url", ["ftp://h/x", "file:///etc/passwd", "/etc/passwd", "http://", "http://h:x/", "http://h/a b"])
+@pytest.mark.parametrize(
+    "url", ["ftp://h/x", "file:///etc/passwd", "/etc/passwd", "http://", "http://h:x/", "http://h/a b"]
+)
 async def test_url_that_is_none_is_refused(url: str, settings: Settings, tmp_path: Path) -> None:
     await failure((table(url),), tmp_path, settings)
 
 
 @pytest.mark.parametrize("announced", [True, False])
-async def test_tables_beyond_the_cap_are_given_up_early(
-    announced: bool, settings: Settings, tmp_path: Path
-) -> None:
+async def test_tables_beyond_the_cap_are_given_up_early(announced: bool, settings: Settings, tmp_path: Path) -> None:
     settings = replace(settings, max_input_bytes=3_000_000)
 
     def endless(conversation: Conversation) -> None:

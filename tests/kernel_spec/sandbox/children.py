@@ -1,3 +1,4 @@
+# ruff: noqa: PTH - the system calls themselves are the subject
 """Run a piece of a test in a forked child, so that what it does to its process ends with it."""
 
 from __future__ import annotations
@@ -42,9 +43,7 @@ _DEADLINE_SECONDS = 30.0
 FLAGS = frozenset({"no_new_privs", "dumpable", "parent_death"})
 TIER_C = FLAGS | {"rlimits", "landlock", "seccomp"}
 TIER_B = TIER_C | {"identity"}
-NAMESPACES = frozenset(
-    {"mount_namespace", "pid_namespace", "network_namespace", "ipc_namespace", "uts_namespace"}
-)
+NAMESPACES = frozenset({"mount_namespace", "pid_namespace", "network_namespace", "ipc_namespace", "uts_namespace"})
 TIER_A = TIER_B | NAMESPACES
 TIER_C_USER_NAMESPACE = TIER_C | NAMESPACES | {"user_namespace"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -47,12 +48,11 @@ def test_process_of_the_same_user_is_closed_when_not_dumpable() -> None:
             if closed:
                 dumpable.apply()
             os.write(writer, b"x")
-            os.read(reader, 1)
-            os._exit(0)
+            signal.pause()
         os.close(writer)
         os.read(reader, 1)
         found = outcome(Path(f"/proc/{other}/environ").read_bytes)
-        os.kill(other, 9)
+        os.kill(other, signal.SIGKILL)
         os.waitpid(other, 0)
         os.close(reader)
         return found

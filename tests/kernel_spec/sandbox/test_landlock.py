@@ -1,3 +1,4 @@
+# ruff: noqa: PTH - the system calls themselves are the subject
 from __future__ import annotations
 
 import os
@@ -143,9 +144,7 @@ def test_kernel_without_landlock_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
         landlock.prepare((), allow_network=False)
 
 
-@pytest.mark.parametrize(
-    ("version", "size"), [(1, 8), (3, 8), (4, 16), (5, 16), (6, 24), (9, 24), (12, 24)]
-)
+@pytest.mark.parametrize(("version", "size"), [(1, 8), (3, 8), (4, 16), (5, 16), (6, 24), (9, 24), (12, 24)])
 def test_ruleset_has_the_length_its_abi_knows(version: int, size: int) -> None:
     handled = landlock._file_rights(version)
     assert len(landlock._attributes(version, handled, allow_network=False)) == size

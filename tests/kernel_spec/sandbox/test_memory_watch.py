@@ -1,3 +1,4 @@
+# ruff: noqa: PTH - the system calls themselves are the subject
 from __future__ import annotations
 
 import ctypes

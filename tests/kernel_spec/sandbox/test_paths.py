@@ -1,3 +1,4 @@
+# ruff: noqa: PTH - the system calls themselves are the subject
 from __future__ import annotations
 
 import os
@@ -15,7 +16,15 @@ def test_python_and_the_system_are_readable_and_homes_and_secrets_are_not() -> N
     for needed in (sys.executable, os.__file__, "/usr/share/zoneinfo"):
         if os.path.exists(needed):
             assert any(paths.is_beneath(os.path.realpath(needed), path) for path in reached), needed
-    for secret in ("/etc/shadow", "/root/.ssh", "/home", "/run/secrets", "/var/lib", "/proc/1/environ", "/etc/ssl/private"):
+    for secret in (
+        "/etc/shadow",
+        "/root/.ssh",
+        "/home",
+        "/run/secrets",
+        "/var/lib",
+        "/proc/1/environ",
+        "/etc/ssl/private",
+    ):
         assert not any(paths.is_beneath(secret, path) for path in found), secret
     assert len(set(found)) == len(found)
 

@@ -52,13 +52,13 @@ while True: time.sleep(1)
 FORK_BOMB = """
 import os, signal, time
 signal.alarm(30)
-os.write(1, b"x")
 while True:
     try:
         if os.fork() == 0:
             signal.alarm(30)
             os.setsid()
     except OSError:
+        os.write(1, b"x")  # full; from now on each that dies is replaced
         time.sleep(0.001)
 """
 
@@ -70,14 +70,14 @@ def test_everything_a_seat_started_is_ended_and_reaped(seat_dir: str, owner: Ide
         found = processes.of_seat(seat_dir, owner)
         ended = processes.end_seat(seat_dir, owner)
         return [
-            len(found),
+            len([status for status in found if status.lives]),
             len(ended.pids),
             ended.exits.get(kernel),
-            sorted(ended.exits.values()),
+            list(ended.exits.values()).count(signal.SIGKILL) == 2,
             len(processes.of_seat(seat_dir, owner)),
         ]
 
-    assert in_child(launcher) == [2, 2, signal.SIGKILL, [signal.SIGKILL] * 2, 0]
+    assert in_child(launcher) == [2, 2, signal.SIGKILL, True, 0]
 
 
 @pytest.mark.parametrize("shares_uid", [False, True], ids=["own user", "shared user"])
@@ -93,7 +93,7 @@ def test_fork_bomb_is_ended(seat_dir: str, owner: Identity | None, shares_uid: b
         identity = None if shares_uid else owner
         start_in_seat(seat_dir, identity, FORK_BOMB)
         ended = processes.end_seat(seat_dir, identity, deadline_seconds=10)
-        return [len(ended.pids) > 1, len([s for s in processes.of_seat(seat_dir, identity) if s.lives])]
+        return [len(ended.pids) > 20, len([s for s in processes.of_seat(seat_dir, identity) if s.lives])]
 
     assert in_child(launcher) == [True, 0]
 

@@ -1,3 +1,4 @@
+# ruff: noqa: PTH - the system calls themselves are the subject
 from __future__ import annotations
 
 import ctypes
@@ -54,9 +55,7 @@ def open_socket(*arguments: int) -> Callable[[], None]:
     ("family", "expected"),
     [(socket.AF_INET, "EAFNOSUPPORT"), (socket.AF_INET6, "EAFNOSUPPORT"), (socket.AF_NETLINK, "EOPNOTSUPP")],
 )
-def test_internet_and_netlink_sockets_are_refused_with_the_errno_libraries_know(
-    family: int, expected: str
-) -> None:
+def test_internet_and_netlink_sockets_are_refused_with_the_errno_libraries_know(family: int, expected: str) -> None:
     before, after = before_and_after(open_socket(family, socket.SOCK_DGRAM))
     if before != "worked":
         pytest.skip(f"this machine has no sockets of family {family}")
@@ -303,9 +302,7 @@ def test_filter_reaches_threads_that_run_already() -> None:
         import threading
 
         go, found = threading.Event(), []
-        thread = threading.Thread(
-            target=lambda: (go.wait(5), found.append(outcome(open_socket(socket.AF_INET))))
-        )
+        thread = threading.Thread(target=lambda: (go.wait(5), found.append(outcome(open_socket(socket.AF_INET)))))
         thread.start()
         enter(OPEN)
         go.set()

@@ -1,0 +1,1 @@
+"""The subcommands of `transform-gateway`, one module each; they are clients and import nothing of the server."""

@@ -1,0 +1,38 @@
+"""`transform-gateway doctor`: what of the sandbox holds on this machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.commands import common
+
+TIERS = ("A", "B", "C", "D")
+
+
+def main(name: str, arguments: Sequence[str]) -> int:
+    """Probe and print; fails when the tier asked for is not reached."""
+    parser = common.parser(name, "Show which layers of the sandbox hold here, and what would turn the others on.")
+    parser.add_argument("--json", action="store_true", help="print the finding as JSON")
+    parser.add_argument("--allow-network", action="store_true", help="as for a gateway with ALLOW_NETWORK")
+    parser.add_argument(
+        "--state-dir", type=Path, help="where the gateway's STATE_DIR will be; default: a temporary one"
+    )
+    parser.add_argument("--require", choices=TIERS, help="fail when this tier is not reached")
+    options = parser.parse_args(arguments)
+
+    def examine() -> int:
+        from kernel_spec.sandbox import probe
+
+        scratch_dir = str(options.state_dir) if options.state_dir is not None else None
+        report = probe(allow_network=options.allow_network, scratch_dir=scratch_dir)
+        width = min(shutil.get_terminal_size((110, 24)).columns, 140)
+        text = json.dumps(report.to_json(), indent=2) if options.json else report.render(width=width)
+        sys.stdout.write(text.rstrip() + "\n")
+        reached = options.require is None or report.tier.value <= options.require
+        return 0 if reached else common.EXIT_FAILED
+
+    return common.guarded(examine)

@@ -1,0 +1,401 @@
+"""How kernels end, and what the launcher does about it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kernel_spec.channel import Channel, pair
+from kernel_spec.environment import interpreter_command, interpreter_environment
+from kernel_spec.launcher_client import LauncherClient, LauncherError, LauncherOptions
+from kernel_spec.limits import Limits
+from kernel_spec.messages import GATEWAY_ANSWERS, ForkServerChanged, Hello, Refused, Status, StatusReport
+from tests.kernel_spec.conftest import Desk, is_alive, wait_until
+
+SPAWN_DAEMON = """
+import os, time
+def daemon():
+    if os.fork():
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    for number in range(3, 200):
+        try: os.close(number)
+        except OSError: pass
+    os.environ.clear()
+    os.rename("pid.part", "pid") if open("pid.part", "w").write(str(os.getpid())) else None
+    while True:
+        time.sleep(1)
+daemon()
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "cause", "signal_number", "exit_code"),
+    [
+        ("import os; os._exit(3)", "exit", None, 3),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal", signal.SIGKILL, None),
+        ("import ctypes; ctypes.string_at(8)", "signal", signal.SIGSEGV, None),
+    ],
+)
+def test_end_of_a_kernel_is_told_unasked(
+    desk: Desk, code: str, cause: str, signal_number: int | None, exit_code: int | None
+) -> None:
+    with desk.kernel() as kernel:
+        kernel.run(code, waits=False)
+        report = kernel.ended()
+        assert (report.cause, report.signal, report.exit_code) == (cause, signal_number, exit_code)
+        assert kernel.kill() == report
+
+
+def test_killed_kernel_is_reported_as_killed_by_us(desk: Desk) -> None:
+    with desk.kernel() as kernel:
+        report = kernel.kill()
+        assert (report.cause, report.signal) == ("killed_by_us", signal.SIGKILL)
+        assert report.peak_memory_bytes > 10 << 20
+        assert not is_alive(kernel.process.pid)
+        assert kernel.ended() == report
+
+
+def test_interrupt_reaches_the_running_code(desk: Desk) -> None:
+    with desk.kernel() as kernel:
+        kernel.client.execute("print('go', flush=True)\nwhile True: pass", store_history=False)
+        while kernel.client.get_iopub_msg(timeout=20)["msg_type"] != "stream":
+            pass
+        desk.do(desk.launcher.signal(kernel.kernel_id, signal.SIGINT))
+        reply = kernel.client.get_shell_msg(timeout=20)
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
+
+
+def test_daemon_that_left_its_session_and_its_parents_is_killed(desk: Desk) -> None:
+    with desk.kernel() as kernel:
+        kernel.run(SPAWN_DAEMON)
+        pid_file = Path(kernel.process.seat.work_dir) / "pid"
+        assert wait_until(pid_file.exists)
+        assert desk.do(desk.launcher.usage(kernel.kernel_id)).processes >= 2
+        kernel.kill()
+        assert desk.do(desk.launcher.usage(kernel.kernel_id)).processes == 0
+
+
+def test_daemon_does_not_outlive_a_kernel_that_ends_by_itself(desk: Desk) -> None:
+    with desk.kernel() as kernel:
+        kernel.run(SPAWN_DAEMON)
+        assert wait_until((Path(kernel.process.seat.work_dir) / "pid").exists)
+        kernel.run("import os; os._exit(0)", waits=False)
+        kernel.ended()
+        assert wait_until(lambda: desk.do(desk.launcher.usage(kernel.kernel_id)).processes == 0)
+
+
+def test_processor_time_is_counted_from_the_jobs_start(desk: Desk) -> None:
+    with desk.kernel(Limits(cpu_seconds=1)) as kernel:
+        kernel.run("sum(range(10**7))")
+        desk.do(desk.launcher.limit_cpu(kernel.kernel_id, 1))
+        kernel.run("while True: pass", waits=False)
+        report = kernel.ended()
+        assert report.cause == "cpu_limit", report
+        assert report.cpu_seconds >= 1
+        assert "1 s" in report.detail
+
+
+def test_processor_time_of_children_is_added_up(desk: Desk) -> None:
+    with desk.kernel() as kernel:
+        desk.do(desk.launcher.limit_cpu(kernel.kernel_id, 1))
+        kernel.run(
+            "import os\n"
+            "while True:\n"
+            "    if os.fork() == 0:\n"
+            "        import time; t = time.process_time() + 0.4\n"
+            "        while time.process_time() < t: pass\n"
+            "        os._exit(0)\n"
+            "    os.wait()",
+            waits=False,
+        )
+        assert kernel.ended().cause == "cpu_limit"
+
+
+def test_memory_of_children_is_added_up(desk: Desk) -> None:
+    with desk.kernel(Limits(memory_bytes=300 << 20)) as kernel:
+        desk.do(desk.launcher.limit_cpu(kernel.kernel_id, 60))
+        kernel.run(
+            "import os, time\n"
+            "children = [os.fork() for _ in range(3)]\n"
+            "data = b'x' * (180 << 20)\n"
+            "time.sleep(60)",
+            waits=False,
+        )
+        report = kernel.ended()
+        assert report.cause == "memory_limit", report
+        assert report.peak_memory_bytes >= 300 << 20
+
+
+def test_files_beyond_the_disk_limit_end_the_kernel(desk: Desk) -> None:
+    limits = Limits(disk_bytes=20_000_000, file_size_bytes=10_000_000)
+    with desk.kernel(limits) as kernel:
+        desk.do(desk.launcher.limit_cpu(kernel.kernel_id, 60))
+        kernel.run(
+            "import time\nfor n in range(4): open(f'f{n}', 'wb').write(b'x' * 9_000_000)\ntime.sleep(60)", waits=False
+        )
+        assert kernel.ended().cause == "disk_limit"
+
+
+def test_another_kernel_starts_in_the_seat_of_a_killed_one(desk: Desk) -> None:
+    with desk.kernel() as kernel:
+        Path(kernel.process.seat.out_dir, "kept").touch()
+        kernel.kill()
+        null = os.open(os.devnull, os.O_RDWR)
+        again = desk.do(desk.launcher.start_kernel(kernel.kernel_id, output_fds=(null, null)))
+        os.close(null)
+        assert again.seat == kernel.process.seat
+        assert again.pid != kernel.process.pid
+        assert Path(again.seat.out_dir, "kept").exists()
+
+
+def test_requests_out_of_order_are_refused_with_a_code(desk: Desk) -> None:
+    launcher = desk.launcher
+    for request, code in [
+        (launcher.kill("nobody"), "no_kernel"),
+        (launcher.start_kernel("nobody", output_fds=(1, 2)), "no_kernel"),
+        (launcher.signal("nobody", 2), "no_kernel"),
+    ]:
+        with pytest.raises(LauncherError) as caught:
+            desk.do(request)
+        assert caught.value.code == code
+    with desk.kernel() as kernel:
+        for request, code in [
+            (launcher.remove(kernel.kernel_id), "wrong_phase"),
+            (launcher.reserve(kernel.kernel_id), "kernel_exists"),
+            (launcher.start_kernel(kernel.kernel_id, output_fds=(1, 2)), "wrong_phase"),
+            (launcher.limit_cpu(kernel.kernel_id, 0), "bad_message"),
+            (launcher.signal(kernel.kernel_id, 99), "bad_message"),
+        ]:
+            with pytest.raises(LauncherError) as caught:
+                desk.do(request)
+            assert caught.value.code == code
+        assert kernel.run("print('still here')") == "still here\n"
+
+
+def test_kernel_without_connection_file_fails_with_the_reason_and_frees_its_seat(desk: Desk) -> None:
+    free = desk.status()["seats"]["free"]
+    desk.do(desk.launcher.reserve("hopeless"))
+    null = os.open(os.devnull, os.O_RDWR)
+    with pytest.raises(LauncherError) as caught:
+        desk.do(desk.launcher.start_kernel("hopeless", output_fds=(null, null)))
+    os.close(null)
+    assert caught.value.code == "kernel_start_failed"
+    assert "connection" in str(caught.value)
+    desk.do(desk.launcher.kill("hopeless"))
+    desk.do(desk.launcher.remove("hopeless"))
+    assert desk.status()["seats"]["free"] == free
+
+
+def test_reserving_more_seats_than_there_are_is_refused(desk: Desk) -> None:
+    free = desk.status()["seats"]["free"]
+    for number in range(free):
+        desk.do(desk.launcher.reserve(f"seat-{number}"))
+    with pytest.raises(LauncherError) as caught:
+        desk.do(desk.launcher.reserve("one-too-many"))
+    assert caught.value.code == "no_seat"
+    for number in range(free):
+        desk.do(desk.launcher.remove(f"seat-{number}"))
+
+
+def test_killed_fork_server_hurts_no_kernel_and_comes_back(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk(seats=3)
+    desk.wait_for_fork_server("ready")
+    with desk.kernel() as kernel:
+        first = desk.status()["fork_server"]["pid"]
+        os.kill(first, signal.SIGKILL)
+        desk.wait_for_fork_server("waiting")
+        assert kernel.run("print('alive')") == "alive\n"
+        with desk.kernel() as plain:
+            assert plain.process.started_by == "plain"
+            assert plain.run("print('too')") == "too\n"
+        desk.wait_for_fork_server("ready")
+        with desk.kernel() as forked:
+            assert forked.process.started_by == "fork"
+        status = desk.status()
+        assert status["plain_starts"] == 1
+        assert status["fork_server"]["deaths"] == 1
+        assert status["fork_server"]["pid"] != first
+        assert kernel.run("print('alive')") == "alive\n"
+
+
+def test_stopped_fork_server_does_not_hold_up_a_start_for_ever(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk(seats=2)
+    desk.wait_for_fork_server("ready")
+    os.kill(desk.status()["fork_server"]["pid"], signal.SIGSTOP)
+    with desk.kernel() as kernel:
+        assert kernel.process.started_by == "plain"
+        assert kernel.run("print(1)") == "1\n"
+
+
+def test_unfit_fork_server_is_replaced_by_plain_starts(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk(seats=2, modules=("tests.kernel_spec.threaded_module",))
+    desk.wait_for_fork_server("waiting")
+    assert "2 threads" in str(desk.launcher.fork_server_status()["reason"])
+    with desk.kernel() as kernel:
+        assert kernel.process.started_by == "plain"
+
+
+def descendants(pid: int) -> set[int]:
+    found = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(line.split()[0]): int(line.split()[1]) for line in found.splitlines()}
+    wanted = {pid}
+    while more := {child for child, parent in parents.items() if parent in wanted} - wanted:
+        wanted |= more
+    return wanted
+
+
+def test_nothing_is_left_when_the_gateway_is_gone(tmp_path: Path) -> None:
+    with Gateway() as gateway:
+        gateway.start_kernel_with_daemon()
+        everything = descendants(gateway.launcher_pid)
+        assert len(everything) >= 3  # launcher, kernel, daemon; the fork server as well
+        os.kill(gateway.process.pid, signal.SIGKILL)
+        gateway.process.wait()
+        assert wait_until(lambda: not any(map(is_alive, everything)))
+        assert list(gateway.seats_dir.iterdir()) == []
+
+
+def test_kernels_die_with_a_killed_launcher_and_the_next_one_sweeps(tmp_path: Path) -> None:
+    with Gateway() as gateway:
+        gateway.start_kernel_with_daemon()
+        everything = descendants(gateway.launcher_pid)
+        os.kill(gateway.launcher_pid, signal.SIGKILL)
+        assert gateway.process.stdout is not None
+        assert gateway.process.stdout.readline() == "lost launcher_lost\n"
+        assert len(list(gateway.seats_dir.iterdir())) == 1
+        successor = LauncherClient.spawn(LauncherOptions(state_dir=str(gateway.state_dir), fork_server=False))
+        try:
+            assert list(gateway.seats_dir.iterdir()) == []
+        finally:
+            successor.close()
+        # Without a pid namespace a daemon has no parent-death signal; the sweep by user id or mark ends it.
+        assert wait_until(lambda: not any(map(is_alive, everything)))
+
+
+class Gateway:
+    """A process that has a launcher and a kernel with a daemon, to be killed."""
+
+    CODE = """
+import asyncio, sys
+from tests.kernel_spec.conftest import open_desk, wait_until
+from tests.kernel_spec.test_launcher import SPAWN_DAEMON
+from pathlib import Path
+with open_desk(seats=2, fork_server=False) as desk, desk.kernel() as kernel:
+    kernel.run(SPAWN_DAEMON)
+    assert wait_until((Path(kernel.process.seat.work_dir) / "pid").exists)
+    print(desk.launcher.pid, desk.state_dir, flush=True)
+    desk.runner.run(desk.launcher.lost())
+    print("lost", kernel.ended().cause, flush=True)
+    sys.stdin.read()
+"""
+
+    def __enter__(self) -> Gateway:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self.CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        return self
+
+    def start_kernel_with_daemon(self) -> None:
+        assert self.process.stdout is not None
+        pid, state_dir = self.process.stdout.readline().split()
+        self.launcher_pid, self.state_dir = int(pid), Path(state_dir)
+        self.seats_dir = self.state_dir / "seats"
+
+    def __exit__(self, *_: object) -> None:
+        import shutil
+
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        shutil.rmtree(self.state_dir, ignore_errors=True)
+
+
+def test_stop_of_the_client_leaves_nothing(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk(seats=2, fork_server=False)
+    everything = descendants(desk.launcher.pid)
+    desk.do(desk.launcher.reserve("k"))
+    desk.runner.run(desk.launcher.aclose())
+    assert not any(map(is_alive, everything))
+    assert list((desk.state_dir / "seats").iterdir()) == []
+    assert not desk.launcher.alive
+    with pytest.raises(LauncherError, match="gone"):
+        desk.do(desk.launcher.reserve("k2"))
+
+
+def test_nonsense_on_the_socket_is_answered_and_survived(tmp_path: Path) -> None:
+    import json
+    import shutil
+    import tempfile
+
+    state_dir = tempfile.mkdtemp(prefix="tk-", dir="/tmp")
+    ours, theirs = pair()
+    options = json.dumps({"state_dir": state_dir, "fork_server": False, "temporary": True})
+    command = interpreter_command("kernel_spec.launcher", str(theirs.fileno()), options)
+    process = subprocess.Popen(command, env=interpreter_environment(), pass_fds=(theirs.fileno(),))
+    theirs.close()
+    try:
+        channel = Channel(ours, accepts=GATEWAY_ANSWERS)
+        channel.set_timeout(30)
+        while not isinstance(message := channel.receive()[0], Hello):
+            assert isinstance(message, ForkServerChanged)
+        for nonsense in (b"\x00", b"{}", b'{"kind": "Start"}', os.urandom(5000)):
+            socket.send_fds(ours, [nonsense], [0])
+            answer, _ = channel.receive()
+            assert isinstance(answer, Refused)
+            assert answer.code == "bad_message"
+        channel.send(Status(5))
+        answer, _ = channel.receive()
+        assert isinstance(answer, StatusReport)
+        channel.close()
+        assert process.wait(30) == 0
+        assert not Path(state_dir).exists()
+    finally:
+        ours.close()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        shutil.rmtree(state_dir, ignore_errors=True)
+
+
+def test_launcher_that_cannot_start_says_why(tmp_path: Path) -> None:
+    too_long = tmp_path / ("x" * 100)
+    with pytest.raises(LauncherError, match="STATE_DIR is .* bytes too long"):
+        LauncherClient.spawn(LauncherOptions(state_dir=str(too_long), fork_server=False))
+
+
+def test_answer_that_does_not_come_is_an_error_within_its_deadline(
+    new_desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = new_desk(seats=2, fork_server=False)
+    monkeypatch.setattr("kernel_spec.launcher_client.ANSWER_SECONDS", 0.1)
+    os.kill(desk.launcher.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with pytest.raises(LauncherError) as caught:
+            desk.do(desk.launcher._ask(Status(999), StatusReport, seconds=0.2))
+        assert caught.value.code == "timeout"
+        assert time.monotonic() - began < 5
+    finally:
+        os.kill(desk.launcher.pid, signal.SIGCONT)
+
+
+def test_loss_of_the_launcher_is_an_event(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk(seats=2, fork_server=False)
+    os.kill(desk.launcher.pid, signal.SIGKILL)
+    desk.runner.run(asyncio.wait_for(desk.launcher.lost(), 10))
+    assert not desk.launcher.alive

@@ -1,0 +1,212 @@
+"""Run one job in a forked child, with the three pipes that a kernel has, and look at what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import selectors
+import signal
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transform_shim import job as shim
+
+DEADLINE_SECONDS = 30.0
+NAMES = {b"o": "stdout", b"e": "stderr", b"p": "progress"}
+
+
+@dataclass
+class Outcome:
+    """What a job left behind: files, frames in order, raw output, and how its process ended."""
+
+    folder: Path
+    status: int
+    frames: list[tuple[str, bytes]] = field(default_factory=list)
+    raw: dict[str, bytes] = field(default_factory=dict)
+    #: Everything in the order in which a reader that drains the log pipe first sees it.
+    seen: list[tuple[str, bytes]] = field(default_factory=list)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return json.loads((self.folder / "result.json").read_bytes())
+
+    @property
+    def has_result(self) -> bool:
+        return (self.folder / "result.json").exists()
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "output").read_bytes().decode()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line, parse_constant=_no_constant) for line in self.output.split("\n") if line]
+
+    def cells(self, column: str) -> list[Any]:
+        return [row[column] for row in self.rows]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return json.loads((self.folder / "manifest.json").read_bytes())
+
+    @property
+    def types(self) -> dict[str, str]:
+        return {entry["name"]: entry["base_type"] for entry in self.manifest["fields"]}
+
+    def stream(self, name: str) -> str:
+        return b"".join(data for stream, data in self.frames if stream == name).decode(errors="replace")
+
+    @property
+    def stdout(self) -> str:
+        return self.stream("stdout")
+
+    @property
+    def stderr(self) -> str:
+        return self.stream("stderr")
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def columns(**base_types: str) -> list[dict[str, Any]]:
+    return [{"name": name, "base_type": base} for name, base in base_types.items()]
+
+
+def table(fields: Sequence[Mapping[str, Any]] | None, data: str | bytes, **options: Any) -> dict[str, Any]:
+    return {"fields": fields, "data": data.encode() if isinstance(data, str) else data, **options}
+
+
+def request_for(folder: Path, code: str, tables: Mapping[str, Mapping[str, Any]], **options: Any) -> dict[str, Any]:
+    """Lay out a job's files in `folder` and describe it."""
+    work = folder / "work"
+    work.mkdir(parents=True)
+    entries = []
+    for number, (alias, given) in enumerate(tables.items()):
+        data_path, manifest_path = folder / f"table-{number}", folder / f"table-{number}.manifest"
+        data_path.write_bytes(given["data"])
+        if given["fields"] is not None:
+            manifest = {"schema_version": 1, "data_format": "jsonl", "data_version": 1, "fields": given["fields"]}
+            manifest_path.write_text(json.dumps(manifest | {"table_metadata": {"table_id": 7}}))
+        entries.append(
+            {
+                "alias": alias,
+                "data_path": str(data_path),
+                "manifest_path": str(manifest_path) if given["fields"] is not None else None,
+                "data_format": given.get("data_format", "jsonl"),
+                "compression": given.get("compression"),
+            }
+        )
+    return {
+        "version": 1,
+        "code": code,
+        "library": {},
+        "tables": entries,
+        "output_format": "jsonl",
+        "output_path": str(folder / "output"),
+        "manifest_path": str(folder / "manifest.json"),
+        "result_path": str(folder / "result.json"),
+        "work_dir": str(work),
+        "limits": {"memory_bytes": 1 << 30, "file_size_bytes": 500 << 20, "descriptors": 256, "processes": 50},
+        **options,
+    }
+
+
+def run_job(
+    folder: Path,
+    code: str,
+    tables: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    limits: Mapping[int, int] | None = None,
+    before: Callable[[], None] | None = None,
+    interrupt_when: bytes | None = None,
+    **options: Any,
+) -> Outcome:
+    """Fork, run the job in the child, and collect everything; `limits` are rlimits, `before` runs in the child."""
+    request = json.dumps(request_for(folder, code, tables or {}, **options))
+    pipes = [os.pipe() for _ in range(3)]
+    child = os.fork()
+    if not child:
+        _be_kernel(pipes, request, limits or {}, before)
+    for _, writing in pipes:
+        os.close(writing)
+    outcome = Outcome(folder, 0)
+    try:
+        _collect(outcome, [reading for reading, _ in pipes], child, interrupt_when)
+    finally:
+        for reading, _ in pipes:
+            os.close(reading)
+    return outcome
+
+
+def _be_kernel(pipes: list[tuple[int, int]], request: str, limits: Mapping[int, int], before: Any) -> None:
+    status = 99
+    try:
+        null = os.open(os.devnull, os.O_RDONLY)
+        ends = [os.dup(writing) for _, writing in pipes]
+        high = [os.dup2(end, 200 + number) for number, end in enumerate(ends)]
+        os.dup2(null, 0)
+        for number, end in enumerate(high):
+            os.dup2(end, number + 1)
+        os.closerange(4, 256)
+        os.environ["TRANSFORM_LOG_FD"] = "3"
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for name, value in limits.items():
+            resource.setrlimit(name, (value, value))
+        if before is not None:
+            before()
+        shim.run(request)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _collect(outcome: Outcome, ends: list[int], child: int, interrupt_when: bytes | None) -> None:
+    names = {ends[0]: "raw_stdout", ends[1]: "raw_stderr", ends[2]: "log"}
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    unparsed = bytearray()
+    with selectors.DefaultSelector() as selector:
+        for end in ends:
+            os.set_blocking(end, False)
+            selector.register(end, selectors.EVENT_READ)
+        while selector.get_map():
+            ready = {key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))}
+            if not ready:
+                os.kill(child, signal.SIGKILL)
+                raise TimeoutError(f"job still running after {DEADLINE_SECONDS} s: {outcome.frames[-3:]}")
+            for end in (ends[2], ends[0], ends[1]):  # the log pipe first, as the gateway does
+                if end in selector.get_map() and not _drain(outcome, end, names[end], unparsed):
+                    selector.unregister(end)
+            if interrupt_when and any(interrupt_when in data for _, data in outcome.frames):
+                os.kill(child, signal.SIGINT)
+                interrupt_when = None
+    outcome.status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _drain(outcome: Outcome, end: int, name: str, unparsed: bytearray) -> bool:
+    while True:
+        try:
+            data = os.read(end, 65536)
+        except BlockingIOError:
+            return True
+        if not data:
+            return False
+        if name != "log":
+            outcome.raw[name] = outcome.raw.get(name, b"") + data
+            outcome.seen.append((name, data))
+            continue
+        unparsed += data
+        while len(unparsed) >= 5:
+            tag, length = struct.unpack("<cI", unparsed[:5])
+            assert length <= 4091
+            if len(unparsed) < 5 + length:
+                break
+            frame = (NAMES[tag], bytes(unparsed[5 : 5 + length]))
+            outcome.frames.append(frame)
+            outcome.seen.append(frame)
+            del unparsed[: 5 + length]
