@@ -229,6 +229,7 @@ def next_steps(settings: Settings, running: Running) -> str:
     body = json.dumps({"request_id": 1, "code": code, "inline": True})
     return "\n".join(
         (
+            "",
             f"call it   curl{token} -H 'Content-Type: application/json' -d '{body}' {running.url}/v1/execute",
             "see logs  make logs",
             "stop it   make stop",

@@ -21,7 +21,7 @@ transform_gateway_slots, _slots_busy           slots
 transform_gateway_ready_kernels                kernels that wait for a job
 transform_gateway_ready_kernel_claims_total    claims that found one (hit) or had to wait (miss)
 transform_gateway_fork_server_restarts_total
-transform_gateway_sandbox_info                 tier and layers, always 1
+transform_gateway_sandbox_info                 tier and the layers that are on, always 1
 transform_gateway_build_info                   version, always 1
 http_request_duration_seconds                  by method, handler class and status (as jupyter_server)
 kernel_currently_running_total                 kernels that run a job, by type (as jupyter_server)
@@ -194,8 +194,8 @@ def _kernel_metrics(status: ServiceStatus) -> Iterator[Metric]:
     restarts = CounterMetricFamily(f"{PREFIX}_fork_server_restarts", "Times the fork server was started anew.")
     restarts.add_metric([], _number(status.fork_server.get("restarts")))
     yield restarts
-    layers = status.sandbox.get("layers") or ()
-    tier = {"tier": str(status.sandbox.get("tier", "")), "layers": ",".join(sorted(map(str, layers)))}
+    on = sorted(entry["layer"] for entry in status.sandbox.get("layers") or () if entry["state"] == "on")
+    tier = {"tier": str(status.sandbox.get("tier", "")), "layers": ",".join(on)}
     yield _info(f"{PREFIX}_sandbox", "What confines a job.", tier)
 
 

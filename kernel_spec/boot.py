@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from kernel_spec.messages import KernelPlan
@@ -19,7 +20,15 @@ def boot(plan: KernelPlan, on_bound: Callable[[], None]) -> Any:
         Where the connection file is, and whether the kernel is for a job or a notebook.
     on_bound
         Called when clients can connect, before the shell exists.
+
+    Raises
+    ------
+    FileNotFoundError
+        Nobody has written the connection file.
     """
+    if not Path(plan.connection_path).is_file():
+        # Without one ipykernel would make up its own, on TCP ports that nobody knows.
+        raise FileNotFoundError(f"there is no connection file {plan.connection_path}")
     _fresh_standard_streams()
     sys.dont_write_bytecode = True
     from kernel_spec import debugger_off  # noqa: F401

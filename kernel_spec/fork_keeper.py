@@ -20,6 +20,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -154,6 +155,11 @@ class ForkServerKeeper:
     def on_ended(self, status: int) -> None:
         """Take note that the process was reaped with this wait status."""
         self.pid = 0
+        if self._channel is not None:
+            # Its last words, such as why it is unfit, may still be unread.
+            with suppress(BlockingIOError):
+                while self._channel is not None:
+                    self._on_readable()
         if self.state in ("starting", "ready"):
             self.give_up(f"ended ({_describe(status)})")
 

@@ -33,7 +33,7 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.profiledir import ProfileDir
-from traitlets import Bool, default
+from traitlets import Bool, default, observe
 from traitlets.config import Config
 from zmq.eventloop.zmqstream import ZMQStream
 
@@ -72,8 +72,9 @@ class ForkAwareOutStream(OutStream):
 class EphemeralProfileDir(ProfileDir):
     """A profile that has a place but no directories: a kernel for one job keeps nothing there."""
 
-    def check_dirs(self) -> None:
-        """Create nothing; upstream makes seven directories and copies a README."""
+    @observe("location")
+    def _location_changed(self, change: Any) -> None:
+        """Create nothing; upstream makes five directories and copies a README."""
 
 
 class JobKernel(IPythonKernel):
@@ -86,6 +87,14 @@ class JobKernel(IPythonKernel):
 
 class JobShell(ZMQInteractiveShell):
     """An interactive shell that looks for no virtual environment and keeps no history file."""
+
+    @observe("ipython_dir")
+    def _ipython_dir_changed(self, change: Any) -> None:
+        """Create nothing; upstream makes the directory."""
+
+    def init_ipython_dir(self, ipython_dir: str | None) -> None:
+        """Name the directory; upstream looks for one and makes it."""
+        self.ipython_dir = ipython_dir or os.environ.get("IPYTHONDIR", ".")
 
     def init_virtualenv(self) -> None:
         """Do nothing: the interpreter that runs is the one to use."""
@@ -111,13 +120,13 @@ class JobKernelApp(IPKernelApp):
     def _no_ipython_dir(self) -> str:
         return os.environ.get("IPYTHONDIR", ".")
 
+    @observe("ipython_dir")
     def _ipython_dir_changed(self, change: Any) -> None:
         """Create nothing; upstream makes the directory and puts a README in it."""
 
     def initialize(self, argv: Any = None) -> None:
         """Bind, build kernel and shell; `start` then serves. The command line and configuration files are not read."""
         self.update_config(_CONFIG)
-        # Without a check the location may be a directory that is never made.
         self.profile_dir = EphemeralProfileDir(location=os.path.join(self.ipython_dir, "profile_default"))  # noqa: PTH118
         self.init_crash_handler()
         self.init_pdb()

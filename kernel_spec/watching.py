@@ -60,6 +60,10 @@ class Watches:
                 reason = f"used {usage.memory_bytes} bytes of memory and may use {limits.memory_bytes}"
                 self._on_limit(kernel, "memory_limit", reason)
                 return False
+        if kernel.containment.oom_kills():
+            # A control group may have ended a child only; what the job makes of it is not worth having.
+            self._on_limit(kernel, "memory_limit", f"exceeded its {limits.memory_bytes} bytes of memory")
+            return False
         used_seconds = kernel.cpu_seconds - kernel.base_cpu_seconds
         # The kernel process itself is ended by RLIMIT_CPU; this is for the sum of its children.
         if used_seconds > kernel.cpu_limit_seconds + 1:

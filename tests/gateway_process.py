@@ -6,12 +6,12 @@ import http.client
 import json
 import os
 import re
-import selectors
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.parse
 from dataclasses import dataclass, field
@@ -61,6 +61,9 @@ class GatewayProcess:
             [sys.executable, "-m", "gateway"], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
             cwd=Path(__file__).parents[1],
         )  # fmt: skip
+        self._settled = threading.Event()
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
         try:
             self._wait_until_listening()
         except BaseException:
@@ -82,15 +85,15 @@ class GatewayProcess:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            _, stderr = self.process.communicate(timeout=STOP_SECONDS)
-            self.output += stderr.decode(errors="replace").splitlines()
-        except ValueError:  # its stderr was read to the end before
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()
             raise
         finally:
+            self._reader.join(STOP_SECONDS)
+            if self.process.stderr is not None:
+                self.process.stderr.close()
             shutil.rmtree(self.state_dir, ignore_errors=True)
         return self.process.returncode
 
@@ -126,27 +129,22 @@ class GatewayProcess:
             time.sleep(0.05)
         raise AssertionError(f"{text!r} did not show within {seconds} s")
 
-    def _wait_until_listening(self) -> None:
+    def _read_log(self) -> None:
+        """Keep the pipe empty: a gateway whose log nobody reads would come to stand at 64 KiB."""
         assert self.process.stderr is not None
-        deadline = time.monotonic() + START_SECONDS
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stderr, selectors.EVENT_READ)
-            buffer = b""
-            while time.monotonic() < deadline:
-                if not selector.select(deadline - time.monotonic()):
-                    break
-                data = os.read(self.process.stderr.fileno(), 65536)
-                if not data:
-                    break
-                buffer += data
-                *lines, buffer = buffer.split(b"\n")
-                self.output += [line.decode(errors="replace") for line in lines]
-                for line in self.output:
-                    if found := LISTENING.search(line):
-                        self.url = found.group(1)
-                        self.port = int(self.url.rsplit(":", 1)[1])
-                        return
-        raise AssertionError("the gateway did not start:\n" + "\n".join(self.output[-30:]))
+        for raw in self.process.stderr:
+            line = raw.decode(errors="replace").rstrip("\n")
+            self.output.append(line)
+            if not self.url and (found := LISTENING.search(line)):
+                self.url = found.group(1)
+                self.port = int(self.url.rsplit(":", 1)[1])
+                self._settled.set()
+        self._settled.set()
+
+    def _wait_until_listening(self) -> None:
+        self._settled.wait(START_SECONDS)
+        if not self.url:
+            raise AssertionError("the gateway did not start:\n" + "\n".join(self.output[-30:]))
 
 
 def descendants(pid: int) -> set[int]:

@@ -28,8 +28,8 @@ ACCESS_KEY, SECRET_KEY, REGION, BUCKET = "test", "secret-of-the-tests", "us-east
 class S3Server:
     """A ``weed server`` process with one bucket, its data in a directory of its own.
 
-    Use as a context manager. Objects are put and read with boto3, URLs presigned by boto3 as Metabase's SDK does it: in the query,
-    with only ``host`` signed.
+    Use as a context manager. Objects are put and read with boto3, URLs presigned by boto3 as Metabase's SDK does it:
+    in the query, with only ``host`` signed.
     """
 
     endpoint: str

@@ -77,7 +77,7 @@ def test_run_starts_shows_a_result_and_says_what_comes_next(checkout: Checkout) 
     for text in (
         "started",
         "sandbox   tier ",
-        "336776",
+        "336,776",
         f"http://127.0.0.1:{checkout.port}/v1/execute",
         "make logs",
         "make stop",

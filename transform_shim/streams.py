@@ -21,10 +21,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TextIO
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from typing import Any, TextIO
 
 __all__ = ["FRAME_BYTES", "FramePipe", "LogStream", "log_streams"]
 
@@ -48,7 +45,7 @@ class FramePipe:
         self._raw = [fd for fd in _RAW_DESCRIPTORS if self._queued_bytes(fd) is not None]
         os.register_at_fork(after_in_child=self._renew_lock)
 
-    def send(self, tag: bytes, payload: ReadableBuffer) -> None:
+    def send(self, tag: bytes, payload: bytes | memoryview) -> None:
         """Write `payload` in as many frames as it takes.
 
         A broken pipe is no error: the reader is gone, and so is everyone who could see the text.
@@ -98,7 +95,7 @@ class _Buffer(io.RawIOBase):
     def __init__(self, stream: LogStream) -> None:
         self._stream = stream
 
-    def write(self, data: ReadableBuffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         return self._stream.send(memoryview(data).cast("B"))
 
     def writable(self) -> bool:

@@ -152,6 +152,7 @@ class ReadyKernels:
         self._ready.append(kernel)
 
     async def _start_one(self) -> None:
+        own_task = asyncio.current_task()
         pause = FIRST_PAUSE_SECONDS
         while not self._closed:
             try:
@@ -164,6 +165,7 @@ class ReadyKernels:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
+            self._starting.discard(own_task)  # type: ignore[arg-type]
             self.counters.started += 1
             self.last_failure = None
             self._offer(kernel)

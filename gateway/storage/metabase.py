@@ -23,7 +23,7 @@ import orjson
 
 from gateway.jobs.model import MetabaseSource
 from gateway.storage.exchange import Exchange, ExchangeError
-from gateway.storage.transfer import Patience, refused
+from gateway.storage.transfer import Patience, Refused, refused
 
 PAGE_ROWS = 2000
 ANSWER_BYTES = 256 << 20
@@ -73,43 +73,53 @@ async def read_table(source: MetabaseSource, write: Write, stall_seconds: float)
 
     Raises
     ------
-    ExchangeError, Refused
+    ExchangeError
         Metabase could not be reached, refused the key, or answered something else; the text holds no secret.
     """
     metadata = await _ask(source, "GET", f"/api/table/{source.table_id}/query_metadata", None, stall_seconds)
     database_id, fields = _table(metadata)
-    page = 1
+    page, cut_at = 1, 0
     while True:
         query = _query(database_id, source.table_id, fields, page)
-        answer = await _ask(source, "POST", "/api/dataset", query, stall_seconds)
-        rows = _rows(answer, len(fields))
-        await write(await asyncio.to_thread(_encode, rows, fields))
-        if len(rows) < PAGE_ROWS:
+        rows = _rows(await _ask(source, "POST", "/api/dataset", query, stall_seconds), len(fields))
+        if not rows:
             return _manifest(source.table_id, fields)
+        if cut_at:
+            # a short page is the last one, unless a lower row limit cut it: then rows would be missing without a word
+            text = f"Metabase answers {cut_at} rows at once, and {PAGE_ROWS} are needed"
+            raise ExchangeError(f"{text}; raise its MB_UNAGGREGATED_QUERY_ROW_LIMIT")
+        await write(await asyncio.to_thread(_encode, rows, fields))
+        cut_at = len(rows) if len(rows) < PAGE_ROWS else 0
         page += 1
 
 
 def _table(metadata: Any) -> tuple[int, list[_Field]]:
     """Return the database and the active fields, in the database's order."""
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("fields"), list):
-        raise ExchangeError("Metabase described the table in a way that is not understood")
-    found = [f for f in metadata["fields"] if f.get("active", True) and not f.get("parent_id")]
-    found = [f for f in found if f.get("visibility_type") not in ("sensitive", "retired")]
-    found.sort(key=lambda f: (f.get("database_position") or 0, f.get("position") or 0, f["id"]))
-    if not found:
+    try:
+        database_id, fields = int(metadata["db_id"]), [_field(f) for f in _readable(metadata["fields"])]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ExchangeError("Metabase described the table in a way that is not understood") from None
+    if not fields:
         raise ExchangeError("the table has no columns that this API key may read")
-    fields = [
-        _Field(
-            f["id"],
-            f["name"],
-            _bare(f.get("base_type")) or "*",
-            _bare(f.get("semantic_type")),
-            _bare(f.get("effective_type")),
-            f.get("database_type"),
-        )
-        for f in found
-    ]
-    return int(metadata["db_id"]), fields
+    return database_id, fields
+
+
+def _readable(fields: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the top-level active fields; a hidden one is left out, as Metabase leaves it out."""
+    found = [f for f in fields if f.get("active", True) and not f.get("parent_id")]
+    found = [f for f in found if f.get("visibility_type") not in ("sensitive", "retired")]
+    return sorted(found, key=lambda f: (f.get("database_position") or 0, f.get("position") or 0, f["id"]))
+
+
+def _field(field: dict[str, Any]) -> _Field:
+    return _Field(
+        field["id"],
+        field["name"],
+        _bare(field.get("base_type")) or "*",
+        _bare(field.get("semantic_type")),
+        _bare(field.get("effective_type")),
+        field.get("database_type"),
+    )
 
 
 def _bare(type_name: str | None) -> str | None:
@@ -229,6 +239,9 @@ async def _ask(source: MetabaseSource, method: str, path: str, body: Any, stall_
         answer = await Patience(stall_seconds).try_again(attempt)
     except ExchangeError as error:
         raise ExchangeError(str(error).replace("the storage", "Metabase", 1)) from None
+    except Refused as refusal:
+        advice = "; check the API key and what it may see" if refusal.status in (401, 403) else ""
+        raise ExchangeError(f"Metabase at {refusal.authority} answered {refusal.status} to {path}{advice}") from None
     try:
         # Decimal keeps every digit of a numeric column; a float would not
         return await asyncio.to_thread(json.loads, answer, parse_float=Decimal)

@@ -30,12 +30,12 @@ class Refused(Exception):
     def __init__(self, status: int, reason: str, authority: str) -> None:
         super().__init__(status, reason, authority)
         self.status = status
+        self.authority = authority
         self._reason = reason
-        self._authority = authority
 
     def __str__(self) -> str:
         reason = f" ({self._reason})" if self._reason else ""
-        return f"the storage answered {self.status}{reason} at {self._authority}{_ADVICE.get(self.status, '')}"
+        return f"the storage answered {self.status}{reason} at {self.authority}{_ADVICE.get(self.status, '')}"
 
 
 _ADVICE = {

@@ -1,8 +1,8 @@
 """Memory and processes of a whole seat by control groups: version 2 where it is delegated, version 1, or both mixed.
 
-One tree of ours, ``transform-gateway.<stamp>``, lies beneath the group in which this process runs, so that the limits of a
-container or service go on holding; each seat has a group in it. On a hybrid machine the controllers are in version 1
-hierarchies, while the unified one has none but still counts CPU time and kills at once (cgroup.kill).
+One tree of ours, ``transform-gateway.<stamp>``, lies beneath the group in which this process runs, so that
+the limits of a container or service go on holding; each seat has a group in it. On a hybrid machine the controllers
+are in version 1 hierarchies, while the unified one has none but still counts CPU time and kills at once (cgroup.kill).
 
 Everything is done by the launcher. Nothing here is needed in the kernel process.
 """
@@ -151,6 +151,10 @@ class Tree:
 
         Parameters
         ----------
+        name
+            A directory name, the seat's.
+        limits
+            Memory and processes are taken from here.
         extra_processes
             Processes in the group that are ours, such as the init of its pid namespace.
 

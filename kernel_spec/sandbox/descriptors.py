@@ -13,7 +13,7 @@ _LAST = 0x7FFFFFFF
 def close_all_but(keep: Iterable[int]) -> None:
     """Close every descriptor of the process that is not in `keep`, whatever its number.
 
-    close_range(2) needs neither /proc nor a loop up to the limit; where it is missing (before Linux 5.9) the loop is taken.
+    close_range(2) needs neither /proc nor a loop up to the limit; before Linux 5.9 the loop is taken.
     """
     first = 0
     for fd in sorted(set(keep)):

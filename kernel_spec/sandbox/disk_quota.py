@@ -1,7 +1,7 @@
 """How much a seat has on disk, counted without following a link and without waiting for anything.
 
-RLIMIT_FSIZE bounds one file; this is the sum. Blocks are counted, not lengths, so a sparse file costs what it takes. Files
-that were removed but are still open take space too: they are found through the processes that hold them.
+RLIMIT_FSIZE bounds one file; this is the sum. Blocks are counted, not lengths, so a sparse file costs what it takes.
+Files that were removed but are still open take space too: they are found through the processes that hold them.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ def measure(seat_dir: str, *, pids: Collection[int] = (), most_entries: int = 10
 
     Parameters
     ----------
+    seat_dir
+        The seat, or any directory.
     pids
         Living processes of the seat.
     most_entries

@@ -3,9 +3,9 @@
 setrlimit bounds a process; a job is many, and some memory is in none of them. Counted here: anonymous and shared memory
 of every process, files in /dev/shm that the seat's user owns, and memory files that are open but mapped nowhere.
 
-The cheap sum counts a page for each process that maps it, and a forked kernel maps a hundred megabytes of its template. So
-the cheap sum only acquits; above the limit the shares are asked for, which takes the kernel a walk through all
-page tables (about 1 ms per 100 MB). Where it may not be asked, the template's part is taken off for each process.
+The cheap sum counts a page for each process that maps it, and a forked kernel maps a hundred megabytes of its
+template. So the cheap sum only acquits; above the limit the shares are asked for, which takes a walk through all page
+tables (about 1 ms per 100 MB). Where it may not be asked, the template's part is taken off for each process.
 """
 
 from __future__ import annotations

@@ -57,9 +57,9 @@ class Entered:
     lineage
         Pidfds that tell a child when it belongs to the launcher.
     init_pid
-        Init of the pid namespace as the launcher sees it, or None without one. It is a child of the launcher as soon as the
-        middle has ended; killing it kills all of the kernel's processes. It is gone only when the kernel has been reaped as
-        well, so never wait for it before waiting for the kernel.
+        Init of the pid namespace as the launcher sees it, or None without one. It is a child of the launcher as soon
+        as the middle has ended; killing it kills all of the kernel's processes. It is gone only when the kernel has
+        been reaped as well, so never wait for it before waiting for the kernel.
     proc_fd
         Descriptor of the host's /proc, which a private root may not have.
     """

@@ -34,7 +34,7 @@ def scratch_bytes(plan: SandboxPlan) -> int:
 
 
 def build(plan: SandboxPlan) -> str:
-    """Put the root together in the current, private mount namespace and return where; the process still has the old one.
+    """Put the root together in the current, private mount namespace and return where; the old one is still in use.
 
     Raises
     ------
@@ -111,8 +111,8 @@ def _attach(tree_fd: int, target: str, attributes: int) -> None:
 def mount_proc(base: str) -> None:
     """Mount a read-only /proc of the caller's pid namespace in the root at `base`.
 
-    Only a process inside the pid namespace can, and in a user namespace only while the old /proc is still visible in the
-    mount namespace: the kernel wants to see that nothing is uncovered by a new one. Hence before `turn_into_root`.
+    Only a process inside the pid namespace can, and in a user namespace only while the old /proc is still visible in
+    the mount namespace: the kernel wants to see that nothing is uncovered by a new one. Hence before `turn_into_root`.
 
     Raises
     ------

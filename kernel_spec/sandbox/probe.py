@@ -1,7 +1,7 @@
 """Find out what this host allows by doing it: fork, put on, try, report. Versions are never asked.
 
-Everything happens in a child that plays the launcher, so the caller is left as it was; the child ends with nothing of it
-alive, mounted or on disk. First each layer alone, for a line that says why; then all that worked together, on a seat
+Everything happens in a child that plays the launcher, so the caller is left as it was; the child ends with nothing of
+it alive, mounted or on disk. First each layer alone, for a line that says why; then all that worked together, on a seat
 as jobs have it, with proofs from inside. Layers that work alone but not together are dropped and named.
 """
 
@@ -99,6 +99,8 @@ def probe(
         Name for the cgroup tree, see `cgroup.open_tree`.
     scratch_dir
         Where seats will be: the probe makes one there. It must be reachable for the seat's user.
+    allow_network
+        Whether jobs have the network: then none of it is probed away.
     read_only_paths
         What jobs shall read; by default `paths.default_read_only_paths`.
     """

@@ -22,6 +22,9 @@ from kernel_spec.sandbox.procfs import Status
 _MARK_TITLE: Final = "Max realtime timeout"
 # Between two looks, when everything found has been killed but is still there.
 _PAUSE_SECONDS: Final = 0.002
+# A zombie seen before its parent was reaped is handed to us a moment later, and would count against the limit of
+# processes of the seat's next kernel. One whose parent lives elsewhere is not ours to wait for.
+_LOOKS_FOR_ZOMBIES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +67,13 @@ def of_seat(seat_dir: str, identity: Identity | None) -> tuple[Status, ...]:
 def end_seat(seat_dir: str, identity: Identity | None, *, deadline_seconds: float = 5.0) -> Ended:
     """Kill the processes of a seat until none lives, and reap those that are our children.
 
-    The kernel itself is one of them: its status is in the result. It cannot be left for later, because the init of a pid
-    namespace ends only when every process of the namespace has been reaped, the kernel included.
+    The kernel itself is one of them: its status is in the result. It cannot be left for later, because the init of a
+    pid namespace ends only when every process of the namespace has been reaped, the kernel included.
 
     Parameters
     ----------
+    seat_dir, identity
+        As in the plan of the kernel.
     deadline_seconds
         Time after which something that still lives is an error: a process in uninterruptible sleep.
 
@@ -101,12 +106,18 @@ def end_all(
     seen: set[int] = set()
     exits: dict[int, int] = {}
     rounds = 0
+    looks_left = _LOOKS_FOR_ZOMBIES
     while True:
         found = tuple(find())
         living = {status.pid for status in found if status.lives}
+        zombies = {status.pid for status in found} - living
         _reap((status for status in found if not status.lives), exits)
         if not living:
-            return Ended(rounds, frozenset(seen), exits)
+            if zombies <= exits.keys() or not looks_left:
+                return Ended(rounds, frozenset(seen), exits)
+            looks_left -= 1
+            time.sleep(_PAUSE_SECONDS)
+            continue
         if time.monotonic() > deadline:
             pids = ", ".join(map(str, sorted(living)))
             raise SandboxError(PROCESSES, f"processes {pids} survived {deadline_seconds:g} s of SIGKILL")

@@ -5,8 +5,8 @@ wall anyway. What is refused: other socket families, namespaces, mounts, tracing
 exploits, memory that belongs to no process (memfd, SysV, message queues), and, where jobs share a uid with something
 else, the calls that would change another process or the metadata of another's file.
 
-The errno matters. libzmq aborts the process at ``socket(AF_NETLINK)`` unless it fails with EOPNOTSUPP, and the C library
-falls back from clone3 to clone only at ENOSYS (clone3 hides its flags in memory, where a filter cannot look).
+The errno matters. libzmq aborts the process at ``socket(AF_NETLINK)`` unless it fails with EOPNOTSUPP, and the C
+library falls back from clone3 to clone only at ENOSYS (clone3 hides its flags in memory, where a filter cannot look).
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Policy:
     allow_connect
         Let through connect(2). Unix sockets outside of the sandbox can be reached unless another layer hides them.
     shares_uid
-        Processes that are not the job's run under its uid: refuse to change the limits, priority and processors of another.
+        Processes that are not the job's run under its uid: refuse to change limits, priority and processors of another.
     shares_files
         Files that are not the job's belong to its uid and have a path: refuse changes of metadata by path.
     """

@@ -119,17 +119,17 @@ def call(name: str, *arguments: int | ctypes.Array[ctypes.c_char] | bytes | None
 
 
 def prctl(option: int, argument2: int = 0, argument3: int = 0) -> int:
-    """Set or read one attribute of the calling process or thread, prctl(2)."""
+    """Set or read one attribute of the calling process or thread; see prctl in section 2 of the manual."""
     return call("prctl", option, argument2, argument3, 0, 0)
 
 
 def unshare(flags: int) -> None:
-    """Move the caller (for pid: its next children) into new namespaces, unshare(2)."""
+    """Move the caller (for pid: its next children) into new namespaces; see unshare in section 2 of the manual."""
     call("unshare", flags)
 
 
 def mount(source: str, target: str, filesystem: str, flags: int, data: str = "") -> None:
-    """Mount a filesystem, mount(2)."""
+    """Mount a filesystem; see mount in section 2 of the manual."""
     options = data.encode() if data else None
     call("mount", os.fsencode(source), os.fsencode(target), filesystem.encode(), flags, options)
 
@@ -140,7 +140,7 @@ def unmount(target: str, flags: int) -> None:
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
-    """Exchange the root mount of the mount namespace, pivot_root(2)."""
+    """Exchange the root mount of the mount namespace; see pivot_root in section 2 of the manual."""
     call("pivot_root", os.fsencode(new_root), os.fsencode(put_old))
 
 

@@ -81,8 +81,8 @@ REMEDIES: Final[dict[str, str]] = {
     plan.NETWORK_NAMESPACE: _NAMESPACES,
     plan.IPC_NAMESPACE: _NAMESPACES,
     plan.UTS_NAMESPACE: _NAMESPACES,
-    plan.CGROUP: "give the service a cgroup of its own to write in (systemd: Delegate=yes; Docker: a writable /sys/fs/cgroup "
-    "with --cgroupns=private); else bound the container with --memory and --pids-limit",
+    plan.CGROUP: "give the service a cgroup of its own to write in (systemd: Delegate=yes; Docker: a writable "
+    "/sys/fs/cgroup with --cgroupns=private); else bound the container with --memory and --pids-limit",
     plan.PROCESSES: "a /proc without hidepid",
     plan.MEMORY_WATCH: "start as root with CAP_SYS_PTRACE, or rely on a cgroup",
     plan.DISK_QUOTA: "a state directory that can be read",

@@ -35,7 +35,8 @@ def main() -> int:
     options = parse()
     rounds = 5 if options.quick else 20
     count = options.jobs or (150 if options.quick else 1000)
-    console, results = Console(), Results()
+    # a pipe has no width: rich would take 80 columns and cut the names
+    console, results = Console(width=None if sys.stdout.isatty() else 130), Results()
     with S3Server() as store:
         jobs = Jobs(store)
         orders = jobs.table("orders", small_orders())

@@ -5,14 +5,12 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from tests.benchmarks.results import Comparison, Results, Series, machine
+from tests.benchmarks.results import INNER, Comparison, Results, Series, machine
 
 WIDTH, LEFT, RIGHT = 860, 270, 130
 BAR, GAP = 13, 18
 OURS, THEIRS, INK, FAINT = "#2f6fab", "#c9cdd2", "#24292f", "#6e7781"
 STAGE_COLOURS = ("#2f6fab", "#7aa6cf", "#e39f4d", "#8bb174", "#b07aa1", "#d4706b", "#5b9aa0", "#9c755f")
-INNER = frozenset({"read", "import", "transform", "write"})
-"""Stages that lie inside ``execute`` and are not added to it."""
 
 
 def draw(results: Results, path: Path) -> None:

@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -163,45 +163,27 @@ def facts(pid: int, role: str) -> ProcessFacts:
     return ProcessFacts(pid, role, sizes.get("Pss"), sizes.get("Private_Dirty"), descriptors, threads)
 
 
-@dataclass(slots=True)
-class Family:
-    """The processes of a gateway by their part: gateway, launcher, fork server, kernels."""
+def family(gateway_pid: int) -> list[ProcessFacts]:
+    """Find the processes of a gateway by who started whom, and read what each holds.
 
-    gateway: int
-    launcher: int | None = None
-    fork_server: int | None = None
-    kernels: list[int] = field(default_factory=list)
-
-    def facts(self) -> list[ProcessFacts]:
-        """Read what each of them holds; kernels that end meanwhile are left out."""
-        found = [facts(self.gateway, "gateway")]
-        if self.launcher is not None:
-            found.append(facts(self.launcher, "launcher"))
-        if self.fork_server is not None:
-            found.append(facts(self.fork_server, "fork server"))
-        for pid in self.kernels:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                found.append(facts(pid, "ready kernel"))
-        return found
-
-
-def family(gateway_pid: int) -> Family:
-    """Find the processes of a gateway by who started whom.
-
-    The launcher is the gateway's child; the fork server the launcher's oldest; every other child of the
-    launcher is a kernel, because the launcher is their subreaper.
+    The launcher is the gateway's child; the fork server the launcher's oldest; every other child of the launcher
+    belongs to a kernel, because the launcher is their subreaper. Those that are process 1 of a namespace are inits.
     """
-    found = Family(gateway_pid)
-    children = psutil.Process(gateway_pid).children()
-    if not children:
-        return found
-    launcher = min(children, key=lambda child: child.create_time())
-    found.launcher = launcher.pid
-    grandchildren = sorted(launcher.children(), key=lambda child: child.create_time())
-    for child in grandchildren:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if found.fork_server is None and "fork" in " ".join(child.cmdline()):
-                found.fork_server = child.pid
-            else:
-                found.kernels.append(child.pid)
+    found = [facts(gateway_pid, "gateway")]
+    launchers = sorted(psutil.Process(gateway_pid).children(), key=lambda child: child.create_time())
+    for launcher in launchers[:1]:
+        found.append(facts(launcher.pid, "launcher"))
+        children = sorted(launcher.children(), key=lambda child: child.create_time())
+        for number, child in enumerate(children):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
+                role = "kernel's init" if _is_init(child.pid) else "ready kernel"
+                is_fork_server = number == 0 and "fork_server" in " ".join(child.cmdline())
+                found.append(facts(child.pid, "fork server" if is_fork_server else role))
     return found
+
+
+def _is_init(pid: int) -> bool:
+    """Return whether the process is the first of a pid namespace below ours (proc_pid_status(5), NSpid)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    ids = next((line.split()[1:] for line in lines if line.startswith("NSpid:")), [])
+    return len(ids) > 1 and ids[-1] == "1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.results import Figure, Results, Series, machine
+from tests.benchmarks.results import INNER, Figure, Results, Series, machine
 
 
 def show(results: Results, console: Console) -> None:
@@ -37,7 +37,7 @@ def _short(value: float) -> str:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=bool(number))
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
     return table
 
 
@@ -61,9 +61,10 @@ def _comparisons(results: Results) -> Table:
 
 
 def _stages(results: Results) -> Table:
-    table = _table("One small job by stage (read, import, transform and write lie inside execute)", "", "ms", "spread")
+    table = _table("One small job by stage; (in execute) is part of it", "", "ms", "spread")
     for name, series in results.stages_ms.items():
-        table.add_row(name, _short(series.median), _spread(series))
+        label = f"{name} (in execute)" if name in INNER else name
+        table.add_row(label, _short(series.median), _spread(series))
     return table
 
 

@@ -24,6 +24,10 @@ PACKAGES = (
 )
 
 
+INNER = frozenset({"read", "import", "transform", "write"})
+"""Stages that lie inside ``execute`` and are not added to it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
     """Repeated measurements of one thing."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,8 +95,6 @@ def test_sigkill_leaves_no_process_and_the_next_start_no_directory(
         os.kill(gateway.pid, signal.SIGKILL)
         with pytest.raises(Exception):  # noqa: B017, PT011 - the connection may end in more than one way
             going.result(timeout=10)
-    import select
-
     for fd in ends:
         readable, _, _ = select.select([fd], [], [], 10)
         assert readable, "a process outlived the gateway"
@@ -105,10 +105,11 @@ def test_two_hundred_jobs_leave_the_gateway_as_it_was(start_gateway: Callable[..
     gateway = start_gateway(READY_KERNELS="0")
     for number in range(5):
         assert gateway.execute(SIMPLE, number).status == 200
-    before = _footprint(gateway)
+    before = _settled_footprint(gateway)
+    assert before["seats"] == 1, "one kernel stands ready"
     for number in range(200):
         assert gateway.execute(SIMPLE, number).status == 200
-    assert _settled_footprint(gateway, before) == before
+    assert _settled_footprint(gateway) == before
 
 
 def _footprint(gateway: GatewayProcess) -> dict[str, int]:
@@ -122,13 +123,14 @@ def _footprint(gateway: GatewayProcess) -> dict[str, int]:
     }
 
 
-def _settled_footprint(gateway: GatewayProcess, wanted: dict[str, int]) -> dict[str, int]:
-    """Look until the next kernel stands ready again, which it does soon after the last answer; at most 20 looks."""
-    import time
-
-    for _ in range(20):
+def _settled_footprint(gateway: GatewayProcess) -> dict[str, int]:
+    """Look until two looks agree: a kernel boots and sockets are closed for a moment after each answer."""
+    last: dict[str, int] = {}
+    for _ in range(40):
         found = _footprint(gateway)
-        if found == wanted:
+        ready = gateway.request("GET", "/v1/status").body["ready_kernels"]
+        if found == last and ready["starting"] == 0:
             return found
+        last = found
         time.sleep(0.25)
-    return found
+    raise AssertionError(f"the gateway does not come to rest: {last}")

@@ -111,12 +111,8 @@ class Desk:
         client: BlockingKernelClient | None = None
         try:
             seat = self.do(self.launcher.reserve(kernel_id))
-            path = write_connection_file(
-                seat, {"key": secrets.token_hex(16), "signature_scheme": "hmac-sha256"}
-            )
-            process = self.do(
-                self.launcher.start_kernel(kernel_id, output_fds=tuple(writes), limits=limits, **options)
-            )
+            path = write_connection_file(seat, {"key": secrets.token_hex(16), "signature_scheme": "hmac-sha256"})
+            process = self.do(self.launcher.start_kernel(kernel_id, output_fds=tuple(writes), limits=limits, **options))
             while writes:
                 os.close(writes.pop())
             client = BlockingKernelClient(connection_file=str(path), context=self.context)

@@ -54,7 +54,10 @@ def test_message_survives_the_way_over_the_socket(message: object) -> None:
         (b'{"kind": "Kill", "id": "1", "kernel_id": "k"}', "Kill.id must be int"),
         (b'{"kind": "Kill", "id": true, "kernel_id": "k"}', "Kill.id must be int"),
         (b'{"kind": "Kill", "id": 1, "kernel_id": "k", "uid": 0}', "unknown fields: 'uid'"),
-        (b'{"kind": "Start", "id": 1, "kernel_id": "k", "limits": {"memory_bytes": -1}}', "memory_bytes must be between"),
+        (
+            b'{"kind": "Start", "id": 1, "kernel_id": "k", "limits": {"memory_bytes": -1}}',
+            "memory_bytes must be between",
+        ),
         (b'{"kind": "Start", "id": 1, "kernel_id": "k", "limits": {}, "style": "root"}', "must be one of"),
         (b'{"kind": "Kill", "id": 1, "kernel_id": "' + b"k" * 40_000 + b'"}', "longer than"),
     ],
@@ -115,7 +118,9 @@ json_values = st.recursive(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     kind=st.sampled_from(sorted(ACCEPTED)),
-    fields=st.dictionaries(st.sampled_from(["id", "kernel_id", "limits", "seat", "report", "number", "plan"]), json_values),
+    fields=st.dictionaries(
+        st.sampled_from(["id", "kernel_id", "limits", "seat", "report", "number", "plan"]), json_values
+    ),
 )
 def test_whatever_comes_is_a_message_or_refused(kind: str, fields: dict[str, object]) -> None:
     try:
@@ -125,7 +130,9 @@ def test_whatever_comes_is_a_message_or_refused(kind: str, fields: dict[str, obj
     assert type(message).__name__ == kind
 
 
-@pytest.mark.parametrize("value", [{"memory_bytes": "1"}, {"cpu_seconds": 0}, {"cpu_seconds": True}, {"unknown": 1}, [], None])
+@pytest.mark.parametrize(
+    "value", [{"memory_bytes": "1"}, {"cpu_seconds": 0}, {"cpu_seconds": True}, {"unknown": 1}, [], None]
+)
 def test_limits_refuse_what_no_kernel_can_live_with(value: object) -> None:
     with pytest.raises(ValueError, match="limit"):
         Limits.from_json(value)

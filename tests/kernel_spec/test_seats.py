@@ -9,7 +9,7 @@ import pytest
 
 from kernel_spec import seats
 from kernel_spec.environment import base_environment, kernel_environment
-from kernel_spec.removal import remove_tree, removal_steps
+from kernel_spec.removal import removal_steps, remove_tree
 from kernel_spec.seats import SeatError, Seats, lease_users, shared_users
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="giving seats users of their own takes root")
@@ -26,7 +26,7 @@ def short_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def mode_of(path: str) -> int:
-    return stat.S_IMODE(os.stat(path).st_mode)
+    return stat.S_IMODE(Path(path).stat().st_mode)
 
 
 def test_seat_directories_have_the_agreed_modes(short_dir: Path) -> None:
@@ -46,7 +46,7 @@ def test_seat_of_its_own_user_belongs_to_that_user_and_inputs_to_the_gateway(sho
     kept.open()
     try:
         user, seat = kept.take()
-        owners = {name: os.stat(getattr(seat, f"{name}_dir")) for name in ("seat", "ipc", "inputs", "work", "out")}
+        owners = {name: Path(getattr(seat, f"{name}_dir")).stat() for name in ("seat", "ipc", "inputs", "work", "out")}
         assert {name: status.st_uid for name, status in owners.items()} == {
             "seat": 0, "ipc": user.uid, "inputs": 4242, "work": user.uid, "out": user.uid,
         }  # fmt: skip

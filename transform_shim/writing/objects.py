@@ -153,7 +153,7 @@ class ObjectColumn:
                 raise OutputInvalid(f"a value of type {_name(kind)} cannot be written", column=self.name, row=row)
             groups.setdefault(group, kind)
         groups.pop("null", None)
-        if "float" in groups and len(groups) > 1 and all(self._is_nan(v) for v in self._values):
+        if "float" in groups and all(self._is_nan(v) for v in self._values):
             del groups["float"]
         if len(groups) <= 1:
             return next(iter(groups), "null")

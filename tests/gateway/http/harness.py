@@ -90,7 +90,13 @@ class ScriptedRunner:
             healthy=self.healthy,
             ready_kernels={"ready": 1, "starting": 0, "hits": 3, "misses": 1},
             kernels={},
-            sandbox={"tier": "B", "layers": ["landlock", "seccomp"]},
+            sandbox={
+                "tier": "B",
+                "layers": [
+                    {"layer": name, "state": state}
+                    for name, state in (("seccomp", "on"), ("landlock", "on"), ("user_namespace", "off"))
+                ],
+            },
             fork_server={"alive": True, "restarts": 2},
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import time
 
 import pytest
@@ -58,8 +59,9 @@ async def test_token_in_query_or_cookie_is_no_token(call: Caller) -> None:
 
 
 async def test_two_authorization_headers_are_refused(port: int) -> None:
-    answer = await raw(port, head("GET", "/v1/logs", "Authorization: Bearer other", "Connection: close"))
+    answer = await raw(port, head("GET", "/v1/logs", f"Authorization: Bearer {TOKEN}", "Connection: close"))
     assert answer.status == 401
+    assert "several" in answer.body["error"]
 
 
 @pytest.mark.parametrize("path", OPEN)
@@ -95,17 +97,20 @@ async def test_large_body_without_token_is_not_read(port: int) -> None:
     writer.close()
 
 
-async def test_refusal_is_readable_although_the_body_was_not_read(port: int) -> None:
-    """A body that arrives after the answer was written must not reset the connection under it."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(head("POST", "/v1/execute", "Content-Length: 300000", token=None))
-    first = await reader.read(12)  # the answer comes before the body
-    writer.write(b"x" * 300_000)
-    await writer.drain()
-    answer = first + await asyncio.wait_for(reader.read(), 5)
+async def test_refused_caller_can_send_its_body_and_read_the_answer(port: int) -> None:
+    """Most clients send everything before they read; a reset meanwhile would look to them like a broken gateway."""
+
+    def send_then_read() -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(head("POST", "/v1/execute", "Content-Length: 300000", token=None))
+            connection.recv(1, socket.MSG_PEEK)  # the answer is there before the body is sent
+            for _ in range(10):
+                connection.sendall(b"x" * 30_000)
+            return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+    answer = await asyncio.to_thread(send_then_read)
     assert answer.startswith(b"HTTP/1.1 401")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "unauthorized"
-    writer.close()
 
 
 async def test_expect_100_continue_is_refused_without_continue(port: int) -> None:

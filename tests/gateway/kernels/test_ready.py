@@ -72,6 +72,8 @@ async def test_a_claim_without_a_ready_kernel_waits_for_the_one_on_its_way() -> 
     starter.gate.set()
     assert await claim is starter.made[0]  # type: ignore[comparison-overlap]
     assert kernels.counters.misses == 1
+    await turns()
+    assert kernels.ready == 1, "the refill begins after a miss too"
     await kernels.aclose()
 
 

@@ -35,3 +35,12 @@ class Recorder:
 @pytest.fixture
 def sink() -> Recorder:
     return Recorder()
+
+
+def open_descriptors() -> set[str]:
+    """Return the numbers of this process's open files; a leak makes the set grow."""
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def files_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())

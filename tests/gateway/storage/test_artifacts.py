@@ -11,6 +11,7 @@ import pytest
 
 from gateway.errors import FailureCode, JobFailed
 from gateway.storage.artifacts import open_output
+from tests.gateway.storage.conftest import open_descriptors
 
 
 def _link(path: Path) -> None:
@@ -65,11 +66,11 @@ def test_too_large_file_names_both_sizes(tmp_path: Path) -> None:
 
 def test_refusals_leave_no_descriptor_open(tmp_path: Path) -> None:
     (tmp_path / "output").write_bytes(b"x" * 11)
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     for _ in range(3):
         with pytest.raises(JobFailed):
             open_output(tmp_path / "output", owner_uid=None, max_bytes=10)
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
 
 
 def test_opened_output_is_what_was_checked_even_when_the_path_changes(tmp_path: Path) -> None:

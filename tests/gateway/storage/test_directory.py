@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import FailureCode, JobFailed
-from gateway.storage.artifacts import open_output
+from gateway.storage.artifacts import OpenOutput, open_output
 from gateway.storage.directory import deliver_files, open_below
+from tests.gateway.storage.conftest import files_in, open_descriptors
 
 
 async def refused(directory: Path, root: Path) -> str:
@@ -25,7 +26,7 @@ async def test_files_replace_what_was_there_and_leave_no_draft(tmp_path: Path) -
     (target / "output.csv").write_bytes(b"old and longer")
     (tmp_path / "made").write_bytes(b"a,b\n1,2\n")
     with open_output(tmp_path / "made", owner_uid=None, max_bytes=100) as output:
-        files = {"output.csv": output, "stdout.log": b"out\n", "stderr.log": b""}
+        files: dict[str, OpenOutput | bytes] = {"output.csv": output, "stdout.log": b"out\n", "stderr.log": b""}
         await deliver_files(target, (tmp_path / "other", tmp_path / "root"), files)
     found = {path.name: path.read_bytes() for path in target.iterdir()}
     assert found == {"output.csv": b"a,b\n1,2\n", "stdout.log": b"out\n", "stderr.log": b""}
@@ -57,10 +58,10 @@ async def test_directory_outside_of_the_roots_is_refused(tmp_path: Path) -> None
 
 async def test_failed_delivery_leaves_neither_draft_nor_descriptor(tmp_path: Path) -> None:
     (tmp_path / "stdout.log").mkdir()  # a directory cannot be replaced by a file
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     assert "Is a directory" in await refused(tmp_path, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["stdout.log"]
-    assert os.listdir("/proc/self/fd") == before
+    assert files_in(tmp_path) == ["stdout.log"]
+    assert open_descriptors() == before
 
 
 def test_file_is_opened_below_a_root_with_its_size(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from gateway.jobs.model import FileSource, InputTable, UrlSource
 from gateway.settings import Settings
 from gateway.storage import transfer
 from gateway.storage.fetch import fetch_tables
-from tests.gateway.storage.conftest import Recorder
+from tests.gateway.storage.conftest import Recorder, files_in, open_descriptors
 from tests.gateway.storage.faulty_server import Conversation, FaultyServer, answer, reset, stall, truncate
 from tests.s3 import S3Server
 
@@ -61,7 +61,7 @@ async def test_tables_of_any_alias_become_numbered_files_that_all_may_read(
         first, second = await fetch_tables(tables, tmp_path, settings, sink)
     finally:
         os.umask(old)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.data", "0.manifest", "1.data"]
+    assert files_in(tmp_path) == ["0.data", "0.manifest", "1.data"]
     assert first.data_path.read_bytes() == ROWS
     assert first.manifest_path is not None
     assert first.manifest_path.read_bytes() == b'{"data_format":"jsonl"}'
@@ -233,7 +233,7 @@ async def test_cancelled_fetch_closes_files_and_connections(settings: Settings, 
         if conversation.wait_for_close():
             closed.set()
 
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     with FaultyServer([trickle]) as server:
         fetching = asyncio.create_task(fetch_tables((table(server.url()),), tmp_path, settings, Recorder()))
         assert await asyncio.to_thread(arrived.wait, 5)
@@ -242,7 +242,7 @@ async def test_cancelled_fetch_closes_files_and_connections(settings: Settings, 
             await fetching
         assert await asyncio.to_thread(closed.wait, 5)
     await asyncio.sleep(0)
-    left = {fd for fd in set(os.listdir("/proc/self/fd")) - before if _is_file_or_socket(fd)}
+    left = {fd for fd in open_descriptors() - before if _is_file_or_socket(fd)}
     assert left == set()
 
 
@@ -298,7 +298,7 @@ async def test_file_outside_of_the_roots_or_behind_a_link_is_refused(settings: S
 
 def _is_file_or_socket(fd: str) -> bool:
     try:
-        mode = os.stat(f"/proc/self/fd/{fd}").st_mode
+        mode = Path(f"/proc/self/fd/{fd}").stat().st_mode
     except OSError:
         return False
     return stat.S_ISREG(mode) or stat.S_ISSOCK(mode)

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH - the system calls themselves are the subject
+# ruff: noqa: PTH101
 """Run a piece of a test in a forked child, so that what it does to its process ends with it."""
 
 from __future__ import annotations
@@ -158,9 +158,9 @@ def scratch() -> Iterator[str]:
         shutil.rmtree(directory)
 
 
-def make_seat(parent: str, owner: Identity | None, name: str = "00c0ffee") -> str:
-    """Make a seat directory as the launcher does."""
-    seat = Path(parent, name)
+def make_seat(parent: str, owner: Identity | None, name: str | None = None) -> str:
+    """Make a seat directory as the launcher does; its name is its processes' mark, so no two tests share one."""
+    seat = Path(parent, name or os.urandom(4).hex())
     seat.mkdir()
     for part, mode in (("ipc", 0o2770), ("inputs", 0o2750), ("work", 0o700), ("out", 0o2770)):
         directory = seat / part

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH - the system calls themselves are the subject
+# ruff: noqa: PTH208
 from __future__ import annotations
 
 import json

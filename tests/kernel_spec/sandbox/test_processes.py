@@ -74,7 +74,7 @@ def test_everything_a_seat_started_is_ended_and_reaped(seat_dir: str, owner: Ide
             len(ended.pids),
             ended.exits.get(kernel),
             list(ended.exits.values()).count(signal.SIGKILL) == 2,
-            len(processes.of_seat(seat_dir, owner)),
+            len([status for status in processes.of_seat(seat_dir, owner) if status.parent_pid == os.getpid()]),
         ]
 
     assert in_child(launcher) == [2, 2, signal.SIGKILL, True, 0]
@@ -99,7 +99,7 @@ def test_fork_bomb_is_ended(seat_dir: str, owner: Identity | None, shares_uid: b
 
 
 def test_neighbour_under_the_same_user_is_not_touched(scratch_dir: str, owner: Identity | None) -> None:
-    one, other = make_seat(scratch_dir, None, "00000001"), make_seat(scratch_dir, None, "00000002")
+    one, other = make_seat(scratch_dir, None), make_seat(scratch_dir, None)
 
     def launcher() -> list[object]:
         processes.become_subreaper()
@@ -147,7 +147,15 @@ def test_status_of_a_process_that_is_closed_to_us_still_tells_its_user() -> None
 
 
 def test_cpu_time_of_a_process_and_its_children_is_read() -> None:
-    program = "import os, time\nif os.fork() == 0:\n while time.process_time() < 0.15: pass\n os._exit(0)\nos.wait()\nprint(flush=True)\ninput()"
+    program = (
+        "import os, time\n"
+        "if os.fork() == 0:\n"
+        "    while time.process_time() < 0.15: pass\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        "print(flush=True)\n"
+        "input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-S", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH - the system calls themselves are the subject
 """Real work inside each tier, and the calls that must fail there, in the same program and the same order of layers."""
 
 from __future__ import annotations

@@ -1,0 +1,278 @@
+"""The same kernel without the gateway: through a kernel manager, and by kernel.json's command alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq.asyncio
+from jupyter_client import BlockingKernelClient, KernelManager
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
+
+from kernel_spec.install import RESOURCE_DIR, install
+from kernel_spec.provisioner import TransformProvisioner
+from kernel_spec.standalone import CHANNELS
+from tests.kernel_spec.conftest import Desk, is_alive, wait_until
+
+RUN_SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the factory know the provisioner, as an installed distribution does."""
+    KernelProvisionerFactory.clear_instance()
+    factory = KernelProvisionerFactory.instance()
+    name = "transform-provisioner"
+    entry = EntryPoint(name, "kernel_spec.provisioner:TransformProvisioner", KernelProvisionerFactory.GROUP_NAME)
+    monkeypatch.setitem(factory.provisioners, name, entry)
+
+
+def temporary_seats() -> set[str]:
+    return {entry.name for entry in Path("/tmp").glob("transform-*")}
+
+
+@pytest.fixture
+def manager() -> Iterator[KernelManager]:
+    before = temporary_seats()
+    manager = KernelManager(kernel_name="transform")
+    manager._kernel_spec = KernelSpec.from_resource_dir(str(RESOURCE_DIR))
+    yield manager
+    if manager.has_kernel:
+        manager.shutdown_kernel(now=True)
+    manager.cleanup_resources()
+    manager.context.destroy(linger=0)
+    assert temporary_seats() == before
+
+
+def run(client: BlockingKernelClient, code: str) -> str:
+    printed: list[str] = []
+
+    def keep(message: dict[str, Any]) -> None:
+        if message["msg_type"] == "stream":
+            printed.append(message["content"]["text"])
+
+    reply = client.execute_interactive(
+        code, store_history=False, allow_stdin=False, output_hook=keep, timeout=RUN_SECONDS
+    )
+    assert reply["content"]["status"] == "ok", reply
+    return "".join(printed)
+
+
+@pytest.fixture
+def client(manager: KernelManager) -> Iterator[BlockingKernelClient]:
+    manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=RUN_SECONDS)
+    yield client
+    client.stop_channels()
+
+
+def test_kernel_manager_gets_a_confined_kernel_over_ipc(manager: KernelManager, client: BlockingKernelClient) -> None:
+    assert manager.transport == "ipc"
+    seen = run(
+        client,
+        "import os, resource; print(os.getcwd(), resource.getrlimit(resource.RLIMIT_NOFILE)[0], 'HOME' in os.environ)",
+    )
+    directory, descriptors, _ = seen.split()
+    assert directory.startswith("/tmp/transform-")
+    assert directory.endswith("/work")
+    assert descriptors == "256"
+    assert client.hb_channel.is_beating()
+
+
+def test_connection_file_is_not_for_others(manager: KernelManager, client: BlockingKernelClient) -> None:
+    assert stat.S_IMODE(Path(manager.connection_file).stat().st_mode) == 0o640
+
+
+def test_output_of_c_code_and_children_reaches_the_front_end(client: BlockingKernelClient) -> None:
+    printed = run(
+        client,
+        "import os, subprocess, time; os.write(1, b'raw\\n'); subprocess.run(['echo', 'child']); time.sleep(0.3)",
+    )
+    assert sorted(printed.split()) == ["child", "raw"]
+
+
+def test_restart_keeps_the_place_and_forgets_the_rest(manager: KernelManager, client: BlockingKernelClient) -> None:
+    before = run(client, "import os; x = 1; open('kept', 'w').close(); print(os.getcwd(), os.getpid())").split()
+    ports = manager.get_connection_info()
+    manager.restart_kernel(now=True)
+    client.wait_for_ready(timeout=RUN_SECONDS)
+    assert manager.get_connection_info() == ports
+    after = run(client, "import os; print(os.getcwd(), 'x' in globals(), os.listdir())").split(maxsplit=2)
+    assert after == [before[0], "False", "['kept']\n"]
+
+
+def test_end_of_a_kernel_is_seen_and_waited_for(manager: KernelManager, client: BlockingKernelClient) -> None:
+    assert manager.is_alive()
+    pid = manager.provisioner.pid
+    client.execute("import os; os._exit(3)")
+    assert wait_until(lambda: not manager.is_alive())
+    assert asyncio.run(manager.provisioner.poll()) == 3
+    assert asyncio.run(manager.provisioner.wait()) == 3
+    assert asyncio.run(manager.provisioner.wait()) == 3
+    assert not manager.provisioner.has_process
+    assert not is_alive(pid)
+
+
+def test_polite_shutdown_and_interrupt_work(manager: KernelManager, client: BlockingKernelClient) -> None:
+    client.execute("print('go', flush=True)\nwhile True: pass")
+    while client.get_iopub_msg(timeout=RUN_SECONDS)["msg_type"] != "stream":
+        pass
+    manager.interrupt_kernel()
+    assert client.get_shell_msg(timeout=RUN_SECONDS)["content"]["ename"] == "KeyboardInterrupt"
+    manager.shutdown_kernel()
+    assert not manager.is_alive()
+
+
+def test_provisioner_info_names_a_process_for_good(manager: KernelManager, client: BlockingKernelClient) -> None:
+    info = asyncio.run(manager.provisioner.get_provisioner_info())
+    json.dumps({name: value for name, value in info.items() if name != "connection_info"})
+    same, reused = TransformProvisioner(), TransformProvisioner()
+    asyncio.run(same.load_provisioner_info(info))
+    asyncio.run(reused.load_provisioner_info({**info, "start_ticks": info["start_ticks"] - 1}))
+    assert (same.has_process, reused.has_process) == (True, False)
+
+
+def test_limits_of_notebooks_are_settings(manager: KernelManager) -> None:
+    manager.config.TransformProvisioner.memory_bytes = 512 << 20
+    manager.config.TransformProvisioner.descriptors = 128
+    manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=RUN_SECONDS)
+    limits = "import resource as r; print(r.getrlimit(r.RLIMIT_DATA)[0], r.getrlimit(r.RLIMIT_NOFILE)[0])"
+    assert run(client, limits).split() == [str(512 << 20), "128"]
+    client.stop_channels()
+
+
+def test_front_end_killed_leaves_no_kernel() -> None:
+    code = """
+import sys
+from tests.kernel_spec.test_provisioner import *
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
+name = "transform-provisioner"
+entry = EntryPoint(name, "kernel_spec.provisioner:TransformProvisioner", "x")
+KernelProvisionerFactory.instance().provisioners[name] = entry
+manager = KernelManager(kernel_name="transform")
+manager._kernel_spec = KernelSpec.from_resource_dir(str(RESOURCE_DIR))
+manager.start_kernel()
+print(manager.provisioner.pid, flush=True)
+sys.stdin.read()
+"""
+    before = temporary_seats()
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as front:
+        assert front.stdout is not None
+        pid = int(front.stdout.readline())
+        assert is_alive(pid)
+        front.kill()
+    assert wait_until(lambda: not is_alive(pid))
+    assert wait_until(lambda: temporary_seats() == before)
+
+
+def test_gateway_passes_its_own_launcher(desk: Desk) -> None:
+    async def use() -> tuple[list[str], str]:
+        context = zmq.asyncio.Context(desk.context)
+        manager = AsyncKernelManager(kernel_name="transform", context=context)
+        manager._kernel_spec = KernelSpec.from_resource_dir(str(RESOURCE_DIR))
+        null = os.open(os.devnull, os.O_RDWR)
+        await manager.start_kernel(kernel_id="k", launcher=desk.launcher, output_fds=(null, null, null))
+        os.close(null)
+        client = manager.client(context=context)
+        client.start_channels(hb=False)
+        welcome = await client.get_iopub_msg(timeout=RUN_SECONDS)
+        reply = await client.execute("1 + 1", reply=True, timeout=RUN_SECONDS)
+        client.stop_channels()
+        alive = await manager.is_alive()
+        seat_dir = manager.provisioner.seat.seat_dir
+        await manager.shutdown_kernel(now=True)
+        return [welcome["msg_type"], reply["content"]["status"], str(alive)], seat_dir
+
+    told, seat_dir = desk.do(use())
+    assert told == ["iopub_welcome", "ok", "True"]
+    assert not Path(seat_dir).exists()
+    assert desk.status()["kernels"] == {}
+
+
+@pytest.fixture
+def connection_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    directory = tempfile.TemporaryDirectory(prefix="tc-", dir="/tmp")
+    path = Path(directory.name) / "kernel.json"
+    ports = {f"{name}_port": 40 + number for name, number in CHANNELS.items()}
+    fields = {
+        "transport": "ipc",
+        "ip": f"{directory.name}/s",
+        "key": secrets.token_hex(8),
+        "signature_scheme": "hmac-sha256",
+    }
+    path.write_text(json.dumps({**fields, **ports}))
+    path.chmod(0o600)
+    yield path
+    directory.cleanup()
+
+
+def test_command_of_kernel_json_works_by_itself(connection_file: Path) -> None:
+    argv = json.loads((RESOURCE_DIR / "kernel.json").read_text())["argv"]
+    command = [sys.executable, *argv[1:-1], str(connection_file)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    client = BlockingKernelClient(connection_file=str(connection_file))
+    try:
+        client.load_connection_file()
+        # A client that has only its heartbeat to go by takes a kernel that is not there yet for dead.
+        assert wait_until((connection_file.parent / "s-45").exists, RUN_SECONDS)
+        client.start_channels()
+        client.wait_for_ready(timeout=RUN_SECONDS)
+        assert run(client, "print(6 * 7)") == "42\n"
+        client.execute("print('go', flush=True)\nwhile True: pass")
+        while client.get_iopub_msg(timeout=RUN_SECONDS)["msg_type"] != "stream":
+            pass
+        process.send_signal(signal.SIGINT)
+        assert client.get_shell_msg(timeout=RUN_SECONDS)["content"]["ename"] == "KeyboardInterrupt"
+        client.execute("import os; os._exit(7)")
+        assert process.wait(RUN_SECONDS) == 7
+        assert [entry.name for entry in connection_file.parent.iterdir()] == ["kernel.json"]
+    finally:
+        client.stop_channels()
+        client.context.destroy(linger=0)
+        process.kill()
+        process.wait()
+
+
+def test_command_refuses_tcp_with_the_reason(connection_file: Path) -> None:
+    connection_file.write_text(json.dumps({"transport": "tcp", "ip": "127.0.0.1"}))
+    ended = subprocess.run(
+        [sys.executable, "-m", "kernel_spec.wrapper", "-f", str(connection_file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    assert "ipc and not tcp" in ended.stderr
+
+
+def test_installed_kernelspec_is_complete(tmp_path: Path) -> None:
+    installed = Path(install(prefix=str(tmp_path)))
+    spec = KernelSpecManager(kernel_dirs=[str(installed.parent)]).get_kernel_spec("transform")
+    assert spec.display_name == "Transform (sandboxed)"
+    assert spec.metadata["kernel_provisioner"]["provisioner_name"] == "transform-provisioner"
+    for size in (32, 64):
+        image = (installed / f"logo-{size}x{size}.png").read_bytes()
+        assert image[:8] == b"\x89PNG\r\n\x1a\n"
+        assert int.from_bytes(image[16:20], "big") == size
+    assert "<svg" in (installed / "logo-svg.svg").read_text()
