@@ -76,7 +76,7 @@ class TransformGatewayApp(JupyterApp):
     file_size_bytes = Integer(500_000_000, help="Largest file in bytes that a job may write.", min=1_000_000).tag(
         config=True, env="FILE_SIZE_LIMIT_BYTES"
     )
-    disk_bytes = Integer(2_000_000_000, help="Bytes that a job's directory may hold in all.", min=1_000_000).tag(
+    disk_bytes = Integer(1_500_000_000, help="Bytes that a job's directory may hold in all.", min=1_000_000).tag(
         config=True, env="DISK_LIMIT_BYTES"
     )
     max_body_bytes = Integer(64 * MIB, help="Largest JSON request body in bytes.", min=1024).tag(

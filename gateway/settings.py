@@ -31,7 +31,7 @@ class Settings:
     processes: int = 50
     descriptors: int = 256
     file_size_bytes: int = 500_000_000
-    disk_bytes: int = 2_000_000_000
+    disk_bytes: int = 1_500_000_000
     max_body_bytes: int = 64 * MIB
     max_upload_bytes: int = 5_000_000_000
     max_input_bytes: int = 20_000_000_000

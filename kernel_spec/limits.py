@@ -33,7 +33,7 @@ class Limits:
     processes: int = 50
     descriptors: int = 256
     file_size_bytes: int = 500_000_000
-    disk_bytes: int = 2_000_000_000
+    disk_bytes: int = 1_500_000_000
 
     def __post_init__(self) -> None:
         for name, smallest in _SMALLEST.items():

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.gateway_process import alive
+
 ROOT = Path(__file__).parents[1]
 SECONDS = 120
 
@@ -144,4 +146,4 @@ def test_clean_stops_the_gateway_and_leaves_nothing_behind(checkout: Checkout) -
     pid = int(re.search(r"pid (\d+)", started.stdout)[1])  # type: ignore[index]
     assert checkout.make("clean", STATE_DIR=state_dir).returncode == 0
     assert sorted(path.name for path in checkout.directory.iterdir()) == before
-    assert not Path(f"/proc/{pid}").exists()
+    assert not alive(pid)

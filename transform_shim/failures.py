@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import gc
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,7 +44,9 @@ class Failure:
     error_line: int | None = None
 
 
-def describe(error: BaseException, stage: str, limits: Mapping[str, int]) -> Failure:
+def describe(
+    error: BaseException, stage: str, limits: Mapping[str, int], broken: Sequence[ShimError] = ()
+) -> Failure:
     """Put a failure into words.
 
     Parameters
@@ -55,6 +57,9 @@ def describe(error: BaseException, stage: str, limits: Mapping[str, int]) -> Fai
         What was going on.
     limits : mapping
         The job's limits, by the names of the request.
+    broken : sequence of ShimError
+        What went wrong while tables were read on demand. An engine that consumed them (polars, DuckDB) raises an
+        exception of its own, which may keep no more of ours than its words.
     """
     kind = type(error).__name__
     line = _script_line(error.__traceback__)
@@ -65,7 +70,7 @@ def describe(error: BaseException, stage: str, limits: Mapping[str, int]) -> Fai
         return Failure(error.code, message, f"ERROR: {message}\n{trace}", error_type=kind, error_line=line)
     if isinstance(error, SystemExit):
         return _exited(error, stage, line)
-    cause = _shim_error_in(error)
+    cause = _shim_error_in(error, broken)
     if cause is not None:  # an engine (polars, duckdb, Arrow) wrapped what our reader said
         message = str(cause)
         return Failure(cause.code, message, f"ERROR: {message}\n{_traceback(error)}", error_type=kind, error_line=line)
@@ -149,8 +154,9 @@ def _is_fork(error: BaseException) -> bool:
     return bool(frames) and (frames[-1].name in _FORKING or "fork" in (frames[-1].line or ""))
 
 
-def _shim_error_in(error: BaseException) -> ShimError | None:
+def _shim_error_in(error: BaseException, broken: Sequence[ShimError]) -> ShimError | None:
     """The failure of ours that another exception was made of: as its cause, its context, or only in its words."""
+    said = _text(error)
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -158,7 +164,7 @@ def _shim_error_in(error: BaseException) -> ShimError | None:
         if isinstance(current, ShimError):
             return current
         current = current.__cause__ or current.__context__
-    return None
+    return next((known for known in broken if str(known) in said), None)
 
 
 def _text(error: BaseException) -> str:

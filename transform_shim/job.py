@@ -9,6 +9,7 @@ objects are uploaded.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 from transform_shim.binding import bind_tables, find_transform
 from transform_shim.failures import Failure, describe, free_frames
@@ -34,8 +35,10 @@ from transform_shim.writing.output import Written, write_output
 
 __all__ = ["run", "warm_up"]
 
-#: Given back before a failure is described: there is then something left to describe it with. In bytes.
+#: Memory given back before a failure is described: there is then something left to describe it with.
 _RESERVE_BYTES = 4 << 20
+#: Descriptors given back before anything is written: output, manifest, result and what they are made with.
+_RESERVE_DESCRIPTORS = 4
 
 
 @dataclass(slots=True)
@@ -47,6 +50,7 @@ class _Job:
     stage: str = "import"
     stage_seconds: dict[str, float] = field(default_factory=dict)
     loaded: list[tuple[LoadedTable, float]] = field(default_factory=list)
+    spare: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -76,32 +80,32 @@ def run(request_json: str) -> None:
     """
     process = os.getpid()
     with log_streams() as pipe:
+        stderr = sys.stderr  # kept, because user code may put anything in its place
         try:
             request = JobRequest.from_json(request_json)
         except (ValueError, KeyError, TypeError) as error:
-            sys.stderr.write(f"ERROR: The job cannot be understood: {type(error).__name__}: {error}\n")
+            _say(stderr, f"ERROR: The job cannot be understood: {type(error).__name__}: {error}\n")
             return
         job = _Job(request, _reporter(pipe))
-        result = _attempt(job, process)
+        result = _attempt(job, process, stderr)
         _flush_streams()
         try:
             write_result(request.result_path, result)
         except OSError as error:
-            sys.stderr.write(f"ERROR: The result cannot be written: {error}\n")
+            _say(stderr, f"ERROR: The result cannot be written: {error}\n")
 
 
-def _attempt(job: _Job, process: int) -> JobResult:
+def _attempt(job: _Job, process: int, stderr: TextIO) -> JobResult:
     """Do the job; what goes wrong becomes a result."""
-    reserve = bytearray(_RESERVE_BYTES)
     failure: Failure | None = None
     written: Written | None = None
     try:
         written = _do(job, process)
     except BaseException as error:  # the outermost frame: sys.exit and the gateway's interrupt end here as well
-        del reserve
         with _uninterrupted():
+            job.spare.close()
             failure = _failure_of(error, job)
-            sys.stderr.write(failure.text)
+            _say(stderr, failure.text)
     if os.getpid() != process:  # a child that user code forked came back through transform(): it has no result to give
         _flush_streams()
         os._exit(0 if failure is None else 1)
@@ -113,6 +117,8 @@ def _attempt(job: _Job, process: int) -> JobResult:
 def _do(job: _Job, process: int) -> Written:
     request = job.request
     with contextlib.ExitStack() as stack:
+        stack.enter_context(job.spare)
+        _set_aside(job.spare)
         stack.enter_context(plain_surroundings())
         with job.timed("import"):
             script_path = write_modules(request.work_dir, request.code, request.library)
@@ -130,10 +136,20 @@ def _do(job: _Job, process: int) -> Written:
         del arguments
         for table, _ in job.loaded:
             table.value = None
+        job.spare.close()
         with job.timed("write"):
             frame = open_frame(returned, inputs)
             progress = Progress(job.report, "write", "output")
             return write_output(frame, request.output_format, request.output_path, request.manifest_path, progress)
+
+
+def _set_aside(spare: contextlib.ExitStack) -> None:
+    """Take memory and descriptors that are given back when they are needed to end the job."""
+    # private, so that RLIMIT_DATA counts it (setrlimit(2)); untouched, so that it costs nothing else
+    memory = mmap.mmap(-1, _RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    spare.callback(memory.close)
+    for _ in range(_RESERVE_DESCRIPTORS):
+        spare.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _read_tables(job: _Job, forms: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +166,8 @@ def _read_tables(job: _Job, forms: Mapping[str, Any]) -> dict[str, Any]:
 def _failure_of(error: BaseException, job: _Job) -> Failure:
     if isinstance(error, MemoryError):
         free_frames(error)
-    failure = describe(error, job.stage, job.request.limits)
+    broken = [table.failure for table, _ in job.loaded if table.failure is not None]
+    failure = describe(error, job.stage, job.request.limits, broken)
     if not isinstance(error, MemoryError):
         # for %debug in a notebook, and for a kernel held for inspection
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
@@ -183,6 +200,11 @@ def _succeeded(job: _Job, written: Written | None) -> JobResult:
         stages=job.stage_seconds,
         tables=job.tables_read(),
     )
+
+
+def _say(stderr: TextIO, text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # closed by user code: the result still says it
+        stderr.write(text)
 
 
 def _reporter(pipe: FramePipe | None) -> Report | None:

@@ -32,8 +32,8 @@ def write_modules(work_dir: Path, code: str, library: Mapping[str, str]) -> Path
     """
     _forget_jobs_before()
     for name, source in library.items():
-        file_name = name if name.endswith(".py") else f"{name}.py"
-        if "/" in name or "\0" in name or file_name in (".py", "..py", SCRIPT_FILE):
+        file_name = f"{name.removesuffix('.py')}.py"
+        if "/" in name or "\0" in name or file_name.startswith(".") or file_name == SCRIPT_FILE:
             raise ShimError(f"library name {name!r} cannot be a module beside the script")
         _write(work_dir / file_name, source)
     script_path = work_dir / SCRIPT_FILE

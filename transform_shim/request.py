@@ -75,6 +75,8 @@ class JobRequest:
             If the text is no request of version 1.
         """
         value = json.loads(text)
+        if not isinstance(value, dict):
+            raise ValueError("the request is no object")
         if value.get("version") != 1:
             raise ValueError(f"unknown request version {value.get('version')!r}")
         return cls(

@@ -165,7 +165,7 @@ class ReadyKernels:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
-            self._starting.discard(own_task)  # type: ignore[arg-type]
+            self._starting.discard(own_task)
             self.counters.started += 1
             self.last_failure = None
             self._offer(kernel)

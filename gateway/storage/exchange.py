@@ -19,17 +19,19 @@ import os
 import socket
 import ssl
 import urllib.parse
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from functools import cache
 from types import TracebackType
 from typing import Self
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
-from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
+from tornado.httputil import HTTPHeaders, RequestStartLine
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.tcpclient import TCPClient
+
+from gateway.storage.answer_reader import AnswerReader
+from gateway.storage.target import ExchangeError, Target
 
 CONNECT_SECONDS = 10.0
 STREAM_BUFFER_BYTES = 4 << 20
@@ -38,132 +40,9 @@ REFUSAL_BODY_BYTES = 8192
 _UNLIMITED_BODY_BYTES = 1 << 62
 
 
-class ExchangeError(Exception):
-    """The exchange broke off; the text names the host, never the path or query of the URL."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A URL taken apart without changing a byte of it.
-
-    Attributes
-    ----------
-    request_target : str
-        Path and query as they stand in the URL.
-    authority : str
-        Host and port as they stand in the URL: what a signature covers as the ``Host`` header.
-    """
-
-    scheme: str
-    host: str
-    port: int
-    authority: str
-    request_target: str
-    user_info: str
-
-    @classmethod
-    def parse(cls, url: str) -> Target:
-        """Take `url` apart.
-
-        Raises
-        ------
-        ExchangeError
-            It is not http(s), has no host, or holds characters that do not belong into a request line.
-        """
-        if any(not "!" <= character <= "~" for character in url):
-            raise ExchangeError("its URL holds a space, a control character or a letter beyond ASCII")
-        scheme, separator, rest = url.partition("://")
-        if not separator or scheme.lower() not in ("http", "https"):
-            raise ExchangeError("its URL is neither http nor https")
-        end = min((i for i in map(rest.find, "/?#") if i >= 0), default=len(rest))
-        user_info, _, authority = rest[:end].rpartition("@")
-        try:
-            parts = urllib.parse.urlsplit(f"//{authority}")
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port = None, None
-        if not host:
-            raise ExchangeError("its URL names no host, or a port that is none")
-        target = rest[end:].partition("#")[0]
-        if not target.startswith("/"):
-            target = "/" + target
-        default_port = 443 if scheme.lower() == "https" else 80
-        return cls(scheme.lower(), host, port or default_port, authority, target, user_info)
-
-
 @cache
 def _tls_context() -> ssl.SSLContext:
     return ssl.create_default_context()
-
-
-class _Reader(HTTPMessageDelegate):
-    """Hands the answer over, chunk by chunk; a server that is faster than we are waits."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.status = 0
-        self.headers = HTTPHeaders()
-        self.headed: asyncio.Future[None] = loop.create_future()
-        self.whole = False
-        self.detach: Callable[[], object] | None = None
-        self._chunk: bytes | None = None
-        self._arrived = asyncio.Event()
-        self._taken = asyncio.Event()
-        self._closed = False
-
-    def headers_received(
-        self, start_line: ResponseStartLine | RequestStartLine, headers: HTTPHeaders
-    ) -> Awaitable[None] | None:
-        if isinstance(start_line, ResponseStartLine) and start_line.code >= 200:
-            self.status, self.headers = start_line.code, headers
-            if self.detach is not None and self.announced_bytes is not None:
-                self.detach()
-            if not self.headed.done():
-                self.headed.set_result(None)
-        return None
-
-    @property
-    def announced_bytes(self) -> int | None:
-        """Length of the body where it is known and framed by nothing else."""
-        if self.status in (204, 304) or "Transfer-Encoding" in self.headers:
-            return None
-        text = self.headers.get("Content-Length") or ""
-        return int(text) if text.isascii() and text.isdigit() else None
-
-    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        if self._closed:
-            return None
-        self._chunk = chunk
-        self._taken.clear()
-        self._arrived.set()
-        return self._hand_over()
-
-    async def _hand_over(self) -> None:
-        await self._taken.wait()
-
-    def finish(self) -> None:
-        self.whole = True
-        self._arrived.set()
-
-    def on_connection_close(self) -> None:
-        self._arrived.set()
-
-    async def take(self) -> bytes | None:
-        """Return the next chunk, or None when nothing more comes."""
-        await self._arrived.wait()
-        chunk, self._chunk = self._chunk, None
-        if chunk is not None:
-            self._arrived.clear()
-            self._taken.set()
-        return chunk
-
-    def end(self, _: object = None) -> None:
-        """Wake whoever waits: no further chunk comes."""
-        self._closed = True
-        self._taken.set()
-        self._arrived.set()
-        if not self.headed.done():
-            self.headed.set_result(None)
 
 
 class Exchange:
@@ -212,7 +91,7 @@ class Exchange:
         return self._reader.headers
 
     async def __aenter__(self) -> Self:
-        self._reader = _Reader()
+        self._reader = AnswerReader()
         try:
             self._stream = await self._connect()
             self._stream.set_nodelay(True)
@@ -296,7 +175,7 @@ class Exchange:
                     raise self._stalled() from None
                 except (StreamClosedError, OSError):
                     received = size - left + filled
-                    raise self._broken(f"closed the connection after {received} of {size} bytes") from None
+                    break
             left -= filled
             yield block
             await asyncio.sleep(0)  # reading data that is there never yields to the loop by itself

@@ -19,9 +19,10 @@ from gateway.jobs.events import EventSink, Progress
 from gateway.jobs.model import DataFormat, FileSource, InputTable, MetabaseSource, Source, UrlSource
 from gateway.settings import Settings
 from gateway.storage.directory import open_below
-from gateway.storage.exchange import Exchange, ExchangeError
+from gateway.storage.exchange import Exchange
 from gateway.storage.files import FileWriter, copy_file, create_file
 from gateway.storage.metabase import read_table
+from gateway.storage.target import ExchangeError
 from gateway.storage.transfer import Patience, Refused, refused
 
 Compression = Literal["gzip", "zstd"]

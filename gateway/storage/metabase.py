@@ -22,7 +22,8 @@ from typing import Any
 import orjson
 
 from gateway.jobs.model import MetabaseSource
-from gateway.storage.exchange import Exchange, ExchangeError
+from gateway.storage.exchange import Exchange
+from gateway.storage.target import ExchangeError
 from gateway.storage.transfer import Patience, Refused, refused
 
 PAGE_ROWS = 2000

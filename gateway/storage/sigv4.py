@@ -1,6 +1,6 @@
 """URLs signed with AWS Signature Version 4 in the query, for the few requests that the embedded server needs from us.
 
-Follows "Authenticating Requests: Using Query Parameters" of the S3 API reference: only ``host`` is signed, the payload is not.
+Follows "Authenticating Requests: Using Query Parameters" of the S3 API reference; ``host`` is signed, the body is not.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from gateway.storage.exchange import Exchange, ExchangeError
+from gateway.storage.exchange import Exchange
+from gateway.storage.target import ExchangeError
 
 T = TypeVar("T")
 

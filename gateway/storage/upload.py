@@ -8,7 +8,8 @@ from contextlib import aclosing
 from gateway.errors import FailureCode, JobFailed
 from gateway.settings import Settings
 from gateway.storage.artifacts import READ_BYTES, OpenOutput
-from gateway.storage.exchange import Exchange, ExchangeError
+from gateway.storage.exchange import Exchange
+from gateway.storage.target import ExchangeError
 from gateway.storage.transfer import Patience, Refused, refused
 
 

@@ -61,7 +61,7 @@ def _comparisons(results: Results) -> Table:
 
 
 def _stages(results: Results) -> Table:
-    table = _table("One small job by stage; (in execute) is part of it", "", "ms", "spread")
+    table = _table("One small job by stage", "", "ms", "spread")
     for name, series in results.stages_ms.items():
         label = f"{name} (in execute)" if name in INNER else name
         table.add_row(label, _short(series.median), _spread(series))
@@ -86,7 +86,7 @@ def _soak(results: Results) -> Table:
     table = _table("Many small jobs in a row", "jobs", "process", "PSS MiB", "descriptors", "threads")
     for look in results.soak:
         for process in look["processes"]:
-            if process["role"] != "ready kernel":
+            if process["role"] in ("gateway", "launcher", "fork server"):
                 cells = (process["pss_mib"], process["descriptors"], process["threads"])
                 table.add_row(str(look["jobs"]), process["role"], *(str(cell) for cell in cells))
     return table

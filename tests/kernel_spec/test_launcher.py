@@ -96,6 +96,23 @@ def test_daemon_does_not_outlive_a_kernel_that_ends_by_itself(desk: Desk) -> Non
         assert wait_until(lambda: desk.do(desk.launcher.usage(kernel.kernel_id)).processes == 0)
 
 
+NO_WALLS = ("identity", "cgroup", *(f"{name}_namespace" for name in ("user", "mount", "pid", "network", "ipc", "uts")))
+
+
+def test_daemon_is_found_where_seats_share_a_user_and_no_namespace_ends_it(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk(seats=3, without_layers=NO_WALLS)
+    desk.wait_for_fork_server("ready")
+    with desk.kernel() as kernel, desk.kernel() as bystander:
+        kernel.run(SPAWN_DAEMON)
+        pid_file = Path(kernel.process.seat.work_dir) / "pid"
+        assert wait_until(pid_file.exists)
+        daemon = int(pid_file.read_text())
+        assert is_alive(daemon)
+        assert kernel.kill().cause == "killed_by_us"
+        assert not is_alive(daemon)
+        assert bystander.run("print('unharmed')") == "unharmed\n"
+
+
 def test_processor_time_is_counted_from_the_jobs_start(desk: Desk) -> None:
     with desk.kernel(Limits(cpu_seconds=1)) as kernel:
         kernel.run("sum(range(10**7))")

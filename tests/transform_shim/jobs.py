@@ -9,6 +9,7 @@ import selectors
 import signal
 import struct
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ class Outcome:
 
     @property
     def result(self) -> dict[str, Any]:
+        assert self.has_result, (self.status, self.frames, self.raw)
         return json.loads((self.folder / "result.json").read_bytes())
 
     @property
@@ -117,6 +119,17 @@ def request_for(folder: Path, code: str, tables: Mapping[str, Mapping[str, Any]]
     }
 
 
+def allow_data(size_bytes: int) -> Callable[[], None]:
+    """For `before`: limit private memory to what is there now and `size_bytes` more (allocators reserve plenty)."""
+
+    def limit() -> None:
+        status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+        allowed_bytes = (int(status["VmData"].split()[0]) << 10) + size_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (allowed_bytes, allowed_bytes))
+
+    return limit
+
+
 def run_job(
     folder: Path,
     code: str,
@@ -162,6 +175,8 @@ def _be_kernel(pipes: list[tuple[int, int]], request: str, limits: Mapping[int, 
             before()
         shim.run(request)
         status = 0
+    except BaseException:  # run() raises nothing; what comes here is for the developer
+        os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(status)
 

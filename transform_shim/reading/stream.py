@@ -8,13 +8,13 @@ does not, so columns whose database type leaves that open are looked through onc
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from transform_shim.basetypes import Kind
-from transform_shim.errors import InputInvalid
+from transform_shim.errors import InputInvalid, ShimError
 from transform_shim.manifest import Field
 from transform_shim.progress import Progress
 from transform_shim.reading.numbers import widest
@@ -39,8 +39,14 @@ class ArrowStream:
     Has the Arrow PyCapsule interface, so that DuckDB and others can take it for a table.
     """
 
-    def __init__(self, source: TableSource, progress: Progress, metadata: dict[bytes, bytes] | None = None) -> None:
-        self._source, self._progress = source, progress
+    def __init__(
+        self,
+        source: TableSource,
+        progress: Progress,
+        metadata: dict[bytes, bytes] | None = None,
+        on_error: Callable[[ShimError], None] | None = None,
+    ) -> None:
+        self._source, self._progress, self._on_error = source, progress, on_error
         types = _column_types(source)
         self.schema: pa.Schema = pa.schema([(f.name, types[f.name]) for f in source.fields], metadata)
         self._passes = 0
@@ -53,6 +59,14 @@ class ArrowStream:
         InputInvalid
             At the row that cannot be read, while iterating.
         """
+        try:
+            yield from self._batches(names)
+        except ShimError as error:
+            if self._on_error is not None:
+                self._on_error(error)
+            raise
+
+    def _batches(self, names: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         self._passes += 1
         is_first = self._passes == 1  # only the first pass counts rows
         file = self._source.select(names)

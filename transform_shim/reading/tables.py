@@ -22,7 +22,7 @@ import orjson
 import pandas as pd
 import pyarrow as pa
 
-from transform_shim.errors import InputInvalid
+from transform_shim.errors import InputInvalid, ShimError
 from transform_shim.manifest import ATTRS_KEY
 from transform_shim.progress import Progress, Report
 from transform_shim.reading.source import TableSource
@@ -42,11 +42,21 @@ class LoadedTable:
         self.source = source
         self.progress = Progress(report, "read", source.file.alias)
         self.value: Any = None
+        #: What went wrong while the table was read on demand.
+        self.failure: ShimError | None = None
 
     @property
     def rows(self) -> int:
         """Rows read; a stream that is gone through twice counts once."""
         return self.progress.rows
+
+    def stream(self, metadata: dict[bytes, bytes] | None = None) -> ArrowStream:
+        """The table, to be read on demand."""
+
+        def note(error: ShimError) -> None:
+            self.failure = error
+
+        return ArrowStream(self.source, self.progress, metadata, note)
 
 
 def load_table(source: TableSource, form: Form, report: Report | None = None) -> LoadedTable:
@@ -117,7 +127,7 @@ def _schema_metadata(source: TableSource) -> dict[bytes, bytes] | None:
 
 
 def _arrow_reader(table: LoadedTable) -> pa.RecordBatchReader:
-    stream = ArrowStream(table.source, table.progress, _schema_metadata(table.source))
+    stream = table.stream(_schema_metadata(table.source))
     return pa.RecordBatchReader.from_batches(stream.schema, stream.batches())
 
 
@@ -130,7 +140,7 @@ def _polars_lazy(table: LoadedTable) -> Any:
     polars = sys.modules["polars"]
     from polars.io.plugins import register_io_source  # already imported by the user's script, as is polars
 
-    stream = ArrowStream(table.source, table.progress)
+    stream = table.stream()
     schema = polars.from_arrow(stream.schema.empty_table()).schema
 
     def scan(columns: Sequence[str] | None, predicate: Any, row_limit: int | None, _: int | None) -> Iterator[Any]:
@@ -150,7 +160,7 @@ def _polars_lazy(table: LoadedTable) -> Any:
 
 
 def _duckdb(table: LoadedTable) -> Any:
-    return sys.modules["duckdb"].from_arrow(ArrowStream(table.source, table.progress))
+    return sys.modules["duckdb"].from_arrow(table.stream())
 
 
 FORMS: dict[Form, Callable[[LoadedTable], Any]] = {

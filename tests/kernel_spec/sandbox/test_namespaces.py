@@ -1,4 +1,4 @@
-# ruff: noqa: PTH110, PTH115, PTH208
+# ruff: noqa: PTH110, PTH115
 from __future__ import annotations
 
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kernel_spec.sandbox import Identity, SandboxError, enter_namespaces, paths, processes
+from kernel_spec.sandbox import Identity, SandboxError, confine, enter_namespaces, paths, processes
 from kernel_spec.sandbox.attempt import attempt
 from kernel_spec.sandbox.trials import try_namespace
 from tests.kernel_spec.sandbox.children import (
@@ -205,6 +205,40 @@ def test_plain_user_gets_all_of_them_in_a_user_namespace() -> None:
         if isinstance(found, str):
             pytest.skip(f"this host gives no user namespace: {found}")
         assert found == [2, user.uid if user is not None else os.getuid()]
+
+
+def test_rights_over_the_namespaces_end_with_the_confinement() -> None:
+    """A user namespace gives every right inside; a kernel that is not an exec away from it must give them up."""
+    user = PLAIN_USER if os.geteuid() == 0 else None
+    layers = frozenset({"user_namespace", "mount_namespace", "pid_namespace"})
+    launcher_pid = os.getpid()
+
+    def sets() -> list[int]:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return [int(line.split()[1], 16) for line in lines if line.startswith(("CapPrm", "CapEff"))]
+
+    with scratch() as directory:
+        seat_dir = make_seat(directory, user)
+
+        def look() -> list[list[int]]:
+            before = sets()
+            # Without parent_death, which waits for the middle process; here that one waits for the answer.
+            confine(make_plan(seat_dir, layers, parent_pid=launcher_pid))
+            return [before, sets()]
+
+        def child() -> Any:
+            if user is not None:
+                become(user)
+            plan = make_plan(seat_dir, frozenset({"user_namespace"}))
+            found = attempt(lambda: try_namespace(plan, "user_namespace"))
+            return inside(seat_dir, layers, look) if found.succeeded else found.why
+
+        found = in_child(child)
+        if isinstance(found, str):
+            pytest.skip(f"this host gives no user namespace: {found}")
+        before, after = found
+        assert all(before)
+        assert after == [0, 0]
 
 
 def test_namespace_that_cannot_be_had_is_an_error_that_names_it(seat_dir: str) -> None:

