@@ -80,10 +80,17 @@ class Containment:
         return SeatUsage(found.processes, found.memory_bytes, cpu_seconds)
 
     def disk_bytes(self, limit_bytes: int) -> int:
-        """Return what the seat has on disk; more entries than anybody needs count as over the limit."""
-        found = disk_quota.measure(self._seat.seat_dir, pids=self.living(), most_entries=_LONGEST_LOOK_ENTRIES)
-        too_many = found.entries > _LONGEST_LOOK_ENTRIES
-        return max(found.used_bytes, limit_bytes + 1) if too_many else found.used_bytes
+        """Return what the job has on disk; more entries than anybody needs count as over the limit.
+
+        Inputs are not the job's: it cannot write there, and they may be far larger than what it may leave.
+        """
+        seat = self._seat
+        pids: Collection[int] = self.living()
+        used_bytes = entries = 0
+        for directory in (seat.work_dir, seat.out_dir, seat.ipc_dir):
+            found = disk_quota.measure(directory, pids=pids, most_entries=_LONGEST_LOOK_ENTRIES)
+            used_bytes, entries, pids = used_bytes + found.used_bytes, entries + found.entries, ()
+        return max(used_bytes, limit_bytes + 1) if entries > _LONGEST_LOOK_ENTRIES else used_bytes
 
     def oom_kills(self) -> int:
         """Return how many processes the control group's memory limit has killed."""

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from kernel_spec.containment import kill_process
 from kernel_spec.kernels import Kernel, Phase
@@ -69,7 +70,8 @@ class Ending:
             kill_process(kernel.pidfd)
         if kernel.init_pid is not None:
             # Not reaped, or the reaper would have forgotten it; with it ends everything in its namespace.
-            os.kill(kernel.init_pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(kernel.init_pid, signal.SIGKILL)
         kernel.containment.strike()
 
     def _is_reaped(self) -> bool:

@@ -118,6 +118,10 @@ class ForkServerKeeper:
                 interpreter_environment(),
                 {1: sys.stderr.fileno(), 2: sys.stderr.fileno(), _CONTROL_DESCRIPTOR: theirs.fileno()},
             )
+        except OSError as error:
+            ours.close()
+            self.give_up(f"could not be started: {error}")
+            return
         finally:
             theirs.close()
         self._channel = Channel(ours, accepts=FORK_ANSWERS)

@@ -35,7 +35,8 @@ LONGEST_SOCKET_PATH_BYTES = 107
 FIRST_SEAT_UID = 58_000
 LAST_SEAT_UID = 58_999
 
-_LEASE_DIR = Path("/run/transform-gateway")
+# The second where /run cannot be written, as in a container with a read-only root.
+_LEASE_DIRS = (Path("/run/transform-gateway"), Path("/tmp/transform-gateway-leases"))  # noqa: S108
 _SUBDIRECTORIES = {"ipc": 0o2770, "inputs": 0o2750, "work": 0o700, "out": 0o2770}
 _OWNED_BY_GATEWAY = "inputs"
 
@@ -145,7 +146,7 @@ class Seats:
         for user in self.users:
             if user.lease is not None:
                 # While the lock is held: whoever opens the name after this gets a file of its own.
-                (_LEASE_DIR / str(user.uid)).unlink(missing_ok=True)
+                Path(f"/proc/self/fd/{user.lease}").readlink().unlink(missing_ok=True)
                 os.close(user.lease)
 
     def _make(self, user: SeatUser) -> SeatInfo:
@@ -222,14 +223,18 @@ def shared_users(count: int) -> list[SeatUser]:
 
 
 def _lease_directory() -> Path:
-    try:
-        _LEASE_DIR.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise SeatError(f"cannot make {_LEASE_DIR} for the leases of user ids: {error}") from error
-    status = _LEASE_DIR.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
-        raise SeatError(f"{_LEASE_DIR} must be a directory that only root can write")
-    return _LEASE_DIR
+    problem = "there is no place for it"
+    for directory in _LEASE_DIRS:
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            problem = str(error)
+            continue
+        status = directory.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
+            raise SeatError(f"{directory} must be a directory that only root can write")
+        return directory
+    raise SeatError(f"cannot make the directory for the leases of user ids: {problem}")
 
 
 def _try_lease(path: Path) -> int | None:

@@ -174,9 +174,13 @@ class StartAttempt:
         descriptors = dict(enumerate(self._outputs, start=1)) | {LOG_DESCRIPTOR + 1: gate}
         command = interpreter_command("kernel_spec.wrapper", "--start", str(LOG_DESCRIPTOR + 1))
         environment = {**self.plan.environment, **interpreter_environment()}
-        self.middle_pid = spawn(command, environment, descriptors)
-        if self._gate is not None:
-            self._gate.send(Fork(self.number, self.plan))
+        try:
+            self.middle_pid = spawn(command, environment, descriptors)
+            if self._gate is not None:
+                self._gate.send(Fork(self.number, self.plan))
+        except (OSError, ChannelError) as error:
+            # No process to be had, or one that is gone again.
+            self._fail("kernel_start_failed", f"the wrapper could not be started: {error}")
 
     def _read_gate(self) -> None:
         while self._gate is not None:

@@ -391,9 +391,13 @@ class Supervisor:
 
     def _clear(self, kernel: Kernel, then: Callable[[str | None], None]) -> None:
         """Remove the seat's directory in small steps and free the seat; what cannot be removed is not used again."""
+        try:
+            kernel.containment.dissolve()
+        except SandboxError as error:
+            then(str(error))
+            return
         kernel.close()
         kernel.phase = Phase.ENDED
-        kernel.containment.dissolve()
         del self._kernels[kernel.kernel_id]
         self._attempts = {number: a for number, a in self._attempts.items() if a.kernel is not kernel}
         steps = removal_steps(kernel.seat.seat_dir)

@@ -73,7 +73,8 @@ def freeze() -> None:
 def renew_after_fork() -> None:
     """Give the calling process random numbers, names and keys of its own.
 
-    `random` reseeds itself after a fork and `uuid4` asks the operating system; these do not.
+    `random` reseeds itself after a fork and `uuid4` asks the operating system; these do not. What cannot be renewed is
+    the seed of ``hash(str)``, which all kernels of one fork server share.
     """
     _if_loaded("numpy.random", lambda module: module.seed())
     _if_loaded("tempfile", _renew_tempfile)

@@ -47,9 +47,7 @@ def test_the_rules_look_at_something() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=named(MODULES))
 def test_imports_point_one_way(path: Path) -> None:
     forbidden = NEVER[path.relative_to(ROOT).parts[0]]
-    found = [
-        f"line {line}: {name}" for name, line in imported(ast.parse(path.read_text())) if name in forbidden
-    ]
+    found = [f"line {line}: {name}" for name, line in imported(ast.parse(path.read_text())) if name in forbidden]
     assert not found
 
 
@@ -62,8 +60,7 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [name for extra in ("frames",) for name in project["optional-dependencies"][extra]]
     declared = {
-        re.split(r"[<>=\[;! ]", entry)[0].lower().replace("-", "_")
-        for entry in project["dependencies"] + extras
+        re.split(r"[<>=\[;! ]", entry)[0].lower().replace("-", "_") for entry in project["dependencies"] + extras
     }
     # brought by a distribution of another name, or by one whose interface they are
     brought = {"zmq", "IPython", "jupyter_core", "numpy", "pydantic_core"}
@@ -79,9 +76,7 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
 
 def test_lock_holds_every_dependency_and_names_no_index() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + [
-        name for extra in project["optional-dependencies"].values() for name in extra
-    ]
+    wanted = project["dependencies"] + [name for extra in project["optional-dependencies"].values() for name in extra]
     lock = (ROOT / "requirements.lock").read_text()
     locked = set(re.findall(r"^([a-z0-9.-]+)==", lock, re.MULTILINE))
     assert {re.split(r"[<>=\[;! ]", entry)[0].lower().replace("_", "-") for entry in wanted} <= locked

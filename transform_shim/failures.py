@@ -44,9 +44,7 @@ class Failure:
     error_line: int | None = None
 
 
-def describe(
-    error: BaseException, stage: str, limits: Mapping[str, int], broken: Sequence[ShimError] = ()
-) -> Failure:
+def describe(error: BaseException, stage: str, limits: Mapping[str, int], broken: Sequence[ShimError] = ()) -> Failure:
     """Put a failure into words.
 
     Parameters

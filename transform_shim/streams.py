@@ -43,7 +43,9 @@ class FramePipe:
         self._lock = threading.RLock()  # a signal handler may print while its thread is printing
         self._unread = bytearray(4)
         self._raw = [fd for fd in _RAW_DESCRIPTORS if self._queued_bytes(fd) is not None]
-        os.register_at_fork(after_in_child=self._renew_lock)
+        #: Whether other processes may be writing frames as well.
+        self.is_shared = False
+        os.register_at_fork(after_in_parent=self._note_fork, after_in_child=self._renew_lock)
 
     def send(self, tag: bytes, payload: bytes | memoryview) -> None:
         """Write `payload` in as many frames as it takes.
@@ -84,8 +86,12 @@ class FramePipe:
             return None
         return int.from_bytes(self._unread, sys.byteorder)
 
+    def _note_fork(self) -> None:
+        self.is_shared = True
+
     def _renew_lock(self) -> None:
         """After a fork, in the child: another thread may have held the lock and is not there to let go."""
+        self.is_shared = True
         self._lock = threading.RLock()
 
 
@@ -111,9 +117,9 @@ class _Buffer(io.RawIOBase):
 class LogStream(io.TextIOBase):
     """A text stream on the log pipe, usable as sys.stdout or sys.stderr.
 
-    A lone thread writes through. With several threads, ``print()``'s two writes (text, line end) of one thread could
-    be torn apart by another's; then a text without line end is kept until its line end, its thread's next write or a
-    flush comes.
+    A lone thread writes through. With several threads, or once the process has forked, the several writes of one
+    ``print()`` (texts, blanks, line end) could be torn apart by another's; then a text without line end is kept until
+    its line end, its thread's next write or a flush comes.
     """
 
     def __init__(self, pipe: FramePipe, tag: bytes, descriptor: int, name: str) -> None:
@@ -122,6 +128,7 @@ class LogStream(io.TextIOBase):
         self._quiet_threads = threading.active_count()
         self._partial: dict[int, str] = {}
         self._raw_buffer = _Buffer(self)
+        os.register_at_fork(after_in_child=self._partial.clear)  # the parent will send them
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -141,7 +148,8 @@ class LogStream(io.TextIOBase):
         length = len(text)
         if self._partial:
             text = self._partial.pop(threading.get_ident(), "") + text
-        if threading.active_count() > self._quiet_threads and not text.endswith("\n"):
+        is_shared = self._pipe.is_shared or threading.active_count() > self._quiet_threads
+        if is_shared and not text.endswith("\n"):
             end = text.rfind("\n") + 1
             self._partial[threading.get_ident()] = text[end:]
             text = text[:end]

@@ -48,7 +48,7 @@ READ_EXAMPLES: tuple[tuple[str, str], ...] = (
     ("JSON", '"{\\"k\\":1}"'),
 )
 
-_UTC = dt.timezone.utc
+_UTC = dt.UTC
 #: What people call it, and a column of it.
 WRITE_EXAMPLES: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("`int64` and smaller", lambda: pd.Series([1])),
@@ -59,7 +59,7 @@ WRITE_EXAMPLES: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("`float32`", lambda: pd.Series([0.1], dtype="float32")),
     ("`bool`, `boolean`", lambda: pd.Series([True, None], dtype="boolean")),
     ("`str`, `string`", lambda: pd.Series(["a", None], dtype="string")),
-    ("`datetime64`", lambda: pd.Series(pd.to_datetime(["2024-01-15 10:30:00.5", None]))),
+    ("`datetime64`", lambda: pd.Series(["2024-01-15T10:30:00.5", None], dtype="datetime64[us]")),
     ("`datetime64` with zone", lambda: pd.Series(pd.to_datetime(["2024-01-15 10:30"]).tz_localize("America/New_York"))),
     ("`timedelta64`", lambda: pd.Series(pd.to_timedelta(["1 days 02:00:00"]))),
     ("`period`", lambda: pd.Series(pd.period_range("2024-01", periods=1, freq="M"))),

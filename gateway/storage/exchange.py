@@ -115,8 +115,6 @@ class Exchange:
     async def send(self, chunk: bytes) -> bool:
         """Send a piece of the body; returns False when the server has answered already and wants no more."""
         connection = self._live()
-        if self._reader.headed.done():
-            return False
         writing = asyncio.ensure_future(connection.write(chunk))
         await self._first_of(writing, self._reader.headed)
         return not self._reader.headed.done()
@@ -175,7 +173,7 @@ class Exchange:
                     raise self._stalled() from None
                 except (StreamClosedError, OSError):
                     received = size - left + filled
-                    break
+                    raise self._broken(f"closed the connection after {received} of {size} bytes") from None
             left -= filled
             yield block
             await asyncio.sleep(0)  # reading data that is there never yields to the loop by itself

@@ -66,6 +66,9 @@ def apply(plan: SandboxPlan) -> None:
     limits = plan.limits
     # A write past the limit then fails with EFBIG, which Python reports; the signal would end the kernel.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if os.getpriority(os.PRIO_PROCESS, 0) < 0:
+        # A launcher may have been started with preference; a job has no claim to it.
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
     _set(resource.RLIMIT_CORE, 0)
     _set(resource.RLIMIT_FSIZE, limits.file_size_bytes)
     _set(resource.RLIMIT_NOFILE, limits.descriptors)

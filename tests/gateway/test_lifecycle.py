@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ SLOW = (
     "    print('script started')\n"
     "    time.sleep({seconds})\n"
     "    return pd.DataFrame({{'x': [1]}})"
+)
+
+FORKING = (
+    "import os, time\n"
+    "def transform():\n"
+    "    if os.fork() == 0:\n"
+    "        os.setsid()\n"
+    "        time.sleep(60)\n"
+    "    print('script started')\n"
+    "    time.sleep(60)"
 )
 
 
@@ -77,28 +88,51 @@ def test_sigterm_answers_a_job_that_outlives_the_grace(start_gateway: Callable[.
     assert (answer.status, answer.body["code"]) == (503, "shutting_down")
 
 
-def test_sigkill_leaves_no_process_and_the_next_start_no_directory(
+def test_sigkill_of_the_gateway_leaves_no_process_and_no_seat(start_gateway: Callable[..., GatewayProcess]) -> None:
+    gateway = start_gateway()
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(gateway.execute, FORKING, 1)
+        gateway.wait_for_line(1, "script started")
+        ends = [os.pidfd_open(pid) for pid in descendants(gateway.pid) if alive(pid)]
+        assert len(ends) >= 4, "launcher, fork server, kernel and its child"
+        os.kill(gateway.pid, signal.SIGKILL)
+        with pytest.raises((OSError, HTTPException)):
+            going.result(timeout=10)
+    _wait_until_dead(ends)
+    assert not list((gateway.state_dir / "s" / "seats").iterdir())
+
+
+def test_what_a_gateway_and_its_launcher_leave_is_swept_at_the_next_start(
     start_gateway: Callable[..., GatewayProcess],
 ) -> None:
     gateway = start_gateway()
     with ThreadPoolExecutor(1) as pool:
-        going = pool.submit(
-            gateway.execute,
-            SLOW.format(seconds=60).replace(
-                "def transform", "import os\nos.fork() or (os.setsid(), time.sleep(60))\ndef transform"
-            ),
-            1,
-        )
+        going = pool.submit(gateway.execute, FORKING, 1)
         gateway.wait_for_line(1, "script started")
         family = descendants(gateway.pid)
         ends = [os.pidfd_open(pid) for pid in family if alive(pid)]
-        os.kill(gateway.pid, signal.SIGKILL)
-        with pytest.raises(Exception):  # noqa: B017, PT011 - the connection may end in more than one way
+        launcher = next(pid for pid in family if "kernel_spec.launcher" in _command(pid))
+        for pid in (gateway.pid, launcher):
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises((OSError, HTTPException)):
             going.result(timeout=10)
-    for fd in ends:
-        readable, _, _ = select.select([fd], [], [], 10)
-        assert readable, "a process outlived the gateway"
-        os.close(fd)
+    left = {path.name for path in (gateway.state_dir / "s" / "seats").iterdir()}
+    assert left, "nobody was there to remove the seats"
+    again = start_gateway(STATE_DIR=str(gateway.state_dir / "s"))
+    _wait_until_dead(ends)
+    assert again.execute(SIMPLE, 2).status == 200
+    assert not left & {path.name for path in (gateway.state_dir / "s" / "seats").iterdir()}
+
+
+def _command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+def _wait_until_dead(pidfds: list[int]) -> None:
+    for pidfd in pidfds:
+        readable, _, _ = select.select([pidfd], [], [], 10)
+        assert readable, "a process outlived its gateway"
+        os.close(pidfd)
 
 
 def test_two_hundred_jobs_leave_the_gateway_as_it_was(start_gateway: Callable[..., GatewayProcess]) -> None:

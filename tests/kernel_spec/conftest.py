@@ -118,7 +118,9 @@ class Desk:
             client = BlockingKernelClient(connection_file=str(path), context=self.context)
             client.load_connection_file()
             client.start_channels(hb=False)
-            assert client.get_iopub_msg(timeout=ANSWER_SECONDS)["msg_type"] == "iopub_welcome"
+            # the kernel's own "starting" may overtake the welcome
+            while client.get_iopub_msg(timeout=ANSWER_SECONDS)["msg_type"] != "iopub_welcome":
+                pass
             yield RunningKernel(self, process, client, reads)
         finally:
             if client is not None:

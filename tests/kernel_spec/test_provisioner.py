@@ -197,6 +197,8 @@ def test_gateway_passes_its_own_launcher(desk: Desk) -> None:
         client = manager.client(context=context)
         client.start_channels(hb=False)
         welcome = await client.get_iopub_msg(timeout=RUN_SECONDS)
+        while welcome["msg_type"] == "status":  # the kernel's own "starting" may overtake it
+            welcome = await client.get_iopub_msg(timeout=RUN_SECONDS)
         reply = await client.execute("1 + 1", reply=True, timeout=RUN_SECONDS)
         client.stop_channels()
         alive = await manager.is_alive()

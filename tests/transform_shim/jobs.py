@@ -123,7 +123,7 @@ def allow_data(size_bytes: int) -> Callable[[], None]:
     """For `before`: limit private memory to what is there now and `size_bytes` more (allocators reserve plenty)."""
 
     def limit() -> None:
-        status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         allowed_bytes = (int(status["VmData"].split()[0]) << 10) + size_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (allowed_bytes, allowed_bytes))
 

@@ -112,7 +112,9 @@ def test_frames_are_dropped_from_exception_groups_too(job: Job) -> None:
     assert "job.py" not in stderr
 
 
-@pytest.mark.parametrize("code", ["def transform():\n  this is not valid code", "!echo hi", "%matplotlib inline", "def transform(:\n"])
+@pytest.mark.parametrize(
+    "code", ["def transform():\n  this is not valid code", "!echo hi", "%matplotlib inline", "def transform(:\n"]
+)
 def test_syntax_error_is_a_line_of_its_own(job: Job, code: str) -> None:
     outcome = job(code)
     assert outcome.result["code"] == "syntax_error"
@@ -199,7 +201,9 @@ def test_file_size_limit_is_named_for_the_output_and_for_the_script(job: Job) ->
 
 
 def test_descriptor_limit_is_named(job: Job) -> None:
-    outcome = job("import os\ndef transform():\n    while True:\n        os.open('.', 0)", limits={resource.RLIMIT_NOFILE: 260})
+    outcome = job(
+        "import os\ndef transform():\n    while True:\n        os.open('.', 0)", limits={resource.RLIMIT_NOFILE: 260}
+    )
     assert outcome.result["code"] == "descriptor_limit"
     assert outcome.result["message"] == "Limit of 256 open files reached"
 
@@ -228,8 +232,14 @@ def test_process_limit_is_named_for_forks_and_threads() -> None:
 
 
 def test_input_error_names_the_place_and_nothing_else(job: Job) -> None:
-    outcome = job("def transform(students):\n    return students", {"students": table(columns(id="Integer"), '{"id":1}\n{"id":')})
-    fails(outcome, "input_invalid", "ERROR: Table 'students', line 2, column 'id': the line is cut short (the file ends within it) at character 7\n")
+    outcome = job(
+        "def transform(students):\n    return students", {"students": table(columns(id="Integer"), '{"id":1}\n{"id":')}
+    )
+    fails(
+        outcome,
+        "input_invalid",
+        "ERROR: Table 'students', line 2, column 'id': the line is cut short (the file ends within it) at character 7\n",
+    )
 
 
 def test_missing_file_is_an_input_error(job: Job, tmp_path: Path) -> None:
@@ -295,7 +305,10 @@ def test_modules_of_a_job_before_are_forgotten_in_one_process(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["../x", "/tmp/x.py", "a/b", "", ".", "..", "script", "script.py", "x\0"])
 def test_library_name_that_is_more_than_a_name_is_refused(job: Job, name: str) -> None:
-    assert job(PANDAS + "def transform():\n    return pd.DataFrame()", library={name: "x = 1"}).result["code"] == "shim_error"
+    assert (
+        job(PANDAS + "def transform():\n    return pd.DataFrame()", library={name: "x = 1"}).result["code"]
+        == "shim_error"
+    )
 
 
 def test_forked_child_that_comes_back_writes_no_result(job: Job) -> None:
@@ -317,7 +330,9 @@ def test_hard_death_leaves_no_result(job: Job) -> None:
 
 
 def test_exception_whose_str_fails_is_still_described(job: Job) -> None:
-    outcome = job("class E(Exception):\n    def __str__(self):\n        raise RuntimeError\ndef transform():\n    raise E")
+    outcome = job(
+        "class E(Exception):\n    def __str__(self):\n        raise RuntimeError\ndef transform():\n    raise E"
+    )
     assert outcome.result["code"] == "user_error"
     assert "whose str() raises RuntimeError" in outcome.stderr
 
@@ -349,5 +364,12 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     for number in range(5):
         request = request_for(tmp_path / str(number), "def transform(students):\n    return students", STUDENTS)
         shim.run(json.dumps(request))
-        assert sorted(os.listdir(tmp_path / str(number))) == ["manifest.json", "output", "result.json", "table-0", "table-0.manifest", "work"]
+        assert sorted(os.listdir(tmp_path / str(number))) == [
+            "manifest.json",
+            "output",
+            "result.json",
+            "table-0",
+            "table-0.manifest",
+            "work",
+        ]
     assert held() == before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import json
 import os
 import shutil
 import subprocess
@@ -17,7 +16,16 @@ import pytest
 from tests.transform_shim.jobs import Outcome, columns, request_for, table
 
 Job = Callable[..., Outcome]
-ORDERS = columns(id="BigInteger", name="Text", price="Decimal", day="Date", at="DateTime", tz="DateTimeWithLocalTZ", ok="Boolean", j="JSON")
+ORDERS = columns(
+    id="BigInteger",
+    name="Text",
+    price="Decimal",
+    day="Date",
+    at="DateTime",
+    tz="DateTimeWithLocalTZ",
+    ok="Boolean",
+    j="JSON",
+)
 ROWS = (
     '{"id":9007199254740993,"name":"a","price":12345678901234567.89,"day":"2024-01-15T00:00:00+05:30",'
     '"at":"2024-01-15T10:30:00-05:00","tz":"2024-01-15T10:30:00-05:00","ok":true,"j":"{}"}\n'
@@ -48,7 +56,10 @@ def imports(annotation: str) -> str:
 
 @pytest.mark.parametrize("annotation", sorted(KINDS))
 def test_annotated_frame_goes_through_with_same_values_and_types(job: Job, annotation: str) -> None:
-    code = imports(annotation) + f"def transform(orders: {annotation}):\n    print(type(orders).__name__)\n    return orders\n"
+    code = (
+        imports(annotation)
+        + f"def transform(orders: {annotation}):\n    print(type(orders).__name__)\n    return orders\n"
+    )
     outcome = job(code, TABLES)
     assert outcome.result["code"] == "ok", outcome.stderr
     assert outcome.stdout.strip() == annotation.rpartition(".")[2]
@@ -78,7 +89,9 @@ def test_annotation_may_be_written_in_any_way(job: Job, signature: str) -> None:
 @pytest.mark.parametrize("annotation", ["", ": NoSuchThing", ": 'no such thing'", ": int", ": 'pl.DataFrame'"])
 def test_other_annotations_mean_pandas(job: Job, annotation: str) -> None:
     head = "from __future__ import annotations\n" if "No" in annotation else ""
-    outcome = job(f"{head}def transform(orders{annotation}):\n    print(type(orders).__name__)\n    return orders", TABLES)
+    outcome = job(
+        f"{head}def transform(orders{annotation}):\n    print(type(orders).__name__)\n    return orders", TABLES
+    )
     assert outcome.stdout == "DataFrame\n", outcome.stderr
 
 
@@ -122,7 +135,9 @@ def test_broken_file_is_named_when_a_lazy_frame_reads_it(job: Job, annotation: s
     assert outcome.result["code"] == "input_invalid"
 
 
-@pytest.mark.parametrize("annotation", ["pl.LazyFrame", "pa.RecordBatchReader", "duckdb.DuckDBPyRelation", "pl.DataFrame"])
+@pytest.mark.parametrize(
+    "annotation", ["pl.LazyFrame", "pa.RecordBatchReader", "duckdb.DuckDBPyRelation", "pl.DataFrame"]
+)
 def test_table_without_rows_has_its_columns_in_every_form(job: Job, annotation: str) -> None:
     code = imports(annotation) + f"def transform(orders: {annotation}):\n    return orders\n"
     outcome = job(code, {"orders": table(ORDERS, "")})
@@ -136,7 +151,10 @@ def test_tables_of_several_forms_can_be_mixed(job: Job) -> None:
         "import pandas as pd, polars as pl\ndef transform(orders: pl.DataFrame, people):\n"
         "    return orders.select('id').join(pl.from_pandas(people), on='id')"
     )
-    tables = {**TABLES, "people": table(columns(id="BigInteger", who="PostgresEnum"), '{"id":9007199254740993,"who":"x"}\n')}
+    tables = {
+        **TABLES,
+        "people": table(columns(id="BigInteger", who="PostgresEnum"), '{"id":9007199254740993,"who":"x"}\n'),
+    }
     outcome = job(code, tables)
     assert outcome.result["code"] == "ok", outcome.stderr
     assert outcome.types == {"id": "BigInteger", "who": "PostgresEnum"}

@@ -18,7 +18,14 @@ from transform_shim.writing.output import write_output
 
 def source(**base_types: str) -> SourceMetadata:
     fields = [
-        {"name": n, "base_type": b, "database_type": f"db {b}", "effective_type": b, "semantic_type": None, "field_id": 1}
+        {
+            "name": n,
+            "base_type": b,
+            "database_type": f"db {b}",
+            "effective_type": b,
+            "semantic_type": None,
+            "field_id": 1,
+        }
         for n, b in base_types.items()
     ]
     return SourceMetadata({"schema_version": 1, "fields": fields, "table_metadata": {"table_id": 7}})
@@ -104,7 +111,9 @@ def test_dates_are_written_as_days(tmp_path: Path) -> None:
     assert (tmp_path / "output").read_text() == '{"c":"2024-01-15"}\n{"c":null}\n'
 
 
-@pytest.mark.parametrize("attrs", [5, "x", {"fields": 5}, {"fields": [1, {"name": 5}, {"base_type": "Text"}]}, {"fields": "abc"}])
+@pytest.mark.parametrize(
+    "attrs", [5, "x", {"fields": 5}, {"fields": [1, {"name": 5}, {"base_type": "Text"}]}, {"fields": "abc"}]
+)
 def test_attrs_that_user_code_spoiled_do_not_matter(tmp_path: Path, attrs: Any) -> None:
     frame = pd.DataFrame({"c": [1]})
     frame.attrs["source_metadata"] = attrs
@@ -120,7 +129,13 @@ def test_attrs_that_json_cannot_say_are_written_as_text(tmp_path: Path) -> None:
 def test_metadata_survives_what_pandas_does_to_attrs(tmp_path: Path) -> None:
     frame = pd.DataFrame({"id": [1, 2], "s": ["a", "b"]})
     frame.attrs["source_metadata"] = source(id="BigInteger", s="UUID")
-    for changed in (frame.copy(), frame[frame["id"] > 1], frame[["s", "id"]], frame.sort_values("id"), frame.assign(x=1)):
+    for changed in (
+        frame.copy(),
+        frame[frame["id"] > 1],
+        frame[["s", "id"]],
+        frame.sort_values("id"),
+        frame.assign(x=1),
+    ):
         found = {entry["name"]: entry["base_type"] for entry in written(tmp_path, changed)["fields"]}
         assert found["id"] == "BigInteger"
         assert found["s"] == "Text"

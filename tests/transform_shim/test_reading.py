@@ -112,7 +112,9 @@ def test_clock_reading_is_kept_whatever_offset_is_attached(tmp_path: Path, zone:
     assert [str(v) for v in found.to_numpy()[:4]] == [str(np.datetime64(stamp, "us")) for stamp in stamps]
 
 
-@pytest.mark.parametrize("text", ["2024-01-15", "2024-01-15T00:00:00Z", "2024-01-15T00:00:00+05:30", "2024-01-15 00:00:00"])
+@pytest.mark.parametrize(
+    "text", ["2024-01-15", "2024-01-15T00:00:00Z", "2024-01-15T00:00:00+05:30", "2024-01-15 00:00:00"]
+)
 def test_date_is_the_calendar_day_whatever_offset_is_attached(tmp_path: Path, text: str) -> None:
     assert str(column(tmp_path, "Date", f'"{text}"', '"0001-01-01"', '"9999-12-31"')[0].date()) == "2024-01-15"
 
@@ -153,7 +155,9 @@ def test_unsupported_types_are_their_json_text(tmp_path: Path) -> None:
 
 
 def test_column_order_is_the_manifests_and_keys_may_come_in_any(tmp_path: Path) -> None:
-    frame = read(tmp_path, fields(a="Integer", b="Text", c="Float"), '{"c":1.5,"a":1,"b":"x"}\n{"b":"y","c":2.5,"a":2}\n')
+    frame = read(
+        tmp_path, fields(a="Integer", b="Text", c="Float"), '{"c":1.5,"a":1,"b":"x"}\n{"b":"y","c":2.5,"a":2}\n'
+    )
     assert list(frame.columns) == ["a", "b", "c"]
     assert frame["a"].tolist() == [1, 2]
 
@@ -254,7 +258,9 @@ def test_line_number_counts_the_blocks_before(tmp_path: Path, monkeypatch: pytes
         read(tmp_path, fields(a="Integer"), '{"a":1}\n' * 1000 + '{"a":"x"}\n' + '{"a":1}\n' * 1000)
 
 
-@pytest.mark.parametrize(("manifest", "problem"), [("{", "not valid JSON"), ("[]", "must be an object"), ('{"fields":[{}]}', "name")])
+@pytest.mark.parametrize(
+    ("manifest", "problem"), [("{", "not valid JSON"), ("[]", "must be an object"), ('{"fields":[{}]}', "name")]
+)
 def test_manifest_that_cannot_be_used_is_named(tmp_path: Path, manifest: str, problem: str) -> None:
     (tmp_path / "data").write_text("{}\n")
     (tmp_path / "manifest").write_text(manifest)
@@ -317,6 +323,6 @@ def test_csv_value_that_contradicts_the_manifest_is_named(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("data_format", ["csv", "parquet", "arrow"])
 def test_damaged_file_of_another_format_is_named(tmp_path: Path, data_format: Any) -> None:
-    data = b'i,s\n1,a\n2,b,c,d\n' if data_format == "csv" else b"PAR1 this is none of it ARROW1"
+    data = b"i,s\n1,a\n2,b,c,d\n" if data_format == "csv" else b"PAR1 this is none of it ARROW1"
     with pytest.raises(InputInvalid, match="Table 'orders'"):
         read(tmp_path, fields(i="Integer", s="Text"), data, data_format=data_format)

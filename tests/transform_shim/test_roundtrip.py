@@ -29,7 +29,7 @@ SHARES = {"frames": 600, "columnar": 200, "texts": 300, "numbers": 300, "wire": 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NAMES = st.lists(TEXTS, min_size=1, max_size=4, unique=True)
-INSTANTS = st.datetimes(dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30))  # noqa: DTZ001
+INSTANTS = st.datetimes(dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30))
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**30), max_value=10**30, places=8)
 
 
@@ -81,7 +81,11 @@ def there_and_back(folder: Path, frame: Any, data_format: Any = "jsonl") -> tupl
 
 def share(name: str) -> Any:
     return settings(
-        max_examples=SHARES[name], deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+        max_examples=SHARES[name],
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        database=None,
     )
 
 
@@ -119,7 +123,10 @@ def _json(folder: Path, frame: pd.DataFrame) -> list[str]:
 
 
 @share("texts")
-@given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"])), min_size=1), st.sampled_from(["jsonl", "csv"]))
+@given(
+    st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"])), min_size=1),
+    st.sampled_from(["jsonl", "csv"]),
+)
 def test_texts_survive_character_by_character(values: list[str | None], data_format: Any) -> None:
     frame = pd.DataFrame({"s": pd.Series(values, dtype=object), "n": range(len(values))})
     with tempfile.TemporaryDirectory() as folder:
@@ -198,7 +205,9 @@ def _same(sent: Any, written: Any, base: str) -> bool:
         return bool(written == sent[:10])
     if base in ("DateTime", "DateTimeWithTZ"):
         zone = "Z" if base.endswith("TZ") else ""
-        return dt.datetime.fromisoformat(written) == dt.datetime.fromisoformat(sent.removesuffix("-05:00").removesuffix("Z") + zone)
+        return dt.datetime.fromisoformat(written) == dt.datetime.fromisoformat(
+            sent.removesuffix("-05:00").removesuffix("Z") + zone
+        )
     if base in ("Float", "Decimal"):
         return Decimal(str(sent)) == Decimal(str(written))
     return type(sent) is type(written) and bool(sent == written)

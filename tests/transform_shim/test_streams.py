@@ -121,7 +121,8 @@ def test_fork_while_another_thread_prints_does_not_hang(job: Job) -> None:
             "thread.join()",
         )
     )
-    assert [i for i in range(20) if f"child {i}" not in outcome.stdout] == []
+    assert [i for i in range(20) if f"child {i}\n" not in outcome.stdout] == []
+    assert set(outcome.stdout.split("\n")) == {"", "n" * 50, *(f"child {i}" for i in range(20))}
 
 
 def test_stream_is_what_scripts_expect_of_one(job: Job) -> None:
@@ -152,7 +153,9 @@ def test_stream_is_what_scripts_expect_of_one(job: Job) -> None:
         )
     )
     assert outcome.result["code"] == "ok", outcome.stderr
-    assert outcome.stdout == "abc\nd\ne\nbytes\nhalf \\ud800 pair\nwrite() argument must be str, not bytes\nstill here\n"
+    assert (
+        outcome.stdout == "abc\nd\ne\nbytes\nhalf \\ud800 pair\nwrite() argument must be str, not bytes\nstill here\n"
+    )
     assert outcome.raw["raw_stdout"] == b"raw\n"
     assert outcome.stderr == "logged\n"
 

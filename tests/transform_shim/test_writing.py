@@ -28,7 +28,7 @@ from transform_shim.writing import frames
 from transform_shim.writing.frames import open_frame
 from transform_shim.writing.output import Written, write_output
 
-UTC = dt.timezone.utc
+UTC = dt.UTC
 
 
 def write(tmp_path: Path, frame: Any, data_format: Any = "jsonl", inputs: Any = ()) -> Written:
@@ -126,7 +126,7 @@ def test_value_is_written_exactly(tmp_path: Path, values: pd.Series, expected: l
         ([True], "Boolean"),
         (["x"], "Text"),
         ([dt.date(2024, 1, 1)], "Date"),
-        ([dt.datetime(2024, 1, 1)], "DateTime"),  # noqa: DTZ001
+        ([dt.datetime(2024, 1, 1)], "DateTime"),
         ([dt.datetime(2024, 1, 1, tzinfo=UTC)], "DateTimeWithTZ"),
         ([Decimal("1.5")], "Decimal"),
         ([{"a": 1}], "Text"),
@@ -151,7 +151,7 @@ def test_column_of_nothing_is_text(tmp_path: Path, values: list[Any]) -> None:
         ([{1, 2}], 0, "set"),
         ([[{1, 2}]], 0, "set"),
         (["ok", "\ud800"], 1, "surrogate"),
-        ([dt.datetime(2024, 1, 1), dt.datetime(2024, 1, 1, tzinfo=UTC)], 1, "time zone"),  # noqa: DTZ001
+        ([dt.datetime(2024, 1, 1), dt.datetime(2024, 1, 1, tzinfo=UTC)], 1, "time zone"),
         ([1.5, 2**53 + 1], 1, "no float holds"),
         ([10**100], 0, "digits"),
         ([Decimal("1e-80")], 0, "digits"),
@@ -206,7 +206,9 @@ def test_odd_names_are_escaped(tmp_path: Path) -> None:
     assert json.loads(text(tmp_path, pd.DataFrame([[1] * 7], columns=names))) == dict.fromkeys(names, 1)
 
 
-@pytest.mark.parametrize("names", [["a", "a"], [1, "1"], [None, "None"], pd.MultiIndex.from_tuples([("a", "b"), ("a_b", "")])])
+@pytest.mark.parametrize(
+    "names", [["a", "a"], [1, "1"], [None, "None"], pd.MultiIndex.from_tuples([("a", "b"), ("a_b", "")])]
+)
 def test_two_columns_of_one_name_are_an_error(tmp_path: Path, names: Any) -> None:
     frame = pd.DataFrame([[1, 2]])
     frame.columns = pd.Index(names, dtype=object) if isinstance(names, list) else names
@@ -216,7 +218,11 @@ def test_two_columns_of_one_name_are_an_error(tmp_path: Path, names: Any) -> Non
 
 def test_index_is_ignored_and_empty_frames_are_empty_files(tmp_path: Path) -> None:
     assert text(tmp_path, pd.DataFrame({"x": [1]}, index=pd.Index(["k"], name="i"))) == '{"x":1}\n'
-    for frame, fields in ((pd.DataFrame(), 0), (pd.DataFrame(columns=["a", "b"]), 2), (pd.DataFrame(index=range(5)), 0)):
+    for frame, fields in (
+        (pd.DataFrame(), 0),
+        (pd.DataFrame(columns=["a", "b"]), 2),
+        (pd.DataFrame(index=range(5)), 0),
+    ):
         assert text(tmp_path, frame) == ""
         assert len(manifest(tmp_path)["fields"]) == fields
 

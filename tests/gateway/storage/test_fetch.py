@@ -19,12 +19,15 @@ from gateway.jobs.events import Progress
 from gateway.jobs.model import FileSource, InputTable, UrlSource
 from gateway.settings import Settings
 from gateway.storage import transfer
+from gateway.storage.exchange import Exchange
 from gateway.storage.fetch import fetch_tables
 from tests.gateway.storage.conftest import Recorder, files_in, open_descriptors
 from tests.gateway.storage.faulty_server import Conversation, FaultyServer, answer, reset, stall, truncate
 from tests.s3 import S3Server
 
 ROWS = b'{"n":1}\n{"n":2}\n'
+MANY_ROWS = ROWS * 200_000
+"""Half of it is more than a block: a broken attempt has written some of it to the file."""
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +90,25 @@ async def test_large_table_arrives_whole_while_the_loop_stays_free(
     assert turns > 40  # at least one turn for other work in each MiB
 
 
+async def test_reading_what_is_there_already_lets_others_run(settings: Settings) -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    with FaultyServer([answer(200, bytes(8 << 20))]) as server:
+        async with Exchange("GET", server.url(), {}, 5) as exchange:
+            await exchange.answer()
+            counting = asyncio.create_task(count())
+            async for _ in exchange.chunks():
+                time.sleep(0.02)  # noqa: ASYNC251 - the server is far ahead: every next byte is there when it is asked for
+            counting.cancel()
+    assert turns >= 8
+
+
 async def test_url_reaches_the_server_unchanged(settings: Settings, tmp_path: Path) -> None:
     target = "/b%2Fu/k%C3%A9y//a/../b;c=d?X-Amz-Date=1&q=a+b%20c%2f&empty=&flag"
     with FaultyServer([answer(200, ROWS)]) as server:
@@ -117,7 +139,7 @@ async def test_wrong_signature_is_refused_by_a_real_server(s3: S3Server, setting
 
 
 async def test_server_errors_and_resets_are_survived(settings: Settings, tmp_path: Path) -> None:
-    with FaultyServer([answer(503), reset(), truncate(ROWS), answer(200, ROWS)]) as server:
+    with FaultyServer([answer(503), reset(), truncate(MANY_ROWS), answer(200, ROWS)]) as server:
         (fetched,) = await fetch_tables((table(server.url()),), tmp_path, settings, Recorder())
     assert fetched.data_path.read_bytes() == ROWS  # nothing of the truncated attempt is left in front
     assert len(server.received) == 4
@@ -200,9 +222,9 @@ async def test_tables_beyond_the_cap_are_given_up_early(announced: bool, setting
 
 
 async def test_cap_counts_all_tables_together_but_an_attempt_only_once(settings: Settings, tmp_path: Path) -> None:
-    settings = replace(settings, max_input_bytes=3 * len(ROWS))
+    settings = replace(settings, max_input_bytes=3 * len(MANY_ROWS))
     tables = tuple(table("", alias=str(i)) for i in range(3))
-    with FaultyServer([truncate(ROWS), answer(200, ROWS)]) as server:
+    with FaultyServer([truncate(MANY_ROWS), answer(200, MANY_ROWS)]) as server:
         tables = tuple(replace(t, data=UrlSource(server.url())) for t in tables)
         await fetch_tables(tables, tmp_path, settings, Recorder())
         (tmp_path / "2").mkdir()

@@ -107,6 +107,8 @@ async def test_failed_copy_leaves_nothing_and_frees_its_bytes(settings: Settings
         with pytest.raises(JobFailed, match="could not be kept"):
             await store.keep("a1", output, b"", b"")
     assert files_below(settings.state_dir) == []
-    with opened(tmp_path, b"x" * 25) as output:
+    with opened(tmp_path, b"x" * 10) as output:
         await store.keep("a2", output, b"", b"")
+        await store.keep("a3", output, b"", b"")
+    assert store.get("a2") is not None  # 20 of 25 bytes are taken, and not 40
     store.close()

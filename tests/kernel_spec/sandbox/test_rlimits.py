@@ -179,3 +179,16 @@ def test_threads_count_as_processes(seat_dir: str, owner: Identity | None) -> No
         return started
 
     assert in_child(child) == 9
+
+
+def test_preference_of_the_launcher_is_not_handed_on(seat_dir: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a negative nice value takes root")
+
+    def child() -> list[int]:
+        os.setpriority(os.PRIO_PROCESS, 0, -5)
+        before = os.getpriority(os.PRIO_PROCESS, 0)
+        rlimits.apply(plan_with(seat_dir))
+        return [before, os.getpriority(os.PRIO_PROCESS, 0)]
+
+    assert in_child(child) == [-5, 0]
