@@ -9,8 +9,10 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -35,6 +37,9 @@ from kernel_spec.limits import Limits
 from kernel_spec.options import LauncherOptions
 
 log = logging.getLogger(__name__)
+
+FILE_THREADS = 4
+"""Copies and removals at the same time; more would only compete for the disk."""
 
 RUNTIME_FILE = "run/gateway.json"
 """In the state directory: pid, port and start time of the gateway that is up; other tools find it there."""
@@ -138,6 +143,7 @@ async def _run(settings: Settings, launcher: LauncherClient, sockets: list[socke
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.set_default_executor(_file_threads())
     metrics = Metrics()
     async with running_service(settings, launcher, metrics) as service:
         server = HTTPServer(make_app(service, settings, metrics), **server_options(settings))
@@ -162,6 +168,18 @@ async def _run(settings: Settings, launcher: LauncherClient, sockets: list[socke
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2):
                     await server.close_all_connections()
+
+
+def _file_threads() -> ThreadPoolExecutor:
+    """Return the executor for blocking file work with all of its threads started.
+
+    It would start them one by one as work comes together, and a count of threads that still grows after a thousand
+    jobs cannot be told from a leak.
+    """
+    executor = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="gateway-files")
+    together = threading.Barrier(FILE_THREADS)
+    wait([executor.submit(together.wait, 10) for _ in range(FILE_THREADS)])
+    return executor
 
 
 def _write_runtime_file(settings: Settings, port: int) -> None:

@@ -25,7 +25,7 @@ TOKEN = "test-token-1234"
 LISTENING = re.compile(r"listening on (http://\S+?),")
 
 #: what a gateway under test may inherit; a developer's own AUTH_TOKEN or SLOTS must not change a test
-INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONPATH", "TMPDIR")
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONSAFEPATH", "TMPDIR")
 
 
 @dataclass

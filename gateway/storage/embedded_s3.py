@@ -185,7 +185,7 @@ class EmbeddedS3:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
-            
+            preexec_fn=DieWithParent(),
         )
         self._log_task = asyncio.create_task(self._read_log(), name="log of embedded S3")
         self._tasks.append(self._log_task)

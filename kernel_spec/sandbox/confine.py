@@ -51,8 +51,6 @@ def confine(plan: SandboxPlan) -> None:
     with suppress(PermissionError):  # already the leader of a session
         os.setsid()
     os.umask(identity.UMASK)
-    # a launcher that was started at a negative niceness must not hand it on: jobs would outrank the gateway
-    os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
     entered = namespaces.current()
     rlimits.remember_own_mappings(entered.proc_fd if entered else None)
     ruleset_fd = _prepare_landlock(plan)
