@@ -83,6 +83,7 @@ def _launcher_options(settings: Settings, user: privileges.GatewayUser) -> Launc
         seats=seats,
         gateway_uid=user.uid,
         fork_server=settings.use_fork_server,
+        allow_network=settings.allow_network,
     )
 
 

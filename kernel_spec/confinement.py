@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from kernel_spec import sandbox
 from kernel_spec.limits import Limits
 from kernel_spec.messages import KernelPlan
 from kernel_spec.options import LauncherOptions
-from kernel_spec.sandbox import cgroup, tiers
-from kernel_spec.sandbox.plan import CGROUP, DISK_QUOTA, IDENTITY, MEMORY_WATCH
+from kernel_spec.sandbox import cgroup, memory_watch, tiers
+from kernel_spec.sandbox.plan import CGROUP, DISK_QUOTA, IDENTITY, LANDLOCK, MEMORY_WATCH, MOUNT_NAMESPACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Host:
         Where the seats' control groups are made; None without that layer.
     notes
         Sentences about what differs from the report.
+    hidden_bytes
+        Tells how much memory some seat, it cannot be seen which, hides in /dev/shm; see `_watch_hidden`.
     """
 
     report: sandbox.Report
@@ -39,6 +42,7 @@ class Host:
     own_uids: bool
     groups: cgroup.Tree | None
     notes: tuple[str, ...]
+    hidden_bytes: Callable[[], int] = lambda: 0
 
     @property
     def watches_memory(self) -> bool:
@@ -69,7 +73,8 @@ def survey(options: LauncherOptions, scratch_dir: Path, uid: int | None) -> Host
         identity=identity,
         stamp=stamp,
         scratch_dir=str(scratch_dir),
-        read_only_paths=(*read_only_paths(False), *options.read_only_paths),
+        allow_network=options.allow_network,
+        read_only_paths=(*read_only_paths(options.allow_network), *options.read_only_paths),
     )
     layers = set(report.active) - set(options.without_layers)
     notes = [f"{layer} is switched off" for layer in options.without_layers if layer in report.active]
@@ -83,7 +88,24 @@ def survey(options: LauncherOptions, scratch_dir: Path, uid: int | None) -> Host
     groups = cgroup.open_tree(stamp) if CGROUP in layers else None
     if groups is not None:
         groups.sweep()
-    return Host(report, tuple(sorted(layers)), own_uids, groups, tuple(notes))
+    return Host(
+        report, tuple(sorted(layers)), own_uids, groups, tuple(notes), _watch_hidden(report, layers, own_uids=own_uids)
+    )
+
+
+def _watch_hidden(report: sandbox.Report, layers: set[str], *, own_uids: bool) -> Callable[[], int]:
+    """Return what tells by how much removed but open files in /dev/shm have grown, where jobs can have such.
+
+    A job that removes its file and keeps it open is measured by its descriptors. Where these may not be looked at, as
+    in an ordinary container, only the sum over all seats is left. Landlock opens /dev/shm to seats with a user of their
+    own only; elsewhere the sum would be that of other programs, a browser's for one.
+    """
+    measured = report.of(MEMORY_WATCH).state is sandbox.State.ON
+    unreachable = MOUNT_NAMESPACE in layers or (LANDLOCK in layers and not own_uids)
+    if measured or unreachable or MEMORY_WATCH not in layers:
+        return lambda: 0
+    before_bytes = memory_watch.hidden_shared_bytes()
+    return lambda: max(0, memory_watch.hidden_shared_bytes() - before_bytes)
 
 
 def _works(report: sandbox.Report) -> bool:

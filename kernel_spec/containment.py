@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
 from kernel_spec.limits import Limits
 from kernel_spec.messages import SeatInfo
 from kernel_spec.sandbox import Identity, SandboxError, cgroup, disk_quota, memory_watch, processes, procfs
+from kernel_spec.sandbox.plan import MEMORY_WATCH
 
 # How long the launcher looks at one seat only, before it serves the others and comes back: time for one round of
 # stopping and one of killing.
@@ -27,10 +28,17 @@ class SeatUsage:
 
 
 class Containment:
-    """The processes of one seat: its control group if it has one, else all of its user, else all with its mark."""
+    """The processes of one seat: its control group if it has one, else all of its user, else all with its mark.
 
-    def __init__(self, seat: SeatInfo, *, own_uid: bool) -> None:
+    Parameters
+    ----------
+    hidden_bytes
+        Tells how much memory lies in /dev/shm that belongs to some seat, but to which one cannot be seen.
+    """
+
+    def __init__(self, seat: SeatInfo, *, own_uid: bool, hidden_bytes: Callable[[], int] = lambda: 0) -> None:
         self._seat = seat
+        self._hidden_bytes = hidden_bytes
         self._identity = Identity(seat.uid, seat.gid) if own_uid else None
         self._group: cgroup.Group | None = None
 
@@ -71,7 +79,11 @@ class Containment:
         """Measure memory and processor time of all processes of the seat."""
         uid = self._identity.uid if self._identity is not None else None
         found = memory_watch.measure(
-            self._statuses(), limit_bytes=limits.memory_bytes, template_bytes=template_bytes, uid=uid
+            self._statuses(),
+            limit_bytes=limits.memory_bytes,
+            template_bytes=template_bytes,
+            uid=uid,
+            hidden_bytes=self._hidden_bytes(),
         )
         cpu_seconds = found.cpu_seconds
         if self._group is not None:
@@ -97,10 +109,22 @@ class Containment:
         return self._group.usage().oom_kills if self._group is not None else 0
 
     def dissolve(self) -> None:
-        """Remove the control group; nothing of the seat lives any more."""
+        """Remove what the seat has outside of its directory; nothing of it lives any more.
+
+        Raises
+        ------
+        SandboxError
+            Something could not be removed; the seat is not fit for another kernel.
+        """
         group, self._group = self._group, None
         if group is not None:
             group.remove()
+        if self._identity is not None:
+            # With a private /dev/shm there is nothing; without one the next kernel of this user could open it by name.
+            try:
+                memory_watch.sweep_shared_files(self._identity.uid)
+            except OSError as error:
+                raise SandboxError(MEMORY_WATCH, f"a file in /dev/shm could not be removed: {error}") from error
 
     def _living(self) -> tuple[procfs.Status, ...]:
         return tuple(status for status in self._statuses() if status.lives)
@@ -115,6 +139,12 @@ def kill_process(pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
+def end_marked(seat_dir: str) -> None:
+    """Kill whatever carries the mark of a seat that a dead launcher has left, under our own user."""
+    processes.end_seat(seat_dir, None)
+
+
 def end_leftovers(uid: int) -> None:
-    """Kill whatever runs under a user id that only we lease: a launcher that died has left it."""
+    """Kill whatever runs under a user id that only we lease, and remove its shared memory; a dead launcher left it."""
     processes.end_seat("/", Identity(uid, uid))
+    memory_watch.sweep_shared_files(uid)

@@ -23,7 +23,7 @@ from pathlib import Path
 from kernel_spec import confinement
 from kernel_spec.channel import Channel
 from kernel_spec.codec import from_json
-from kernel_spec.containment import end_leftovers
+from kernel_spec.containment import end_leftovers, end_marked
 from kernel_spec.messages import GATEWAY_REQUESTS, Refused
 from kernel_spec.options import LauncherOptions
 from kernel_spec.removal import remove_tree
@@ -64,7 +64,7 @@ def _serve(options: LauncherOptions, channel: Channel) -> int:
     try:
         for user in leased:
             end_leftovers(user.uid)
-        seats.open()
+        seats.open(end_marked)
         supervisor.warm_up()
         host = confinement.survey(options, seats.root_dir, leased[0].uid if leased else None)
         if leased and not host.own_uids:

@@ -22,6 +22,8 @@ class LauncherOptions:
         Whether kernels are forked from a warm process; False starts each of them plainly.
     modules
         What the fork server imports; None is `kernel_spec.warmth.DEFAULT_MODULES`.
+    allow_network
+        Whether kernels may be started with the network; the sandbox is then tried, and its tier found, without that.
     own_uids
         Whether each seat has a user id of its own, which needs root.
     without_layers
@@ -37,6 +39,7 @@ class LauncherOptions:
     gateway_uid: int | None = None
     fork_server: bool = True
     modules: tuple[str, ...] | None = None
+    allow_network: bool = False
     own_uids: bool = True
     without_layers: tuple[str, ...] = ()
     read_only_paths: tuple[str, ...] = ()

@@ -24,6 +24,7 @@ import os
 import pwd
 import secrets
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,8 +75,13 @@ class Seats:
     _free: list[SeatUser] = field(default_factory=list)
     _lock: int = -1
 
-    def open(self) -> list[str]:
+    def open(self, end_processes: Callable[[str], None] = lambda _: None) -> list[str]:
         """Lock the directory, sweep what a dead launcher left, and return the names of the seats swept.
+
+        Parameters
+        ----------
+        end_processes
+            Called with the directory of each seat that was left, before it is removed.
 
         Raises
         ------
@@ -94,11 +100,12 @@ class Seats:
             raise SeatError(f"{self.root_dir} is in use by another gateway; give each its own STATE_DIR") from None
         os.fchmod(self._lock, 0o711)
         self._free = list(self.users)
-        return self._sweep()
+        return self._sweep(end_processes)
 
-    def _sweep(self) -> list[str]:
+    def _sweep(self, end_processes: Callable[[str], None]) -> list[str]:
         leftovers = [entry.name for entry in os.scandir(self.root_dir) if _is_seat_name(entry.name)]
         for name in leftovers:
+            end_processes(str(self.root_dir / name))
             remove_tree(self.root_dir / name)
         return leftovers
 

@@ -159,7 +159,7 @@ class Supervisor:
             user, seat = self._seats.take()
         except SeatError as error:
             raise RequestError("no_seat", str(error)) from error
-        containment = Containment(seat, own_uid=self._host.own_uids)
+        containment = Containment(seat, own_uid=self._host.own_uids, hidden_bytes=self._host.hidden_bytes)
         self._kernels[message.kernel_id] = Kernel(message.kernel_id, user, seat, containment)
         self._tell(Reserved(message.id, seat))
 

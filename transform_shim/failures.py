@@ -28,6 +28,8 @@ _HEADLINES = {
 }
 _MESSAGE_CHARS = 64 << 10
 _MIB = 1 << 20
+#: Exceptions of engines that are no MemoryError and mean one (DuckDB).
+_MEMORY_ERRORS = frozenset({"OutOfMemoryException"})
 #: Functions of the standard library that start processes; the innermost frame of an EAGAIN that came from fork().
 _FORKING = frozenset({"_execute_child", "_launch", "_fork_exec", "fork", "forkpty", "spawnv_passfds"})
 
@@ -75,7 +77,7 @@ def describe(error: BaseException, stage: str, limits: Mapping[str, int], broken
     if isinstance(error, KeyboardInterrupt):
         message = f"Interrupted {_doing(stage)}"
         return Failure("user_error", message, f"ERROR: {message}\n{_traceback(error)}", 1, kind, line)
-    said = _text(error)
+    said = _text(error) or (kind if isinstance(error, MemoryError) else "")
     headline = f"{_HEADLINES[stage]}: {said}"
     text = f"ERROR: {headline}\n{_traceback(error)}"
     code, message = _limit_hit(error, limits) or (_plain_code(error, stage), headline)
@@ -123,7 +125,7 @@ def _doing(stage: str) -> str:
 def _limit_hit(error: BaseException, limits: Mapping[str, int]) -> tuple[str, str] | None:
     """Code and sentence if a limit of the job is behind the error."""
     number = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or type(error).__name__ in _MEMORY_ERRORS:
         limit = _mib(limits.get("memory_bytes"))
         return "memory_limit", f"Memory limit of {limit} reached (peak {_mib(peak_memory_bytes())} resident)"
     if number == errno.EFBIG:

@@ -6,7 +6,9 @@ pipe(7)): threads and forked children share the pipe.
 
 Nothing is buffered: what was printed is in the pipe when print() returns, and neither os._exit nor SIGKILL can take it
 back. C code and child processes write to descriptors 1 and 2, which are pipes of their own; before a frame, the writer
-waits until the reader has drained those, so that their order among each other is kept.
+waits until the reader has drained those, so that their order among each other is kept. The reader's part of it: look
+which raw pipes hold something, then take all frames, then read each of those raw pipes once. While a raw pipe is not
+empty no frame is written, so the frames it takes were printed before what it reads.
 """
 
 from __future__ import annotations

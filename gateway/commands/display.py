@@ -44,6 +44,10 @@ class Display:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the progress line away; closing again is harmless."""
         if self._status is not None:
             self._status.stop()
             self._status = None

@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
         try:
             result = execute(client, inputs, path, display)
         except TransformFailed as failure:
-            display.__exit__(None, None, None)
+            display.close()
             sys.stderr.write(f"transform-gateway: {failure.code}: {failure.message}\n")
             return common.exit_code_of(failure.exit_code)
         if options.out is None:

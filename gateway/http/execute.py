@@ -78,12 +78,12 @@ class ExecuteHandler(JobHandler):
         return MultipartBody(boundary_of(content_type), self.context.settings)
 
     async def post(self) -> None:
-        """Answer 200 for success, the failure's status otherwise; 202 at once in the asynchronous form."""
+        """Answer 200 for success, the failure's status otherwise; 202 at once in the asynchronous form or if asked."""
         self.check_intake()
         job = self._job()
         self.intake_done()
         record = self.submit(job)
-        if self.context.settings.asynchronous:
+        if self.context.settings.asynchronous or self._prefers_no_wait():
             accepted = AcceptedAnswer(
                 request_id=record.request_id, execution_id=record.execution_id, state=record.state
             )
@@ -94,6 +94,11 @@ class ExecuteHandler(JobHandler):
         if isinstance(job.delivery, KeptDelivery):
             answer = await self._with_result(answer, verdict, record, inline=job.delivery.inline)
         self.answer(answer.body(), verdict.status)
+
+    def _prefers_no_wait(self) -> bool:
+        """Return whether the caller asked for an answer at once (``Prefer: respond-async``, RFC 7240, section 4.1)."""
+        preferences = ",".join(self.request.headers.get_list("Prefer")).split(",")
+        return any(text.partition(";")[0].strip().lower() == "respond-async" for text in preferences)
 
     def intake_done(self) -> None:
         """Let go of a JSON body: the job may run for hours."""

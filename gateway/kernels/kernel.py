@@ -161,8 +161,7 @@ async def start_kernel(parts: KernelParts) -> JobKernel:
             await _unless_dead(conversation.welcome(), process.exited)
             welcomed = time.monotonic()
             await _unless_dead(conversation.execute(WARM_UP_CODE), process.exited)
-            # both sides have read it, and the key in it is nothing for the job's eyes
-            Path(manager.connection_file).unlink(missing_ok=True)
+            _forget_connection_file(manager)
             stages = {"start": spawned - began, "boot": welcomed - spawned, "warm_up": time.monotonic() - welcomed}
             return JobKernel(kernel_id, process.seat, pipes, conversation, process.exited, parts, began, stages)
     except BaseException as error:
@@ -183,6 +182,11 @@ async def start_kernel(parts: KernelParts) -> JobKernel:
             log.exception("a kernel could not be started")
             raise JobFailed(FailureCode.KERNEL_START_FAILED, f"The kernel did not start: {error}") from error
         raise
+
+
+def _forget_connection_file(manager: AsyncKernelManager) -> None:
+    """Remove the file: both sides have read it, and the key in it is nothing for a job's eyes."""
+    Path(manager.connection_file).unlink(missing_ok=True)
 
 
 async def _unless_dead(step: Coroutine[None, None, None], exited: asyncio.Future[ExitReport]) -> None:

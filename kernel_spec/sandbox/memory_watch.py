@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from kernel_spec.removal import remove_tree
 from kernel_spec.sandbox import procfs
 from kernel_spec.sandbox.procfs import Status
 
@@ -98,14 +99,24 @@ def hidden_shared_bytes() -> int:
 
 
 def sweep_shared_files(uid: int) -> int:
-    """Remove what a user has left in /dev/shm, and return how many; for a seat's own user, when nothing of it lives."""
+    """Remove what a user has left in /dev/shm, and return how many; for a seat's own user, when nothing of it lives.
+
+    Raises
+    ------
+    OSError
+        Something could not be removed.
+    """
     swept = 0
     with suppress(FileNotFoundError), os.scandir(_SHARED_MEMORY_DIR) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):
-                if entry.stat(follow_symlinks=False).st_uid == uid:
+                if entry.stat(follow_symlinks=False).st_uid != uid:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    remove_tree(entry.path)
+                else:
                     os.unlink(entry.path)  # noqa: PTH108
-                    swept += 1
+                swept += 1
     return swept
 
 

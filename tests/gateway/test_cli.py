@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway import cli
+from gateway.client import TransformClient
 from gateway.commands import common, smoke
 from tests.gateway_process import GatewayProcess, alive, descendants
 
@@ -51,7 +52,10 @@ def call(directory: Path, *arguments: str, gateway: GatewayProcess | None = None
 def own_gateway_of(pid: int) -> tuple[int, Path]:
     """Return the process and the directory of the gateway that a command started for itself."""
     for child in descendants(pid):
-        settings = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        try:
+            settings = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue  # a kernel that has ended since
         state = next((Path(os.fsdecode(s[10:])) for s in settings if s.startswith(b"STATE_DIR=")), None)
         if state is not None and (state / "run" / "gateway.json").exists():
             running: int = json.loads((state / "run" / "gateway.json").read_text())["pid"]
@@ -184,6 +188,21 @@ def test_jobs_are_looked_at_and_ended_by_id(here: Path, running_gateway: Gateway
     assert (followed.returncode, followed.stdout) == (0, "started\n")
 
 
+def test_submitted_job_goes_on_by_itself_and_its_result_is_kept(here: Path, running_gateway: GatewayProcess) -> None:
+    (here / "later.py").write_text(
+        "import time\ndef transform(orders):\n    time.sleep(1)\n    print('done')\n    return orders\n"
+    )
+    began = time.monotonic()
+    done = call(here, "submit", "later.py", "--table", "orders=orders.csv", "--id", "sub-1", gateway=running_gateway)
+    assert (done.returncode, done.stdout) == (0, "sub-1\n")
+    state = running_gateway.request("GET", "/v1/status?request_id=sub-1").body["state"]
+    assert state in ("queued", "running") or time.monotonic() - began > 1
+    followed = call(here, "logs", "sub-1", "--follow", gateway=running_gateway)
+    assert followed.stdout.splitlines()[0] == "done"
+    client = TransformClient(running_gateway.url, running_gateway.token)
+    assert client.fetch("sub-1", here / "kept.jsonl").read_text().count("\n") == 3
+
+
 def test_status_says_how_the_gateway_is(here: Path, running_gateway: GatewayProcess) -> None:
     assert "health    ok" in call(here, "status", gateway=running_gateway).stdout
     whole = json.loads(call(here, "status", "--json", gateway=running_gateway).stdout)
@@ -191,7 +210,9 @@ def test_status_says_how_the_gateway_is(here: Path, running_gateway: GatewayProc
 
 
 def test_run_without_url_starts_a_gateway_and_leaves_nothing(here: Path) -> None:
-    (here / "says.py").write_text("def transform(orders):\n    print('started', flush=True)\n    return orders\n")
+    (here / "says.py").write_text(
+        "import time\ndef transform(orders):\n    print('started', flush=True)\n    time.sleep(1)\n    return orders\n"
+    )
     command = [sys.executable, "-m", "gateway", "run", "says.py", "--table", "orders=orders.csv", "--out", "o.csv"]
     with subprocess.Popen(
         command, cwd=here, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -113,6 +113,20 @@ def test_daemon_is_found_where_seats_share_a_user_and_no_namespace_ends_it(new_d
         assert bystander.run("print('unharmed')") == "unharmed\n"
 
 
+def test_daemon_of_a_killed_launcher_is_swept_where_seats_share_a_user(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk(seats=2, without_layers=NO_WALLS, fork_server=False)
+    with desk.kernel() as kernel:
+        kernel.run(SPAWN_DAEMON)
+        pid_file = Path(kernel.process.seat.work_dir) / "pid"
+        assert wait_until(pid_file.exists)
+        daemon = int(pid_file.read_text())
+        os.kill(desk.launcher.pid, signal.SIGKILL)
+        kernel.ended()
+        assert is_alive(daemon)
+        LauncherClient.spawn(LauncherOptions(state_dir=str(desk.state_dir), fork_server=False)).close()
+        assert not is_alive(daemon)
+
+
 def test_processor_time_is_counted_from_the_jobs_start(desk: Desk) -> None:
     with desk.kernel(Limits(cpu_seconds=1)) as kernel:
         kernel.run("sum(range(10**7))")

@@ -194,7 +194,9 @@ def _collect(outcome: Outcome, ends: list[int], child: int, interrupt_when: byte
             if not ready:
                 os.kill(child, signal.SIGKILL)
                 raise TimeoutError(f"job still running after {DEADLINE_SECONDS} s: {outcome.frames[-3:]}")
-            for end in (ends[2], ends[0], ends[1]):  # the log pipe first, as the gateway does
+            # The log pipe first, all of it; then one read of each raw pipe that held something before. As long as a raw
+            # pipe is not empty no frame is written, so what is in the log by then was printed before.
+            for end in (ends[2], *(end for end in ends[:2] if end in ready)):
                 if end in selector.get_map() and not _drain(outcome, end, names[end], unparsed):
                     selector.unregister(end)
             if interrupt_when and any(interrupt_when in data for _, data in outcome.frames):
@@ -214,7 +216,7 @@ def _drain(outcome: Outcome, end: int, name: str, unparsed: bytearray) -> bool:
         if name != "log":
             outcome.raw[name] = outcome.raw.get(name, b"") + data
             outcome.seen.append((name, data))
-            continue
+            return True
         unparsed += data
         while len(unparsed) >= 5:
             tag, length = struct.unpack("<cI", unparsed[:5])

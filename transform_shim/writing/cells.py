@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from transform_shim.errors import OutputInvalid
 
-__all__ = ["cell_texts", "escape_json", "needs_json_escape", "quote_csv"]
+__all__ = ["EMPTY", "TEXT", "cell_texts", "double_texts", "escape_json", "needs_json_escape", "quote_csv"]
 
 TEXT = pa.large_string()
-_EMPTY = pa.scalar("", TEXT)
+EMPTY = pa.scalar("", TEXT)
 #: Arrow renders whole doubles below this without an exponent, and without a point.
 _PLAIN_DOUBLE_END = 1e10
 _SHORT_ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"}
@@ -26,7 +26,7 @@ _FIRST_DAY, _LAST_DAY = "0001-01-01", "9999-12-31"
 
 
 def cell_texts(array: pa.Array, column: str, first_row: int) -> pa.Array:
-    """A canonical array, other than text, as text; null stays null.
+    """A canonical array, other than texts and floats, as text; null stays null.
 
     Raises
     ------
@@ -34,8 +34,6 @@ def cell_texts(array: pa.Array, column: str, first_row: int) -> pa.Array:
         For dates outside of the years 1 to 9999.
     """
     kind = array.type
-    if pa.types.is_floating(kind):
-        return _doubles(array)
     if pa.types.is_decimal(kind):
         return _decimals(array)
     if pa.types.is_timestamp(kind):
@@ -49,25 +47,32 @@ def cell_texts(array: pa.Array, column: str, first_row: int) -> pa.Array:
     return array.cast(TEXT)
 
 
-def _doubles(array: pa.Array) -> pa.Array:
-    """Shortest digits, always with a point or an exponent; NaN and infinities, which JSON has not, are null."""
+def double_texts(array: pa.Array) -> tuple[pa.Array, Any]:
+    """Shortest digits of doubles, and what is to stand behind them: ``.0`` where Arrow leaves the point out.
+
+    NaN and infinities, which JSON has not, are null. The second part is a text scalar or array without nulls; to join
+    it here would cost as much again as the digits.
+    """
     finite = pc.is_finite(array)
     if not pc.all(finite).as_py():
         array = pc.if_else(finite, array, pa.scalar(None, array.type))
     if array.null_count == len(array):
-        return pa.nulls(len(array), TEXT)
+        return pa.nulls(len(array), TEXT), EMPTY
     whole = pc.and_(pc.equal(pc.trunc(array), array), pc.less(pc.abs(array), _PLAIN_DOUBLE_END))
-    suffix: Any
-    if pc.all(whole).as_py():  # a null is left out of "all"
-        negative_zero = np.signbit(array.to_numpy(zero_copy_only=False)) & pc.equal(array, 0).fill_null(False).to_numpy(
-            zero_copy_only=False
-        )
-        texts = (array if negative_zero.any() else array.cast(pa.int64())).cast(TEXT)
-        suffix = pa.scalar(".0", TEXT)
-    else:
-        texts = array.cast(TEXT)
-        suffix = pc.if_else(whole.fill_null(False), pa.scalar(".0", TEXT), _EMPTY)
-    return pc.binary_join_element_wise(texts, suffix, _EMPTY)
+    if not pc.any(whole).as_py():
+        return array.cast(TEXT), EMPTY
+    all_whole = pc.all(whole).as_py()  # a null is left out of "all"
+    has_sign = all_whole and _has_negative_zero(array)
+    texts = (array.cast(pa.int64()) if all_whole and not has_sign else array).cast(TEXT)
+    point = pa.scalar(".0", TEXT)
+    if all_whole and not array.null_count:
+        return texts, point
+    return texts, pc.if_else(whole.fill_null(False), point, EMPTY)
+
+
+def _has_negative_zero(array: pa.Array) -> bool:
+    values = array.to_numpy(zero_copy_only=False)
+    return bool((np.signbit(values) & (values == 0)).any())
 
 
 def _decimals(array: pa.Array) -> pa.Array:
@@ -102,7 +107,7 @@ def _timestamps(array: pa.Array) -> pa.Array:
     except pa.ArrowInvalid:  # some have fractions
         texts = _trim_fraction(clock.cast(TEXT))
     texts = pc.binary_replace_slice(texts.cast(pa.large_binary()), 10, 11, b"T").cast(TEXT)
-    return texts if zone is None else pc.binary_join_element_wise(texts, pa.scalar("Z", TEXT), _EMPTY)
+    return texts if zone is None else pc.binary_join_element_wise(texts, pa.scalar("Z", TEXT), EMPTY)
 
 
 def _check_years(array: pa.Array, column: str, first_row: int) -> None:
@@ -159,5 +164,5 @@ def quote_csv(array: pa.Array) -> pa.Array:
         return array
     quoted = pc.replace_substring(array, '"', '""')
     mark = pa.scalar('"', TEXT)
-    quoted = pc.binary_join_element_wise(mark, quoted, mark, _EMPTY)
+    quoted = pc.binary_join_element_wise(mark, quoted, mark, EMPTY)
     return pc.if_else(pc.match_substring_regex(array, '[,"\r\n]'), quoted, array)

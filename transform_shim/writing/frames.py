@@ -28,6 +28,8 @@ __all__ = ["Batch", "OutputFrame", "is_frame", "open_frame"]
 #: Rows of a batch, fewer where rows are wide.
 _BATCH_ROWS = 32_768
 _BATCH_BYTES = 16 << 20
+#: Rows of a batch of a lazy query. Polars keeps several, whatever their size: with 32,768 rows of 1 kB that is 150 MB.
+_LAZY_ROWS = 8192
 #: What a cell costs as text, in bytes, where nothing better is known.
 _CELL_BYTES = 12
 
@@ -158,7 +160,7 @@ def _from_lazy_polars(value: Any, inputs: Sequence[Mapping[str, Any]]) -> Output
     """Run the query on the streaming engine and take its batches as they come."""
     polars = sys.modules["polars"]
     schema = polars.DataFrame(schema=value.collect_schema()).to_arrow().schema
-    frames = value.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True, engine="streaming")
+    frames = value.collect_batches(chunk_size=_LAZY_ROWS, maintain_order=True, engine="streaming")
     batches = (batch for frame in frames for batch in frame.to_arrow().cast(schema).to_batches())
     return _from_batches(schema, batches, inputs)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import orjson
 
 from gateway.jobs.events import EventLog, LogLine
@@ -17,7 +19,7 @@ def test_early_log_is_a_prefix_of_the_late_one() -> None:
     for number in range(100):
         log.line("stdout", f"line {number}")
         seen.append(texts(log))
-    assert all(later[: len(early)] == early for early, later in zip(seen, seen[1:], strict=False))
+    assert all(later[: len(early)] == early for early, later in itertools.pairwise(seen))
 
 
 def test_flood_keeps_head_and_tail_with_a_marker_between() -> None:
