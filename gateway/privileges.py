@@ -24,7 +24,7 @@ FALLBACK_UID = 57_999
 """Just below the seats' ids, in the range that Debian's policy leaves to local use and no tool hands out by itself."""
 
 PR_SET_DUMPABLE = 4
-OWN_DIRECTORIES = ("run", "jobs", "results", "uploads")
+OWN_DIRECTORIES = ("run", "jobs", "results", "uploads", "s3")
 
 
 @dataclass(frozen=True, slots=True)

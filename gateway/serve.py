@@ -32,6 +32,7 @@ from gateway.logs import configure_logging, log_job
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.storage import ResultStore
+from gateway.storage.embedded_s3 import EmbeddedS3, EmbeddedS3Options
 from kernel_spec.launcher_client import LauncherClient, LauncherError
 from kernel_spec.limits import Limits
 from kernel_spec.options import LauncherOptions
@@ -131,12 +132,30 @@ async def running_service(settings: Settings, launcher: LauncherClient, metrics:
             disk_bytes=settings.disk_bytes,
         )
         parts = KernelParts(launcher, context, limits, settings.allow_network, settings.log_line_cap_bytes)
+        internal_s3 = _internal_s3(settings)
+        if internal_s3 is not None:
+            await internal_s3.start()
+            stack.push_async_callback(internal_s3.stop)
         results = ResultStore(settings)
         runner = LocalRunner(settings, parts, Deliverer(settings, results))
-        service = JobService(settings, runner, results, on_finished=finished)
+        service = JobService(settings, runner, results, on_finished=finished, internal_s3=internal_s3)
         stack.push_async_callback(service.aclose)
         runner.start()
         yield service
+
+
+def _internal_s3(settings: Settings) -> EmbeddedS3 | None:
+    if not settings.enable_internal_s3:
+        return None
+    options = EmbeddedS3Options(
+        data_dir=settings.state_dir / "s3",
+        host=settings.internal_s3_host,
+        port=settings.internal_s3_port,
+        access_key=settings.internal_s3_access_key,
+        secret_key=settings.internal_s3_secret_key,
+        expire_seconds=settings.internal_s3_expire_seconds,
+    )
+    return EmbeddedS3(options, on_failure=lambda reason: log.critical("the embedded S3 server ended: %s", reason))
 
 
 async def _run(settings: Settings, launcher: LauncherClient, sockets: list[socket.socket]) -> None:

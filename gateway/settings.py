@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MIB = 1 << 20
@@ -16,7 +16,7 @@ class Settings:
     """
 
     state_dir: Path
-    auth_token: str = ""
+    auth_token: str = field(default="", repr=False)
     host: str = "127.0.0.1"
     port: int = 5001
     slots: int = 1
@@ -50,3 +50,9 @@ class Settings:
     require_tier: str = ""
     use_fork_server: bool = True
     log_json: bool = False
+    enable_internal_s3: bool = False
+    internal_s3_host: str = "127.0.0.1"
+    internal_s3_port: int = 4566
+    internal_s3_access_key: str = "test"
+    internal_s3_secret_key: str = field(default="test", repr=False)
+    internal_s3_expire_seconds: float = 86_400.0

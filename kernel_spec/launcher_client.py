@@ -127,6 +127,7 @@ class LauncherClient:
         self._early_exits: dict[str, ExitReport] = {}
         self._lost: asyncio.Future[None] | None = None
         self._fork_server = ForkServerChanged("starting", "not heard of yet")
+        self._fork_server_starts = 0
         self._awaiting_change: list[asyncio.Future[None]] = []
         self._closed = False
 
@@ -330,7 +331,11 @@ class LauncherClient:
 
     def fork_server_status(self) -> dict[str, object]:
         """Return the state of the fork server and the reason for it, as last told."""
-        return {"state": self._fork_server.state, "reason": self._fork_server.reason}
+        return {
+            "state": self._fork_server.state,
+            "reason": self._fork_server.reason,
+            "restarts": max(0, self._fork_server_starts - 1),
+        }
 
     async def fork_server_changed(self) -> None:
         """Return at the next change of the fork server's state."""
@@ -388,6 +393,7 @@ class LauncherClient:
                 self._on_exited(message.kernel_id, message.report)
             case ForkServerChanged():
                 self._fork_server = message
+                self._fork_server_starts += message.state == "ready"
                 for change in self._awaiting_change:
                     if not change.done():
                         change.set_result(None)

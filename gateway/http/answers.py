@@ -175,6 +175,7 @@ class StatusAnswer(AnswerModel):
     kernels: dict[str, Any]
     sandbox: dict[str, Any]
     fork_server: dict[str, Any]
+    internal_s3: dict[str, Any] | None
     limits: dict[str, Any]
 
 

@@ -72,6 +72,7 @@ class StatusHandler(BaseHandler):
             kernels=status.kernels,
             sandbox=status.sandbox,
             fork_server=status.fork_server,
+            internal_s3=status.internal_s3,
             limits=status.limits,
         )
 

@@ -21,6 +21,7 @@ from gateway.jobs.runner import JobRun, JobRunner
 from gateway.jobs.stop import StopSignal
 from gateway.jobs.store import JobRecord, JobStore, MemoryStore
 from gateway.settings import Settings
+from gateway.storage.embedded_s3 import EmbeddedS3
 from gateway.storage.results import ResultStore
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class ServiceStatus:
     sandbox: dict[str, Any]
     fork_server: dict[str, Any]
     limits: dict[str, Any]
+    internal_s3: dict[str, Any] | None
 
 
 class JobService:
@@ -87,6 +89,8 @@ class JobService:
     store : JobStore, optional
     on_finished : callable, optional
         Called with each record when its verdict is known; metrics and the job log hang here.
+    internal_s3 : EmbeddedS3, optional
+        The S3 server beside the gateway, whose health is part of ours; somebody else starts and stops it.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class JobService:
         results: ResultStore,
         store: JobStore | None = None,
         on_finished: Callable[[JobRecord], None] | None = None,
+        internal_s3: EmbeddedS3 | None = None,
     ) -> None:
         self.settings = settings
         self.results = results
@@ -104,6 +109,7 @@ class JobService:
         self._runner = runner
         self._store = store or MemoryStore(settings.log_keep_seconds)
         self._on_finished = on_finished
+        self._internal_s3 = internal_s3
         self._waiting: deque[tuple[JobRecord, asyncio.Future[None]]] = deque()
         self._busy_slots = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -169,10 +175,11 @@ class JobService:
     def status(self) -> ServiceStatus:
         """Return a look at everything; never blocks."""
         runner = self._runner.status()
+        s3 = self._internal_s3.status() if self._internal_s3 is not None else None
         limits = ("memory_bytes", "cpu_seconds", "processes", "descriptors", "file_size_bytes", "disk_bytes")
         more = ("default_timeout_seconds", "max_timeout_seconds", "queue_timeout_seconds", "max_body_bytes")
         return ServiceStatus(
-            healthy=runner.healthy and not self.draining,
+            healthy=runner.healthy and not self.draining and (s3 is None or bool(s3["healthy"])),
             draining=self.draining,
             queue_size=len(self._waiting),
             max_queue_size=self.settings.queue_length,
@@ -184,6 +191,7 @@ class JobService:
             sandbox=runner.sandbox,
             fork_server=runner.fork_server,
             limits={name: getattr(self.settings, name) for name in limits + more},
+            internal_s3=s3,
         )
 
     async def drain(self) -> None:

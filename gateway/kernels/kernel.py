@@ -22,7 +22,7 @@ from gateway.kernels.conversation import KernelConversation
 from gateway.kernels.output import OutputPipes
 from kernel_spec.launcher_client import LauncherClient, LauncherError
 from kernel_spec.limits import Limits
-from kernel_spec.messages import ExitReport, SeatInfo
+from kernel_spec.messages import ExitReport, SeatInfo, StartedBy
 
 if TYPE_CHECKING:
     import zmq.asyncio
@@ -69,6 +69,7 @@ class JobKernel:
     parts: KernelParts
     started_at: float
     stages_seconds: dict[str, float] = field(default_factory=dict)
+    started_by: StartedBy = "fork"
 
     @property
     def alive(self) -> bool:
@@ -163,7 +164,17 @@ async def start_kernel(parts: KernelParts) -> JobKernel:
             await _unless_dead(conversation.execute(WARM_UP_CODE), process.exited)
             _forget_connection_file(manager)
             stages = {"start": spawned - began, "boot": welcomed - spawned, "warm_up": time.monotonic() - welcomed}
-            return JobKernel(kernel_id, process.seat, pipes, conversation, process.exited, parts, began, stages)
+            return JobKernel(
+                kernel_id,
+                process.seat,
+                pipes,
+                conversation,
+                process.exited,
+                parts,
+                began,
+                stages,
+                process.started_by,
+            )
     except BaseException as error:
         if conversation is not None:
             conversation.close()

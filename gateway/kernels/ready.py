@@ -38,6 +38,7 @@ class ReadyCounters:
     started: int = 0
     start_failures: int = 0
     discarded: int = 0
+    plain_starts: int = 0
 
 
 class ReadyKernels:
@@ -167,6 +168,7 @@ class ReadyKernels:
                 continue
             self._starting.discard(own_task)
             self.counters.started += 1
+            self.counters.plain_starts += kernel.started_by == "plain"
             self.last_failure = None
             self._offer(kernel)
             return

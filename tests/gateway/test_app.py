@@ -64,6 +64,13 @@ def test_other_hosts_need_a_token(host: str) -> None:
     assert app(f"--host={host}", "--auth-token=x").settings().host == host
 
 
+def test_an_open_s3_with_the_well_known_key_is_refused() -> None:
+    given = ["--enable-internal-s3=true", "--internal-s3-host=0.0.0.0"]
+    with pytest.raises(ConfigurationError, match="INTERNAL_S3_SECRET_KEY"):
+        app(*given).settings()
+    assert app(*given, "--internal-s3-secret-key=longer").settings().internal_s3_host == "0.0.0.0"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_needs_none(host: str) -> None:
     assert is_loopback(host)

@@ -16,6 +16,7 @@ class Kernel:
     alive: bool = True
     age_seconds: float = 0.0
     ended: bool = False
+    started_by: str = "fork"
 
     async def end(self) -> None:
         self.ended = True
