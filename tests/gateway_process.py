@@ -43,10 +43,15 @@ class Answer:
 
 @dataclass
 class GatewayProcess:
-    """Starts `python -m gateway` with settings from the environment, and ends it with everything it started."""
+    """Starts `python -m gateway` with settings from the environment, and ends it with everything it started.
+
+    `launch` replaces ``-m gateway``, and `owner_uid` the owner of the directory in which the state directory is made.
+    """
 
     settings: dict[str, str] = field(default_factory=dict)
     token: str = TOKEN
+    launch: tuple[str, ...] = ("-m", "gateway")
+    owner_uid: int = -1
     url: str = ""
     port: int = 0
     output: list[str] = field(default_factory=list)
@@ -55,10 +60,11 @@ class GatewayProcess:
         # short, because sockets live below it, and world-traversable, because kernels run as other users
         self.state_dir = Path(tempfile.mkdtemp(prefix="tg-", dir="/tmp"))
         self.state_dir.chmod(0o755)
+        os.chown(self.state_dir, self.owner_uid, -1)
         environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
         environment |= {"AUTH_TOKEN": self.token, "PORT": "0", "STATE_DIR": str(self.state_dir / "s"), **self.settings}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gateway"], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            [sys.executable, *self.launch], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
             cwd=Path(__file__).parents[1],
         )  # fmt: skip
         self._settled = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from gateway.commands import common
 
 TIERS = ("A", "B", "C", "D")
+DEFAULT_REQUIRED = "C"
 
 
 def main(name: str, arguments: Sequence[str]) -> int:
@@ -21,8 +23,15 @@ def main(name: str, arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--state-dir", type=Path, help="where the gateway's STATE_DIR will be; default: a temporary one"
     )
-    parser.add_argument("--require", choices=TIERS, help="fail when this tier is not reached")
+    parser.add_argument(
+        "--require",
+        choices=TIERS,
+        default=os.environ.get("REQUIRE_TIER") or DEFAULT_REQUIRED,
+        help="fail when this tier is not reached; default: REQUIRE_TIER, or C, without which no gateway starts unasked",
+    )
     options = parser.parse_args(arguments)
+    if options.require not in TIERS:  # argparse does not look at defaults
+        parser.error(f"REQUIRE_TIER is {options.require!r} and must be one of {', '.join(TIERS)}")
 
     def examine() -> int:
         from kernel_spec.sandbox import probe
@@ -32,7 +41,6 @@ def main(name: str, arguments: Sequence[str]) -> int:
         width = min(shutil.get_terminal_size((110, 24)).columns, 140)
         text = json.dumps(report.to_json(), indent=2) if options.json else report.render(width=width)
         sys.stdout.write(text.rstrip() + "\n")
-        reached = options.require is None or report.tier.value <= options.require
-        return 0 if reached else common.EXIT_FAILED
+        return 0 if report.tier.value <= options.require else common.EXIT_FAILED
 
     return common.guarded(examine)

@@ -58,7 +58,7 @@ class LocalRunner:
 
     def start(self) -> None:
         """Begin to boot kernels; what jobs of a dead gateway left is removed first."""
-        self._clear_jobs_dir()
+        self._clear_directories()
         self.kernels.fill()
 
     def open(self, job: Job, log: EventLog, stop: StopSignal, execution_id: str) -> LocalRun:
@@ -77,7 +77,8 @@ class LocalRunner:
                 "starting": self.kernels.starting,
                 **dataclasses.asdict(counters),
             },
-            kernels={"last_start_failure": failure.message if failure else None},
+            # the code only: the text may name paths of this machine, and the status needs no token
+            kernels={"last_start_failure": str(failure.code) if failure else None},
             sandbox=launcher.sandbox_status(),
             fork_server=launcher.fork_server_status(),
         )
@@ -85,12 +86,13 @@ class LocalRunner:
     async def aclose(self) -> None:
         """End every kernel."""
         await self.kernels.aclose()
-        self._clear_jobs_dir()
+        self._clear_directories()
 
-    def _clear_jobs_dir(self) -> None:
-        self.jobs_dir.mkdir(mode=0o700, exist_ok=True)
-        for leftover in self.jobs_dir.iterdir():
-            shutil.rmtree(leftover, ignore_errors=True)
+    def _clear_directories(self) -> None:
+        for directory in (self.jobs_dir, self.settings.state_dir / "uploads"):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            for leftover in directory.iterdir():
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 class LocalRun:

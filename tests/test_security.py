@@ -1,0 +1,447 @@
+"""What SECURITY.md promises, looked at from inside of a job and from outside of the gateway, wherever it may run."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import privileges, serve
+from gateway.errors import ConfigurationError
+from gateway.settings import Settings
+from kernel_spec.sandbox import LAYERS
+from tests.gateway_process import GatewayProcess, descendants
+from tests.kernel_spec.sandbox.children import PLAIN_USER, in_child
+from tests.ordinary_container import POD_UID
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "SECURITY.md").read_text()
+CONTAINER = ("-m", "tests.ordinary_container")
+HERE, IN_CONTAINER, IN_POD = "as it is here", "ordinary container", "restricted pod"
+
+NEIGHBOUR = """
+import json, os, time
+def transform():
+    open("secret.txt", "w").write("the neighbour's secret")
+    os.fchmod(os.open("secret.txt", os.O_RDWR), 0o666)
+    print(json.dumps({"pid": os.getpid(), "cwd": os.getcwd()}))
+    time.sleep(60)
+"""
+
+LOOK = """
+import json, os, resource, signal, socket
+import pandas as pd
+
+GATEWAY, LAUNCHER, NEIGHBOUR = PIDS
+PORT, STATE, CWD = 0, "", ""
+
+def tried(action):
+    try:
+        action()
+    except (OSError, ValueError) as error:
+        return type(error).__name__
+    return "worked"
+
+def datagram(family, address):
+    with socket.socket(family, socket.SOCK_DGRAM) as out:
+        out.sendto(b"x", (address, 9))
+
+def on(pid):
+    return {
+        "environ": tried(lambda: open(f"/proc/{pid}/environ", "rb").read()),
+        "maps": tried(lambda: open(f"/proc/{pid}/maps", "rb").read()),
+        "mem": tried(lambda: open(f"/proc/{pid}/mem", "rb")),
+        "cmdline": tried(lambda: open(f"/proc/{pid}/cmdline", "rb").read()),
+        "fd": tried(lambda: os.listdir(f"/proc/{pid}/fd")),
+        "kill": tried(lambda: os.kill(pid, 0)),
+        "prlimit": tried(lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, (50, 50))),
+        "affinity": tried(lambda: os.sched_setaffinity(pid, {0})),
+    }
+
+def transform():
+    def listed(place):
+        try:
+            return os.listdir(place)
+        except OSError:
+            return []
+    seen = {
+        "network": {
+            "tcp": tried(lambda: socket.create_connection(("127.0.0.1", PORT), 2)),
+            "tcp6": tried(lambda: socket.create_connection(("::1", PORT), 2)),
+            "udp": tried(lambda: datagram(socket.AF_INET, "127.0.0.1")),
+            "udp6": tried(lambda: datagram(socket.AF_INET6, "::1")),
+            "metadata": tried(lambda: socket.create_connection(("169.254.169.254", 80), 1)),
+            "raw": tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)),
+            "packet": tried(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)),
+            "netlink": tried(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)),
+            "vsock": tried(lambda: socket.socket(40, socket.SOCK_STREAM)),
+        },
+        "gateway": on(GATEWAY),
+        "launcher": on(LAUNCHER),
+        "neighbour": {
+            **on(NEIGHBOUR),
+            "list": tried(lambda: os.listdir(CWD)),
+            "read": tried(lambda: open(CWD + "/secret.txt").read()),
+            "write": tried(lambda: open(CWD + "/planted", "w")),
+        },
+        "state": listed(STATE),
+        "seats": listed(STATE + "/seats"),
+        "kept": {name: tried(lambda: os.listdir(f"{STATE}/{name}")) for name in ("jobs", "results", "run", "uploads")},
+        "visible": [name for name in listed("/proc") if name.isdigit()],
+        "environment": dict(os.environ),
+        "connection_files": [name for name in os.listdir("../ipc") if name.endswith(".json")],
+        "uid": os.getuid(),
+    }
+    return pd.DataFrame({"seen": [json.dumps(seen)]})
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A gateway somewhere, and what a job saw there while another one ran."""
+
+    name: str
+    gateway: GatewayProcess
+    seen: dict[str, Any]
+    #: processes below the gateway that held the token while both jobs ran; None where only root could tell
+    token_holders: list[int] | None
+
+
+@lru_cache(maxsize=1)
+def why_not_contained() -> str:
+    if os.geteuid() != 0:
+        return "playing a container runtime takes root"
+    unreadable = privileges._unreadable_for(POD_UID, POD_UID)
+    return f"other users cannot read {unreadable}, so no ordinary container can be played here" if unreadable else ""
+
+
+@pytest.fixture(scope="module", params=[HERE, IN_CONTAINER, IN_POD])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    name = request.param
+    if name != HERE and why_not_contained():
+        pytest.skip(why_not_contained())
+    launch = {HERE: ("-m", "gateway"), IN_CONTAINER: CONTAINER, IN_POD: (*CONTAINER, "--pod")}[name]
+    owner_uid = POD_UID if name == IN_POD else -1
+    with GatewayProcess({"SLOTS": "2", "HOME": "/tmp"}, launch=launch, owner_uid=owner_uid) as gateway:
+        yield look_around(name, gateway)
+
+
+def look_around(name: str, gateway: GatewayProcess) -> Place:
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(gateway.execute, NEIGHBOUR, "neighbour")
+        gateway.wait_for_line("neighbour", "cwd")
+        neighbour = json.loads(gateway.log("neighbour")[0]["message"])
+        pids = (gateway.pid, launcher_of(gateway), running_kernel(gateway, neighbour["cwd"]) or neighbour["pid"])
+        code = LOOK.replace("PIDS", repr(pids)).replace('PORT, STATE, CWD = 0, "", ""', (
+            f"PORT, STATE, CWD = {gateway.port}, {str(gateway.state_dir / 's')!r}, {neighbour['cwd']!r}"
+        ))  # fmt: skip
+        answer = gateway.execute(code, "look", inline=True)
+        assert answer.status == 200, answer.raw
+        holders = None
+        if os.geteuid() == 0:
+            holders = [pid for pid in descendants(gateway.pid) if holds(pid, gateway.token.encode())]
+        gateway.request("POST", "/v1/cancel", {"request_id": "neighbour"})
+        assert going.result(timeout=10).body["code"] == "cancelled", "the neighbour was not broken by the look"
+    seen = json.loads(json.loads(answer.body["output"])["seen"])
+    return Place(name, gateway, seen, holders)
+
+
+def launcher_of(gateway: GatewayProcess) -> int:
+    for pid in descendants(gateway.pid):
+        if b"kernel_spec.launcher" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return pid
+    raise AssertionError("the gateway has no launcher")
+
+
+def running_kernel(gateway: GatewayProcess, cwd: str) -> int | None:
+    """The pid of a job's kernel as it is outside of its namespace; None where we may not look."""
+    for pid in descendants(gateway.pid):
+        try:
+            if str(Path(f"/proc/{pid}/cwd").readlink()) == cwd:
+                return pid
+        except OSError:
+            continue
+    return None
+
+
+def holds(pid: int, needle: bytes) -> bool:
+    """Whether a process has the needle in its environment, its command line or its own memory."""
+    try:
+        for name in ("environ", "cmdline"):
+            if needle in Path(f"/proc/{pid}/{name}").read_bytes():
+                return True
+        maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+            for line in maps:
+                span, rights = line.split()[:2]
+                if not rights.startswith("rw") or line.endswith("[vvar]"):
+                    continue
+                begin, end = (int(part, 16) for part in span.split("-"))
+                memory.seek(begin)
+                if needle in memory.read(end - begin):
+                    return True
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # it has ended
+    return False
+
+
+def worked(outcomes: dict[str, str]) -> list[str]:
+    return [name for name, outcome in outcomes.items() if outcome == "worked"]
+
+
+# ------------------------------------------------------------------------------------------------- inside
+def test_job_has_no_network(place: Place) -> None:
+    assert worked(place.seen["network"]) == []
+
+
+def test_job_cannot_look_at_or_touch_the_gateway_and_the_launcher(place: Place) -> None:
+    assert worked(place.seen["gateway"]) == []
+    assert worked(place.seen["launcher"]) == []
+
+
+def test_job_cannot_see_read_or_touch_a_job_that_runs_beside_it(place: Place) -> None:
+    assert worked(place.seen["neighbour"]) == []
+    assert len(place.seen["seats"]) <= 1, "in a private root its own, else none"
+
+
+def test_job_cannot_list_what_the_gateway_keeps(place: Place) -> None:
+    assert worked(place.seen["kept"]) == []
+    assert set(place.seen["state"]) <= {"seats"}
+
+
+def test_proc_shows_a_job_nothing_but_itself(place: Place) -> None:
+    # at most itself and the init of its namespace; nothing at all where there is none
+    assert len(place.seen["visible"]) <= 2
+
+
+def test_job_has_neither_token_nor_settings_nor_a_connection_file(place: Place) -> None:
+    environment = place.seen["environment"]
+    assert place.gateway.token not in environment.values()
+    assert not {"AUTH_TOKEN", "STATE_DIR", "SLOTS", "PORT"} & set(environment)
+    assert place.seen["connection_files"] == []
+
+
+# ------------------------------------------------------------------------------------------------- outside
+def test_token_is_in_no_process_but_the_gateway(place: Place) -> None:
+    if place.token_holders is None:
+        pytest.skip("only root can look into the memory of kernels")
+    assert holds(place.gateway.pid, place.gateway.token.encode()), "the look finds what is there"
+    assert place.token_holders == []
+
+
+def test_presigned_url_reaches_no_kernel(place: Place) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can look into the memory of kernels")
+    code = "import time\ndef transform(orders):\n    print('rows', len(orders))\n    time.sleep(60)\n    return orders"
+    with storage(b'{"x":1}\n') as url, ThreadPoolExecutor(1) as pool:
+        mapping = {"orders": f"{url}/orders.jsonl?X-Amz-Signature=needle-5417"}
+        going = pool.submit(place.gateway.execute, code, "url", table_mapping=mapping)
+        place.gateway.wait_for_line("url", "rows 1")
+        found = [pid for pid in descendants(place.gateway.pid) if holds(pid, b"needle-5417")]
+        place.gateway.request("POST", "/v1/cancel", {"request_id": "url"})
+        going.result(timeout=10)
+    assert found == []
+
+
+@contextmanager
+def storage(content: bytes) -> Iterator[str]:
+    """A storage that answers every GET with the same object."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_gateway_has_no_root_and_is_closed_to_its_own_user(place: Place) -> None:
+    if any("keeps root" in line for line in place.gateway.output):
+        pytest.skip("the gateway keeps root here: other users cannot read this interpreter")
+    lines = Path(f"/proc/{place.gateway.pid}/status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    uids = {int(uid) for uid in status["Uid"].split()}
+    assert len(uids) == 1
+    assert uids != {0}
+    assert int(status["CapPrm"], 16) == 0
+    # the kernel gives /proc/PID of a process that is not dumpable to root, proc(5)
+    assert Path(f"/proc/{place.gateway.pid}/mem").stat().st_uid == 0
+    assert Path(f"/proc/{launcher_of(place.gateway)}/mem").stat().st_uid == 0
+
+
+def test_tier_and_users_are_those_of_the_place(place: Place) -> None:
+    sandbox = place.gateway.request("GET", "/v1/status").body["sandbox"]
+    if place.name == IN_CONTAINER:
+        assert sandbox["tier"] == "B"
+        assert place.seen["uid"] not in (0, Path(f"/proc/{place.gateway.pid}").stat().st_uid, privileges.FALLBACK_UID)
+    elif place.name == IN_POD:
+        assert sandbox["tier"] == "C"
+        assert place.seen["uid"] == POD_UID
+    else:
+        assert sandbox["tier"] in ("A", "B", "C")
+
+
+def test_status_tells_everybody_of_each_layer_and_nobody_a_secret(place: Place) -> None:
+    answer = place.gateway.request("GET", "/v1/status", headers={"Authorization": ""})
+    sandbox = answer.body["sandbox"]
+    assert tuple(line["layer"] for line in sandbox["layers"]) == LAYERS
+    for line in sandbox["layers"]:
+        assert line["state"] in ("on", "degraded", "off")
+        assert line["promise"]
+        assert line["why"] or line["state"] == "on"
+    assert all(proof["held"] for proof in sandbox["proofs"])
+    assert place.gateway.token.encode() not in answer.raw
+    assert str(place.gateway.state_dir).encode() not in answer.raw
+
+
+def test_giving_root_away_is_for_good() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("there is no root to give away")
+
+    def child() -> dict[str, Any]:
+        privileges.drop(privileges.GatewayUser(PLAIN_USER.uid, PLAIN_USER.gid), (58_000, 58_001))
+        return {"uids": os.getresuid(), "gids": os.getresgid(), "groups": os.getgroups(),
+                "memory_owner": Path("/proc/self/mem").stat().st_uid}  # fmt: skip
+
+    assert in_child(child) == {
+        "uids": [PLAIN_USER.uid] * 3,
+        "gids": [PLAIN_USER.gid] * 3,
+        "groups": sorted({PLAIN_USER.gid, 58_000, 58_001}),
+        "memory_owner": 0,
+    }
+
+
+# ------------------------------------------------------------------------------------------------- network allowed
+def test_allowed_network_is_told_and_includes_loopback(start_gateway: Callable[..., GatewayProcess]) -> None:
+    """The gap that SECURITY.md names: whoever allows the network has to bound it from outside."""
+    gateway = start_gateway(ALLOW_NETWORK="1")
+    sandbox = gateway.request("GET", "/v1/status").body["sandbox"]
+    assert sandbox["allow_network"] is True
+    line = next(line for line in sandbox["layers"] if line["layer"] == "network_namespace")
+    assert (line["state"], line["why"]) == ("off", "jobs have the network: allow_network is set")
+    assert "network_namespace" not in sandbox["used_layers"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        code = (
+            "import socket\nimport pandas as pd\ndef transform():\n"
+            f"    socket.create_connection(('127.0.0.1', {listener.getsockname()[1]}), 5).close()\n"
+            "    return pd.DataFrame({'x': [1]})"
+        )
+        assert gateway.execute(code).status == 200
+
+
+# ------------------------------------------------------------------------------------------------- tiers
+def command(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line where tier A cannot be had."""
+    launch = CONTAINER if os.geteuid() == 0 else ("-m", "gateway")
+    environment = {"PATH": os.environ["PATH"], "HOME": "/tmp", **settings}
+    return subprocess.run(
+        [sys.executable, *launch, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+
+
+def test_gateway_refuses_to_start_below_the_required_tier() -> None:
+    with tempfile.TemporaryDirectory(prefix="tg-", dir="/tmp") as directory:
+        state_dir = Path(directory, "s")
+        done = command(REQUIRE_TIER="A", PORT="0", STATE_DIR=str(state_dir))
+        assert done.returncode == 1
+        assert "tier A is required (REQUIRE_TIER" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert list((state_dir / "seats").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("tier", "required", "unsandboxed", "refused"),
+    [
+        ("A", "A", False, ""),
+        ("B", "C", False, ""),
+        ("B", "A", False, "tier A is required"),
+        ("C", "B", False, "tier B is required"),
+        ("C", "", False, ""),
+        ("D", "", False, "ALLOW_UNSANDBOXED"),
+        ("D", "", True, ""),
+        ("D", "C", True, "tier C is required"),
+    ],
+)
+def test_tier_decides_whether_the_gateway_starts(tier: str, required: str, unsandboxed: bool, refused: str) -> None:
+    settings = Settings(state_dir=Path("/tmp/unused"), require_tier=required, allow_unsandboxed=unsandboxed)
+    if not refused:
+        serve._check_tier(settings, tier)
+        return
+    with pytest.raises(ConfigurationError, match=refused):
+        serve._check_tier(settings, tier)
+
+
+def test_doctor_exits_by_the_required_tier() -> None:
+    asked = command("doctor", "--require", "A")
+    assert asked.returncode == 1
+    assert "mount_namespace" in asked.stdout
+    assert command("doctor", REQUIRE_TIER="A").returncode == 1
+    assert command("doctor", "--require", "D").returncode == 0
+    assert "REQUIRE_TIER" in command("doctor", REQUIRE_TIER="E").stderr
+
+
+def test_doctor_fails_where_no_gateway_would_start() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("taking all layers away takes root")
+    # a seat that no other user can enter: jobs would be root
+    with tempfile.TemporaryDirectory(prefix="tg-", dir="/tmp") as directory:
+        done = command("doctor", "--state-dir", directory)
+    assert "tier D" in done.stdout
+    assert done.returncode == 1
+
+
+# ------------------------------------------------------------------------------------------------- the page
+def test_every_promise_names_a_test_that_exists() -> None:
+    rows = [line for line in PAGE.splitlines() if line.startswith("| ") and "::" in line]
+    assert len(rows) >= 15
+    for row in rows:
+        names = re.findall(r"`(\S+\.py)::(\w+)`", row)
+        assert len(names) == row.count("::"), row
+        for path, name in names:
+            assert name in names_of_tests(ROOT / "tests" / path), f"{path}::{name}"
+
+
+@lru_cache(maxsize=64)
+def names_of_tests(path: Path) -> frozenset[str]:
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return frozenset(node.name for node in ast.parse(path.read_text()).body if isinstance(node, functions))
+
+
+def test_every_row_of_the_promises_has_a_test() -> None:
+    table = PAGE.split("<!-- promises:begin -->")[1].split("<!-- promises:end -->")[0]
+    rows = table.strip().splitlines()[2:]
+    assert rows
+    assert [row for row in rows if "::" not in row] == []
+
+
+def test_every_layer_is_on_the_page() -> None:
+    assert [layer for layer in LAYERS if f"`{layer}`" not in PAGE] == []
