@@ -21,6 +21,8 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from gateway.storage.weed import remove_sockets
+
 READY_SECONDS = 60.0
 ACCESS_KEY, SECRET_KEY, REGION, BUCKET = "test", "secret-of-the-tests", "us-east-1", "metabase-python-runner"
 
@@ -50,6 +52,7 @@ class S3Server:
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGKILL)  # nothing in it is worth a clean end, which takes seconds
             process.wait(10)
+        remove_sockets(getattr(self, "_arguments", ()))
         if hasattr(self, "client"):
             self.client.close()
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -98,6 +101,7 @@ class S3Server:
             "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", f"-s3.config={directory}/identities.json",
             *(f"-{name}={port}" for name, port in ports.items()),
         ]  # fmt: skip
+        self._arguments = argv
         with open(directory / "log", "wb") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log, cwd=directory, start_new_session=True)
         self.port = ports["s3.port"]

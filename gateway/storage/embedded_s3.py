@@ -24,7 +24,7 @@ from gateway.storage.bucket import Bucket
 from gateway.storage.sigv4 import Signer
 from gateway.storage.target import ExchangeError
 from gateway.storage.transfer import Refused
-from gateway.storage.weed import DieWithParent, server_arguments, weed_path
+from gateway.storage.weed import DieWithParent, remove_sockets, server_arguments, weed_path
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class EmbeddedS3:
         self._tail: deque[str] = deque(maxlen=20)
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._arguments: list[str] = []
         here = "127.0.0.1" if options.host in ("0.0.0.0", "::", "") else options.host  # noqa: S104 - not to listen on
         self.endpoint = f"http://{here}:{options.port}"
         signer = Signer(self.endpoint, options.access_key, options.secret_key, options.region)
@@ -138,6 +139,7 @@ class EmbeddedS3:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
+        remove_sockets(self._arguments)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -177,9 +179,10 @@ class EmbeddedS3:
 
     async def _spawn(self, binary: str) -> None:
         directory = self.options.data_dir
+        self._arguments = server_arguments(directory, self._identities_path, self.options.host, self.options.port)
         self._process = await asyncio.create_subprocess_exec(
             binary,
-            *server_arguments(directory, self._identities_path, self.options.host, self.options.port),
+            *self._arguments,
             cwd=directory,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.errors import ConfigurationError
@@ -53,6 +54,20 @@ def server_arguments(directory: Path, identities_path: Path, host: str, port: in
         "-s3.iam=false",
         *(f"-{name}={port}" for name, port in ports),
     ]
+
+
+def remove_sockets(arguments: Sequence[str]) -> None:
+    """Remove the sockets that a server which has ended left in /tmp.
+
+    Its gRPC ports have twins there whose paths are built into the program (``/tmp/seaweedfs-master-grpc-PORT.sock``),
+    and it removes them only when it is given twenty seconds to end.
+    """
+    for argument in arguments:
+        name, _, port = argument.partition("=")
+        if name.endswith(".port.grpc") and port.isdigit():
+            for socket_path in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):  # noqa: S108 - their choice
+                with contextlib.suppress(OSError):  # somebody else's, or gone
+                    socket_path.unlink()
 
 
 class DieWithParent:
