@@ -224,12 +224,10 @@ FAILURES: dict[FailureCode, FailureKind] = {
     FailureCode.CPU_LIMIT: _kind(
         "The job used more processor time than its limit.", "Do less, or raise the CPU limit.", exit_code=137
     ),
-    FailureCode.PROCESS_LIMIT: _kind("The job started too many processes or threads.", "Start fewer.", in_log=True),
-    FailureCode.DESCRIPTOR_LIMIT: _kind(
-        "The job opened too many files at once.", "Close files after use.", in_log=True
-    ),
+    FailureCode.PROCESS_LIMIT: _kind("The job started too many processes or threads.", "Start fewer."),
+    FailureCode.DESCRIPTOR_LIMIT: _kind("The job opened too many files at once.", "Close files after use."),
     FailureCode.FILE_SIZE_LIMIT: _kind(
-        "The job wrote a file larger than the limit.", "Write less, or raise the file size limit.", in_log=True
+        "The job wrote a file larger than the limit.", "Write less, or raise the file size limit."
     ),
     FailureCode.DISK_LIMIT: _kind(
         "The job's directory grew beyond its quota.", "Write less, or raise the disk limit.", exit_code=137

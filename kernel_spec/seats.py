@@ -166,6 +166,9 @@ class Seats:
             path.mkdir(mode=0o700)
             _own(path, self.gateway_uid if child == _OWNED_BY_GATEWAY else user.uid, user.gid)
             path.chmod(mode)  # after the change of owner, which clears the set-group-id bit
+            if stat.S_IMODE(path.stat().st_mode) != mode:
+                # chmod(2): without CAP_FSETID root loses the bit silently; the kernel could then read nothing we make.
+                raise SeatError(f"{path} does not keep its mode {mode:o}; the launcher needs CAP_FSETID")
         _own(seat_dir, os.geteuid(), user.gid)
         seat_dir.chmod(0o750)
         return SeatInfo(

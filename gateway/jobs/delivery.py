@@ -116,7 +116,7 @@ async def _all_or_first_failure(puts: list[Coroutine[None, None, None]]) -> None
 def _last_words(job: Job, verdict: Verdict, events: EventLog) -> None:
     """Put the line that names the outcome last in the log, where it is not there already."""
     if verdict.code is not None:
-        if not FAILURES[verdict.code].in_log:
+        if not FAILURES[verdict.code].in_log and not events.ends_with(verdict.message):
             events.line("stderr", f"ERROR: {verdict.message}")
         return
     if verdict.output is None:

@@ -144,6 +144,11 @@ class EventLog:
         note = f"... {lost}: the log cap is {self.cap_bytes} bytes ..."
         return LogLine(first, "stderr", note)
 
+    def ends_with(self, text: str, lines: int = 3) -> bool:
+        """Return whether one of the last lines already says `text`."""
+        kept, tail = self.lines_from(0)[0], text.strip()
+        return bool(tail) and any(tail in line.message for line in kept[-lines:])
+
     def _keep(self, line: LogLine) -> LogLine:
         size = _encoded_bytes(line.message)
         if size > self.line_cap_bytes:

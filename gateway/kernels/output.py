@@ -26,6 +26,7 @@ import codecs
 import contextlib
 import fcntl
 import os
+import select
 import struct
 import time
 
@@ -171,23 +172,30 @@ class OutputPipes:
         if self._sink is None or not self._reads:
             return False
         stdout, stderr, log = self._reads
+        # Asked before the log is drained: what comes to a raw pipe from now on may follow a frame that this drain does
+        # not see any more, so it has to wait for the next one.
+        waiting = self._readable(stdout, stderr)
         frames = self._read(log)
         self._take_frames(frames, self._sink)
         if len(frames) >= READS_PER_WAKE * READ_BYTES:
             return True  # more frames may stand there, and the raw pipes come after them
-        some = bool(frames)
-        for fd, stream in ((stdout, "stdout"), (stderr, "stderr")):
-            data = self._read(fd)
-            if data:
-                some = True
-                self._splitters[stream].feed(data, self._sink)
-        return some
+        for fd in waiting:
+            stream = "stdout" if fd == stdout else "stderr"
+            self._splitters[stream].feed(self._read(fd, most=1), self._sink)
+        return bool(frames or waiting)
 
-    def _read(self, fd: int) -> bytes:
+    def _readable(self, *fds: int) -> list[int]:
+        poll = select.poll()
+        for fd in fds:
+            if fd in self._open:
+                poll.register(fd, select.POLLIN)
+        return [fd for fd, _ in poll.poll(0)]
+
+    def _read(self, fd: int, most: int = READS_PER_WAKE) -> bytes:
         if fd not in self._open:
             return b""
         parts: list[bytes] = []
-        for _ in range(READS_PER_WAKE):
+        for _ in range(most):
             try:
                 data = os.read(fd, READ_BYTES)
             except BlockingIOError:

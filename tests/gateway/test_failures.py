@@ -44,7 +44,30 @@ def test_failure_has_its_code_and_stands_last_in_the_log(running_gateway: Gatewa
 def test_sys_exit_reports_the_scripts_own_code(running_gateway: GatewayProcess) -> None:
     answer = running_gateway.execute("import sys\ndef transform():\n    print('bye')\n    sys.exit(3)", "sys-exit")
     assert (answer.status, answer.body["code"], answer.body["exit_code"]) == (500, "exited", 3)
-    assert running_gateway.log("sys-exit")[0]["message"] == "bye"
+    messages = [event["message"] for event in running_gateway.log("sys-exit")]
+    assert messages[0] == "bye"
+    assert len([message for message in messages if "sys.exit(3)" in message]) == 1, "said once"
+
+
+def test_a_file_that_is_too_large_names_the_limit_last(running_gateway: GatewayProcess) -> None:
+    script = "def transform():\n    with open('big', 'wb') as file:\n        file.truncate(600_000_000)"
+    answer = running_gateway.execute(script, "big-file")
+    assert (answer.status, answer.body["code"]) == (500, "file_size_limit")
+    assert answer.body["error"] in running_gateway.log("big-file")[-1]["message"]
+
+
+def test_prints_and_raw_writes_keep_their_order(running_gateway: GatewayProcess) -> None:
+    script = (
+        "import os\nimport pandas as pd\n"
+        "def transform():\n"
+        "    for i in range(500):\n"
+        "        print('print', i)\n"
+        "        os.write(1, f'raw {i}\\n'.encode())\n"
+        "    return pd.DataFrame({'x': [1]})"
+    )
+    assert running_gateway.execute(script, "raw-order").status == 200
+    messages = [event["message"] for event in running_gateway.log("raw-order")][:1000]
+    assert messages == [f"{kind} {i}" for i in range(500) for kind in ("print", "raw")]
 
 
 def test_memory_error_names_the_limit(running_gateway: GatewayProcess) -> None:

@@ -144,6 +144,15 @@ def test_input_is_at_its_end_and_blames_the_script(job: Job) -> None:
     assert outcome.stderr.endswith("    input('name? ')\nEOFError: EOF when reading a line\n")
 
 
+def test_keyboard_of_a_notebook_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+
+    monkeypatch.setattr(builtins, "input", lambda _: "an answer")  # as ipykernel does while it executes
+    request = request_for(tmp_path / "j", "def transform():\n    input('name? ')", {})
+    shim.run(json.dumps(request))
+    assert json.loads(Path(request["result_path"]).read_text())["error_type"] == "EOFError"
+
+
 def test_notebook_names_are_hidden_and_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import builtins
 
@@ -319,6 +328,8 @@ def test_forked_child_that_comes_back_writes_no_result(job: Job) -> None:
     assert job(code).cells("is_child") == [False]
     raising = code.replace("    return", "    if not child:\n        raise ValueError\n    return")
     assert job(raising).cells("is_child") == [False]
+    orphan = raising.replace("        os.waitpid(child, 0)\n", "        os.waitpid(child, 0)\n        os._exit(5)\n")
+    assert not job(orphan).has_result
 
 
 def test_hard_death_leaves_no_result(job: Job) -> None:

@@ -128,6 +128,12 @@ def test_dates_and_date_times_of_both_encodings_may_stand_in_one_column(tmp_path
     assert [str(v) for v in found] == ["2024-01-15 00:00:00", "2024-01-15 10:30:00", "2024-01-15 10:30:00"]
 
 
+def test_column_of_plain_seconds_keeps_them(tmp_path: Path) -> None:
+    """The commonest form of all has a path of its own."""
+    found = column(tmp_path, "DateTime", '"2024-01-15T10:30:59Z"', "null", '"2024-07-01T23:59:01Z"')
+    assert [str(value) for value in found] == ["2024-01-15 10:30:59", "NaT", "2024-07-01 23:59:01"]
+
+
 def test_zoned_values_keep_their_instant(tmp_path: Path) -> None:
     found = column(
         tmp_path, "DateTimeWithTZ", '"2024-01-15T10:30:00-05:00"', '"2024-01-15T15:30:00Z"', '"2024-01-15T15:30:00"'
@@ -236,6 +242,8 @@ def test_columns_of_many_blocks_come_together(tmp_path: Path, monkeypatch: pytes
         ("Text", '{"a":"x"}\n{"a":\n{"a":"y"}\n', ["line 2", "column 'a'", "cut short"]),
         ("Text", '{"a":"x"}\n[1]\n', ["line 2", "JSON object"]),
         ("Text", '{"a":"x"}\nnull\n', ["line 2", "JSON object"]),
+        ("Text", '{"a":"x"}\n{"a":"y"}null\n{"a":"z"}\n', ["line 2", "JSON object"]),
+        ("Text", '{"a":"x"}\n{"a":"y"} null', ["line 2", "JSON object"]),
         ("Text", '{"a":"x"}\n{"a" "b"}\n', ["line 2", "not valid JSON"]),
         ("Text", b'{"a":"x"}\n{"a":"\xff"}\n', ["line 2", "column 'a'", "UTF-8"]),
         ("Text", '{"a":"x"}\n'.encode("utf-16"), ["line 1", "UTF-16"]),

@@ -74,10 +74,11 @@ class ArrowStream:
         first_row = 1
         for block in file.blocks():
             arrays = [self._cast(array, field, first_row) for array, field in zip(block.arrays, schema, strict=True)]
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
             first_row += block.rows
             if is_first:
                 self._progress.advance(block.rows, block.end_bytes)
+            # last: a consumer that has enough never comes back
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
         if is_first:
             self._progress.finish()
 
