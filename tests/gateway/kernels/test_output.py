@@ -123,3 +123,24 @@ def test_closing_twice_leaves_no_descriptor() -> None:
     pipes.close()
     pipes.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_frame_and_raw_output_that_come_while_frames_are_read_keep_their_order(
+    pipes: OutputPipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = Collected()
+    pipes.attach(sink)
+    stdout, _, log = pipes.write_fds
+    take, late = pipes._take_frames, [frame("o", b"print\n")]
+
+    def racing(data: bytes, into: Collected) -> None:
+        take(data, into)
+        if late:  # the writer is faster than the reader: both come between the drain and the look at the raw pipes
+            os.write(log, late.pop())
+            os.write(stdout, b"raw\n")
+
+    monkeypatch.setattr(pipes, "_take_frames", racing)
+    pipes.drain()
+    pipes.kernel_has_them()
+    pipes.drain()
+    assert sink.lines == [("stdout", "print"), ("stdout", "raw")]
