@@ -53,6 +53,8 @@ def become_middle(plan: KernelPlan, gate: int, outputs: Sequence[int], warm: Cal
         gate = place_descriptors(gate, outputs)
         channel = Channel(socket.socket(fileno=gate), accepts=GATE_ORDERS)
         os.umask(0o007)
+        step = "cgroup"
+        _enter_group(plan.group_entrances)
         step = "namespaces"
         init_pid = confinement.enter(plan)
         step = "fork"
@@ -79,6 +81,16 @@ def become_middle(plan: KernelPlan, gate: int, outputs: Sequence[int], warm: Cal
         _tell_failure(channel, step, error)
     finally:
         os._exit(_EXIT_START_FAILED)
+
+
+def _enter_group(entrances: Sequence[str]) -> None:
+    """Move this process into the seat's control group; the kernel, its child, is then born there."""
+    for path in entrances:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, b"0")
+        finally:
+            os.close(descriptor)
 
 
 def place_descriptors(gate: int, outputs: Sequence[int]) -> int:

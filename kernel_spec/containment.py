@@ -17,6 +17,9 @@ from kernel_spec.sandbox.plan import MEMORY_WATCH
 _BLOCKING_SECONDS = 0.03
 _LONGEST_LOOK_ENTRIES = 20_000
 
+# The kernel and, in a pid namespace, its init: what a job has may not count them.
+_OWN_PROCESSES = 2
+
 
 @dataclass(frozen=True, slots=True)
 class SeatUsage:
@@ -42,20 +45,22 @@ class Containment:
         self._identity = Identity(seat.uid, seat.gid) if own_uid else None
         self._group: cgroup.Group | None = None
 
-    def enclose(self, tree: cgroup.Tree | None, limits: Limits, pids: Collection[int]) -> None:
-        """Put the first processes of the seat into a control group, if there are control groups.
+    def enclose(self, tree: cgroup.Tree | None, limits: Limits) -> tuple[str, ...]:
+        """Make a control group for the seat, if there are control groups, and return the files that let a process in.
+
+        The first process goes in by itself. Moving it from here would stop the launcher for 10 ms each time
+        (measured, version 1: the kernel waits for a grace period), and with it every kill that is under way.
 
         Raises
         ------
         SandboxError
-            The group could not be made; the kernel must not go on.
+            The group could not be made; the kernel must not start.
         """
         if tree is None:
-            return
+            return ()
         if self._group is None:
-            self._group = tree.create(self._seat.name, limits, extra_processes=max(1, len(pids)))
-        for pid in pids:
-            self._group.attach(pid)
+            self._group = tree.create(self._seat.name, limits, extra_processes=_OWN_PROCESSES)
+        return self._group.entrances
 
     def strike(self) -> None:
         """Send SIGKILL to all that is in the control group, at once and without a look at /proc."""

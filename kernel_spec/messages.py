@@ -82,7 +82,7 @@ class KernelPlan:
     """Everything a process needs to become the kernel of one seat.
 
     ``uid`` and ``gid`` are None where the kernel keeps the launcher's user. ``layers`` are the sandbox layers to
-    apply; one that fails ends the start.
+    apply; one that fails ends the start. ``group_entrances`` are the files by which it enters its control group.
     """
 
     kernel_id: str
@@ -98,6 +98,7 @@ class KernelPlan:
     has_log: bool
     launcher_pid: int
     environment: dict[str, str]
+    group_entrances: tuple[str, ...] = ()
 
 
 # ----------------------------------------------------------------------------- gateway to launcher

@@ -7,6 +7,7 @@ process tells the second: the fork server (`Forked`), or the launcher's own reap
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -38,7 +39,7 @@ from kernel_spec.spawning import spawn
 FORK_SECONDS = 5.0
 # A plain start imports pandas and ipykernel: 1.3 s when the machine is idle.
 START_SECONDS = 30.0
-_SANDBOX_STEPS = ("namespaces", "sandbox")
+_SANDBOX_STEPS = ("cgroup", "namespaces", "sandbox")
 
 
 class StartListener(Protocol):
@@ -96,6 +97,12 @@ class StartAttempt:
         """Ask the fork server, or start plainly where it cannot."""
         if self.is_over:
             return
+        try:
+            entrances = self.kernel.containment.enclose(self._tools.groups, self.plan.limits)
+        except SandboxError as error:
+            self._fail("sandbox_failed", str(error))
+            return
+        self.plan = dataclasses.replace(self.plan, group_entrances=entrances)
         gate = self._open_gate()
         try:
             self.started_by = "fork"
@@ -205,7 +212,6 @@ class StartAttempt:
                 self.kernel.pid = message.pid
                 self.kernel.init_pid = message.init_pid
                 self._tools.listener.pid_known(self)
-                self._enclose()
                 self._proceed_when_possible()
             case Staged(stage="confined"):
                 self._spawned = time.monotonic()
@@ -219,15 +225,6 @@ class StartAttempt:
                 self._fail(code, f"at {message.step}: {message.reason}")
             case _:
                 self._fail("kernel_start_failed", f"unexpected {type(message).__name__} from the kernel")
-
-    def _enclose(self) -> None:
-        """Put the kernel into its control group while it waits at its gate: what it allocates later counts there."""
-        pids = [pid for pid in (self.kernel.init_pid, self.kernel.pid) if pid]
-        try:
-            self.kernel.containment.enclose(self._tools.groups, self.plan.limits, pids)
-        except SandboxError as error:
-            if self.kernel.wait_status is None:
-                self._fail("sandbox_failed", str(error))
 
     def _proceed_when_possible(self) -> None:
         if not (self._prepared and self._handed_over) or self.is_over or self._gate is None:

@@ -54,6 +54,11 @@ class Group:
     def __init__(self, directories: dict[Path, Hierarchy]) -> None:
         self._directories = directories
 
+    @property
+    def entrances(self) -> tuple[str, ...]:
+        """Paths that a process writes ``0`` to in order to move itself, and so its later children, into the group."""
+        return tuple(str(directory / "cgroup.procs") for directory in self._directories)
+
     def attach(self, pid: int) -> None:
         """Move a process; its children follow, what it has allocated stays accounted where it was.
 
