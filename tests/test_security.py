@@ -254,8 +254,10 @@ def test_presigned_url_reaches_no_kernel(place: Place) -> None:
         going = pool.submit(place.gateway.execute, code, "url", table_mapping=mapping)
         place.gateway.wait_for_line("url", "rows 1")
         found = [pid for pid in descendants(place.gateway.pid) if holds(pid, b"needle-5417")]
+        in_gateway = holds(place.gateway.pid, b"needle-5417")
         place.gateway.request("POST", "/v1/cancel", {"request_id": "url"})
         going.result(timeout=10)
+    assert in_gateway, "the look finds what is there"
     assert found == []
 
 
@@ -283,8 +285,12 @@ def storage(content: bytes) -> Iterator[str]:
             thread.join()
 
 
+def keeps_root(place: Place) -> bool:
+    return any("keeps root" in line for line in place.gateway.output)
+
+
 def test_gateway_has_no_root_and_is_closed_to_its_own_user(place: Place) -> None:
-    if any("keeps root" in line for line in place.gateway.output):
+    if keeps_root(place):
         pytest.skip("the gateway keeps root here: other users cannot read this interpreter")
     lines = Path(f"/proc/{place.gateway.pid}/status").read_text().splitlines()
     status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
@@ -318,6 +324,7 @@ def test_status_tells_everybody_of_each_layer_and_nobody_a_secret(place: Place) 
         assert line["promise"]
         assert line["why"] or line["state"] == "on"
     assert all(proof["held"] for proof in sandbox["proofs"])
+    assert sandbox["gateway_has_root"] is keeps_root(place)
     assert place.gateway.token.encode() not in answer.raw
     assert str(place.gateway.state_dir).encode() not in answer.raw
 

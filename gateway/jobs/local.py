@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import shutil
 import time
 from pathlib import Path
@@ -79,7 +80,7 @@ class LocalRunner:
             },
             # the code only: the text may name paths of this machine, and the status needs no token
             kernels={"last_start_failure": str(failure.code) if failure else None},
-            sandbox=launcher.sandbox_status(),
+            sandbox={**launcher.sandbox_status(), "gateway_has_root": os.geteuid() == 0},
             fork_server=launcher.fork_server_status(),
         )
 
