@@ -72,8 +72,13 @@ class KernelConversation:
             await asyncio.wait({reply, idle})
 
     def close(self) -> None:
-        """Close every channel; without this, six descriptors and two threads stay behind for each kernel."""
-        self._client.stop_channels()
+        """Close both channels; without this, descriptors stay behind for each kernel. May be called twice.
+
+        Not by ``stop_channels``, which first opens the three channels that were never started, to close them.
+        """
+        for channel in (self._client.shell_channel, self._client.iopub_channel):
+            if channel.is_alive():
+                channel.stop()
 
     async def _replied(self, request: str) -> None:
         async for message in self._messages(self._client.shell_channel):

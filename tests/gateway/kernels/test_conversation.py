@@ -1,0 +1,94 @@
+"""What is learnt from a kernel's messages is when to look, whatever the kernel sends."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from jupyter_client.asynchronous.client import AsyncKernelClient
+
+from gateway.errors import FailureCode, JobFailed
+from gateway.kernels.conversation import KernelConversation, shared_context
+from gateway.kernels.kernel import _unless_dead
+from kernel_spec.messages import ExitReport
+from tests import kernels
+
+KEY = "the key of this test"
+
+
+@asynccontextmanager
+async def conversation_with(mode: str, directory: Path) -> AsyncIterator[KernelConversation]:
+    """Start a misbehaving kernel and yield the conversation with it; both are ended afterwards."""
+    program, prefix = Path(kernels.__file__).parent / "misbehaving.py", str(directory / "k")
+    command = [sys.executable, str(program), prefix, KEY, mode]
+    # blocking for a moment: nothing else runs in this loop
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: ASYNC220
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"bound\n"
+            async with shared_context() as context:
+                client = AsyncKernelClient(context=context)
+                ports = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "control_port": 4, "hb_port": 5}
+                client.load_connection_info(
+                    {"transport": "ipc", "ip": prefix, "key": KEY, "signature_scheme": "hmac-sha256", **ports}
+                )
+                conversation = KernelConversation(client)
+                try:
+                    yield conversation
+                finally:
+                    conversation.close()
+        finally:
+            process.kill()
+
+
+async def returns(step: Coroutine[None, None, None], within_seconds: float) -> bool:
+    task = asyncio.ensure_future(step)
+    done, _ = await asyncio.wait({task}, timeout=within_seconds)
+    if not done:
+        task.cancel()
+        await asyncio.wait({task})
+    return bool(done)
+
+
+async def test_a_kernel_that_never_welcomes_is_waited_for_by_the_callers_deadline_only(tmp_path: Path) -> None:
+    async with conversation_with("mute", tmp_path) as conversation:
+        assert not await returns(conversation.welcome(), 0.5)
+
+
+@pytest.mark.parametrize("mode", ["forger", "stranger", "babbler"])
+async def test_execute_returns_whatever_comes_beside_the_answer(tmp_path: Path, mode: str) -> None:
+    async with conversation_with(mode, tmp_path) as conversation:
+        assert await returns(conversation.welcome(), 20)
+        assert await returns(conversation.execute("pass"), 20)
+
+
+async def test_an_answer_with_another_key_does_not_count(tmp_path: Path) -> None:
+    said = asyncio.Event()
+    async with conversation_with("stranger", tmp_path) as conversation:
+        assert await returns(conversation.welcome(), 20)
+        # were the stranger's idle taken for an answer, execute would be over before the proper text arrived
+        assert await returns(conversation.execute("pass", lambda _name, _text: said.set()), 20)
+    assert said.is_set()
+
+
+async def test_a_kernel_that_never_answers_keeps_nobody_but_its_caller(tmp_path: Path) -> None:
+    async with conversation_with("deaf", tmp_path) as conversation:
+        assert await returns(conversation.welcome(), 20)
+        assert not await returns(conversation.execute("pass"), 0.5)
+
+
+async def test_death_while_it_starts_is_told_at_once_with_its_reason() -> None:
+    exited: asyncio.Future[ExitReport] = asyncio.get_running_loop().create_future()
+    exited.set_result(ExitReport(9, 9, None, "signal", 0, 0.0, "was ended by signal 9"))
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(JobFailed, match="signal 9") as failure:
+        await _unless_dead(never(), exited)
+    assert failure.value.code is FailureCode.KERNEL_START_FAILED

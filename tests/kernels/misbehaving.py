@@ -1,0 +1,59 @@
+"""A kernel over ipc that does one thing wrong: ``python misbehaving.py PREFIX KEY MODE``.
+
+=============== ===================================================================
+mode             what it does
+=============== ===================================================================
+mute             never welcomes a subscriber
+forger           tells idle for a request that goes on
+stranger         answers with a signature of another key, then tells text and idle properly
+babbler          talks about other requests and sends 100,000 bytes of junk, then replies
+deaf             welcomes, and never answers a request
+=============== ===================================================================
+"""
+
+from __future__ import annotations
+
+import sys
+
+import zmq
+from jupyter_client.session import Session
+
+
+def main(prefix: str, key: str, mode: str) -> None:
+    context = zmq.Context()
+    shell, iopub = context.socket(zmq.ROUTER), context.socket(zmq.XPUB)
+    shell.bind(f"ipc://{prefix}-1")
+    iopub.bind(f"ipc://{prefix}-2")
+    session, other = Session(key=key.encode()), Session(key=b"another key")
+    poller = zmq.Poller()
+    poller.register(shell, zmq.POLLIN)
+    poller.register(iopub, zmq.POLLIN)
+    print("bound", flush=True)
+    while True:
+        ready = dict(poller.poll())
+        if iopub in ready and iopub.recv()[:1] == b"\x01" and mode != "mute":
+            session.send(iopub, "iopub_welcome", {"subscription": ""}, ident=b"")
+        if shell not in ready:
+            continue
+        identities, message = session.recv(shell)
+        if message is None or message["msg_type"] != "execute_request":
+            continue
+        reply = {"status": "ok", "execution_count": 1}
+        match mode:
+            case "forger":
+                session.send(iopub, "status", {"execution_state": "idle"}, parent=message, ident=b"status")
+            case "stranger":
+                other.send(shell, "execute_reply", reply, parent=message, ident=identities)
+                other.send(iopub, "status", {"execution_state": "idle"}, parent=message, ident=b"status")
+                session.send(iopub, "stream", {"name": "stdout", "text": "properly"}, parent=message, ident=b"stream")
+                # over the same socket as the text, so that the one cannot overtake the other
+                session.send(iopub, "status", {"execution_state": "idle"}, parent=message, ident=b"status")
+            case "babbler":
+                session.send(iopub, "status", {"execution_state": "idle"}, parent=None, ident=b"status")
+                iopub.send_multipart([b"junk", b"x" * 100_000])
+                shell.send_multipart([*identities, b"x" * 100_000])
+                session.send(shell, "execute_reply", reply, parent=message, ident=identities)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
