@@ -91,10 +91,11 @@ def open_output(path: Path, *, owner_uid: int | None, max_bytes: int) -> OpenOut
         ``output_missing`` when there is no such regular file of this owner with one name only;
         ``file_size_limit`` when it is larger.
 
-    Notes ----- O_NOFOLLOW refuses a link to a file that only the gateway may read, O_NONBLOCK keeps a FIFO
-    from holding the gateway, the owner and the link count refuse a hard link to somebody else's file (which
-    fs.protected_hardlinks=0 would allow). All checks are made on the open descriptor, so nothing can be
-    exchanged between check and use.
+    Notes
+    -----
+    O_NOFOLLOW refuses a link to a file that only the gateway may read, O_NONBLOCK keeps a FIFO from holding the
+    gateway, the owner and the link count refuse a hard link to somebody else's file (which fs.protected_hardlinks=0
+    would allow). All checks are made on the open descriptor, so nothing can be exchanged between check and use.
     """
     name = path.name
     try:

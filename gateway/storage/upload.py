@@ -40,9 +40,11 @@ async def put_object(
     JobFailed
         ``output_upload_failed``, after the retries.
 
-    Notes ----- The body always has a Content-Length: S3 answers 411 to a chunked PUT. No other header is sent
-    that a signature could miss; unsigned ``x-amz-*`` headers are refused by S3, and a Content-Type is only
-    harmless as long as the signer did not sign one.
+    Notes
+    -----
+    The body always has a Content-Length: S3 answers 411 to a chunked PUT. No other header is sent that a signature
+    could miss; unsigned ``x-amz-*`` headers are refused by S3, and a Content-Type is only harmless as long as the
+    signer did not sign one.
     """
     patience = Patience(settings.storage_stall_seconds)
 
