@@ -31,7 +31,7 @@ from gateway.kernels.kernel import KernelParts
 from gateway.logs import configure_logging, log_job
 from gateway.metrics import Metrics
 from gateway.settings import Settings
-from gateway.storage import ResultStore
+from gateway.storage import Connections, ResultStore
 from gateway.storage.embedded_s3 import EmbeddedS3, EmbeddedS3Options
 from kernel_spec.launcher_client import LauncherClient, LauncherError
 from kernel_spec.limits import Limits
@@ -137,7 +137,9 @@ async def running_service(settings: Settings, launcher: LauncherClient, metrics:
             await internal_s3.start()
             stack.push_async_callback(internal_s3.stop)
         results = ResultStore(settings)
-        runner = LocalRunner(settings, parts, Deliverer(settings, results))
+        connections = Connections()
+        stack.callback(connections.close)
+        runner = LocalRunner(settings, parts, Deliverer(settings, results, connections), connections)
         service = JobService(settings, runner, results, on_finished=finished, internal_s3=internal_s3)
         stack.push_async_callback(service.aclose)
         runner.start()

@@ -8,10 +8,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from kernel_spec import sandbox
+from kernel_spec.codec import to_json
 from kernel_spec.limits import Limits
-from kernel_spec.messages import KernelPlan
+from kernel_spec.messages import Hello, KernelPlan
 from kernel_spec.options import LauncherOptions
 from kernel_spec.sandbox import cgroup, memory_watch, tiers
 from kernel_spec.sandbox.plan import CGROUP, DISK_QUOTA, IDENTITY, LANDLOCK, MEMORY_WATCH, MOUNT_NAMESPACE
@@ -43,6 +45,18 @@ class Host:
     groups: cgroup.Tree | None
     notes: tuple[str, ...]
     hidden_bytes: Callable[[], int] = lambda: 0
+
+    def hello(self, seat_gids: tuple[int, ...]) -> Hello:
+        """Return what the launcher says of itself when it is ready."""
+        return Hello(
+            pid=os.getpid(),
+            tier=self.report.tier.value,
+            own_uids=self.own_uids,
+            seat_gids=seat_gids,
+            layers=self.layers,
+            notes=self.notes,
+            report=cast("dict[str, object]", to_json(self.report.to_json())),
+        )
 
     @property
     def watches_memory(self) -> bool:

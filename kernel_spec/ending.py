@@ -2,7 +2,9 @@
 
 First a strike, SIGKILL to the kernel and to its control group; then rounds that look whether anything of the seat lives
 and kill what does. The end is confirmed when the kernel is reaped and a look finds nothing; only then may its seat be
-cleared.
+cleared. Long before, in half a millisecond, all of it has *halted*: every thread has begun to exit and none will return
+to its program. What takes the time then, 10 ms for a kernel in namespaces of its own (measured), is giving back memory
+and namespaces, which nobody needs to wait for who only wants to read what the kernel left.
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ from kernel_spec.messages import ExitReport
 
 # A round that leaves something alive is repeated after these pauses, the last of them again and again.
 _PAUSES_SECONDS = (0.03, 0.01, 0.02, 0.05)
+# A thread that sleeps has to be scheduled to see its signal, which takes some 0.1 ms and perhaps our own core.
+_LOOKS_AT_ONCE = 6
+_LOOK_PAUSE_SECONDS = 0.0002
+_HALT_PAUSE_SECONDS = 0.001
 # Uninterruptible sleep on a broken disk is the one thing SIGKILL does not end; the seat is then lost, not reused.
 CONFIRM_SECONDS = 8.0
 _LOST_PAUSE_SECONDS = 2.0
@@ -36,6 +42,7 @@ class Ending:
         self._rounds = 0
         self._timer: Timer | None = None
         self._told = False
+        self._when_halted: list[Callable[[ExitReport | None], None]] = []
         kernel.phase = Phase.ENDING
         self._strike()
 
@@ -59,10 +66,37 @@ class Ending:
             containment.end()
         if self.seconds > CONFIRM_SECONDS and not self._told:
             self._told = True
+            self._tell_halted(None)
             self._on_ended(None)
         pause = _LOST_PAUSE_SECONDS if self._told else _PAUSES_SECONDS[min(self._rounds, len(_PAUSES_SECONDS) - 1)]
         self._rounds += 1
         self._timer = self._loop.call_later(pause, self.round)
+
+    def when_halted(self, then: Callable[[ExitReport | None], None]) -> None:
+        """Call back as soon as nothing of the kernel can run any more, at the latest when its end is known."""
+        self._when_halted.append(then)
+        for _ in range(_LOOKS_AT_ONCE):
+            if self._kernel.containment.is_halted():
+                self._tell_halted(self._report())
+                return
+            time.sleep(_LOOK_PAUSE_SECONDS)
+        self._loop.call_later(_HALT_PAUSE_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        if not self._when_halted:
+            return
+        if self._kernel.containment.is_halted():
+            self._tell_halted(self._report())
+        else:
+            self._loop.call_later(_HALT_PAUSE_SECONDS, self._look_again)
+
+    def _tell_halted(self, report: ExitReport | None) -> None:
+        waiting, self._when_halted = self._when_halted, []
+        for then in waiting:
+            then(report)
+
+    def _report(self) -> ExitReport:
+        return self._kernel.report or self._kernel.make_report()
 
     def _strike(self) -> None:
         kernel = self._kernel
@@ -81,8 +115,8 @@ class Ending:
         kernel = self._kernel
         kernel.phase = Phase.ENDED
         kernel.cancel_timers()
-        if kernel.report is None:
-            kernel.report = kernel.make_report()
+        kernel.report = self._report()
+        self._tell_halted(kernel.report)
         if not self._told:
             self._on_ended(kernel.report)
 

@@ -143,6 +143,20 @@ class ForkServerKeeper:
         self._pending.add(number)
         return True
 
+    def status(self) -> dict[str, object]:
+        """Return what there is to know, in JSON's terms."""
+        return {
+            "state": self.state,
+            "reason": self.reason,
+            "pid": self.pid,
+            "starts": self.counters.starts,
+            "deaths": self.counters.deaths,
+            "forks": self.counters.forks,
+            "refusals": self.counters.refusals,
+            "missing_modules": list(self.ready.missing) if self.ready else [],
+            "resident_bytes": self.ready.resident_bytes if self.ready else 0,
+        }
+
     def give_up(self, reason: str) -> None:
         """End this fork server and start another one after a pause."""
         self.counters.deaths += 1

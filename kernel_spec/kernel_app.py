@@ -24,9 +24,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import zmq
+from ipykernel import ipkernel
+from ipykernel.compiler import XCachingCompiler
 from ipykernel.control import ControlThread
 from ipykernel.iostream import IOPubThread, OutStream
 from ipykernel.ipkernel import IPythonKernel
@@ -77,8 +80,34 @@ class EphemeralProfileDir(ProfileDir):
         """Create nothing; upstream makes five directories and copies a README."""
 
 
+class _NoModules:
+    """`sys` without modules, for as long as ipykernel lists where each of them comes from.
+
+    It does so for its debugger, which is off here. Looking at a thousand modules changes their reference counts, and so
+    copies 1,200 pages into each forked kernel (measured: 5 ms and 5 MB).
+    """
+
+    modules: ClassVar[dict[str, object]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys, name)
+
+
 class JobKernel(IPythonKernel):
     """An IPython kernel without subshells, whose shell channel the main thread reads."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        prepared = JobShell.instance() if JobShell.initialized() else None
+        upstream: Any = ipkernel
+        upstream.sys = _NoModules()
+        try:
+            super().__init__(**kwargs)
+        finally:
+            upstream.sys = sys
+        if prepared is not None:
+            prepared.kernel = self
+            prepared.starting_dir = str(Path.cwd())
+            prepared.init_environment()
 
     @property
     def _supports_kernel_subshells(self) -> bool:
@@ -98,6 +127,15 @@ class JobShell(ZMQInteractiveShell):
 
     def init_virtualenv(self) -> None:
         """Do nothing: the interpreter that runs is the one to use."""
+
+
+def prepare_shell() -> None:
+    """Build the shell of this process, which a kernel that is forked from it then takes over instead of building one.
+
+    It takes a third of a kernel's boot and is nothing but Python objects: no thread, no socket, no file.
+    """
+    place = os.path.join(os.environ.get("IPYTHONDIR", "."), "profile_default")  # noqa: PTH118
+    JobShell.instance(config=_CONFIG, profile_dir=EphemeralProfileDir(location=place), compiler_class=XCachingCompiler)
 
 
 class JobKernelApp(IPKernelApp):

@@ -22,6 +22,8 @@ from kernel_spec.messages import (
     Exited,
     ExitReport,
     ForkServerChanged,
+    Halt,
+    Halted,
     Hello,
     Kill,
     Killed,
@@ -285,6 +287,16 @@ class LauncherClient:
             The kernel has ended.
         """
         await self._ask(LimitCpu(next(self._ids), kernel_id, cpu_seconds), Limited)
+
+    async def halt(self, kernel_id: str) -> ExitReport:
+        """End everything of a kernel; return once nothing of it can run any more. `kill` then waits for the rest.
+
+        Raises
+        ------
+        LauncherError
+            ``not_confirmed``: something does not end. ``no_kernel``: it was removed, or never was.
+        """
+        return (await self._ask(Halt(next(self._ids), kernel_id), Halted)).report
 
     async def kill(self, kernel_id: str) -> ExitReport:
         """End everything of a kernel; return how it ended once nothing of it lives. Safe to repeat.

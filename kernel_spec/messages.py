@@ -6,13 +6,13 @@ Requests of the gateway carry an ``id`` that the answer repeats. Every request g
 ====================  =================================  ==========================================
 from, to              message                            descriptors beside it
 ====================  =================================  ==========================================
-gateway, launcher     Reserve Signal LimitCpu Kill Remove
-                      Usage Status Stop
+gateway, launcher     Reserve Signal LimitCpu Halt Kill
+                      Remove Usage Status Stop
 gateway, launcher     Start                              stdout, stderr, then the log pipe if any
 launcher, gateway     Hello Exited ForkServerChanged     (events, unasked)
 launcher, gateway     Started                            pidfd of the kernel
-launcher, gateway     Reserved Killed Removed Signalled
-                      Limited UsageReport StatusReport Stopped
+launcher, gateway     Reserved Halted Killed Removed
+                      Signalled Limited UsageReport StatusReport Stopped
                       Refused
 launcher, fork server Fork                               gate, stdout, stderr, log pipe if any
 fork server, launcher ForkServerReady ForkServerUnfit
@@ -142,6 +142,14 @@ class LimitCpu:
 
 
 @dataclass(frozen=True, slots=True)
+class Halt:
+    """End everything of a kernel; answered as soon as nothing of it can run any more, which is before it is gone."""
+
+    id: int
+    kernel_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
     """End everything of a kernel; answered when nothing of it lives."""
 
@@ -224,6 +232,14 @@ class Limited:
     """The answer to `LimitCpu`."""
 
     id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """The answer to `Halt`: what the kernel left will not change; `report` is what is known of its end by now."""
+
+    id: int
+    report: ExitReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,11 +383,11 @@ class StartFailed:
 
 
 GATEWAY_REQUESTS: tuple[type, ...] = (
-    Reserve, Start, Signal, LimitCpu, Kill, Remove, Usage, Status, Stop,
+    Reserve, Start, Signal, LimitCpu, Halt, Kill, Remove, Usage, Status, Stop,
 )  # fmt: skip
 GATEWAY_ANSWERS: tuple[type, ...] = (
-    Hello, Reserved, Started, Signalled, Limited, Killed, Removed, UsageReport, StatusReport, Stopped, Refused, Exited,
-    ForkServerChanged,
+    Hello, Reserved, Started, Signalled, Limited, Halted, Killed, Removed, UsageReport, StatusReport, Stopped, Refused,
+    Exited, ForkServerChanged,
 )  # fmt: skip
 FORK_REQUESTS: tuple[type, ...] = (Fork,)
 FORK_ANSWERS: tuple[type, ...] = (ForkServerReady, ForkServerUnfit, Forked, ForkRefused)

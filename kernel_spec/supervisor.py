@@ -7,11 +7,10 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from kernel_spec import confinement
 from kernel_spec.channel import Channel, ChannelClosed, ChannelError, close_all
-from kernel_spec.codec import to_json
 from kernel_spec.confinement import Host
 from kernel_spec.containment import Containment
 from kernel_spec.ending import Ending, send_signal
@@ -25,7 +24,8 @@ from kernel_spec.messages import (
     Exited,
     ExitReport,
     ForkServerChanged,
-    Hello,
+    Halt,
+    Halted,
     KernelPlan,
     Kill,
     Killed,
@@ -93,6 +93,7 @@ class Supervisor:
             Start: self._start,
             Signal: self._signal,
             LimitCpu: self._limit_cpu,
+            Halt: self._halt,
             Kill: self._kill,
             Remove: self._remove,
             Usage: self._usage,
@@ -116,7 +117,7 @@ class Supervisor:
             template_bytes=self._keeper.anonymous_bytes,
             on_limit=self._on_limit,
         )
-        self._tell(self._hello())
+        self._tell(host.hello(tuple(dict.fromkeys(user.gid for user in seats.users))))
         self._channel.set_blocking(False)
         self._loop.watch(self._channel.fileno(), self._on_request)
         self._loop.on_signals(self._reap, self._shut_down)
@@ -215,6 +216,22 @@ class Supervisor:
         kernel.limit_cpu(message.cpu_seconds)
         self._watches.begin(kernel)
         self._tell(Limited(message.id))
+
+    def _halt(self, message: Halt, _: list[int]) -> None:
+        kernel = self._kernel(message.kernel_id)
+        kernel.asked_to_end = kernel.asked_to_end or kernel.wait_status is None
+        self._end(kernel, lambda _: None)
+        ending = self._endings.get(kernel.kernel_id)
+        if ending is None:
+            self._halted(message, kernel.report)
+        else:
+            ending.when_halted(lambda report: self._halted(message, report))
+
+    def _halted(self, message: Halt, report: ExitReport | None) -> None:
+        if report is None:
+            self._tell(Refused(message.id, "not_confirmed", "processes of the kernel do not end"))
+        else:
+            self._tell(Halted(message.id, report))
 
     def _kill(self, message: Kill, _: list[int]) -> None:
         kernel = self._kernel(message.kernel_id)
@@ -416,39 +433,15 @@ class Supervisor:
         step()
 
     # ------------------------------------------------------------------ the whole
-    def _hello(self) -> Hello:
-        gids = tuple(dict.fromkeys(user.gid for user in self._seats.users))
-        host = self._host
-        return Hello(
-            pid=os.getpid(),
-            tier=host.report.tier.value,
-            own_uids=host.own_uids,
-            seat_gids=gids,
-            layers=host.layers,
-            notes=host.notes,
-            report=cast("dict[str, object]", to_json(host.report.to_json())),
-        )
-
     def status(self) -> dict[str, object]:
         """Return what there is to know, in JSON's terms."""
-        keeper = self._keeper
         return {
             "layers": list(self._host.layers),
             "own_uids": self._host.own_uids,
             "seats": {"all": len(self._seats.users), "free": self._seats.free},
             "kernels": {kernel_id: kernel.phase.value for kernel_id, kernel in self._kernels.items()},
             "plain_starts": self._plain_starts,
-            "fork_server": {
-                "state": keeper.state,
-                "reason": keeper.reason,
-                "pid": keeper.pid,
-                "starts": keeper.counters.starts,
-                "deaths": keeper.counters.deaths,
-                "forks": keeper.counters.forks,
-                "refusals": keeper.counters.refusals,
-                "missing_modules": list(keeper.ready.missing) if keeper.ready else [],
-                "resident_bytes": keeper.ready.resident_bytes if keeper.ready else 0,
-            },
+            "fork_server": self._keeper.status(),
         }
 
     def _shut_down(self, then: Callable[[], None] = lambda: None) -> None:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 # Asked for by name so that nothing outside the kernel imports them through this package.
-SHIM_MODULE = "transform_shim.job"
+SHIM_MODULE = "transform_shim.rehearsal"
 
 DEFAULT_MODULES: tuple[str, ...] = (
     # data
@@ -45,6 +45,9 @@ def import_all(modules: Sequence[str] = DEFAULT_MODULES) -> tuple[str, ...]:
     shim = sys.modules.get(SHIM_MODULE)
     if shim is not None and hasattr(shim, "warm_up"):
         shim.warm_up()
+    kernel = sys.modules.get("kernel_spec.kernel_app")
+    if kernel is not None:
+        kernel.prepare_shell()
     return missing
 
 

@@ -33,7 +33,7 @@ from transform_shim.warm import flush_c_streams, warm_up
 from transform_shim.writing.frames import open_frame
 from transform_shim.writing.output import Written, write_output
 
-__all__ = ["run", "warm_up"]
+__all__ = ["attempt", "run", "warm_up"]
 
 #: Memory given back before a failure is described: there is then something left to describe it with.
 _RESERVE_BYTES = 4 << 20
@@ -78,7 +78,6 @@ def run(request_json: str) -> None:
     request_json : str
         The request as JSON; see :mod:`transform_shim.request`.
     """
-    process = os.getpid()
     with log_streams() as pipe:
         stderr = sys.stderr  # kept, because user code may put anything in its place
         try:
@@ -86,8 +85,7 @@ def run(request_json: str) -> None:
         except (ValueError, KeyError, TypeError) as error:
             _say(stderr, f"ERROR: The job cannot be understood: {type(error).__name__}: {error}\n")
             return
-        job = _Job(request, _reporter(pipe))
-        result = _attempt(job, process, stderr)
+        result = attempt(request, stderr, _reporter(pipe))
         _flush_streams()
         try:
             write_result(request.result_path, result)
@@ -95,8 +93,10 @@ def run(request_json: str) -> None:
             _say(stderr, f"ERROR: The result cannot be written: {error}\n")
 
 
-def _attempt(job: _Job, process: int, stderr: TextIO) -> JobResult:
-    """Do the job; what goes wrong becomes a result."""
+def attempt(request: JobRequest, stderr: TextIO, report: Report | None = None) -> JobResult:
+    """Do the job up to its output file; what goes wrong becomes a result, its text goes to `stderr`."""
+    process = os.getpid()
+    job = _Job(request, report)
     failure: Failure | None = None
     written: Written | None = None
     try:

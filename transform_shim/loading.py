@@ -13,7 +13,7 @@ from types import ModuleType
 
 from transform_shim.errors import ShimError
 
-__all__ = ["SCRIPT_FILE", "load_script", "write_modules"]
+__all__ = ["SCRIPT_FILE", "forget_modules", "load_script", "write_modules"]
 
 SCRIPT_FILE = "script.py"
 _MODULE = "script"
@@ -30,7 +30,7 @@ def write_modules(work_dir: Path, code: str, library: Mapping[str, str]) -> Path
     ShimError
         If a library name is more than a file name (the gateway refuses such a request before).
     """
-    _forget_jobs_before()
+    forget_modules()
     for name, source in library.items():
         file_name = f"{name.removesuffix('.py')}.py"
         if "/" in name or "\0" in name or file_name.startswith(".") or file_name == SCRIPT_FILE:
@@ -64,9 +64,11 @@ def _write(path: Path, source: str) -> None:
     linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
 
 
-def _forget_jobs_before() -> None:
-    """Drop the modules that an earlier job in this process wrote, as happens in notebooks."""
+def forget_modules() -> None:
+    """Drop the modules that an earlier job in this process wrote, as in notebooks, and what was kept of them."""
     for name, module in list(sys.modules.items()):
         if getattr(module, "__file__", None) in _written_paths:
             del sys.modules[name]
+    for path in _written_paths:
+        linecache.cache.pop(path, None)
     _written_paths.clear()

@@ -13,7 +13,15 @@ from gateway.jobs.events import EventLog
 from gateway.jobs.model import DirectoryDelivery, Job, KeptDelivery, UrlDelivery, Verdict
 from gateway.jobs.stop import StopSignal
 from gateway.settings import Settings
-from gateway.storage import OpenOutput, ResultStore, deliver_files, events_object, put_object, stream_object
+from gateway.storage import (
+    Connections,
+    OpenOutput,
+    ResultStore,
+    deliver_files,
+    events_object,
+    put_object,
+    stream_object,
+)
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +44,9 @@ class Results:
 class Deliverer:
     """Delivers for every kind of request; the only place that knows them apart."""
 
-    def __init__(self, settings: Settings, store: ResultStore) -> None:
+    def __init__(self, settings: Settings, store: ResultStore, connections: Connections | None = None) -> None:
         self._settings = settings
+        self._connections = connections
         self._store = store
 
     async def deliver(
@@ -67,14 +76,17 @@ class Deliverer:
     async def _results(self, job: Job, results: Results) -> None:
         match job.delivery:
             case UrlDelivery(output_url, manifest_url):
-                puts = [put_object(output_url, results.output, self._settings, "output")]
+                puts = [self._put(output_url, results.output, "output")]
                 if manifest_url is not None:
-                    puts.append(put_object(manifest_url, results.manifest, self._settings, "output manifest"))
+                    puts.append(self._put(manifest_url, results.manifest, "output manifest"))
                 await _all_or_first_failure(puts)
             case DirectoryDelivery(working_dir):
                 await deliver_files(working_dir, self._settings.working_dir_roots, {"output.csv": results.output})
             case KeptDelivery():
                 pass  # kept together with the log, below
+
+    def _put(self, url: str, body: OpenOutput | bytes, what: str) -> Coroutine[None, None, None]:
+        return put_object(url, body, self._settings, what, connections=self._connections)
 
     async def _log(
         self, job: Job, verdict: Verdict, results: Results | None, events: EventLog, execution_id: str
@@ -82,11 +94,11 @@ class Deliverer:
         match job.delivery:
             case UrlDelivery(_, _, events_url, stdout_url, stderr_url):
                 if events_url is not None:
-                    await put_object(events_url, events_object(events), self._settings, "log")
+                    await self._put(events_url, events_object(events), "log")
                 if stdout_url is not None:
-                    await put_object(stdout_url, stream_object(events, "stdout"), self._settings, "stdout")
+                    await self._put(stdout_url, stream_object(events, "stdout"), "stdout")
                 if stderr_url is not None:
-                    await put_object(stderr_url, stream_object(events, "stderr"), self._settings, "stderr")
+                    await self._put(stderr_url, stream_object(events, "stderr"), "stderr")
             case DirectoryDelivery(working_dir):
                 logs: dict[str, OpenOutput | bytes] = {
                     "stdout.log": stream_object(events, "stdout"),

@@ -23,7 +23,7 @@ from gateway.jobs.verdict import Ending, decide, parse_result
 from gateway.kernels.kernel import JobKernel, KernelParts, start_kernel
 from gateway.kernels.ready import ReadyKernels
 from gateway.settings import Settings
-from gateway.storage import FetchedTable, fetch_tables, open_output
+from gateway.storage import Connections, FetchedTable, fetch_tables, open_output
 from kernel_spec.launcher_client import LauncherClient
 from kernel_spec.messages import ExitReport
 
@@ -46,15 +46,22 @@ class LocalRunner:
     settings : Settings
     parts : KernelParts
     deliverer : Deliverer
+    connections : Connections, optional
+        What storage is reached by.
     """
 
-    def __init__(self, settings: Settings, parts: KernelParts, deliverer: Deliverer) -> None:
+    def __init__(
+        self, settings: Settings, parts: KernelParts, deliverer: Deliverer, connections: Connections | None = None
+    ) -> None:
         self.settings = settings
         self.parts = parts
         self.deliverer = deliverer
+        self.connections = connections
         self.jobs_dir = settings.state_dir / "jobs"
         self.kernels = ReadyKernels(
-            lambda: start_kernel(parts), settings.slots + settings.ready_kernels, settings.ready_kernel_max_age_seconds
+            lambda: start_kernel(parts, lambda: self.kernels.in_demand),
+            settings.slots + settings.ready_kernels,
+            settings.ready_kernel_max_age_seconds,
         )
 
     def start(self) -> None:
@@ -114,7 +121,7 @@ class LocalRun:
         self._fetch = asyncio.create_task(self._fetch_inputs(), name=f"fetch {execution_id}")
 
     async def execute(self) -> None:
-        """Run the job until its verdict is known and nothing of it lives."""
+        """Run the job until its verdict is known and nothing of it can run any more."""
         began = time.monotonic()
         try:
             self._log.emit(StateChanged(JobState.RUNNING, "fetch"))
@@ -128,6 +135,14 @@ class LocalRun:
         except JobFailed as failure:
             self._verdict = Verdict(failure.code, failure.message, failure.exit_code)
         self._verdict = dataclasses.replace(self._verdict, execution_seconds=time.monotonic() - began)
+
+    async def settle(self) -> None:
+        """Return when nothing of the job lives."""
+        if self._kernel is not None:
+            try:
+                await self._kernel.kill()
+            except JobFailed as failure:
+                log.error("job %s: %s", self._execution_id, failure.message)
 
     def fail(self, verdict: Verdict) -> None:
         """Take the verdict of a job that never got a slot."""
@@ -145,6 +160,7 @@ class LocalRun:
             self._job, verdict, self._results, self._log, self._stop, self._execution_id
         )
         self._stages["deliver"] = time.monotonic() - began
+        self._runner.kernels.fill()
         stages = {**self._stages, **verdict.stages_seconds}
         return dataclasses.replace(verdict, stages_seconds=stages, bytes_in=self._bytes_in)
 
@@ -167,7 +183,8 @@ class LocalRun:
             return ()
         began = time.monotonic()
         self._job_dir.mkdir(mode=0o700)
-        tables = await fetch_tables(self._job.tables, self._job_dir, self._runner.settings, self._log)
+        runner = self._runner
+        tables = await fetch_tables(self._job.tables, self._job_dir, runner.settings, self._log, runner.connections)
         self._stages["fetch"] = time.monotonic() - began
         self._bytes_in = sum(table.bytes for table in tables)
         return tables
@@ -184,7 +201,8 @@ class LocalRun:
             stopped = await self._watch(kernel, request)
         finally:
             killing = time.monotonic()
-            report = await kernel.kill()
+            # What it wrote cannot change from here on; `settle` waits until its processes are taken apart as well.
+            report = await kernel.halt()
         self._stages["execute"] = killing - began
         self._stages["kill"] = time.monotonic() - killing
         kernel.pipes.drain()

@@ -28,13 +28,16 @@ class RunnerStatus:
 
 
 class JobRun(Protocol):
-    """One job on its way. The four calls come in this order; `close` comes always."""
+    """One job on its way. The calls come in this order; `settle` beside `deliver`, `close` always."""
 
     async def execute(self) -> None:
-        """Run the job in a slot, until its verdict is known and nothing of it lives.
+        """Run the job in a slot, until its verdict is known and nothing of it can run any more.
 
         A failed job is a normal outcome and raises nothing.
         """
+
+    async def settle(self) -> None:
+        """Return when nothing of the job lives, and the slot is free for the next. Never raises."""
 
     async def deliver(self) -> Verdict:
         """Bring results and log to where the request asked, and return the final verdict. Needs no slot."""

@@ -10,7 +10,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,6 +112,7 @@ class JobService:
         self._internal_s3 = internal_s3
         self._waiting: deque[tuple[JobRecord, asyncio.Future[None]]] = deque()
         self._busy_slots = 0
+        self._settling_slots = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def submit(self, job: Job) -> JobRecord:
@@ -136,9 +137,7 @@ class JobService:
         )
         self._store.add(record)
         run = self._runner.open(job, record.log, record.stop, record.execution_id)
-        task = asyncio.create_task(self._drive(record, run), name=f"job {record.execution_id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._spawn(self._drive(record, run), f"job {record.execution_id}")
         return record
 
     def cancel(self, request_id: RequestId) -> JobRecord:
@@ -227,12 +226,27 @@ class JobService:
             # counted by records and not by who waits already: a burst of requests is admitted before any task has begun
             unstarted = sum(record.started_at is None for record in self._store.live())
             places = self.settings.queue_length
-            if unstarted >= self.settings.slots - self._busy_slots + places:
-                text = f"the queue is full: {self._busy_slots} jobs run and all {places} places are taken"
+            # a slot whose job is answered is free in a moment, and a caller that heard of it may count on that
+            running = self._busy_slots - self._settling_slots
+            if unstarted >= self.settings.slots - running + places:
+                text = f"the queue is full: {running} jobs run and all {places} places are taken"
                 raise QueueFull(text, queue_size=unstarted, max_queue_size=places)
         except Exception:
             self.counters.rejected += 1
             raise
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _leave_slot(self, run: JobRun) -> None:
+        self._settling_slots += 1
+        try:
+            await run.settle()
+        finally:
+            self._settling_slots -= 1
+            self._free_slot()
 
     async def _drive(self, record: JobRecord, run: JobRun) -> None:
         verdict: Verdict | None = None
@@ -245,7 +259,8 @@ class JobService:
                     record.log.emit(StateChanged(JobState.RUNNING))
                     await run.execute()
                 finally:
-                    self._free_slot()
+                    # The answer does not wait for the job's processes to be taken apart, but the next job does.
+                    self._spawn(self._leave_slot(run), f"settle {record.execution_id}")
             except JobFailed as failure:
                 waited = time.monotonic() - queued_since
                 run.fail(Verdict(failure.code, failure.message, failure.exit_code, stages_seconds={"queue": waited}))

@@ -8,7 +8,7 @@ import logging
 import signal
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +37,11 @@ up.
 KILL_SECONDS = 10.0
 """Deadline of a kill that must leave nothing alive; measured in milliseconds, so more than this is a fault."""
 
-WARM_UP_CODE = "import transform_shim.job"
-"""Pays what the first execute_request of a kernel costs (compilers, traps, history) before there is a job."""
+REHEARSAL_CODE = '__import__("transform_shim.rehearsal", fromlist=["rehearse"]).rehearse()'
+"""Pays what the first job of a kernel costs (compilers, traps, pages) before there is one."""
+
+FIRST_CODE = "import transform_shim.job"
+"""The first execute_request of a kernel that a job is waiting for: it had better do its own work than rehearse it."""
 
 SPEC_DIR = Path(kernel_spec.__file__).parent / "resources" / "transform"
 
@@ -99,6 +102,16 @@ class JobKernel:
         with contextlib.suppress(LauncherError):
             await self.parts.launcher.signal(self.kernel_id, signal.SIGINT)
 
+    async def halt(self) -> ExitReport:
+        """End everything of this kernel, and return when nothing of it can run any more; `kill` waits for the rest.
+
+        Raises
+        ------
+        JobFailed
+            When that could not be confirmed; the seat is then not used again.
+        """
+        return await self._ended(self.parts.launcher.halt(self.kernel_id))
+
     async def kill(self) -> ExitReport:
         """End everything of this kernel, and return when nothing of it lives.
 
@@ -107,9 +120,12 @@ class JobKernel:
         JobFailed
             When that could not be confirmed; the seat is then not used again.
         """
+        return await self._ended(self.parts.launcher.kill(self.kernel_id))
+
+    async def _ended(self, ending: Awaitable[ExitReport]) -> ExitReport:
         try:
             async with asyncio.timeout(KILL_SECONDS):
-                return await self.parts.launcher.kill(self.kernel_id)
+                return await ending
         except (LauncherError, TimeoutError) as error:
             raise JobFailed(
                 FailureCode.INTERNAL, f"The end of the job's processes could not be confirmed: {error}"
@@ -128,8 +144,15 @@ class JobKernel:
             self.pipes.close()
 
 
-async def start_kernel(parts: KernelParts) -> JobKernel:
+async def start_kernel(parts: KernelParts, in_demand: Callable[[], bool] = lambda: False) -> JobKernel:
     """Start a kernel through the provisioner and return it ready for a job.
+
+    Parameters
+    ----------
+    parts : KernelParts
+        What it shares with the others.
+    in_demand : callable
+        Asked, once the kernel has booted, whether a job is waiting for it.
 
     Raises
     ------
@@ -161,7 +184,7 @@ async def start_kernel(parts: KernelParts) -> JobKernel:
             conversation = KernelConversation(manager.client(context=parts.context))
             await _unless_dead(conversation.welcome(), process.exited)
             welcomed = time.monotonic()
-            await _unless_dead(conversation.execute(WARM_UP_CODE), process.exited)
+            await _unless_dead(conversation.execute(FIRST_CODE if in_demand() else REHEARSAL_CODE), process.exited)
             _forget_connection_file(manager)
             stages = {"start": spawned - began, "boot": welcomed - spawned, "warm_up": time.monotonic() - welcomed}
             return JobKernel(

@@ -3,7 +3,8 @@
 Guarantees
 ----------
 * A kernel is handed out once, alive, subscribed to and warm; it never saw a job before.
-* The refill begins at the claim, so that the next kernel warms up while the job runs.
+* The refill begins at the claim, so that the next kernel warms up while the job runs. While there is another ready
+kernel it lets the job go first: until `fill` is called because the job is answered, but for 50 ms at most.
 * At most `size` kernels are ready or on their way, and a failing start is retried with a growing pause, never in a
 tight loop.
 * A job that finds no ready kernel waits for the one on its way instead of starting another: a second start would
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 10.0
+
+YIELD_SECONDS = 0.05
+"""A boot takes a core for some 50 ms. On two cores a small job beside it took 52 ms instead of 40 (measured)."""
 
 
 @dataclass(slots=True)
@@ -72,6 +76,11 @@ class ReadyKernels:
         return len(self._ready)
 
     @property
+    def in_demand(self) -> bool:
+        """Whether a job waits for a kernel on its way."""
+        return bool(self._claims)
+
+    @property
     def starting(self) -> int:
         """Kernels on their way."""
         return len(self._starting)
@@ -95,7 +104,10 @@ class ReadyKernels:
         kernel = self._take_healthy()
         if kernel is not None:
             self.counters.hits += 1
-            self.fill()
+            if self._ready:
+                asyncio.get_running_loop().call_later(YIELD_SECONDS, self.fill)
+            else:
+                self.fill()
             return kernel
         self.counters.misses += 1
         turn: asyncio.Future[JobKernel] = asyncio.get_running_loop().create_future()

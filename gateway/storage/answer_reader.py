@@ -17,6 +17,8 @@ class AnswerReader(HTTPMessageDelegate):
         Done when the headers are there, or when no answer can come any more (`status` is 0 then).
     whole : bool
         Whether the body came to its end.
+    keeps_open : bool
+        Whether the server lets the connection be used again after this answer.
     detach : callable or None
         Called at the headers of a body of known length; whoever sets it then reads the body from the socket.
     """
@@ -27,6 +29,7 @@ class AnswerReader(HTTPMessageDelegate):
         self.headers = HTTPHeaders()
         self.headed: asyncio.Future[None] = loop.create_future()
         self.whole = False
+        self.keeps_open = False
         self.detach: Callable[[], object] | None = None
         self._chunk: bytes | None = None
         self._arrived = asyncio.Event()
@@ -39,6 +42,8 @@ class AnswerReader(HTTPMessageDelegate):
         """Take status and headers; interim answers (1xx) are none."""
         if isinstance(start_line, ResponseStartLine) and start_line.code >= 200:
             self.status, self.headers = start_line.code, headers
+            last = [word.strip() for word in headers.get("Connection", "").lower().split(",")]
+            self.keeps_open = start_line.version == "HTTP/1.1" and "close" not in last
             if self.detach is not None and self.announced_bytes is not None:
                 self.detach()
             if not self.headed.done():

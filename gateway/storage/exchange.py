@@ -15,34 +15,23 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
-import socket
-import ssl
 import urllib.parse
 from collections.abc import AsyncGenerator, Awaitable, Mapping
-from contextlib import aclosing, suppress
-from functools import cache
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
 from tornado.httputil import HTTPHeaders, RequestStartLine
 from tornado.iostream import IOStream, StreamClosedError
-from tornado.tcpclient import TCPClient
 
 from gateway.storage.answer_reader import AnswerReader
+from gateway.storage.connections import CONNECT_SECONDS, Connections, StaleConnection, connect, reason_of
 from gateway.storage.target import ExchangeError, Target
 
-CONNECT_SECONDS = 10.0
-STREAM_BUFFER_BYTES = 4 << 20
 BLOCK_BYTES = 1 << 20
 REFUSAL_BODY_BYTES = 8192
 _UNLIMITED_BODY_BYTES = 1 << 62
-
-
-@cache
-def _tls_context() -> ssl.SSLContext:
-    return ssl.create_default_context()
 
 
 class Exchange:
@@ -54,17 +43,30 @@ class Exchange:
         Used exactly as given; redirects are answers like any other.
     method : str
     headers : mapping
-        Sent besides ``Host``, ``User-Agent`` and ``Connection: close``. A request with a body needs
-        ``Content-Length``.
+        Sent besides ``Host``, ``User-Agent`` and ``Connection``. A request with a body needs ``Content-Length``.
     stall_seconds : float
         Longest wait for the next sign of life.
+    connections : Connections, optional
+        Where the connection may come from, and goes to when the answer was read to its end.
     """
 
-    def __init__(self, method: str, url: str, headers: Mapping[str, str], stall_seconds: float) -> None:
+    def __init__(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        stall_seconds: float,
+        connections: Connections | None = None,
+    ) -> None:
         self._target = Target.parse(url)
         self._method = method
         self._headers = headers
         self._stall_seconds = stall_seconds
+        self._connections = connections
+        self._after = "close" if connections is None else "keep-alive"
+        self._was_used = False
+        self._is_asked = False
+        self._left_bytes = 0
         self._stream: IOStream | None = None
         self._connection: HTTP1Connection | None = None
         self._task: asyncio.Task[None] | None = None
@@ -94,8 +96,7 @@ class Exchange:
         self._reader = AnswerReader()
         try:
             self._stream = await self._connect()
-            self._stream.set_nodelay(True)
-            params = HTTP1ConnectionParameters(no_keep_alive=True, max_body_size=_UNLIMITED_BODY_BYTES)
+            params = HTTP1ConnectionParameters(max_body_size=_UNLIMITED_BODY_BYTES)
             self._connection = HTTP1Connection(self._stream, True, params)
             if "Content-Length" not in self._headers:
                 self._reader.detach = self._detach
@@ -124,6 +125,7 @@ class Exchange:
         connection = self._live()
         if not self._reader.headed.done():
             connection.finish()
+            self._is_asked = True
         await self._first_of(self._reader.headed)
         if not self._reader.status:
             raise self._broken("closed the connection without an answer")
@@ -161,9 +163,8 @@ class Exchange:
         stream, size = self._stream, self._reader.announced_bytes
         if stream is None or size is None:
             raise RuntimeError("the exchange is used outside of its `async with`")
-        left = size
-        while left:
-            block = bytearray(min(BLOCK_BYTES, left))
+        while self._left_bytes:
+            block = bytearray(min(BLOCK_BYTES, self._left_bytes))
             filled = 0
             while filled < len(block):
                 try:
@@ -172,15 +173,16 @@ class Exchange:
                 except TimeoutError:
                     raise self._stalled() from None
                 except (StreamClosedError, OSError):
-                    received = size - left + filled
+                    received = size - self._left_bytes + filled
                     raise self._broken(f"closed the connection after {received} of {size} bytes") from None
-            left -= filled
+            self._left_bytes -= filled
             yield block
             await asyncio.sleep(0)  # reading data that is there never yields to the loop by itself
 
     def _detach(self) -> None:
         self._live().detach()
         self._detached = True
+        self._left_bytes = self._reader.announced_bytes or 0
 
     async def refusal_body(self) -> bytes:
         """Return the beginning of an answer that is only worth a look, whole or not."""
@@ -196,35 +198,13 @@ class Exchange:
         return body[:REFUSAL_BODY_BYTES]
 
     async def _connect(self) -> IOStream:
-        target = self._target
-        seconds = min(CONNECT_SECONDS, self._stall_seconds)
-        try:
-            stream = await TCPClient().connect(
-                target.host, target.port, max_buffer_size=STREAM_BUFFER_BYTES, timeout=seconds
-            )
-            return stream if target.scheme == "http" else await self._start_tls(stream, seconds)
-        except TimeoutError:
-            raise self._broken(f"could not be reached within {seconds:g} s") from None
-        except (OSError, StreamClosedError, UnicodeError) as error:
-            raise self._broken(f"could not be reached: {_reason(error)}") from None
-
-    async def _start_tls(self, stream: IOStream, seconds: float) -> IOStream:
-        # start_tls moves the socket to a stream that nobody holds until the handshake is over; shutting down
-        # a duplicate ends that stream too, so a cancelled handshake does not stay open
-        guard = socket.socket(fileno=os.dup(stream.socket.fileno()))
-        try:
-            async with asyncio.timeout(seconds):
-                return await stream.start_tls(False, _tls_context(), server_hostname=self._target.host)
-        except BaseException:
-            with suppress(OSError):  # the peer may have been faster
-                guard.shutdown(socket.SHUT_RDWR)
-            raise
-        finally:
-            guard.close()
+        stream = None if self._connections is None else self._connections.take(self._target)
+        self._was_used = stream is not None
+        return stream or await connect(self._target, min(CONNECT_SECONDS, self._stall_seconds))
 
     async def _send_headers(self, connection: HTTP1Connection) -> None:
         headers = HTTPHeaders(
-            {"Host": self._target.authority, "User-Agent": "transform-gateway", "Connection": "close"}
+            {"Host": self._target.authority, "User-Agent": "transform-gateway", "Connection": self._after}
         )
         if self._target.user_info:
             text = urllib.parse.unquote(self._target.user_info).encode()
@@ -268,12 +248,24 @@ class Exchange:
 
     async def _close(self) -> None:
         self._reader.end()
-        if self._connection is not None and not self._detached:
-            self._connection.close()
-        if self._stream is not None:
-            self._stream.close()
+        if self._is_reusable() and self._connections is not None and self._stream is not None:
+            if not self._detached:
+                self._live().detach()
+            self._connections.give_back(self._target, self._stream)
+        else:
+            if self._connection is not None and not self._detached:
+                self._connection.close()
+            if self._stream is not None:
+                self._stream.close()
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=1.0)
+
+    def _is_reusable(self) -> bool:
+        """Whether request and answer both came to their end, and the server keeps the connection open."""
+        if self._task is None or not self._is_asked or not (self._detached or self._task.done()):
+            return False
+        whole = self._left_bytes == 0 if self._detached else self._reader.whole
+        return whole and self._reader.keeps_open
 
     def _live(self) -> HTTP1Connection:
         if self._connection is None:
@@ -284,17 +276,12 @@ class Exchange:
         return self._broken(f"sent and took no byte for {self._stall_seconds:g} s")
 
     def _broken(self, what: str) -> ExchangeError:
+        if self._was_used and not self._reader.status and self._connections is not None:
+            self._connections.forget(self._target)
+            return StaleConnection(f"the storage at {self._target.authority} {what}")
         error = self._stream.error if self._stream is not None else None
-        reason = f" ({_reason(error)})" if error is not None else ""
+        reason = f" ({reason_of(error)})" if error is not None else ""
         return ExchangeError(f"the storage at {self._target.authority} {what}{reason}")
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, StreamClosedError) and error.real_error is not None:
-        error = error.real_error
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}"
-    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
 
 
 def _forget(future: asyncio.Future[None]) -> None:

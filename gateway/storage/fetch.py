@@ -6,11 +6,11 @@ import asyncio
 import os
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import orjson
 
@@ -18,6 +18,7 @@ from gateway.errors import FailureCode, JobFailed
 from gateway.jobs.events import EventSink, Progress
 from gateway.jobs.model import DataFormat, FileSource, InputTable, MetabaseSource, Source, UrlSource
 from gateway.settings import Settings
+from gateway.storage.connections import Connections
 from gateway.storage.directory import open_below
 from gateway.storage.exchange import Exchange
 from gateway.storage.files import FileWriter, copy_file, create_file
@@ -26,6 +27,8 @@ from gateway.storage.target import ExchangeError
 from gateway.storage.transfer import Patience, Refused, refused
 
 Compression = Literal["gzip", "zstd"]
+A = TypeVar("A")
+B = TypeVar("B")
 
 PARALLEL_TABLES = 4
 """More connections than this share the same network and only cost memory."""
@@ -79,7 +82,11 @@ class _Unusable(Exception):
 
 
 async def fetch_tables(
-    tables: tuple[InputTable, ...], into_dir: Path, settings: Settings, sink: EventSink
+    tables: tuple[InputTable, ...],
+    into_dir: Path,
+    settings: Settings,
+    sink: EventSink,
+    connections: Connections | None = None,
 ) -> tuple[FetchedTable, ...]:
     """Bring every table of a job into `into_dir`, as ``0.data``, ``0.manifest``, ``1.data`` and so on, mode
     0644.
@@ -95,6 +102,8 @@ async def fetch_tables(
         ``max_input_bytes``, ``storage_stall_seconds``, ``working_dir_roots``.
     sink : EventSink
         Gets `Progress` of stage ``fetch``.
+    connections : Connections, optional
+        What storage is reached by.
 
     Raises
     ------
@@ -107,7 +116,7 @@ async def fetch_tables(
 
     async def one(number: int, table: InputTable) -> FetchedTable:
         async with places:
-            return await _Fetch(table, into_dir / str(number), settings, sink, budget).run()
+            return await _Fetch(table, into_dir / str(number), settings, sink, budget, connections).run()
 
     tasks = [asyncio.create_task(one(number, table)) for number, table in enumerate(tables)]
     try:
@@ -121,8 +130,17 @@ async def fetch_tables(
 class _Fetch:
     """One table on its way."""
 
-    def __init__(self, table: InputTable, stem: Path, settings: Settings, sink: EventSink, budget: _Budget) -> None:
+    def __init__(
+        self,
+        table: InputTable,
+        stem: Path,
+        settings: Settings,
+        sink: EventSink,
+        budget: _Budget,
+        connections: Connections | None,
+    ) -> None:
         self._table = table
+        self._connections = connections
         self._data_path = stem.with_name(f"{stem.name}.data")
         self._manifest_path = stem.with_name(f"{stem.name}.manifest")
         self._settings = settings
@@ -135,9 +153,10 @@ class _Fetch:
         try:
             if isinstance(table.data, MetabaseSource):
                 return await self._from_metabase(table.data)
-            manifest = None if table.manifest is None else await self._manifest(table.manifest)
-            data_format = await asyncio.to_thread(_data_format, manifest, table.data_format)
-            compression = await self._bring(table.data, self._data_path, self._report)
+            manifest, compression = await _both(
+                self._manifest(table.manifest), self._bring(table.data, self._data_path, self._report)
+            )
+            data_format = _data_format(manifest, table.data_format)
             size = self._data_path.stat().st_size
             self._report(size, last=True)
             return FetchedTable(table.alias, self._data_path, manifest, data_format, compression, size)
@@ -146,7 +165,9 @@ class _Fetch:
         except OSError as error:
             raise self._failed(error.strerror or str(error)) from None
 
-    async def _manifest(self, source: Source) -> Path:
+    async def _manifest(self, source: Source | None) -> Path | None:
+        if source is None:
+            return None
         compression = await self._bring(source, self._manifest_path, None, MANIFEST_BYTES)
         if compression == "gzip":
             await asyncio.to_thread(_unpack, self._manifest_path, MANIFEST_BYTES)
@@ -193,7 +214,8 @@ class _Fetch:
         async def attempt() -> Compression | None:
             taken = 0
             try:
-                async with Exchange("GET", url, {}, self._settings.storage_stall_seconds) as exchange:
+                stall_seconds = self._settings.storage_stall_seconds
+                async with Exchange("GET", url, {}, stall_seconds, self._connections) as exchange:
                     if await exchange.answer() != 200:
                         raise await refused(exchange)
                     self._check_size(exchange.announced_bytes or 0, limit_bytes)
@@ -278,6 +300,16 @@ def _compression(content_encoding: str | None) -> Compression | None:
             return "zstd"
         case _:
             raise _Unusable(f"it is packed with {', '.join(words)!r}; gzip and zstd are understood")
+
+
+async def _both(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """Await both side by side; when one fails, the other is ended before the failure is raised, bare."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = group.create_task(first), group.create_task(second)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return tasks[0].result(), tasks[1].result()
 
 
 def _data_format(manifest_path: Path | None, asked: DataFormat) -> DataFormat:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from gateway.storage.connections import StaleConnection
 from gateway.storage.exchange import Exchange
 from gateway.storage.target import ExchangeError
 
@@ -76,9 +77,8 @@ class Patience:
         """
         first_failure: float | None = None
         for delay in (*RETRY_DELAYS_SECONDS, None):
-            self._attempt_began = time.monotonic()
             try:
-                return await attempt()
+                return await self._attempt(attempt)
             except (ExchangeError, Refused) as error:
                 now = time.monotonic()
                 first_failure = now if first_failure is None else first_failure
@@ -87,6 +87,14 @@ class Patience:
                     raise
             await asyncio.sleep(delay * random.uniform(0.75, 1.25))  # noqa: S311 - spreads retries only
         raise AssertionError("the last attempt returns or raises")
+
+    async def _attempt(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        self._attempt_began = time.monotonic()
+        try:
+            return await attempt()
+        except StaleConnection:
+            # Nothing is wrong with the storage: the connection had been kept for too long.
+            return await attempt()
 
     def check_pace(self, transferred_bytes: int) -> None:
         """Give up on a transfer that lives, but too slowly to end.

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from gateway.errors import FailureCode, JobFailed
 from gateway.settings import Settings
 from gateway.storage.artifacts import READ_BYTES, OpenOutput
+from gateway.storage.connections import Connections
 from gateway.storage.exchange import Exchange
 from gateway.storage.target import ExchangeError
 from gateway.storage.transfer import Patience, Refused, refused
@@ -19,6 +20,7 @@ async def put_object(
     settings: Settings,
     what: str,
     on_progress: Callable[[int], None] | None = None,
+    connections: Connections | None = None,
 ) -> None:
     """Upload one object; returns when the storage has confirmed it.
 
@@ -34,6 +36,8 @@ async def put_object(
         Names the object in an error: ``"the output"``.
     on_progress : callable, optional
         Called with the bytes sent so far.
+    connections : Connections, optional
+        What storage is reached by.
 
     Raises
     ------
@@ -47,9 +51,13 @@ async def put_object(
     signer did not sign one.
     """
     patience = Patience(settings.storage_stall_seconds)
+    size_bytes = len(body) if isinstance(body, bytes) else body.size_bytes
 
     async def attempt() -> None:
-        await _put_once(url, body, settings.storage_stall_seconds, patience, on_progress)
+        exchange = Exchange(
+            "PUT", url, {"Content-Length": str(size_bytes)}, settings.storage_stall_seconds, connections
+        )
+        await _put_once(exchange, body, size_bytes, patience, on_progress)
 
     try:
         await patience.try_again(attempt)
@@ -62,15 +70,14 @@ async def put_object(
 
 
 async def _put_once(
-    url: str,
+    exchange: Exchange,
     body: OpenOutput | bytes,
-    stall_seconds: float,
+    size_bytes: int,
     patience: Patience,
     on_progress: Callable[[int], None] | None,
 ) -> None:
-    size_bytes = len(body) if isinstance(body, bytes) else body.size_bytes
     sent_bytes = 0
-    async with Exchange("PUT", url, {"Content-Length": str(size_bytes)}, stall_seconds) as exchange:
+    async with exchange:
         async with aclosing(_blocks(body)) as blocks:
             async for chunk in blocks:
                 if not await exchange.send(chunk):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from kernel_spec.limits import Limits
+from kernel_spec.sandbox import procfs
 from kernel_spec.sandbox.errors import SandboxError
 from kernel_spec.sandbox.plan import CGROUP
 
@@ -77,6 +78,25 @@ class Group:
             with suppress(OSError):
                 found.update(map(int, (directory / "cgroup.procs").read_text().split()))
         return frozenset(found)
+
+    def threads(self) -> frozenset[int]:
+        """Return the threads in the group, those that are exiting among them until they are taken apart."""
+        for directory, hierarchy in self._directories.items():
+            with suppress(OSError):
+                name = "cgroup.threads" if hierarchy.version == 2 else "tasks"
+                return frozenset(map(int, (directory / name).read_text().split()))
+        return frozenset()
+
+    def is_halted(self) -> bool:
+        """Return whether nothing in the group can run any more, though it may not have been taken apart yet.
+
+        Two looks. Whatever runs at the second is either new, and then not in the first, or was there, and then not
+        exiting: so not even a chain of processes that fork and end at once can hide between the two.
+        """
+        first = self.threads()
+        if not all(map(procfs.is_exiting, first)):
+            return False
+        return self.threads() <= first
 
     def usage(self) -> GroupUsage:
         """Read the counters."""

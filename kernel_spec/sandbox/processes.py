@@ -54,7 +54,7 @@ def become_subreaper() -> None:
 def of_seat(seat_dir: str, identity: Identity | None) -> tuple[Status, ...]:
     """Return the processes of a seat, zombies included: by uid, or by the seat's mark without an own uid."""
     if identity is not None:
-        return tuple(status for status in procfs.all_statuses() if status.uid == identity.uid)
+        return tuple(procfs.statuses_of_user(identity.uid))
     mark = rlimits.seat_mark(seat_dir)
     uid = os.getuid()
     return tuple(

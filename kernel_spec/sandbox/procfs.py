@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 _ENDED: Final = frozenset("ZX")
+# The task has left user space for good and is taken apart; include/linux/sched.h, shown by proc_pid_stat(5), field 9.
+_PF_EXITING: Final = 0x4
 _KIB: Final = 1024
 
 
@@ -48,8 +50,10 @@ class OpenFile:
 def read_status(pid: int) -> Status | None:
     """Return the status of a process, or None when there is no such process (any more)."""
     raw = _read(f"/proc/{pid}/status")
-    if raw is None:
-        return None
+    return None if raw is None else _status(pid, raw)
+
+
+def _status(pid: int, raw: bytes) -> Status:
     fields = dict(line.split(":", 1) for line in raw.decode(errors="replace").splitlines() if ":" in line)
     return Status(
         pid=pid,
@@ -61,6 +65,21 @@ def read_status(pid: int) -> Status | None:
         anonymous_bytes=_kilobytes(fields.get("RssAnon")),
         shared_bytes=_kilobytes(fields.get("RssShmem")),
     )
+
+
+def is_exiting(thread_id: int) -> bool:
+    """Return whether a thread has begun to exit, or is gone: no instruction of its program runs any more."""
+    raw = _read(f"/proc/{thread_id}/stat")
+    return raw is None or bool(int(raw.rpartition(b")")[2].split()[6]) & _PF_EXITING)
+
+
+def statuses_of_user(uid: int) -> Iterator[Status]:
+    """Yield the status of every process of a user; the others are not taken apart, which is most of the work."""
+    wanted = b"\nUid:\t%d\t" % uid
+    for pid in all_pids():
+        raw = _read(f"/proc/{pid}/status")
+        if raw is not None and wanted in raw:
+            yield _status(pid, raw)
 
 
 def all_pids() -> Iterator[int]:

@@ -67,6 +67,41 @@ def test_killed_kernel_is_reported_as_killed_by_us(desk: Desk) -> None:
         assert kernel.ended() == report
 
 
+RESTLESS = """
+import os
+if not os.fork():
+    os.setsid()
+    place = os.open("traces", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    while True:  # each of the chain lives for one trace only
+        os.write(place, b"x")
+        if os.fork():
+            os._exit(0)
+"""
+
+
+def test_nothing_of_a_halted_kernel_leaves_a_trace_any_more(desk: Desk) -> None:
+    for _ in range(5):
+        with desk.kernel() as kernel:
+            kernel.run(RESTLESS)
+            traces = Path(kernel.process.seat.work_dir) / "traces"
+            assert wait_until(lambda traces=traces: traces.exists() and traces.stat().st_size > 50)  # type: ignore[misc]
+            report = desk.do(desk.launcher.halt(kernel.kernel_id))
+            halted = traces.stat().st_size
+            assert report.cause == "killed_by_us"
+            assert kernel.kill().cause == "killed_by_us"
+            assert traces.stat().st_size == halted
+            assert desk.do(desk.launcher.halt(kernel.kernel_id)).signal == signal.SIGKILL, "halting again is harmless"
+
+
+def test_halt_is_answered_where_only_the_end_of_all_can_tell(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk(seats=2, without_layers=("cgroup",))
+    desk.wait_for_fork_server("ready")
+    with desk.kernel() as kernel:
+        report = desk.do(desk.launcher.halt(kernel.kernel_id))
+        assert (report.cause, report.signal) == ("killed_by_us", signal.SIGKILL)
+        assert not is_alive(kernel.process.pid)
+
+
 def test_interrupt_reaches_the_running_code(desk: Desk) -> None:
     with desk.kernel() as kernel:
         kernel.client.execute("print('go', flush=True)\nwhile True: pass", store_history=False)

@@ -27,7 +27,11 @@ class HeldRun:
     runs: list[Job]
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
     verdict: Verdict = field(default_factory=lambda: Verdict(None, "", 0))
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
     closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.settled.set()
 
     async def execute(self) -> None:
         self.runs.append(self.job)
@@ -35,6 +39,9 @@ class HeldRun:
             await self.stop.guard(self.may_end.wait())
         except JobFailed as failure:
             self.verdict = Verdict(failure.code, failure.message, failure.exit_code)
+
+    async def settle(self) -> None:
+        await self.settled.wait()
 
     def fail(self, verdict: Verdict) -> None:
         self.verdict = verdict
@@ -94,6 +101,25 @@ async def test_first_come_first_served(runner: HeldRunner, tmp_path: Path) -> No
     assert [j.request_id for j in runner.ran] == [0, 1, 2]
     assert service.status().busy_slots == 0
     assert all(run.closed for run in runner.opened.values())
+
+
+async def test_the_answer_does_not_wait_for_the_end_of_the_processes_but_the_next_job_does(
+    runner: HeldRunner, tmp_path: Path
+) -> None:
+    service = make_service(runner, tmp_path, queue_length=0)
+    first = service.submit(job(1))
+    await turns()
+    runner.opened[1].settled.clear()
+    runner.opened[1].may_end.set()
+    assert (await first.wait()).ok
+    second = service.submit(job(2))  # with no place to wait in: the slot is as good as free
+    await turns()
+    assert [j.request_id for j in runner.ran] == [1]
+    runner.opened[1].settled.set()
+    runner.opened[2].may_end.set()
+    assert (await second.wait()).ok
+    await turns()
+    assert service.status().busy_slots == 0
 
 
 async def test_a_full_queue_answers_at_once_with_its_size(runner: HeldRunner, tmp_path: Path) -> None:
@@ -183,4 +209,5 @@ async def test_a_fault_of_the_runner_is_an_answer_without_a_stack(
     verdict = await service.submit(job(1)).wait()
     assert verdict.code is FailureCode.INTERNAL
     assert "secret" not in verdict.message
+    await turns()
     assert service.status().busy_slots == 0

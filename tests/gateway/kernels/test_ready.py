@@ -63,6 +63,39 @@ async def test_a_claim_takes_a_ready_kernel_and_the_refill_begins() -> None:
     await kernels.aclose()
 
 
+async def test_the_refill_lets_the_job_go_first_while_another_kernel_is_ready() -> None:
+    starter = Starter()
+    starter.gate.set()
+    kernels = pool(starter)
+    kernels.fill()
+    await turns()
+    await kernels.claim()
+    await turns()
+    assert (kernels.ready, kernels.starting) == (1, 0)
+    kernels.fill()  # the job is answered
+    await turns()
+    assert kernels.ready == 2
+    await kernels.claim()
+    async with asyncio.timeout(10):  # nobody says that the job is answered
+        while kernels.ready < 2:  # noqa: ASYNC110 - a timer of the loop sets no event of ours
+            await asyncio.sleep(0.01)
+    await kernels.aclose()
+
+
+async def test_a_kernel_knows_whether_a_job_waits_for_it() -> None:
+    starter = Starter()
+    kernels = pool(starter, size=1)
+    kernels.fill()
+    assert not kernels.in_demand
+    claim = asyncio.create_task(kernels.claim())
+    await turns()
+    assert kernels.in_demand
+    starter.gate.set()
+    await claim
+    assert not kernels.in_demand
+    await kernels.aclose()
+
+
 async def test_a_claim_without_a_ready_kernel_waits_for_the_one_on_its_way() -> None:
     starter = Starter()
     kernels = pool(starter, size=1)
