@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from gateway.http.server import HEADER_BYTES
 from tests.gateway.http.harness import TOKEN, Caller, ScriptedRunner, body, head, raw
 
 MEGABYTE = b"x" * (1 << 20)
@@ -180,14 +181,20 @@ async def test_odd_framing_is_refused_in_json(port: int, lines: list[str], statu
         b"GET / HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nX: a\rb: c\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x y\r\n\r\n",
+        head("POST", "/v1/cancel", "Transfer-Encoding: chunked") + b"no size\r\n",
         b"GET /" + b"q" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"v" * 1_000_000 + b"\r\n\r\n",
     ],
 )
-async def test_malformed_http_is_refused_or_closed(port: int, call: Caller, data: bytes) -> None:
+async def test_malformed_http_is_refused_in_json(port: int, call: Caller, data: bytes) -> None:
     answer = await raw(port, data)
     assert answer.is_closed
-    assert not answer.data or answer.status == 400
+    if answer.data:
+        assert answer.status == 400
+        assert answer.body["code"] == "bad_request"
+    else:
+        assert len(data) > HEADER_BYTES, "only what is too long to be looked at is closed without a word"
     assert (await call.get("/v1/status")).code == 200
 
 
