@@ -57,7 +57,9 @@ CLAIMS = _ours(
 KERNEL_STARTS = _ours("kernel_starts_total", "counter", "Kernels started: forked, or plainly where that failed.", "by")
 KERNEL_START_FAILURES = _ours("kernel_start_failures_total", "counter", "Starts of kernels that failed.")
 KERNELS_DISCARDED = _ours("kernels_discarded_total", "counter", "Kernels that died or grew old before a job came.")
-FORK_SERVER_UP = _ours("fork_server_up", "gauge", "1 when kernels are forked; 0: each is started plainly, slowly.")
+FORK_SERVER_UP = _ours(
+    "fork_server_up", "gauge", "1 when kernels are forked, 0 when each is started plainly; only with USE_FORK_SERVER."
+)
 FORK_SERVER_RESTARTS = _ours("fork_server_restarts_total", "counter", "Times the fork server was started anew.")
 INTERNAL_S3_UP = _ours("internal_s3_up", "gauge", "1 when the embedded S3 server answers; only where it is enabled.")
 SANDBOX = _ours("sandbox_info", "info", "What confines a job; always 1.", "tier", "layers", "gateway_has_root")

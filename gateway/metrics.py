@@ -170,7 +170,8 @@ def _kernel_metrics(status: ServiceStatus) -> Iterator[Metric]:
     yield _family(names.KERNEL_STARTS, {("fork",): started - plain, ("plain",): plain})
     yield _family(names.KERNEL_START_FAILURES, _number(ready.get("start_failures")))
     yield _family(names.KERNELS_DISCARDED, _number(ready.get("discarded")))
-    yield _family(names.FORK_SERVER_UP, int(status.fork_server.get("state") == "ready"))
+    if status.fork_server.get("state") != "off":  # nothing to be alarmed about where it was switched off
+        yield _family(names.FORK_SERVER_UP, int(status.fork_server.get("state") == "ready"))
     yield _family(names.FORK_SERVER_RESTARTS, _number(status.fork_server.get("restarts")))
 
 

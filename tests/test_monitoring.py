@@ -123,7 +123,11 @@ def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
     cells: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]
-        own = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        own = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
         assert not own & cells, panel["title"]
         assert max(x for x, _ in own) < 24
         cells |= own
