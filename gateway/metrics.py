@@ -19,6 +19,7 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
     from gateway.jobs.service import JobService, ServiceStatus
     from gateway.jobs.store import JobRecord
+
+# when a series began is of no use to anybody here, and would double the series
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 BYTES = tuple(float(1 << power) for power in range(25, 36))
