@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import socket
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gateway.logs import JsonLines
 from tests.gateway_process import GatewayProcess
 
 SECRET = "c0nfidential"
@@ -89,3 +91,10 @@ def test_line_of_a_job_says_who_what_and_how_long(start_gateway: Callable[..., G
     assert done["peak_memory_bytes"] > 1_000_000
     assert "\n" not in done["message"]
     assert (failed["request_id"], failed["outcome"], failed["code"]) == (8, "failed", "user_error")
+
+
+def test_line_that_is_no_ordinary_json_is_written_all_the_same() -> None:
+    odd = {"request_id": "half \ud800 a pair", "peak_memory_bytes": 2**70}
+    record = logging.makeLogRecord({"name": "gateway.job", "msg": "job", "levelname": "INFO", **odd})
+    line = json.loads(JsonLines().format(record))
+    assert {name: line[name] for name in odd} == odd
