@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -56,15 +57,19 @@ class GatewayServer(HTTPServer):
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """Begin to serve a connection. Called by Tornado."""
-        stream.write = partial(self._write, stream.write, address)  # type: ignore[method-assign]
+        # a strong reference would be a circle, and each connection's buffers would wait for the collector
+        stream.write = partial(self._write, weakref.ref(stream), address)  # type: ignore[method-assign]
         super().handle_stream(stream, address)
 
-    def _write(self, write: Callable[..., Any], address: tuple[Any, ...], data: bytes | memoryview) -> Any:
-        if data != BARE_REFUSAL:
-            return write(data)
-        self._on_malformed()
-        access_log.info("malformed request 400 from %s", address[0] if address else "-")
-        return write(REFUSAL)
+    def _write(self, stream: weakref.ref[IOStream], address: tuple[Any, ...], data: bytes | memoryview) -> Any:
+        writer = stream()
+        if writer is None:
+            raise AssertionError("who writes to a stream holds it")
+        if data == BARE_REFUSAL:
+            self._on_malformed()
+            access_log.info("malformed request 400 from %s", address[0] if address else "-")
+            data = REFUSAL
+        return type(writer).write(writer, data)
 
 
 def make_server(app: Application, settings: Settings, metrics: Metrics) -> GatewayServer:

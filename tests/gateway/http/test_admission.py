@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import socket
 import time
 
 import pytest
+from tornado.iostream import IOStream
 
 from gateway.http.server import HEADER_BYTES
-from tests.gateway.http.harness import TOKEN, Caller, ScriptedRunner, body, head, raw
+from tests.gateway.http.harness import TOKEN, Caller, ScriptedRunner, body, eventually, head, raw
 
 MEGABYTE = b"x" * (1 << 20)
 PROTECTED = [
@@ -304,3 +306,19 @@ async def test_slow_and_half_sent_requests_do_not_hold_others(port: int, call: C
     assert (await call.execute("ok")).code == 200
     for writer in writers:
         writer.close()
+
+
+async def test_connection_is_forgotten_when_it_ends(port: int) -> None:
+    gc.collect()
+    gc.disable()  # what is only let go by the collector waits for it, with its buffers
+    try:
+        known = {id(found) for found in gc.get_objects() if isinstance(found, IOStream)}
+        await raw(port, head("GET", "/v1/status", "Connection: close"))
+        await raw(port, b"garbage\r\n\r\n")
+
+        def left() -> list[IOStream]:
+            return [found for found in gc.get_objects() if isinstance(found, IOStream) and id(found) not in known]
+
+        assert await eventually(lambda: not left())
+    finally:
+        gc.enable()
