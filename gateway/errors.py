@@ -45,6 +45,7 @@ class GatewayError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
+    advice: ClassVar[str] = "Look at the gateway's log; this is a fault worth reporting."
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -60,72 +61,91 @@ class BadRequest(GatewayError):
     """The request is wrong in itself; sent again unchanged it fails again."""
 
     status, code = 400, "bad_request"
+    advice = "Mend the field that the answer names."
 
 
 class Unauthorized(GatewayError):
     """No token, or not the right one."""
 
     status, code = 401, "unauthorized"
+    advice = "Send the token that the gateway was started with: `Authorization: Bearer TOKEN`."
 
 
 class Forbidden(GatewayError):
     """A browser sends this for some web page, and no token proves that its user wants it."""
 
     status, code = 403, "forbidden"
+    advice = "Call localhost or an IP address, not from a web page; or set AUTH_TOKEN."
 
 
 class NotFound(GatewayError):
     """No such route, or nothing is known under this id."""
 
     status, code = 404, "not_found"
+    advice = "Look at /openapi.json for routes; an id is known for LOG_KEEP seconds after its job."
 
 
 class MethodNotAllowed(GatewayError):
     """The route exists but not with this method."""
 
     status, code = 405, "method_not_allowed"
+    advice = "Use a method that the header Allow names."
 
 
 class Conflict(GatewayError):
     """A job with this id is queued or running now."""
 
     status, code = 409, "conflict"
+    advice = "Wait for the end of that job, cancel it, or send another id."
 
 
 class TooLarge(GatewayError):
     """The body is larger than the configured limit."""
 
     status, code = 413, "too_large"
+    advice = "Send less, or raise MAX_BODY_BYTES or MAX_UPLOAD_BYTES."
 
 
 class UnsupportedMediaType(GatewayError):
     """The body is of a type that the route does not take."""
 
     status, code = 415, "unsupported_media_type"
+    advice = "Send `Content-Type: application/json`, uncompressed."
 
 
 class QueueFull(GatewayError):
     """Every place in the queue is taken; the answer comes at once so that the caller's time-out is not spent here."""
 
     status, code, retryable = 503, "queue_full", True
+    advice = "Send it again after Retry-After, or raise SLOTS or QUEUE_LENGTH."
 
 
 class QueueTimeout(GatewayError):
     """The job waited longer for a slot than the queue time-out allows."""
 
     status, code, retryable = 504, "queue_timeout", True
+    advice = "Send it again later, or raise SLOTS or QUEUE_TIMEOUT."
 
 
 class ShuttingDown(GatewayError):
     """The gateway drains: it finishes what runs and takes nothing new."""
 
     status, code, retryable = 503, "shutting_down", True
+    advice = "Send it again when the gateway is up."
 
 
 class ConfigurationError(GatewayError):
     """The gateway cannot start as configured; the text names the setting to change."""
 
     code = "configuration"
+    advice = "Change the setting that the message names."
+
+
+def refusal_kinds() -> tuple[type[GatewayError], ...]:
+    """Return what a request to run a job can be refused with, `internal` (a fault of ours) last."""
+    at_start_or_later = (ConfigurationError, QueueTimeout)
+    kinds = [k for k in GatewayError.__subclasses__() if k.__module__ == __name__ and k not in at_start_or_later]
+    return (*kinds, GatewayError)
 
 
 class FailureCode(StrEnum):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import json
 import logging
+import re
 import sys
 
 import orjson
 
 from gateway.jobs.store import JobRecord
+from gateway.metrics import outcome_of
 from gateway.settings import Settings
 
 jobs = logging.getLogger("gateway.job")
@@ -33,11 +36,14 @@ class JsonLines(logging.Formatter):
         line.update({name: value for name, value in record.__dict__.items() if name not in _PLAIN_FIELDS})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:  # a lone surrogate, or a number beyond 64 bits: slower, but nothing is lost
+            return json.dumps(line, default=str)
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send the log of our packages to stderr, in the form that the settings ask for."""
+    """Send our log, and the warnings of libraries, to stderr in the form that the settings ask for."""
     handler = logging.StreamHandler(sys.stderr)
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     handler.setFormatter(JsonLines() if settings.log_json else text)
@@ -46,25 +52,53 @@ def configure_logging(settings: Settings) -> None:
         logger.handlers[:] = [handler]
         logger.setLevel(logging.INFO)
         logger.propagate = False
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
 
 
 def log_job(record: JobRecord) -> None:
-    """Write the one line of a finished job: ids, outcome, stage times in milliseconds, bytes."""
+    """Write the one line of a finished job: ids, outcome, stage times in milliseconds, bytes.
+
+    Never the message of a failure: it may quote a user's data.
+    """
     verdict = record.verdict
     if verdict is None:
         return
-    outcome = "ok" if verdict.code is None else str(verdict.code)
+    outcome, code = outcome_of(verdict.code), str(verdict.code or "ok")
     stages = {name: round(seconds * 1000, 1) for name, seconds in verdict.stages_seconds.items()}
+    bytes_out = verdict.output.output_bytes if verdict.output else 0
     facts = {
         "request_id": record.request_id,
         "execution_id": record.execution_id,
+        "call_id": record.call_id,
+        "trace_parent": record.trace_parent,
         "outcome": outcome,
+        "code": code,
+        "exit_code": verdict.exit_code,
         "execution_seconds": round(verdict.execution_seconds, 3),
         "stages_ms": stages,
         "bytes_in": verdict.bytes_in,
-        "bytes_out": verdict.output.output_bytes if verdict.output else 0,
+        "bytes_out": bytes_out,
+        "rows_out": verdict.output.rows if verdict.output else 0,
         "peak_memory_bytes": verdict.peak_memory_bytes,
-        "trace_parent": record.trace_parent,
     }
     timings = " ".join(f"{name}={milliseconds:g}ms" for name, milliseconds in stages.items())
-    jobs.info("job %s (%s) %s %s", record.request_id, record.execution_id, outcome, timings, extra=facts)
+    jobs.info(
+        "job %s (%s) %s %s %s in=%dB out=%dB call=%s trace=%s",
+        _printable(str(record.request_id)),
+        record.execution_id,
+        outcome,
+        code,
+        timings,
+        verdict.bytes_in,
+        bytes_out,
+        record.call_id or "-",
+        record.trace_parent or "-",
+        extra=facts,
+    )
+
+
+def _printable(text: str) -> str:
+    """Return `text` without what could begin a line of its own in the log or confuse a terminal."""
+    return re.sub(r"[^\x21-\x7e]", "?", text)

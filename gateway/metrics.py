@@ -1,32 +1,10 @@
 """What a monitoring system sees: Prometheus metrics made from verdicts, requests, and a look at the service.
 
-Names follow Prometheus' conventions (base units, ``_total`` for counters); where jupyter_server has a metric of the
-same meaning, its name is used. Labels have few values: handler classes instead of URLs, failure codes instead of
-messages.
+What they are called and mean stands in `gateway.metric_names`. At any time
 
-=============================================  =============================================================
-metric                                         meaning
-=============================================  =============================================================
-transform_gateway_jobs_total                   finished jobs by outcome and code
-transform_gateway_job_requests_total           jobs asked for: finished, live and refused ones together
-transform_gateway_jobs_refused_total           of these, refused by the service, by code
-transform_gateway_job_duration_seconds         from the slot to the end, by outcome
-transform_gateway_job_stage_duration_seconds   by stage; stage ``queue`` is the wait for a slot
-transform_gateway_input_bytes_total,           bytes of tables in and results out
-transform_gateway_output_bytes_total
-transform_gateway_output_rows_total            rows of results
-transform_gateway_kernel_peak_memory_bytes     peak memory of a job
-transform_gateway_queue_depth, _queue_capacity jobs that wait, and how many may
-transform_gateway_slots, _slots_busy           slots
-transform_gateway_ready_kernels                kernels that wait for a job
-transform_gateway_ready_kernel_claims_total    claims that found one (hit) or had to wait (miss)
-transform_gateway_fork_server_restarts_total
-transform_gateway_sandbox_info                 tier and the layers that are on, always 1
-transform_gateway_build_info                   version, always 1
-http_request_duration_seconds                  by method, handler class and status (as jupyter_server)
-kernel_currently_running_total                 kernels that run a job, by type (as jupyter_server)
-process_*, python_*                            the gateway's own process
-=============================================  =============================================================
+    job_requests_total = jobs_total + jobs_refused_total + jobs_live
+
+holds exactly: all four change on the event loop, each job in one step from one to the next.
 """
 
 from __future__ import annotations
@@ -41,13 +19,16 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway import __version__
-from gateway.errors import FailureCode
+from gateway import metric_names as names
+from gateway.errors import FailureCode, refusal_kinds
 from gateway.jobs.model import Verdict
+from gateway.metric_names import MetricName
 
 if TYPE_CHECKING:
     from tornado.web import RequestHandler
@@ -55,7 +36,9 @@ if TYPE_CHECKING:
     from gateway.jobs.service import JobService, ServiceStatus
     from gateway.jobs.store import JobRecord
 
-PREFIX = "transform_gateway"
+# when a series began is of no use to anybody here, and would double the series
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 BYTES = tuple(float(1 << power) for power in range(25, 36))
 
@@ -68,49 +51,44 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        registry = self.registry
-        self._jobs = Counter(f"{PREFIX}_jobs", "Finished jobs.", ["outcome", "code"], registry=registry)
-        self._refused = Counter(f"{PREFIX}_jobs_refused", "Jobs refused by the service.", ["code"], registry=registry)
-        self._duration = Histogram(
-            f"{PREFIX}_job_duration_seconds",
-            "Seconds from the slot to the end.",
-            ["outcome"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._stages = Histogram(
-            f"{PREFIX}_job_stage_duration_seconds",
-            "Seconds by stage; queue is the wait for a slot.",
-            ["stage"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._bytes_in = Counter(f"{PREFIX}_input_bytes", "Bytes of input tables.", registry=registry)
-        self._bytes_out = Counter(f"{PREFIX}_output_bytes", "Bytes of results.", registry=registry)
-        self._rows_out = Counter(f"{PREFIX}_output_rows", "Rows of results.", registry=registry)
-        self._peak = Histogram(
-            f"{PREFIX}_kernel_peak_memory_bytes", "Peak memory of a job.", buckets=BYTES, registry=registry
-        )
-        self._requests = Histogram(
-            "http_request_duration_seconds",
-            "Seconds until a request was answered.",
-            ["method", "handler", "status_code"],
-            buckets=SECONDS,
-            registry=registry,
-        )
+        self._asked = self._counter(names.JOB_REQUESTS)
+        self._jobs = self._counter(names.JOBS)
+        self._refused = self._counter(names.JOBS_REFUSED)
+        self._duration = self._histogram(names.JOB_DURATION, SECONDS)
+        self._stages = self._histogram(names.JOB_STAGES, SECONDS)
+        self._bytes_in = self._counter(names.INPUT_BYTES)
+        self._bytes_out = self._counter(names.OUTPUT_BYTES)
+        self._rows_out = self._counter(names.OUTPUT_ROWS)
+        self._peak = self._histogram(names.PEAK_MEMORY, BYTES)
+        self._requests = self._histogram(names.HTTP_REQUESTS, SECONDS)
+        self._malformed = self._counter(names.MALFORMED)
+        # a series that begins with its first event shows no increase for it, so an alert would miss the first failure
+        for code in (None, *FailureCode):
+            self._jobs.labels(outcome_of(code), code or "ok")
+        for refusal in refusal_kinds():
+            self._refused.labels(refusal.code)
 
     def attach(self, service: JobService) -> None:
         """Show the state of `service` from now on."""
         self.registry.register(_ServiceCollector(service))
+
+    def job_taken(self) -> None:
+        """Count a job that the service took."""
+        self._asked.inc()
+
+    def job_refused(self, code: str) -> None:
+        """Count a request to run a job that was refused, by whomever."""
+        self._asked.inc()
+        self._refused.labels(code).inc()
 
     def job_finished(self, record: JobRecord) -> None:
         """Count a finished job; give it to `JobService` as ``on_finished``."""
         if record.verdict is not None:
             self._count(record.verdict)
 
-    def job_refused(self, code: str) -> None:
-        """Count a job that the service did not take."""
-        self._refused.labels(code).inc()
+    def malformed_request(self) -> None:
+        """Count what was no HTTP."""
+        self._malformed.inc()
 
     def request_served(self, handler: RequestHandler, seconds: float) -> None:
         """Count an HTTP request.
@@ -123,7 +101,7 @@ class Metrics:
         self._requests.labels(method, f"{kind.__module__}.{kind.__name__}", handler.get_status()).observe(seconds)
 
     def _count(self, verdict: Verdict) -> None:
-        outcome = outcome_of(verdict)
+        outcome = outcome_of(verdict.code)
         self._jobs.labels(outcome, verdict.code or "ok").inc()
         self._duration.labels(outcome).observe(verdict.execution_seconds)
         for stage, seconds in verdict.stages_seconds.items():
@@ -135,10 +113,16 @@ class Metrics:
         if verdict.peak_memory_bytes is not None:
             self._peak.observe(verdict.peak_memory_bytes)
 
+    def _counter(self, name: MetricName) -> Counter:
+        return Counter(name.stem, name.text, name.labels, registry=self.registry)
 
-def outcome_of(verdict: Verdict) -> str:
+    def _histogram(self, name: MetricName, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name.stem, name.text, name.labels, buckets=buckets, registry=self.registry)
+
+
+def outcome_of(code: FailureCode | None) -> str:
     """Return ``succeeded``, ``timeout``, ``cancelled`` or ``failed``."""
-    match verdict.code:
+    match code:
         case None:
             return "succeeded"
         case FailureCode.TIMEOUT:
@@ -158,11 +142,12 @@ class _ServiceCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the state of the service. Called by the registry at each scrape."""
         status = self._service.status()
+        running = len(self._service.running())
+        yield _family(names.JOBS_LIVE, running + len(self._service.queued()))
         yield from _service_metrics(status)
-        yield _gauge(
-            "kernel_currently_running_total", "Kernels that run a job.", len(self._service.running()), "transform"
-        )
+        yield _family(names.KERNELS_RUNNING, {("transform",): running})
         yield from _kernel_metrics(status)
+        yield from _sandbox_metrics(status)
 
     def describe(self) -> Iterable[Metric]:
         """Say nothing: the service may not be ready to be looked at when this is registered."""
@@ -170,45 +155,50 @@ class _ServiceCollector(Collector):
 
 
 def _service_metrics(status: ServiceStatus) -> Iterator[Metric]:
-    counters = status.counters
-    requests = CounterMetricFamily(f"{PREFIX}_job_requests", "Jobs asked for, refused ones included.")
-    requests.add_metric([], counters.total_requests)
-    yield requests
-    yield _gauge(f"{PREFIX}_queue_depth", "Jobs that wait for a slot.", status.queue_size)
-    yield _gauge(f"{PREFIX}_queue_capacity", "Jobs that may wait for a slot.", status.max_queue_size)
-    yield _gauge(f"{PREFIX}_slots", "Jobs that may run side by side.", status.slots)
-    yield _gauge(f"{PREFIX}_slots_busy", "Slots that are taken.", status.busy_slots)
-    yield _gauge(f"{PREFIX}_healthy", "1 when jobs are taken.", int(status.healthy))
-    yield _info(f"{PREFIX}_build", "The gateway.", {"version": __version__})
+    yield _family(names.HEALTHY, int(status.healthy))
+    yield _family(names.QUEUE_DEPTH, status.queue_size)
+    yield _family(names.QUEUE_CAPACITY, status.max_queue_size)
+    yield _family(names.SLOTS, status.slots)
+    yield _family(names.SLOTS_BUSY, status.busy_slots)
+    if status.internal_s3 is not None:
+        yield _family(names.INTERNAL_S3_UP, int(bool(status.internal_s3.get("healthy"))))
+    yield _family(names.BUILD, {(__version__,): 1})
 
 
 def _kernel_metrics(status: ServiceStatus) -> Iterator[Metric]:
     ready = status.ready_kernels
-    yield _gauge(f"{PREFIX}_ready_kernels", "Kernels that wait for a job.", _number(ready.get("ready")))
-    claims = CounterMetricFamily(
-        f"{PREFIX}_ready_kernel_claims", "Claims that found a ready kernel, or not.", labels=["result"]
-    )
-    claims.add_metric(["hit"], _number(ready.get("hits")))
-    claims.add_metric(["miss"], _number(ready.get("misses")))
-    yield claims
-    restarts = CounterMetricFamily(f"{PREFIX}_fork_server_restarts", "Times the fork server was started anew.")
-    restarts.add_metric([], _number(status.fork_server.get("restarts")))
-    yield restarts
+    yield _family(names.READY_KERNELS, _number(ready.get("ready")))
+    yield _family(names.STARTING_KERNELS, _number(ready.get("starting")))
+    yield _family(names.CLAIMS, {("hit",): _number(ready.get("hits")), ("miss",): _number(ready.get("misses"))})
+    started, plain = _number(ready.get("started")), _number(ready.get("plain_starts"))
+    yield _family(names.KERNEL_STARTS, {("fork",): started - plain, ("plain",): plain})
+    yield _family(names.KERNEL_START_FAILURES, _number(ready.get("start_failures")))
+    yield _family(names.KERNELS_DISCARDED, _number(ready.get("discarded")))
+    if status.fork_server.get("state") != "off":  # nothing to be alarmed about where it was switched off
+        yield _family(names.FORK_SERVER_UP, int(status.fork_server.get("state") == "ready"))
+    yield _family(names.FORK_SERVER_RESTARTS, _number(status.fork_server.get("restarts")))
+
+
+def _sandbox_metrics(status: ServiceStatus) -> Iterator[Metric]:
     on = sorted(entry["layer"] for entry in status.sandbox.get("layers") or () if entry["state"] == "on")
-    tier = {"tier": str(status.sandbox.get("tier", "")), "layers": ",".join(on)}
-    yield _info(f"{PREFIX}_sandbox", "What confines a job.", tier)
+    has_root = str(bool(status.sandbox.get("gateway_has_root"))).lower()
+    yield _family(names.SANDBOX, {(str(status.sandbox.get("tier", "")), ",".join(on), has_root): 1})
 
 
-def _gauge(name: str, text: str, value: float, kind: str | None = None) -> Metric:
-    gauge = GaugeMetricFamily(name, text, labels=["type"] if kind else [])
-    gauge.add_metric([kind] if kind else [], value)
-    return gauge
-
-
-def _info(name: str, text: str, labels: dict[str, str]) -> Metric:
-    info = InfoMetricFamily(name, text)
-    info.add_metric([], labels)
-    return info
+def _family(name: MetricName, value: float | dict[tuple[str, ...], float]) -> Metric:
+    """Return one metric with its samples: a number, or one for each combination of labels."""
+    samples: dict[tuple[str, ...], float] = value if isinstance(value, dict) else {(): value}
+    family: CounterMetricFamily | GaugeMetricFamily | InfoMetricFamily
+    if name.kind == "info":
+        family = InfoMetricFamily(name.stem, name.text)
+        for labels in samples:
+            family.add_metric([], dict(zip(name.labels, labels, strict=True)))
+        return family
+    kind = CounterMetricFamily if name.kind == "counter" else GaugeMetricFamily
+    family = kind(name.stem, name.text, labels=name.labels)
+    for labels, number in samples.items():
+        family.add_metric(labels, number)
+    return family
 
 
 def _number(value: Any) -> float:

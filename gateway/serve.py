@@ -16,12 +16,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from gateway import __version__, privileges
 from gateway.errors import ConfigurationError
-from gateway.http import make_app, server_options
+from gateway.http import make_app, make_server
 from gateway.jobs.delivery import Deliverer
 from gateway.jobs.local import LocalRunner
 from gateway.jobs.service import JobService
@@ -33,6 +32,7 @@ from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.storage import Connections, ResultStore
 from gateway.storage.embedded_s3 import EmbeddedS3, EmbeddedS3Options
+from gateway.tracing import JobTracing
 from kernel_spec.launcher_client import LauncherClient, LauncherError
 from kernel_spec.limits import Limits
 from kernel_spec.options import LauncherOptions
@@ -119,8 +119,17 @@ async def running_service(settings: Settings, launcher: LauncherClient, metrics:
     def finished(record: JobRecord) -> None:
         log_job(record)
         metrics.job_finished(record)
+        if tracing is not None:
+            try:
+                tracing.job_finished(record)
+            except Exception:
+                # a library's fault in telling about a job must not keep the job's kernel and files from being freed
+                log.exception("job %s: no trace of it could be made", record.execution_id)
 
     async with AsyncExitStack() as stack:
+        tracing = JobTracing() if settings.enable_tracing else None
+        if tracing is not None:
+            stack.callback(tracing.close)
         context = await stack.enter_async_context(shared_context())
         await launcher.attach()
         limits = Limits(
@@ -168,7 +177,7 @@ async def _run(settings: Settings, launcher: LauncherClient, sockets: list[socke
     loop.set_default_executor(_file_threads())
     metrics = Metrics()
     async with running_service(settings, launcher, metrics) as service:
-        server = HTTPServer(make_app(service, settings, metrics), **server_options(settings))
+        server = make_server(make_app(service, settings, metrics), settings, metrics)
         server.add_sockets(sockets)
         port = sockets[0].getsockname()[1]
         _write_runtime_file(settings, port)

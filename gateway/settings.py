@@ -50,6 +50,7 @@ class Settings:
     require_tier: str = ""
     use_fork_server: bool = True
     log_json: bool = False
+    enable_tracing: bool = False
     enable_internal_s3: bool = False
     internal_s3_host: str = "127.0.0.1"
     internal_s3_port: int = 4566

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.app import TransformGatewayApp
-from gateway.errors import FAILURES
+from gateway.errors import FAILURES, refusal_kinds
+from gateway.metric_names import CATALOGUE
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +37,25 @@ def failures_table() -> str:
     return "\n".join(rows)
 
 
+def refusals_table() -> str:
+    """Return the table of refusals, from the same vocabulary."""
+    rows = ["| code | status | send again? | what happened | what to do |", "|---|---|---|---|---|"]
+    for kind in refusal_kinds():
+        again = "may help" if kind.retryable else "no"
+        meaning = "The gateway itself failed." if kind.code == "internal" else (kind.__doc__ or "").partition("\n")[0]
+        rows.append(f"| `{kind.code}` | {kind.status} | {again} | {_cell(meaning)} | {_cell(kind.advice)} |")
+    return "\n".join(rows)
+
+
+def metrics_table() -> str:
+    """Return the table of metrics, from the catalogue."""
+    rows = ["| metric | type | labels | what it says |", "|---|---|---|---|"]
+    for name in CATALOGUE:
+        labels = ", ".join(f"`{label}`" for label in name.labels)
+        rows.append(f"| `{name.name}` | {name.kind} | {labels} | {_cell(name.text)} |")
+    return "\n".join(rows)
+
+
 def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
@@ -43,6 +63,8 @@ def _cell(text: str) -> str:
 BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "settings": ("README.md", settings_table),
     "failures": ("docs/failures.md", failures_table),
+    "refusals": ("docs/failures.md", refusals_table),
+    "metrics": ("docs/monitoring.md", metrics_table),
 }
 
 

@@ -77,6 +77,7 @@ def _described(status: dict[str, Any], is_job: bool) -> str:
             )
         return "\n".join(lines)
     sandbox, metrics = status.get("sandbox") or {}, status.get("metrics") or {}
+    root = ", but the gateway keeps root" if sandbox.get("gateway_has_root") else ""
     return "\n".join(
         (
             f"version   {status.get('version')}",
@@ -84,6 +85,6 @@ def _described(status: dict[str, Any], is_job: bool) -> str:
             f"slots     {status.get('busy_slots')} of {status.get('slots')} busy",
             f"queue     {status.get('queue_size')} of {status.get('max_queue_size')}",
             f"jobs      {metrics.get('completed')} done, {metrics.get('failed')} of them failed",
-            f"sandbox   tier {sandbox.get('tier', '?')}",
+            f"sandbox   tier {sandbox.get('tier', '?')}{root}",
         )
     )

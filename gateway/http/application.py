@@ -1,10 +1,9 @@
-"""The Tornado application: routes, access log, and how its server treats slow and endless callers."""
+"""The Tornado application: routes and access log."""
 
 from __future__ import annotations
 
 import logging
 import re
-from typing import Any
 
 from tornado.log import gen_log
 from tornado.web import Application, RequestHandler
@@ -20,13 +19,9 @@ from gateway.settings import Settings
 
 access_log = logging.getLogger("gateway.access")
 
-HEADER_BYTES = 65_536
-IDLE_SECONDS = 30.0
-BODY_SECONDS = 60.0
-
 
 def make_app(service: JobService, settings: Settings, metrics: Metrics | None = None) -> Application:
-    """Return the application, to be served with `server_options`.
+    """Return the application, to be served by `gateway.http.server.make_server`.
 
     `metrics` is the one that `service` reports its finished jobs to.
     """
@@ -43,22 +38,6 @@ def make_app(service: JobService, settings: Settings, metrics: Metrics | None = 
         default_handler_args=arguments,
         log_function=log_request,
     )
-
-
-def server_options(settings: Settings) -> dict[str, Any]:
-    """Return the keyword arguments for `tornado.httpserver.HTTPServer`.
-
-    `idle_connection_timeout` bounds how long headers may take, `body_timeout` how long a body may; uploads raise it for
-    themselves. Bodies are capped by the handlers, which know what they take and answer 413 in words; the server's
-    own cap is only a second fence behind the largest of theirs.
-    """
-    return {
-        "max_header_size": HEADER_BYTES,
-        "idle_connection_timeout": IDLE_SECONDS,
-        "body_timeout": BODY_SECONDS,
-        "max_body_size": max(settings.max_upload_bytes, settings.max_body_bytes) + 1,
-        "xheaders": False,
-    }
 
 
 def log_request(handler: RequestHandler) -> None:

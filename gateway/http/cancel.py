@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.http.answers import CancelAnswer
 from gateway.http.base import BaseHandler
-from gateway.http.intake import Intake, JsonBody
+from gateway.http.intake import Intake
 from gateway.http.models import CancelRequest
 from gateway.http.validation import validate
 
@@ -16,11 +16,11 @@ class CancelHandler(BaseHandler):
         """Take a JSON object."""
         return self.json_intake()
 
-    def post(self) -> None:
+    async def post(self) -> None:
         """Answer at once; the call to execute that waits for the job answers when it is gone. 404: unknown or over."""
         self.check_intake()
-        value = self.intake.value() if isinstance(self.intake, JsonBody) else {}
-        request = validate(CancelRequest, value, self.context.settings)
+        settings = self.context.settings
+        request = await self.off_loop(lambda: validate(CancelRequest, self.json_value(), settings))
         record = self.context.service.cancel(request.request_id)
         answer = CancelAnswer(
             message=f"Cancellation requested for {record.request_id}",

@@ -25,6 +25,7 @@ class JobHandler(BaseHandler):
     """What both forms of execute share: submitting, waiting, and cancelling when the caller hangs up."""
 
     record: JobRecord | None = None
+    is_taken = False
 
     def submit(self, job: Job) -> JobRecord:
         """Hand the job to the service; a refusal carries the id it is about.
@@ -36,9 +37,11 @@ class JobHandler(BaseHandler):
         try:
             record = self.context.service.submit(job)
         except GatewayError as refusal:
-            self.context.metrics.job_refused(refusal.code)
             refusal.details.setdefault("request_id", job.request_id)
             raise
+        record.call_id = self.call_id
+        self.is_taken = True
+        self.context.metrics.job_taken()
         if isinstance(self.intake, MultipartBody):
             self.intake.hand_on()
         return record
@@ -58,6 +61,12 @@ class JobHandler(BaseHandler):
         super().on_connection_close()
         if self.record is not None:
             self._cancel(self.record)
+
+    def _set_error(self, refusal: GatewayError) -> None:
+        """Count the refusal too: whatever refuses a request, headers, body or service, comes through here once."""
+        super()._set_error(refusal)
+        if self.request.method == "POST" and not self.is_taken:
+            self.context.metrics.job_refused(refusal.code)
 
     def _cancel(self, record: JobRecord) -> None:
         try:
@@ -80,8 +89,10 @@ class ExecuteHandler(JobHandler):
     async def post(self) -> None:
         """Answer 200 for success, the failure's status otherwise; 202 at once in the asynchronous form or if asked."""
         self.check_intake()
-        job = self._job()
+        job = await self.off_loop(self._job)
         self.intake_done()
+        if self.gone:
+            return  # hung up while its body was parsed: files that came along are gone already
         record = self.submit(job)
         if self.context.settings.asynchronous or self._prefers_no_wait():
             accepted = AcceptedAnswer(

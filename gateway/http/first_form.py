@@ -8,7 +8,7 @@ from gateway.http.answers import FirstAnswer, FirstLogsAnswer, error_text
 from gateway.http.base import BaseHandler
 from gateway.http.execute import JobHandler
 from gateway.http.first_build import first_job
-from gateway.http.intake import Intake, JsonBody
+from gateway.http.intake import Intake
 from gateway.http.models import FirstExecuteRequest
 from gateway.http.validation import validate
 from gateway.jobs.model import DirectoryDelivery, Job, Verdict
@@ -26,10 +26,9 @@ class FirstExecuteHandler(JobHandler):
     async def post(self) -> None:
         """Answer 200 when `exit_code` is 0, the failure's status otherwise."""
         self.check_intake()
-        value = self.intake.value() if isinstance(self.intake, JsonBody) else {}
-        self.intake.close()
         settings = self.context.settings
-        request = validate(FirstExecuteRequest, value, settings)
+        request = await self.off_loop(lambda: validate(FirstExecuteRequest, self.json_value(), settings))
+        self.intake.close()
         job = await asyncio.to_thread(first_job, request, settings, self.trace_parent)
         record = self.submit(job)
         verdict = await self.outcome(record)

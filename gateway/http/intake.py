@@ -16,6 +16,10 @@ class Intake(Protocol):
 
     cap_bytes: int
 
+    @property
+    def json_bytes(self) -> int:
+        """Bytes of JSON that wait to be parsed."""
+
     async def feed(self, chunk: bytes) -> None:
         """Take the next piece.
 
@@ -38,6 +42,7 @@ class NoBody:
     """For routes that need no body: a small one is read and ignored, so that the connection can be kept."""
 
     cap_bytes = IGNORED_BODY_BYTES
+    json_bytes = 0
 
     def __init__(self) -> None:
         self._taken_bytes = 0
@@ -58,6 +63,11 @@ class JsonBody:
     def __init__(self, cap_bytes: int) -> None:
         self.cap_bytes = cap_bytes
         self._data = bytearray()
+
+    @property
+    def json_bytes(self) -> int:
+        """Bytes of JSON that wait to be parsed."""
+        return len(self._data)
 
     async def feed(self, chunk: bytes) -> None:
         """Keep the next piece."""

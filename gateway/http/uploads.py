@@ -98,6 +98,11 @@ class MultipartBody:
                 log.error("an upload could not be written: %s", error)
                 raise UploadFailed("the files that came with the request could not be stored") from None
 
+    @property
+    def json_bytes(self) -> int:
+        """Bytes of JSON that wait to be parsed."""
+        return len(self._json or b"")
+
     def value(self) -> dict[str, Any]:
         """Return the JSON part.
 

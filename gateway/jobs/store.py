@@ -22,7 +22,8 @@ KEPT_LOG_BYTES = 32 << 20
 class JobRecord:
     """One accepted job: what was asked, what happens, how it ended.
 
-    The identity of a record is `execution_id`; `request_id` is the caller's and comes again.
+    The identity of a record is `execution_id`; `request_id` is the caller's and comes again; `call_id` is the
+    ``X-Request-Id`` of the HTTP request that brought it.
     """
 
     request_id: RequestId
@@ -32,6 +33,7 @@ class JobRecord:
     log: EventLog
     stop: StopSignal
     trace_parent: str | None = None
+    call_id: str | None = None
     created_at: float = field(default_factory=time.time)
     started_at: float | None = None
     finished_at: float | None = None

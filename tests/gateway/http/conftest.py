@@ -10,7 +10,7 @@ from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
-from gateway.http import make_app, server_options
+from gateway.http import make_app, make_server
 from gateway.jobs.service import JobService
 from gateway.metrics import Metrics
 from gateway.settings import Settings
@@ -53,10 +53,10 @@ def app(service: JobService, settings: Settings, metrics: Metrics) -> Applicatio
 
 @pytest.fixture
 def http_server(
-    io_loop: IOLoop, app: Application, settings: Settings, http_server_port: tuple[Any, int]
+    io_loop: IOLoop, app: Application, settings: Settings, metrics: Metrics, http_server_port: tuple[Any, int]
 ) -> Iterator[HTTPServer]:
     """As the plugin's, but with the gateway's own options, which are part of what is tested."""
-    server = HTTPServer(app, **server_options(settings))
+    server = make_server(app, settings, metrics)
     server.add_socket(http_server_port[0])
     yield server
     server.stop()

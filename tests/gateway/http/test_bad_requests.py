@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
 
-from tests.gateway.http.harness import Caller, ScriptedRunner, body
+from gateway.http.base import ON_LOOP_BYTES
+from gateway.http.body import parse_object
+from tests.gateway.http.harness import Caller, ScriptedRunner, body, head
 
 WRONG: list[tuple[str, Any]] = [
     ("code", None),
@@ -167,3 +171,50 @@ async def test_bad_json_is_400(call: Caller, runner: ScriptedRunner, data: bytes
 async def test_paired_surrogates_are_one_character(call: Caller, runner: ScriptedRunner) -> None:
     answer = await call.send("POST", "/v1/execute", b'{"code": "ok", "request_id": "\\ud83c\\udf89"}')
     assert body(answer)["request_id"] == "🎉"
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/execute", 200), ("/execute", 400), ("/v1/cancel", 404)])
+@pytest.mark.parametrize("settings", [{"max_body_bytes": 1_000_000}], indirect=True)
+async def test_others_are_answered_while_a_large_body_is_parsed(
+    call: Caller, path: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsing, go_on = threading.Event(), threading.Event()
+
+    def slow_parse(data: bytes) -> dict[str, Any]:
+        parsing.set()
+        assert go_on.wait(20), "nobody else was answered in the meantime"
+        return parse_object(data)
+
+    monkeypatch.setattr("gateway.http.intake.parse_object", slow_parse)
+    padding = "x" * (ON_LOOP_BYTES + 1)
+    large = asyncio.ensure_future(call.send("POST", path, {"code": "ok", "request_id": 1, "padding": padding}))
+    assert await asyncio.to_thread(parsing.wait, 20)
+    assert (await call.get("/v1/status")).code == 200
+    assert not large.done()
+    go_on.set()
+    assert (await large).code == status
+
+
+async def test_caller_that_hangs_up_while_its_body_is_parsed_starts_no_job(
+    call: Caller, port: int, runner: ScriptedRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsing, go_on = threading.Event(), threading.Event()
+
+    def slow_parse(data: bytes) -> dict[str, Any]:
+        parsing.set()
+        assert go_on.wait(20)
+        return parse_object(data)
+
+    monkeypatch.setattr("gateway.http.intake.parse_object", slow_parse)
+    monkeypatch.setattr("gateway.http.base.ON_LOOP_BYTES", 0)
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    sent = b'{"code": "ok", "request_id": 1}'
+    writer.write(head("POST", "/v1/execute", f"Content-Length: {len(sent)}") + sent)
+    assert await asyncio.to_thread(parsing.wait, 20)
+    writer.close()
+    await writer.wait_closed()
+    # its end is noticed on the loop before this later request is read
+    assert (await call.get("/v1/status")).code == 200
+    go_on.set()
+    assert (await call.execute("ok", 2)).code == 200
+    assert [job.request_id for job in runner.jobs] == [2]

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from gateway.errors import FailureCode
-from gateway.jobs.model import Verdict
-from gateway.metrics import outcome_of
-from tests.gateway.http.harness import ROWS, Caller, ScriptedRunner
+from gateway.jobs.service import JobService
+from gateway.metric_names import CATALOGUE
+from gateway.metrics import Metrics, outcome_of
+from tests.gateway.http.harness import ROWS, Caller, ScriptedRunner, raw
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -68,7 +70,10 @@ async def test_state_of_the_service_shows(call: Caller, runner: ScriptedRunner) 
     assert value(samples, "transform_gateway_ready_kernel_claims_total", result="hit") == 3
     assert value(samples, "transform_gateway_ready_kernel_claims_total", result="miss") == 1
     assert value(samples, "transform_gateway_fork_server_restarts_total") == 2
-    assert value(samples, "transform_gateway_sandbox_info", tier="B", layers="landlock,seccomp") == 1
+    assert (
+        value(samples, "transform_gateway_sandbox_info", tier="B", layers="landlock,seccomp", gateway_has_root="false")
+        == 1
+    )
     assert value(samples, "process_open_fds") > 0
     runner.release.set()
     await waiting
@@ -86,6 +91,52 @@ async def test_requests_are_labelled_by_handler_not_by_url(call: Caller) -> None
     assert value(samples, name, method="other", handler="gateway.http.logs.LogsHandler", status_code="405") == 1
 
 
+@pytest.mark.parametrize("settings", [{"queue_length": 0}], indirect=True)
+async def test_every_refusal_of_a_job_is_counted_once(call: Caller, port: int, runner: ScriptedRunner) -> None:
+    holding = asyncio.ensure_future(call.execute("hold", 1))
+    await runner.begun.wait()
+    await call.execute("ok", 2)
+    await call.execute("ok", 1)
+    await call.execute(5, 3)
+    await call.send("POST", "/v1/execute", b"{")
+    await call.send("POST", "/execute", b"[]")
+    await call.send("POST", "/v1/execute", b"x" * 200_001)
+    await call.send("POST", "/v1/execute", {}, token=None)
+    await call.send("POST", "/v1/execute", {}, Content_Type="text/plain")
+    await call.get("/v1/execute")
+    await call.send("POST", "/v1/cancel", b"{")
+    await raw(port, b"POST /v1/execute HTTP/1.1\r\nno colon\r\n\r\n")
+    samples = await scrape(call)
+    refused = {
+        labels[0][1]: count
+        for (name, labels), count in samples.items()
+        if name == "transform_gateway_jobs_refused_total" and count
+    }
+    expected = {"queue_full": 1, "conflict": 1, "bad_request": 3, "too_large": 1, "unauthorized": 1}
+    assert refused == expected | {"unsupported_media_type": 1}
+    assert value(samples, "transform_gateway_jobs_live") == 1
+    assert value(samples, "transform_gateway_job_requests_total") == sum(refused.values()) + 1
+    assert value(samples, "transform_gateway_malformed_requests_total") == 1
+    runner.release.set()
+    await holding
+
+
+async def test_what_is_exported_is_what_the_catalogue_says(
+    call: Caller, service: JobService, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = dataclasses.replace(service.status(), internal_s3={"healthy": True})
+    monkeypatch.setattr(service, "status", lambda: status)
+    await call.execute("ok", 1)
+    exported = {}
+    for family in metrics.registry.collect():
+        if not family.name.startswith(("process_", "python_")):
+            suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+            labels = {frozenset(sample.labels) - {"le"} for sample in family.samples}
+            exported[family.name + suffix] = (family.type, labels, family.documentation)
+    described = {name.name: (name.kind, {frozenset(name.labels)}, name.text) for name in CATALOGUE}
+    assert exported == described
+
+
 async def test_openmetrics_parses_too(call: Caller) -> None:
     await call.execute("ok", 1)
     answer = await call.send("GET", "/metrics", token=None, Accept="application/openmetrics-text; version=1.0.0")
@@ -96,4 +147,4 @@ async def test_openmetrics_parses_too(call: Caller) -> None:
 
 
 def test_every_failure_has_an_outcome() -> None:
-    assert {outcome_of(Verdict(code, "", 1)) for code in FailureCode} == {"failed", "timeout", "cancelled"}
+    assert {outcome_of(code) for code in FailureCode} == {"failed", "timeout", "cancelled"}
