@@ -65,7 +65,7 @@ class Exchange:
         self._connections = connections
         self._after = "close" if connections is None else "keep-alive"
         self._was_used = False
-        self._is_asked = False
+        self._unsent_bytes = int(headers.get("Content-Length", "0"))
         self._left_bytes = 0
         self._stream: IOStream | None = None
         self._connection: HTTP1Connection | None = None
@@ -116,6 +116,7 @@ class Exchange:
     async def send(self, chunk: bytes) -> bool:
         """Send a piece of the body; returns False when the server has answered already and wants no more."""
         connection = self._live()
+        self._unsent_bytes -= len(chunk)
         writing = asyncio.ensure_future(connection.write(chunk))
         await self._first_of(writing, self._reader.headed)
         return not self._reader.headed.done()
@@ -123,9 +124,9 @@ class Exchange:
     async def answer(self) -> int:
         """End the request and return the status of the answer; the body then comes from `chunks`."""
         connection = self._live()
-        if not self._reader.headed.done():
+        # an answer that came before the whole body is the last one on this connection
+        if not self._detached and not (self._unsent_bytes and self._reader.headed.done()):
             connection.finish()
-            self._is_asked = True
         await self._first_of(self._reader.headed)
         if not self._reader.status:
             raise self._broken("closed the connection without an answer")
@@ -262,7 +263,7 @@ class Exchange:
 
     def _is_reusable(self) -> bool:
         """Whether request and answer both came to their end, and the server keeps the connection open."""
-        if self._task is None or not self._is_asked or not (self._detached or self._task.done()):
+        if self._task is None or self._unsent_bytes or not (self._detached or self._task.done()):
             return False
         whole = self._left_bytes == 0 if self._detached else self._reader.whole
         return whole and self._reader.keeps_open
