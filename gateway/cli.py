@@ -16,6 +16,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("gateway.commands.jobs", "show what a job has said"),
     "cancel": ("gateway.commands.jobs", "end a job"),
     "status": ("gateway.commands.jobs", "show how a gateway is, or where a job stands"),
+    "held": ("gateway.commands.held", "list the kernels of failed jobs that are held for inspection"),
+    "release": ("gateway.commands.held", "end held kernels"),
+    "console": ("gateway.commands.console", "attach a console to a kernel of the running gateway"),
     "doctor": ("gateway.commands.doctor", "show which layers of the sandbox hold here, and what would turn others on"),
     "smoke": ("gateway.commands.smoke", "run a transform on real data through a gateway"),
 }

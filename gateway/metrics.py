@@ -19,6 +19,7 @@ transform_gateway_kernel_peak_memory_bytes     peak memory of a job
 transform_gateway_queue_depth, _queue_capacity jobs that wait, and how many may
 transform_gateway_slots, _slots_busy           slots
 transform_gateway_ready_kernels                kernels that wait for a job
+transform_gateway_held_kernels                 kernels held for inspection or as a console
 transform_gateway_ready_kernel_claims_total    claims that found one (hit) or had to wait (miss)
 transform_gateway_fork_server_restarts_total
 transform_gateway_sandbox_info                 tier and the layers that are on, always 1
@@ -185,6 +186,8 @@ def _service_metrics(status: ServiceStatus) -> Iterator[Metric]:
 def _kernel_metrics(status: ServiceStatus) -> Iterator[Metric]:
     ready = status.ready_kernels
     yield _gauge(f"{PREFIX}_ready_kernels", "Kernels that wait for a job.", _number(ready.get("ready")))
+    held = _number(status.kernels.get("held"))
+    yield _gauge(f"{PREFIX}_held_kernels", "Kernels held for inspection or as a console.", held)
     claims = CounterMetricFamily(
         f"{PREFIX}_ready_kernel_claims", "Claims that found a ready kernel, or not.", labels=["result"]
     )
