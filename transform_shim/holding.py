@@ -75,7 +75,7 @@ def present(marker_path: str) -> Mapping[str, Any]:
     names |= {"tables": tables, "script": sys.modules.get("script"), "failure": error}
     if remains.returned:
         names["returned"] = remains.returned[0]
-    _set_banner(remains, names)
+    names |= _greet(remains, names)
     draft = Path(f"{marker_path}.part")
     draft.write_text(json.dumps(sorted(names)))
     draft.rename(marker_path)
@@ -90,12 +90,18 @@ def _from_users_line(trace: TracebackType | None) -> TracebackType | None:
     return own or trace
 
 
-def _set_banner(remains: Remains, names: Mapping[str, Any]) -> None:
-    """Say in the console's first lines what there is."""
+def _greet(remains: Remains, names: Mapping[str, Any]) -> dict[str, Any]:
+    """Say in the console's first lines what there is, and return `exit` and `quit` that leave the kernel alive."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if shell is not None:
-        listed = ", ".join(sorted(names))
-        shell.banner2 = (
-            f"\nThis is the kernel of a job that failed: {remains.sentence}\n"
-            f"Names: {listed}. %debug goes to the frame that failed.\n"
-        )
+    if shell is None:
+        return {}
+    from IPython.core.autocall import ExitAutocall
+
+    listed = ", ".join(sorted(names))
+    shell.banner2 = (
+        f"\nThis is the kernel of a job that failed: {remains.sentence}\n"
+        f"Names: {listed}. %debug goes to the frame that failed.\n"
+    )
+    # ipykernel's own would set this back and end the kernel for everybody who wants to look once more
+    shell.keepkernel_on_exit = True
+    return dict.fromkeys(("exit", "quit"), ExitAutocall(shell))
