@@ -11,7 +11,9 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("gateway.commands.run", "run a transform from a file and wait for its result"),
+    "run": ("gateway.commands.run", "run a transform from a script or a notebook and wait for its result"),
+    "new": ("gateway.commands.new", "write a transform to begin with, and a test that runs it"),
+    "check": ("gateway.commands.check", "find what is wrong with a transform without running it"),
     "submit": ("gateway.commands.submit", "hand over a transform without waiting for its end"),
     "logs": ("gateway.commands.jobs", "show what a job has said"),
     "cancel": ("gateway.commands.jobs", "end a job"),

@@ -104,4 +104,4 @@ def _greet(remains: Remains, names: Mapping[str, Any]) -> dict[str, Any]:
     )
     # ipykernel's own would set this back and end the kernel for everybody who wants to look once more
     shell.keepkernel_on_exit = True
-    return dict.fromkeys(("exit", "quit"), ExitAutocall(shell))
+    return dict.fromkeys(("exit", "quit"), ExitAutocall(shell))  # type: ignore[no-untyped-call]
