@@ -87,8 +87,8 @@ async def hold(
         return Held(await kernels.hold(kernel, job.hold_seconds, job.request_id, code), result, report)
     except BaseException as error:
         kernels.renounce()
-        if isinstance(error, JobFailed):
-            raise NotHeld(error.message) from None
+        if isinstance(error, JobFailed | OSError):
+            raise NotHeld(str(error)) from None
         raise
 
 

@@ -104,13 +104,17 @@ class HeldKernels:
         ------
         JobFailed
             The kernel has ended, or its limit could not be set; it is still the caller's, and so is the place.
+        OSError
+            The connection file could not be written; likewise.
         """
         await kernel.bind(math.ceil(seconds))
         name = secrets.token_hex(4)
         path = self._directory / f"{name}.json"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(kernel.conversation.connection_info(), file)
+        try:
+            _write_connection_file(path, kernel.conversation.connection_info())
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
         kernel.conversation.close()  # nobody here reads what it says from now on
         kernel.pipes.discard()
         now = time.time()
@@ -175,6 +179,12 @@ class HeldKernels:
             await holding.kernel.end()
             self._held.pop(name, None)
             log.info("held kernel %s ended: %s", name, reason)
+
+
+def _write_connection_file(path: Path, info: dict[str, Any]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(info, file)
 
 
 def attach_command(connection_file: Path) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from gateway.sources.module import Finding, Module, imports, parse, relative_imports, undefined_names
+from gateway.sources.module import Finding, Module, Severity, imports, parse, relative_imports, undefined_names
 from gateway.sources.signature import check_transform, parameters
 
 
@@ -83,7 +83,7 @@ def _check_imports(module: Module, transform: Transform) -> Iterator[Finding]:
     for found in imports(module):
         if found.name in transform.library or is_importable(found.name):
             continue
-        severity = "warning" if found.tolerated else "error"
+        severity: Severity = "warning" if found.tolerated else "error"
         text = _missing_import(found.name, transform.beside, module.where)
         yield Finding(module.where, found.line, severity, "user_error", text)
 

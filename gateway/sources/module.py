@@ -72,9 +72,7 @@ def imports(module: Module) -> Iterator[Import]:
 
 def relative_imports(module: Module) -> Iterator[int]:
     """Yield the lines of imports that begin with a dot."""
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            yield node.lineno
+    yield from (node.lineno for node in ast.walk(module.tree) if isinstance(node, ast.ImportFrom) and node.level)
 
 
 def _imports(node: ast.AST, *, tolerated: bool) -> Iterator[Import]:
@@ -90,9 +88,9 @@ def _imports(node: ast.AST, *, tolerated: bool) -> Iterator[Import]:
             yield from _imports(child, tolerated=tolerated)
         return
     guarded = isinstance(node, ast.Try) and any(_catches_import(handler) for handler in node.handlers)
-    for child in ast.iter_child_nodes(node):
-        in_body = isinstance(node, ast.Try) and child in node.body
-        yield from _imports(child, tolerated=tolerated or (guarded and in_body))
+    body: list[ast.stmt] = node.body if isinstance(node, ast.Try) else []
+    for part in ast.iter_child_nodes(node):
+        yield from _imports(part, tolerated=tolerated or (guarded and part in body))
 
 
 def _is_never_true(test: ast.expr) -> bool:

@@ -207,6 +207,17 @@ def test_timed_out_job_is_held_where_it_was_interrupted(gateway: GatewayProcess)
     assert evaluate(answer["held"]["connection_file"], steps=innermost) == {"steps": "[17]"}
 
 
+def test_job_that_ran_out_of_memory_is_held_with_what_filled_it(gateway: GatewayProcess) -> None:
+    """Its frames are kept, though a job that is not held lets go of them to describe its failure."""
+    code = "def transform(orders):\n    rows = []\n    while True:\n        rows.append(bytearray(100_000))"
+    answer = with_orders(gateway, code, hold_minutes=5).body
+    assert answer["code"] == "memory_limit"
+    held_bytes = "sum(len(b) for f, _ in __import__('traceback').walk_tb(failure.__traceback__) for b in f.f_locals.get('rows', ()))"
+    found = evaluate(answer["held"]["connection_file"], held_bytes=held_bytes, shape="orders.shape")
+    assert int(found["held_bytes"]) > 100 << 20
+    assert found["shape"] == "(2, 2)"
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
