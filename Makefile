@@ -128,8 +128,8 @@ smoke-test: $(VENV)/.project ## run a transform on the flights table through the
 	@"$(GATEWAY)" smoke $(ARGS)
 
 .PHONY: console
-console: $(VENV)/.project ## open a console on the kernel `transform`
-	@"$(VENV)/bin/jupyter" console --kernel transform $(ARGS)
+console: $(VENV)/.project ## attach a console to a kernel of the running gateway (ARGS=ID: to that of a failed job)
+	@"$(GATEWAY)" console $(ARGS)
 
 .PHONY: doctor
 doctor: $(VENV)/.project ## show each layer of the sandbox: on, degraded or off, and why

@@ -116,6 +116,12 @@ class TransformGatewayApp(JupyterApp):
     storage_stall_seconds = Float(
         30, help="Seconds without a byte after which a download or upload is given up.", min=1
     ).tag(config=True, env="STORAGE_STALL")
+    hold_failed_minutes = Float(
+        0, help="Minutes that the kernel of a failed job is kept for inspection; a request may say otherwise.", min=0
+    ).tag(config=True, env="HOLD_FAILED")
+    held_kernels = Integer(
+        2, help="Kernels kept for inspection or as a console at once, each with the memory of a job.", min=0, max=64
+    ).tag(config=True, env="HELD_KERNELS")
     asynchronous = Bool(
         False, help="Answer POST /v1/execute with 202 at once; the result then stands in GET /v1/status."
     ).tag(config=True, env="ASYNCHRONOUS")

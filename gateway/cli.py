@@ -11,11 +11,16 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("gateway.commands.run", "run a transform from a file and wait for its result"),
+    "run": ("gateway.commands.run", "run a transform from a script or a notebook and wait for its result"),
+    "new": ("gateway.commands.new", "write a transform to begin with, and a test that runs it"),
+    "check": ("gateway.commands.check", "find what is wrong with a transform without running it"),
     "submit": ("gateway.commands.submit", "hand over a transform without waiting for its end"),
     "logs": ("gateway.commands.jobs", "show what a job has said"),
     "cancel": ("gateway.commands.jobs", "end a job"),
     "status": ("gateway.commands.jobs", "show how a gateway is, or where a job stands"),
+    "held": ("gateway.commands.held", "list the kernels of failed jobs that are held for inspection"),
+    "release": ("gateway.commands.held", "end held kernels"),
+    "console": ("gateway.commands.console", "attach a console to a kernel of the running gateway"),
     "doctor": ("gateway.commands.doctor", "show which layers of the sandbox hold here, and what would turn others on"),
     "smoke": ("gateway.commands.smoke", "run a transform on real data through a gateway"),
 }

@@ -141,6 +141,7 @@ class TransformClient:
         output_format: DataFormat | None = None,
         manifests: Mapping[str, str | Path | Mapping[str, Any]] | None = None,
         request_id: RequestId | None = None,
+        hold_minutes: float | None = None,
         on_event: OnEvent | None = None,
     ) -> TransformResult:
         """Run a transform and wait for its end.
@@ -163,6 +164,8 @@ class TransformClient:
             Table name to its manifest: a file or the object itself.
         request_id : int or str, optional
             Under which `logs` and `cancel` find the job; made up otherwise.
+        hold_minutes : float, optional
+            Keep the kernel that long if the job fails in it; `TransformFailed.answer` then has ``held``.
         on_event : callable, optional
             Called in this thread with each `LogLine`, `Progress` and `StateChanged` while the job is on its way.
 
@@ -179,7 +182,7 @@ class TransformClient:
         request_id = f"client-{uuid.uuid4().hex}" if request_id is None else request_id
         path = None if output is None else Path(output)
         output_format = output_format or (format_of(path) if path is not None else "jsonl")
-        request = _request(code, request_id, library, output_format, timeout)
+        request = _request(code, request_id, library, output_format, timeout, hold_minutes)
         with TableFiles(tables or {}, manifests or {}, format_of) as files:
             follower = Follower(self._http, request_id, on_event or (lambda event: None))
             answer = self._run(request, files, follower)
@@ -198,6 +201,7 @@ class TransformClient:
         output_format: DataFormat = "jsonl",
         manifests: Mapping[str, str | Path | Mapping[str, Any]] | None = None,
         request_id: RequestId | None = None,
+        hold_minutes: float | None = None,
     ) -> RequestId:
         """Hand over a job without waiting for its end, and return its id for `follow`, `cancel` and `fetch`.
 
@@ -210,7 +214,7 @@ class TransformClient:
             A file could not be read.
         """
         request_id = f"client-{uuid.uuid4().hex}" if request_id is None else request_id
-        request = _request(code, request_id, library, output_format, timeout)
+        request = _request(code, request_id, library, output_format, timeout, hold_minutes)
         with TableFiles(tables or {}, manifests or {}, format_of) as files:
             self._http.post_job(request, files, wait=False)
         return request_id
@@ -253,6 +257,24 @@ class TransformClient:
     def status(self, request_id: RequestId | None = None) -> dict[str, Any]:
         """Return where a job stands, or without an id how the gateway is."""
         return self._http.get_json("/v1/status" + id_query(request_id))
+
+    def held(self) -> list[dict[str, Any]]:
+        """Return the kernels that are held for inspection or as a console, oldest first."""
+        return list(self._http.get_json("/v1/held").get("held", []))
+
+    def release(self, held_id: str) -> None:
+        """End a held kernel.
+
+        Raises
+        ------
+        GatewayRefused
+            404 when there is none of this id (any more).
+        """
+        self._http.post_json("/v1/release", {"id": held_id})
+
+    def open_console(self, minutes: float = 60.0) -> dict[str, Any]:
+        """Have a ready kernel held for a console, and return it as `held` would."""
+        return self._http.post_json("/v1/console", {"minutes": minutes})
 
     def _run(self, request: dict[str, Any], files: TableFiles, follower: Follower) -> dict[str, Any]:
         """Keep the blocking request in a thread and follow the log in this one, until the answer is there."""
@@ -331,11 +353,14 @@ def _request(
     library: Mapping[str, str] | None,
     output_format: DataFormat,
     timeout: float | None,
+    hold_minutes: float | None,
 ) -> dict[str, Any]:
     request: dict[str, Any] = {"code": code, "request_id": request_id, "output_format": output_format}
     request["library"] = dict(library or {})
     if timeout is not None:
         request["timeout"] = timeout
+    if hold_minutes is not None:
+        request["hold_minutes"] = hold_minutes
     return request
 
 

@@ -50,6 +50,7 @@ QUEUE_CAPACITY = _ours("queue_capacity", "gauge", "Jobs that may wait for a slot
 SLOTS = _ours("slots", "gauge", "Jobs that may run side by side (SLOTS).")
 SLOTS_BUSY = _ours("slots_busy", "gauge", "Slots that are taken.")
 READY_KERNELS = _ours("ready_kernels", "gauge", "Kernels that wait for a job.")
+HELD_KERNELS = _ours("held_kernels", "gauge", "Kernels held for inspection or as a console.")
 STARTING_KERNELS = _ours("starting_kernels", "gauge", "Kernels on their way to be ready.")
 CLAIMS = _ours(
     "ready_kernel_claims_total", "counter", "Claims that found a ready kernel (`hit`) or waited (`miss`).", "result"

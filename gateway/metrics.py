@@ -173,6 +173,7 @@ def _kernel_metrics(status: ServiceStatus) -> Iterator[Metric]:
     started, plain = _number(ready.get("started")), _number(ready.get("plain_starts"))
     yield _family(names.KERNEL_STARTS, {("fork",): started - plain, ("plain",): plain})
     yield _family(names.KERNEL_START_FAILURES, _number(ready.get("start_failures")))
+    yield _family(names.HELD_KERNELS, _number(status.kernels.get("held")))
     yield _family(names.KERNELS_DISCARDED, _number(ready.get("discarded")))
     if status.fork_server.get("state") != "off":  # nothing to be alarmed about where it was switched off
         yield _family(names.FORK_SERVER_UP, int(status.fork_server.get("state") == "ready"))

@@ -27,6 +27,7 @@ from gateway.jobs.service import JobService
 from gateway.jobs.store import JobRecord
 from gateway.kernels.conversation import shared_context
 from gateway.kernels.kernel import KernelParts
+from gateway.local_access import RUNTIME_FILE, TOKEN_FILE, write_token
 from gateway.logs import configure_logging, log_job
 from gateway.metrics import Metrics
 from gateway.settings import Settings
@@ -41,9 +42,6 @@ log = logging.getLogger(__name__)
 
 FILE_THREADS = 4
 """Copies and removals at the same time; more would only compete for the disk."""
-
-RUNTIME_FILE = "run/gateway.json"
-"""In the state directory: pid, port and start time of the gateway that is up; other tools find it there."""
 
 
 def serve(settings: Settings) -> None:
@@ -73,12 +71,13 @@ def serve(settings: Settings) -> None:
         asyncio.run(_run(settings, launcher, sockets))
     finally:
         launcher.close()
-        (settings.state_dir / RUNTIME_FILE).unlink(missing_ok=True)
+        for name in (RUNTIME_FILE, TOKEN_FILE):
+            (settings.state_dir / name).unlink(missing_ok=True)
 
 
 def _launcher_options(settings: Settings, user: privileges.GatewayUser) -> LauncherOptions:
     # beside the kernels that run and those that wait, one for each slot may still be on its way out
-    seats = 2 * settings.slots + settings.slots + settings.ready_kernels + 1
+    seats = 2 * settings.slots + settings.slots + settings.ready_kernels + settings.held_kernels + 1
     return LauncherOptions(
         state_dir=str(settings.state_dir),
         seats=seats,
@@ -177,7 +176,8 @@ async def _run(settings: Settings, launcher: LauncherClient, sockets: list[socke
     loop.set_default_executor(_file_threads())
     metrics = Metrics()
     async with running_service(settings, launcher, metrics) as service:
-        server = make_server(make_app(service, settings, metrics), settings, metrics)
+        app = make_app(service, settings, metrics, write_token(settings.state_dir))
+        server = make_server(app, settings, metrics)
         server.add_sockets(sockets)
         port = sockets[0].getsockname()[1]
         _write_runtime_file(settings, port)

@@ -44,6 +44,8 @@ class Settings:
     working_dir_roots: tuple[Path, ...] = ()
     drain_seconds: float = 30.0
     storage_stall_seconds: float = 30.0
+    hold_failed_minutes: float = 0.0
+    held_kernels: int = 2
     asynchronous: bool = False
     allow_network: bool = False
     allow_unsandboxed: bool = False

@@ -237,6 +237,28 @@ def test_job_has_neither_token_nor_settings_nor_a_connection_file(place: Place) 
     assert place.seen["connection_files"] == []
 
 
+def test_job_reaches_no_held_kernel(place: Place) -> None:
+    held = place.gateway.execute("def transform():\n    return 1", "kept", hold_minutes=1).body["held"]
+    connection = json.loads(Path(held["connection_file"]).read_text())
+    socket_path = f"{connection['ip']}-{connection['shell_port']}"
+    assert Path(socket_path).is_socket()
+    code = (
+        "import pandas as pd, socket\n"
+        "def fails(action):\n"
+        "    try:\n        action()\n"
+        "    except OSError:\n        return True\n"
+        "    return False\n"
+        "def transform():\n"
+        f"    file, token, path = {held['connection_file']!r}, {str(place.gateway.state_dir / 's/run/token')!r}, {socket_path!r}\n"
+        "    seen = [fails(lambda: open(file)), fails(lambda: open(token))]\n"
+        "    seen += [fails(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM).connect(path))]\n"
+        "    return pd.DataFrame({'seen': seen})\n"
+    )
+    answer = place.gateway.execute(code, "intruder", inline=True).body
+    assert place.gateway.request("POST", "/v1/release", {"id": held["id"]}).status == 200
+    assert answer["output"] == '{"seen":true}\n' * 3
+
+
 # ------------------------------------------------------------------------------------------------- outside
 def test_token_is_in_no_process_but_the_gateway(place: Place) -> None:
     if place.token_holders is None:

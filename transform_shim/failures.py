@@ -17,7 +17,7 @@ from transform_shim.errors import ShimError
 from transform_shim.loading import SCRIPT_FILE
 from transform_shim.result import peak_memory_bytes
 
-__all__ = ["Failure", "describe", "free_frames"]
+__all__ = ["Failure", "describe", "free_frames", "is_ours"]
 
 _SHIM_DIR = str(Path(__file__).parent)
 _HEADLINES = {
@@ -186,7 +186,7 @@ def _drop_shim_frames(rendered: traceback.TracebackException, seen: set[int]) ->
         return
     seen.add(id(rendered))
     if rendered.stack is not None:
-        kept = [frame for frame in rendered.stack if not _is_ours(frame.filename)]
+        kept = [frame for frame in rendered.stack if not is_ours(frame.filename)]
         # without frames there is no "Traceback" line either, as Python prints a syntax error of a script
         rendered.stack = traceback.StackSummary.from_list(kept) if kept else None  # type: ignore[assignment]
     for other in (rendered.__cause__, rendered.__context__, *(rendered.exceptions or ())):
@@ -194,7 +194,8 @@ def _drop_shim_frames(rendered: traceback.TracebackException, seen: set[int]) ->
             _drop_shim_frames(other, seen)
 
 
-def _is_ours(file_name: str) -> bool:
+def is_ours(file_name: str) -> bool:
+    """Whether a frame's file belongs to the shim or to the import machinery, and not to the user."""
     return file_name.startswith((_SHIM_DIR, "<frozen importlib"))
 
 

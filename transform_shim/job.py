@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 from transform_shim.binding import bind_tables, find_transform
 from transform_shim.failures import Failure, describe, free_frames
+from transform_shim.holding import Remains, set_aside
 from transform_shim.loading import load_script, write_modules
 from transform_shim.plain import in_directory, plain_surroundings
 from transform_shim.progress import Progress, Report
@@ -51,6 +52,7 @@ class _Job:
     stage_seconds: dict[str, float] = field(default_factory=dict)
     loaded: list[tuple[LoadedTable, float]] = field(default_factory=list)
     spare: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    returned: tuple[Any, ...] = ()
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -133,9 +135,12 @@ def _do(job: _Job, process: int) -> Written:
             returned = function(**arguments)
         if os.getpid() != process:
             os._exit(0)
-        del arguments
-        for table, _ in job.loaded:
-            table.value = None
+        if request.hold:
+            job.returned = (returned,)
+        else:
+            del arguments
+            for table, _ in job.loaded:
+                table.value = None
         job.spare.close()
         with job.timed("write"):
             frame = open_frame(returned, inputs)
@@ -164,12 +169,18 @@ def _read_tables(job: _Job, forms: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _failure_of(error: BaseException, job: _Job) -> Failure:
-    if isinstance(error, MemoryError):
+    hold = job.request.hold
+    # A job that is to be held keeps its frames: to look at them is what it is held for. What the description needs then
+    # comes from the reserve alone.
+    if isinstance(error, MemoryError) and not hold:
         free_frames(error)
     broken = [table.failure for table, _ in job.loaded if table.failure is not None]
     failure = describe(error, job.stage, job.request.limits, broken)
-    if not isinstance(error, MemoryError):
-        # for %debug in a notebook, and for a kernel held for inspection
+    if hold:
+        tables = {table.source.file.alias: table.value for table, _ in job.loaded}
+        set_aside(Remains(job.request.work_dir, tables, job.returned, error, failure.message))
+    elif not isinstance(error, MemoryError):
+        # for %debug in a notebook
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
     return failure
 

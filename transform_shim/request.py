@@ -53,7 +53,10 @@ class TableFile:
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """Everything one job needs; all paths are absolute."""
+    """Everything one job needs; all paths are absolute.
+
+    ``hold``: the kernel may be kept if the job fails, so what the failure leaves is not to be let go of.
+    """
 
     code: str
     output_path: Path
@@ -64,6 +67,7 @@ class JobRequest:
     tables: tuple[TableFile, ...] = ()
     output_format: DataFormat = "jsonl"
     limits: Mapping[str, int] = field(default_factory=dict)
+    hold: bool = False
 
     @classmethod
     def from_json(cls, text: str) -> JobRequest:
@@ -89,6 +93,7 @@ class JobRequest:
             result_path=Path(value["result_path"]),
             work_dir=Path(value["work_dir"]),
             limits=dict(value.get("limits") or {}),
+            hold=bool(value.get("hold")),
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from gateway.client import TransformClient
 from gateway.client_http import GatewayRefused, GatewayUnreachable
 from gateway.jobs.model import RequestId
+from gateway.local_access import local_gateway
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -43,6 +44,34 @@ def add_gateway(options: argparse.ArgumentParser, *, own: bool = False) -> None:
     options.add_argument("--url", default=default, help=text)
     token = os.environ.get("AUTH_TOKEN", "")
     options.add_argument("--token", default=token, help="its AUTH_TOKEN (environment: AUTH_TOKEN)")
+
+
+def add_local_gateway(options: argparse.ArgumentParser) -> None:
+    """Add --state-dir, beside --url and --token: who may read that directory needs neither of those."""
+    place = os.environ.get("STATE_DIR") or ".state"
+    text = f"of the running gateway, which is found by it (environment: STATE_DIR; default: {place})"
+    options.add_argument("--state-dir", type=Path, default=Path(place), help=text)
+    options.add_argument("--url", default=os.environ.get("TRANSFORM_GATEWAY_URL"), help="another gateway than that one")
+    token = os.environ.get("AUTH_TOKEN", "")
+    options.add_argument("--token", default=token, help="AUTH_TOKEN of the gateway of --url (environment: AUTH_TOKEN)")
+
+
+def local_client_of(options: argparse.Namespace) -> TransformClient:
+    """Return a client for --url and --token, else for the gateway of --state-dir by what stands there.
+
+    Raises
+    ------
+    UsageError, GatewayUnreachable
+    """
+    if options.url:
+        return client_of(options)
+    try:
+        found = local_gateway(options.state_dir.expanduser())
+    except PermissionError as error:
+        raise UsageError(f"{error.filename} cannot be read: it takes the user who started the gateway") from None
+    if found is None:
+        raise GatewayUnreachable(f"no gateway is up over {options.state_dir} (STATE_DIR, --state-dir)")
+    return TransformClient(found.url, found.token)
 
 
 def local_url() -> str:

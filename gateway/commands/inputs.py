@@ -11,6 +11,7 @@ from typing import get_args
 from gateway.client import format_of
 from gateway.commands.common import UsageError, script_text
 from gateway.jobs.model import DataFormat, RequestId
+from gateway.sources.notebook import read_notebook
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,14 @@ class JobInputs:
     timeout: float | None
     output_format: DataFormat
     request_id: RequestId | None
+    hold_minutes: float | None
 
 
-def add_job(options: argparse.ArgumentParser) -> None:
-    """Add the options that describe a job."""
-    options.add_argument("script", type=Path, help="Python file that defines transform()")
+def add_sources(options: argparse.ArgumentParser) -> None:
+    """Add the options that say which transform, with which tables and modules."""
+    options.add_argument(
+        "script", type=Path, help="Python file that defines transform(), or a notebook: the last cell that defines it"
+    )
     options.add_argument(
         "--table",
         action="append",
@@ -37,16 +41,24 @@ def add_job(options: argparse.ArgumentParser) -> None:
         help="a table: .csv, .jsonl, .parquet or .arrow; may come again",
     )
     options.add_argument(
-        "--manifest", action="append", default=[], metavar="NAME=FILE", help="types of a table, as Metabase's manifest"
-    )
-    options.add_argument(
         "--library", action="append", default=[], type=Path, metavar="FILE", help="a module beside the script"
+    )
+
+
+def add_job(options: argparse.ArgumentParser) -> None:
+    """Add the options that describe a job."""
+    add_sources(options)
+    options.add_argument(
+        "--manifest", action="append", default=[], metavar="NAME=FILE", help="types of a table, as Metabase's manifest"
     )
     options.add_argument("--timeout", type=float, metavar="SECONDS", help="default: the gateway's")
     options.add_argument(
         "--format",
         choices=get_args(DataFormat),
         help="format of the result; default: by the ending of --out, else jsonl",
+    )
+    options.add_argument(
+        "--hold", type=float, metavar="MINUTES", help="keep the kernel that long if the job fails in it, to look around"
     )
     options.add_argument("--id", help="request_id of the job; made up otherwise")
 
@@ -61,8 +73,8 @@ def job_inputs(options: argparse.Namespace, output: Path | None) -> JobInputs:
     """
     if options.timeout is not None and not options.timeout > 0:
         raise UsageError("--timeout: expected seconds above 0")
-    tables = _named(options.table, "--table")
-    manifests = _named(options.manifest, "--manifest")
+    tables = named_files(options.table, "--table")
+    manifests = named_files(options.manifest, "--manifest")
     try:
         for path in tables.values():
             format_of(path)
@@ -74,18 +86,41 @@ def job_inputs(options: argparse.Namespace, output: Path | None) -> JobInputs:
             raise UsageError(f"{path} (table {name}): no such file")
     if orphans := sorted(manifests.keys() - tables.keys()):
         raise UsageError(f"--manifest {orphans[0]}: there is no --table of this name")
+    code, library = _sources(options.script)
     return JobInputs(
-        script_text(options.script),
+        code,
         tables,
         manifests,
-        {path.name: script_text(path) for path in options.library},
+        library | {path.name: script_text(path) for path in options.library},
         options.timeout,
         output_format,
         options.id,
+        options.hold,
     )
 
 
-def _named(texts: Sequence[str], option: str) -> dict[str, Path]:
+def _sources(path: Path) -> tuple[str, dict[str, str]]:
+    """Return the script's text and the library that comes with it: a notebook has one in its cells."""
+    if path.suffix != ".ipynb":
+        return script_text(path), {}
+    try:
+        notebook = read_notebook(path)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    if notebook.script is None:
+        raise UsageError(f"{path}: no cell defines transform()")
+    return notebook.script.code, {f"{name}.py": cell.code for name, cell in notebook.library.items()}
+
+
+def named_files(texts: Sequence[str], option: str) -> dict[str, Path]:
+    """Return the files of options of the form NAME=FILE.
+
+    Raises
+    ------
+    UsageError
+    """
     found: dict[str, Path] = {}
     for text in texts:
         name, separator, file = text.partition("=")

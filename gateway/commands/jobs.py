@@ -78,12 +78,14 @@ def _described(status: dict[str, Any], is_job: bool) -> str:
         return "\n".join(lines)
     sandbox, metrics = status.get("sandbox") or {}, status.get("metrics") or {}
     root = ", but the gateway keeps root" if sandbox.get("gateway_has_root") else ""
+    kernels = status.get("kernels") or {}
     return "\n".join(
         (
             f"version   {status.get('version')}",
             f"health    {'ok' if status.get('healthy') else 'not healthy'}",
             f"slots     {status.get('busy_slots')} of {status.get('slots')} busy",
             f"queue     {status.get('queue_size')} of {status.get('max_queue_size')}",
+            f"held      {kernels.get('held', 0)} of {kernels.get('held_limit', 0)} kernels",
             f"jobs      {metrics.get('completed')} done, {metrics.get('failed')} of them failed",
             f"sandbox   tier {sandbox.get('tier', '?')}{root}",
         )

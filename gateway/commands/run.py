@@ -1,4 +1,4 @@
-"""`transform-gateway run`: a transform from a file, its tables from files, its result to a file."""
+"""`transform-gateway run`: a transform from a script or a notebook, its tables from files, its result to a file."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ def _options(name: str, arguments: Sequence[str]) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> int:
     inputs = job_inputs(options, options.out)
+    if inputs.hold_minutes is not None and not options.url:
+        raise common.UsageError("--hold: needs a gateway that stays, so also --url")
     if options.out is not None and not options.out.absolute().parent.is_dir():
         raise common.UsageError(f"--out {options.out}: there is no such directory")
     job_stdout = sys.stdout if options.out is not None else sys.stderr
@@ -51,6 +53,8 @@ def _run(options: argparse.Namespace) -> int:
         except TransformFailed as failure:
             display.close()
             sys.stderr.write(f"transform-gateway: {failure.code}: {failure.message}\n")
+            if held := failure.answer.get("held"):
+                sys.stderr.write(f"its kernel is held: {held['attach']}\n")
             return common.exit_code_of(failure.exit_code)
         if options.out is None:
             with path.open("rb") as file:
@@ -72,6 +76,7 @@ def execute(client: TransformClient, inputs: JobInputs, path: Path, display: Dis
         output=path,
         output_format=inputs.output_format,
         request_id=inputs.request_id,
+        hold_minutes=inputs.hold_minutes,
         on_event=display,
     )
 

@@ -30,6 +30,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
             timeout=inputs.timeout,
             output_format=inputs.output_format,
             request_id=inputs.request_id,
+            hold_minutes=inputs.hold_minutes,
         )
         sys.stdout.write(f"{request_id}\n")
         return 0

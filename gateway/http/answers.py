@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.errors import FAILURES
 from gateway.jobs.events import EventLog, Progress
-from gateway.jobs.model import JobState, RequestId, Verdict
+from gateway.jobs.model import HeldKernel, JobState, RequestId, Verdict
 from gateway.jobs.store import JobRecord
 
 
@@ -45,6 +45,33 @@ class KeptLinks(AnswerModel):
     events: str
 
 
+class HeldAnswer(AnswerModel):
+    """A kernel that is kept for a person."""
+
+    id: str
+    attach: str = Field(
+        description="Attaches a console, on the gateway's machine, for who may read its state directory."
+    )
+    connection_file: str
+    request_id: int | str | None = Field(description="Of the job that failed in it; null for a console.")
+    code: str | None = Field(description="Why that job failed.")
+    held_at: str
+    expires_at: str = Field(description="When it is ended, whoever is attached.")
+
+
+class HeldListAnswer(AnswerModel):
+    """What is held now, oldest first."""
+
+    held: list[HeldAnswer]
+    limit: int = Field(description="How many may be held at once.")
+
+
+class ReleasedAnswer(AnswerModel):
+    """Nothing is left of the kernel."""
+
+    released: str
+
+
 class JobAnswer(AnswerModel):
     """How a job ended. 200 with `exit_code` 0 is success; everything else is a failure."""
 
@@ -69,6 +96,8 @@ class JobAnswer(AnswerModel):
     output: str | None = Field(None, description="The data, with `inline`; absent when it is too large for that.")
     output_encoding: Literal["utf-8", "base64"] | None = None
     manifest: dict[str, Any] | None = Field(None, description="The manifest, with `inline`.")
+    held: HeldAnswer | None = Field(None, description="Set when the kernel of the failed job is kept for inspection.")
+    not_held: str | None = Field(None, description="Why it is not, though that was asked for.")
 
 
 class AcceptedAnswer(AnswerModel):
@@ -92,6 +121,8 @@ class FirstAnswer(AnswerModel):
     stdout_file: str | None = None
     stderr_file: str | None = None
     output_file: str | None = None
+    held: HeldAnswer | None = None
+    not_held: str | None = None
 
 
 class LogEvent(AnswerModel):
@@ -224,10 +255,31 @@ def job_answer(record: JobRecord, verdict: Verdict) -> JobAnswer:
     }
     if not verdict.ok:
         members["error"] = error_text(verdict)
+    members |= holding_members(verdict)
     if output is not None:
         members |= {"rows": output.rows, "fields": output.fields, "bytes_out": output.output_bytes}
         members |= {"data_format": output.data_format, "sha256": output.sha256}
     return JobAnswer(**members)
+
+
+def holding_members(verdict: Verdict) -> dict[str, Any]:
+    """Return the members of an answer that tell of a kept kernel, or why there is none though it was asked for."""
+    if verdict.held is not None:
+        return {"held": held_answer(verdict.held)}
+    return {"not_held": verdict.not_held} if verdict.not_held else {}
+
+
+def held_answer(held: HeldKernel) -> HeldAnswer:
+    """Return how a held kernel is shown."""
+    return HeldAnswer(
+        id=held.id,
+        attach=held.attach,
+        connection_file=held.connection_file,
+        request_id=held.request_id,
+        code=held.code,
+        held_at=iso_utc(held.held_at),
+        expires_at=iso_utc(held.expires_at),
+    )
 
 
 def error_text(verdict: Verdict) -> str:

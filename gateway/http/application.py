@@ -20,16 +20,18 @@ from gateway.settings import Settings
 access_log = logging.getLogger("gateway.access")
 
 
-def make_app(service: JobService, settings: Settings, metrics: Metrics | None = None) -> Application:
+def make_app(
+    service: JobService, settings: Settings, metrics: Metrics | None = None, local_token: str = ""
+) -> Application:
     """Return the application, to be served by `gateway.http.server.make_server`.
 
-    `metrics` is the one that `service` reports its finished jobs to.
+    `metrics` is the one that `service` reports its finished jobs to, `local_token` that of `gateway.local_access`.
     """
     # at info it quotes malformed headers, and one of them may be an Authorization with the token in it
     gen_log.setLevel(logging.WARNING)
     metrics = metrics or Metrics()
     metrics.attach(service)
-    context = Context(service, settings, metrics, Guard(settings), describe(ROUTES))
+    context = Context(service, settings, metrics, Guard(settings, local_token), describe(ROUTES))
     arguments = {"context": context}
     paths = dict.fromkeys((route.path, route.handler) for route in ROUTES)
     return Application(

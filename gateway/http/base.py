@@ -45,9 +45,12 @@ class BaseHandler(RequestHandler):
     ----------
     is_open : bool
         Whether the route answers without a token.
+    takes_local_token : bool
+        Whether the token in the state directory serves as well.
     """
 
     is_open: ClassVar[bool] = False
+    takes_local_token: ClassVar[bool] = False
     context: Context
     intake: Intake
     trace_parent: str | None
@@ -108,7 +111,7 @@ class BaseHandler(RequestHandler):
 
     def _admit(self) -> None:
         if not self.is_open:
-            self.context.guard.check(self.request)
+            self.context.guard.check(self.request, local=self.takes_local_token)
         allowed = self.allowed_methods()
         if self.request.method not in allowed:
             raise MethodNotAllowed(f"this route takes {', '.join(allowed)}", allowed=list(allowed))

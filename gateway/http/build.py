@@ -59,7 +59,13 @@ def execute_job(request: ExecuteRequest, settings: Settings, received: Received,
         form="v1",
         upload_dir=received.directory,
         trace_parent=trace_parent,
+        hold_seconds=hold_seconds(request.hold_minutes, settings),
     )
+
+
+def hold_seconds(minutes: float | None, settings: Settings) -> float:
+    """Return how long a failed job's kernel is kept, by what the request says, else by the settings."""
+    return 60.0 * (settings.hold_failed_minutes if minutes is None else minutes)
 
 
 def library_modules(library: dict[str, str] | None) -> tuple[LibraryModule, ...]:

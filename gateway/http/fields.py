@@ -21,6 +21,7 @@ RESERVED_MODULES = frozenset({"script", "transform_shim"})
 EXPECTED_ID = f"a whole number within 64 bits, or a text of 1 to {MAX_REQUEST_ID_CHARACTERS} characters"
 EXPECTED_URL = "an http:// or https:// URL"
 EXPECTED_TIMEOUT = "a number of seconds above 0"
+EXPECTED_MINUTES = "a number of minutes, 0 or more"
 
 
 def _check_request_id(value: int | str) -> int | str:
@@ -105,7 +106,17 @@ def _check_library(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
+def _check_minutes(value: float, info: ValidationInfo) -> float:
+    if not isinstance(info.context, Settings):
+        raise TypeError("the settings are needed to validate a time")
+    limit = info.context.max_timeout_seconds / 60
+    if not math.isfinite(value) or not 0 <= value <= limit:
+        raise ValueError(f"expected {EXPECTED_MINUTES} and at most {limit:g}, not {value:g}")
+    return value
+
+
 RequestIdField = Annotated[int | str, AfterValidator(_check_request_id)]
 TimeoutField = Annotated[float, AfterValidator(_check_timeout), Field(json_schema_extra={"exclusiveMinimum": 0})]
+MinutesField = Annotated[float, AfterValidator(_check_minutes), Field(json_schema_extra={"minimum": 0})]
 UrlField = Annotated[str, AfterValidator(check_url)]
 LibraryField = Annotated[dict[str, str], AfterValidator(_check_library)]

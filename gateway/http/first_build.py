@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 from gateway.errors import BadRequest
-from gateway.http.build import library_modules, refuse_orphans
+from gateway.http.build import hold_seconds, library_modules, refuse_orphans
 from gateway.http.fields import check_url
 from gateway.http.models import FirstExecuteRequest
 from gateway.http.uploads import ENDINGS
@@ -51,6 +51,7 @@ def first_job(request: FirstExecuteRequest, settings: Settings, trace_parent: st
         output_format="csv",
         form="first",
         trace_parent=trace_parent,
+        hold_seconds=hold_seconds(request.hold_minutes, settings),
     )
 
 

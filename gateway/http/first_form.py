@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from gateway.http.answers import FirstAnswer, FirstLogsAnswer, error_text
+from gateway.http.answers import FirstAnswer, FirstLogsAnswer, error_text, holding_members
 from gateway.http.base import BaseHandler
 from gateway.http.execute import JobHandler
 from gateway.http.first_build import first_job
@@ -69,7 +70,7 @@ def _answer(job: Job, record: JobRecord, verdict: Verdict) -> FirstAnswer:
         stderr_file=None,
         output_file=None,
     )
-    more: dict[str, str] = {}
+    more: dict[str, Any] = holding_members(verdict)
     if not verdict.ok:
         more["error"] = error_text(verdict)
     if isinstance(job.delivery, DirectoryDelivery):

@@ -22,10 +22,13 @@ class Guard:
     settings : Settings
         `auth_token` empty means that nobody needs one; then requests that a browser sends on behalf of some web page
         are refused: such a gateway trusts everything on this machine, and a browser on it runs strangers' code.
+    local_token : str, optional
+        Serves as well where `check` is told so; see `gateway.local_access`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, local_token: str = "") -> None:
         self._token = settings.auth_token.encode("utf-8")
+        self._local_token = local_token.encode("ascii")
         self._loopback = _is_loopback(settings.host)
         self._host = settings.host.lower()
 
@@ -42,18 +45,18 @@ class Guard:
             return False
         return True
 
-    def check(self, request: HTTPServerRequest) -> None:
-        """Let the request pass or raise.
+    def check(self, request: HTTPServerRequest, *, local: bool = False) -> None:
+        """Let the request pass or raise; with `local`, the token of the state directory serves as well.
 
         Raises
         ------
         Unauthorized, Forbidden
         """
-        self._check_token(request)
+        self._check_token(request, local=local)
         if not self._token:
             self._check_origin(request)
 
-    def _check_token(self, request: HTTPServerRequest) -> None:
+    def _check_token(self, request: HTTPServerRequest, *, local: bool = False) -> None:
         if not self._token:
             return
         given = request.headers.get_list("Authorization")
@@ -63,7 +66,10 @@ class Guard:
             raise Unauthorized(text)
         scheme, _, token = given[0].partition(" ")
         # headers arrive decoded as latin-1; encoding them so gives back the very bytes that were sent
-        right = hmac.compare_digest(token.strip().encode("latin-1"), self._token)
+        sent = token.strip().encode("latin-1")
+        right = hmac.compare_digest(sent, self._token)
+        if local and self._local_token:
+            right |= hmac.compare_digest(sent, self._local_token)
         if scheme.lower() != "bearer" or not right:
             raise Unauthorized("the token is not the one that this gateway was started with")
 

@@ -8,9 +8,11 @@ from pydantic import Field
 
 from gateway.http.fields import (
     EXPECTED_ID,
+    EXPECTED_MINUTES,
     EXPECTED_TIMEOUT,
     EXPECTED_URL,
     LibraryField,
+    MinutesField,
     RequestIdField,
     TimeoutField,
     UrlField,
@@ -18,6 +20,10 @@ from gateway.http.fields import (
 from gateway.http.validation import RequestModel
 from gateway.jobs.model import DataFormat
 
+HOLD_MINUTES = (
+    "Keep the kernel that long if the job fails in it, for a console on the gateway's machine; the answer's `held` has "
+    "the command. 0 is not at all. Default: the gateway's HOLD_FAILED."
+)
 FORMATS = '"jsonl", "csv", "parquet" or "arrow"'
 
 
@@ -43,6 +49,7 @@ class ExecuteRequest(RequestModel):
         "output_format": FORMATS,
         "data_format": f"{FORMATS}, or an object of table name to one of these",
         "inline": "true or false",
+        "hold_minutes": EXPECTED_MINUTES,
     }
 
     code: str = Field(description="The script. It defines `transform()`; its parameters name the tables it needs.")
@@ -69,6 +76,7 @@ class ExecuteRequest(RequestModel):
     inline: bool | None = Field(
         None, description="Also put a small kept result into the answer (`output`, `manifest`)."
     )
+    hold_minutes: MinutesField | None = Field(None, description=HOLD_MINUTES)
 
 
 class FirstExecuteRequest(RequestModel):
@@ -93,6 +101,7 @@ class FirstExecuteRequest(RequestModel):
         "metabase_url": EXPECTED_URL,
         "api_key": "a text",
         "library": "an object of module name to source text",
+        "hold_minutes": EXPECTED_MINUTES,
     }
 
     code: str
@@ -108,6 +117,7 @@ class FirstExecuteRequest(RequestModel):
     metabase_url: UrlField | None = Field(None, description="Base URL of a Metabase whose tables are read.")
     api_key: str | None = Field(None, description="API key for `metabase_url`.")
     library: LibraryField | None = None
+    hold_minutes: MinutesField | None = Field(None, description=HOLD_MINUTES)
 
 
 class CancelRequest(RequestModel):
@@ -116,3 +126,19 @@ class CancelRequest(RequestModel):
     EXPECTED: ClassVar[dict[str, str]] = {"request_id": EXPECTED_ID}
 
     request_id: RequestIdField
+
+
+class ConsoleRequest(RequestModel):
+    """How long a kernel is wanted for a console."""
+
+    EXPECTED: ClassVar[dict[str, str]] = {"minutes": EXPECTED_MINUTES}
+
+    minutes: MinutesField = Field(60.0, description="It is ended after that, whoever is attached.")
+
+
+class ReleaseRequest(RequestModel):
+    """Which held kernel to end."""
+
+    EXPECTED: ClassVar[dict[str, str]] = {"id": "a text: the id of a held kernel"}
+
+    id: str = Field(description="As in `held` of an answer, or from `/v1/held`.")

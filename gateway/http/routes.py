@@ -10,8 +10,9 @@ from gateway.http.base import BaseHandler
 from gateway.http.cancel import CancelHandler
 from gateway.http.execute import ExecuteHandler
 from gateway.http.first_form import FirstExecuteHandler, FirstLogsHandler
+from gateway.http.held import ConsoleHandler, HeldHandler, ReleaseHandler
 from gateway.http.logs import LogsHandler
-from gateway.http.models import CancelRequest, ExecuteRequest, FirstExecuteRequest
+from gateway.http.models import CancelRequest, ConsoleRequest, ExecuteRequest, FirstExecuteRequest, ReleaseRequest
 from gateway.http.pages import DocsHandler, MetricsHandler, OpenApiHandler, RootHandler
 from gateway.http.results import ResultsHandler
 from gateway.http.status import StatusHandler
@@ -102,6 +103,32 @@ ROUTES: tuple[Route, ...] = (
         "Fetch what was kept of a job: output, manifest or events",
         {200: "application/octet-stream"},
         refusals=(401, 403, 404),
+    ),
+    Route(
+        "get",
+        "/v1/held",
+        HeldHandler,
+        "The kernels that are held for inspection or as a console",
+        {200: answers.HeldListAnswer},
+        refusals=(401, 403),
+    ),
+    Route(
+        "post",
+        "/v1/release",
+        ReleaseHandler,
+        "End a held kernel",
+        {200: answers.ReleasedAnswer},
+        request=ReleaseRequest,
+        refusals=(400, 401, 403, 404, 413, 415),
+    ),
+    Route(
+        "post",
+        "/v1/console",
+        ConsoleHandler,
+        "Hold a ready kernel for a console",
+        {200: answers.HeldAnswer},
+        request=ConsoleRequest,
+        refusals=(400, 401, 403, 409, 413, 415, 500, 503),
     ),
     Route(
         "post",

@@ -19,8 +19,8 @@ from gateway.http.lookup import require_by_text
 from gateway.jobs.model import JobState
 from gateway.jobs.store import JobRecord
 
-SECRET_MEMBERS = ("error",)
-"""Members of a result that may quote a user's data: a script's exception names the value it fell over."""
+SECRET_MEMBERS = ("error", "held", "not_held")
+"""Members of a result that may quote a user's data (a script's exception names the value it fell over), and paths."""
 
 
 class StatusHandler(BaseHandler):

@@ -16,10 +16,12 @@ from typing import Any
 from gateway.errors import FAILURES, FailureCode, JobFailed
 from gateway.jobs.delivery import Deliverer, Results
 from gateway.jobs.events import EventLog, Progress, StateChanged
-from gateway.jobs.model import Job, JobState, Verdict
+from gateway.jobs.holding import HOLD_GRACE_SECONDS, RESULT_CAP_BYTES, Held, NotHeld, hold, read_small, told
+from gateway.jobs.model import HeldKernel, Job, JobState, Verdict
 from gateway.jobs.runner import RunnerStatus
 from gateway.jobs.stop import StopSignal
 from gateway.jobs.verdict import Ending, decide, parse_result
+from gateway.kernels.held import HeldKernels
 from gateway.kernels.kernel import JobKernel, KernelParts, start_kernel
 from gateway.kernels.ready import ReadyKernels
 from gateway.settings import Settings
@@ -34,7 +36,6 @@ INTERRUPT_GRACE_SECONDS = 0.25
 (measured).
 """
 
-RESULT_CAP_BYTES = 1 << 20
 MANIFEST_CAP_BYTES = 64 << 20
 
 
@@ -58,6 +59,7 @@ class LocalRunner:
         self.deliverer = deliverer
         self.connections = connections
         self.jobs_dir = settings.state_dir / "jobs"
+        self.held = HeldKernels(settings.state_dir / "run" / "held", settings.held_kernels)
         self.kernels = ReadyKernels(
             lambda: start_kernel(parts, lambda: self.kernels.in_demand),
             settings.slots + settings.ready_kernels,
@@ -67,6 +69,7 @@ class LocalRunner:
     def start(self) -> None:
         """Begin to boot kernels; what jobs of a dead gateway left is removed first."""
         self._clear_directories()
+        self.held.start()
         self.kernels.fill()
 
     def open(self, job: Job, log: EventLog, stop: StopSignal, execution_id: str) -> LocalRun:
@@ -86,13 +89,30 @@ class LocalRunner:
                 **dataclasses.asdict(counters),
             },
             # the code only: the text may name paths of this machine, and the status needs no token
-            kernels={"last_start_failure": str(failure.code) if failure else None},
+            kernels={
+                "last_start_failure": str(failure.code) if failure else None,
+                "held": len(self.held.facts()),
+                "held_limit": self.held.limit,
+            },
             sandbox={**launcher.sandbox_status(), "gateway_has_root": os.geteuid() == 0},
             fork_server=launcher.fork_server_status(),
         )
 
+    def held_kernels(self) -> list[HeldKernel]:
+        """Return what is held for inspection or as a console, oldest first."""
+        return self.held.facts()
+
+    async def release(self, name: str) -> None:
+        """End a held kernel; raises `NotFound`."""
+        await self.held.release(name)
+
+    async def open_console(self, seconds: float) -> HeldKernel:
+        """Take a ready kernel out for a person; raises `Conflict` when no more may be held."""
+        return await self.held.console(self.kernels.claim, seconds)
+
     async def aclose(self) -> None:
         """End every kernel."""
+        await self.held.aclose()
         await self.kernels.aclose()
         self._clear_directories()
 
@@ -121,7 +141,7 @@ class LocalRun:
         self._fetch = asyncio.create_task(self._fetch_inputs(), name=f"fetch {execution_id}")
 
     async def execute(self) -> None:
-        """Run the job until its verdict is known and nothing of it can run any more."""
+        """Run the job until its verdict is known and nothing of it can run any more, but for a kernel that is held."""
         began = time.monotonic()
         try:
             self._log.emit(StateChanged(JobState.RUNNING, "fetch"))
@@ -197,30 +217,51 @@ class LocalRun:
         request = self._shim_request(kernel, tables)
         kernel.pipes.attach(self._log)
         began = time.monotonic()
+        held: Held | None = None
+        not_held = ""
         try:
-            stopped = await self._watch(kernel, request)
-        finally:
-            killing = time.monotonic()
-            # What it wrote cannot change from here on; `settle` waits until its processes are taken apart as well.
-            report = await kernel.halt()
-        self._stages["execute"] = killing - began
-        self._stages["kill"] = time.monotonic() - killing
-        kernel.pipes.drain()
+            stopped, answered = await self._watch(kernel, request)
+            ended = time.monotonic()
+            if job.hold_seconds:
+                held, not_held = await self._hold(kernel, stopped, answered=answered)
+        except BaseException:
+            await kernel.kill()
+            raise
+        # What it wrote cannot change from here on; `settle` waits until its processes are taken apart as well.
+        report = await kernel.halt() if held is None else held.report
+        self._stages["execute"] = ended - began
+        self._stages["kill" if held is None else "hold"] = time.monotonic() - ended
+        if held is None:
+            kernel.pipes.drain()
         ending = Ending(
             stopped=stopped,
             report=report,
-            result=parse_result(_read_small(kernel, "result.json", RESULT_CAP_BYTES)),
+            result=held.result if held else parse_result(read_small(kernel, "result.json", RESULT_CAP_BYTES)),
             limits=limits,
             timeout_seconds=job.timeout_seconds,
-            execution_seconds=killing - began,
+            execution_seconds=ended - began,
         )
         verdict = decide(ending, job.output_format)
+        if held is not None:
+            return dataclasses.replace(verdict, held=held.kernel)
         if verdict.ok:
             self._results = self._open_results(kernel, report)
-        return verdict
+        elif not_held:
+            self._log.line("stderr", f"The kernel of this job is not held: {not_held}")
+        return dataclasses.replace(verdict, not_held="" if verdict.ok else not_held)
 
-    async def _watch(self, kernel: JobKernel, request: str) -> FailureCode | None:
-        """Return when it is time to look: the kernel answered or died (None), or the gateway ends it (why)."""
+    async def _hold(self, kernel: JobKernel, stopped: FailureCode | None, *, answered: bool) -> tuple[Held | None, str]:
+        """Give a failed job's kernel away to be held, or return why that is not done."""
+        try:
+            held = await hold(self._runner.held, kernel, self._job, stopped, answered=answered)
+        except NotHeld as reason:
+            return None, str(reason)
+        self._kernel = None
+        self._log.line("stderr", told(held.kernel))
+        return held, ""
+
+    async def _watch(self, kernel: JobKernel, request: str) -> tuple[FailureCode | None, bool]:
+        """Return when it is time to look: why the gateway ends it, if it does, and whether the kernel has answered."""
         answered = asyncio.ensure_future(kernel.conversation.execute(request, kernel.pipes.feed_text))
         stop = asyncio.ensure_future(self._stop.wait())
         try:
@@ -229,12 +270,13 @@ class LocalRun:
                 watched, timeout=self._job.timeout_seconds, return_when=asyncio.FIRST_COMPLETED
             )
             if answered in done or kernel.exited in done:
-                return None
+                return None, answered in done
             stopped = self._stop.cause or FailureCode.TIMEOUT
             await kernel.interrupt()
             watched.discard(stop)
-            await asyncio.wait(watched, timeout=INTERRUPT_GRACE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            return stopped
+            grace = INTERRUPT_GRACE_SECONDS + (HOLD_GRACE_SECONDS if self._job.hold_seconds else 0)
+            await asyncio.wait(watched, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+            return stopped, answered.done()
         finally:
             for task in (answered, stop):
                 task.cancel()
@@ -255,6 +297,7 @@ class LocalRun:
             "result_path": str(out_dir / "result.json"),
             "work_dir": seat.work_dir,
             "limits": dataclasses.asdict(limits),
+            "hold": self._job.hold_seconds > 0,
         }
         return f'__import__("transform_shim.job", fromlist=["run"]).run({json.dumps(request)!r})'
 
@@ -263,7 +306,7 @@ class LocalRun:
         out_dir, uid = Path(kernel.seat.out_dir), kernel.seat.uid
         output = open_output(out_dir / "output", owner_uid=uid, max_bytes=self._runner.settings.file_size_bytes)
         try:
-            manifest = _read_small(kernel, "output-manifest.json", MANIFEST_CAP_BYTES)
+            manifest = read_small(kernel, "output-manifest.json", MANIFEST_CAP_BYTES)
             if manifest is None:
                 raise JobFailed(
                     FailureCode.OUTPUT_MISSING, "The job's manifest is missing or is not a regular file of its own"
@@ -285,12 +328,3 @@ def _moved(table: FetchedTable, inputs_dir: Path) -> dict[str, Any]:
         "data_format": table.data_format,
         "compression": table.compression,
     }
-
-
-def _read_small(kernel: JobKernel, name: str, cap_bytes: int) -> bytes | None:
-    """Return a small file of the job's, or None where it is missing or not what it should be."""
-    try:
-        with open_output(Path(kernel.seat.out_dir) / name, owner_uid=kernel.seat.uid, max_bytes=cap_bytes) as opened:
-            return opened.read(cap_bytes)
-    except JobFailed:
-        return None

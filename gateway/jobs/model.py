@@ -106,6 +106,8 @@ class Job:
         Directory with files that came with the request; removed with the job.
     trace_parent : str or None
         The caller's W3C ``traceparent``, given back and logged.
+    hold_seconds : float
+        How long the kernel is kept for inspection if the job fails in it; 0 is not at all.
     """
 
     request_id: RequestId
@@ -118,6 +120,7 @@ class Job:
     form: ApiForm = "v1"
     upload_dir: Path | None = None
     trace_parent: str | None = None
+    hold_seconds: float = 0.0
 
 
 class JobState(StrEnum):
@@ -140,6 +143,29 @@ class OutputFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldKernel:
+    """A kernel kept for a person.
+
+    Attributes
+    ----------
+    attach : str
+        The exact command that attaches a console to it, for who may read ``connection_file``.
+    request_id, code
+        Of the job that failed in it; None for one that was asked for as a console.
+    held_at, expires_at : float
+        Seconds since the epoch.
+    """
+
+    id: str
+    attach: str
+    connection_file: str
+    request_id: RequestId | None
+    code: str | None
+    held_at: float
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """How a job ended; every answer, log line and metric about it is made from this one value.
 
@@ -155,6 +181,10 @@ class Verdict:
         Seconds by stage: ``queue``, ``fetch``, ``claim``, ``execute`` (inside it ``read``, ``import``,
         ``transform``, ``write``), ``kill``, ``deliver``.
     peak_memory_bytes : int or None
+    held : HeldKernel or None
+        The kernel of a failed job, if it is kept.
+    not_held : str
+        Why it is not, though that was asked for.
     """
 
     code: FailureCode | None
@@ -165,6 +195,8 @@ class Verdict:
     output: OutputFacts | None = None
     peak_memory_bytes: int | None = None
     bytes_in: int = 0
+    held: HeldKernel | None = None
+    not_held: str = ""
 
     @property
     def ok(self) -> bool:

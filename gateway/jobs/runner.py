@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gateway.jobs.events import EventLog
-from gateway.jobs.model import Job, Verdict
+from gateway.jobs.model import HeldKernel, Job, Verdict
 from gateway.jobs.stop import StopSignal
 
 
@@ -31,7 +31,7 @@ class JobRun(Protocol):
     """One job on its way. The calls come in this order; `settle` beside `deliver`, `close` always."""
 
     async def execute(self) -> None:
-        """Run the job in a slot, until its verdict is known and nothing of it can run any more.
+        """Run the job in a slot, until its verdict is known and nothing of it can run any more, but for a held kernel.
 
         A failed job is a normal outcome and raises nothing.
         """
@@ -57,6 +57,15 @@ class JobRunner(Protocol):
 
     def status(self) -> RunnerStatus:
         """Return what is known without asking anybody; never blocks."""
+
+    def held_kernels(self) -> list[HeldKernel]:
+        """Return the kernels that are held for a person, oldest first."""
+
+    async def release(self, name: str) -> None:
+        """End a held kernel and return when nothing of it is left; raises `NotFound`."""
+
+    async def open_console(self, seconds: float) -> HeldKernel:
+        """Hold a ready kernel for a person; raises `Conflict` when no more may be held."""
 
     async def aclose(self) -> None:
         """End every kernel and free everything."""

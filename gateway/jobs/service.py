@@ -16,7 +16,7 @@ from typing import Any
 
 from gateway.errors import FAILURES, Conflict, FailureCode, JobFailed, NotFound, QueueFull, ShuttingDown
 from gateway.jobs.events import EventLog, Finished, StateChanged
-from gateway.jobs.model import Job, JobState, KeptDelivery, RequestId, Verdict
+from gateway.jobs.model import HeldKernel, Job, JobState, KeptDelivery, RequestId, Verdict
 from gateway.jobs.runner import JobRun, JobRunner
 from gateway.jobs.stop import StopSignal
 from gateway.jobs.store import JobRecord, JobStore, MemoryStore
@@ -192,6 +192,28 @@ class JobService:
             limits={name: getattr(self.settings, name) for name in limits + more},
             internal_s3=s3,
         )
+
+    def held_kernels(self) -> list[HeldKernel]:
+        """Return the kernels of failed jobs, and consoles, that are held for a person; oldest first."""
+        return self._runner.held_kernels()
+
+    async def release(self, name: str) -> None:
+        """End a held kernel.
+
+        Raises
+        ------
+        NotFound
+        """
+        await self._runner.release(name)
+
+    async def open_console(self, seconds: float) -> HeldKernel:
+        """Hold a ready kernel for a person.
+
+        Raises
+        ------
+        Conflict, ShuttingDown
+        """
+        return await self._runner.open_console(seconds)
 
     async def drain(self) -> None:
         """Take nothing new, let what runs end within the grace, then end it; every caller gets an answer."""

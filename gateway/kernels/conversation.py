@@ -71,6 +71,12 @@ class KernelConversation:
                 task.cancel()
             await asyncio.wait({reply, idle})
 
+    def connection_info(self) -> dict[str, Any]:
+        """Return what a connection file holds, the key included."""
+        info: dict[str, Any] = dict(self._client.get_connection_info())
+        info["key"] = info["key"].decode() if isinstance(info["key"], bytes) else info["key"]
+        return info
+
     def close(self) -> None:
         """Close both channels; without this, descriptors stay behind for each kernel. May be called twice.
 

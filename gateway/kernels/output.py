@@ -32,12 +32,15 @@ import time
 
 import orjson
 
-from gateway.jobs.events import EventSink, LogLine, Progress, StreamName
+from gateway.jobs.events import Event, EventSink, LogLine, Progress, StreamName
 
 PIPE_BYTES = 1 << 18
 READ_BYTES = 1 << 18
 READS_PER_WAKE = 8
 """After this many reads the loop gets its turn again; a flood of output must not starve the HTTP side."""
+
+SETTLING_READS = 16
+"""A wake takes more than a whole pipe holds, so few would do for what was there when the first began."""
 
 FRAME_HEADER = struct.Struct("<cI")
 FRAME_MAX_PAYLOAD_BYTES = 4096 - FRAME_HEADER.size
@@ -89,6 +92,13 @@ class LineSplitter:
             message += f"... ({self._dropped_characters} characters of this line dropped)"
         self._parts, self._held_characters, self._dropped_characters = [], 0, 0
         sink.emit(LogLine(now, self.stream, message))
+
+
+class _NoSink:
+    """Takes events of a kernel that has no job (any more)."""
+
+    def emit(self, event: Event) -> None:
+        """Forget it."""
 
 
 class OutputPipes:
@@ -157,6 +167,26 @@ class OutputPipes:
             self._finish_frames(self._sink)
             for splitter in self._splitters.values():
                 splitter.finish(self._sink)
+
+    def settle(self) -> None:
+        """Read what a living kernel has said up to now and finish the last lines.
+
+        A bounded number of reads: a job may leave a thread behind that prints for ever.
+        """
+        for _ in range(SETTLING_READS):
+            if not self._pump():
+                break
+        if self._sink is not None:
+            self._finish_frames(self._sink)
+            for splitter in self._splitters.values():
+                splitter.finish(self._sink)
+
+    def discard(self) -> None:
+        """Read on, so that no writer has to wait, and throw it away."""
+        if self._loop is None:
+            self.attach(_NoSink())
+        else:
+            self._sink = _NoSink()
 
     def close(self) -> None:
         """Let go of every descriptor. May be called twice."""

@@ -54,6 +54,9 @@ class ScriptedRun:
         stages = {"claim": 0.01, "execute": 0.5}
         self.verdict = Verdict(None, "", 0, 1.5, stages, facts, peak_memory_bytes=50_000_000, bytes_in=42)
 
+    async def settle(self) -> None:
+        """Nothing of it lives already."""
+
     async def deliver(self) -> Verdict:
         assert self.verdict is not None
         if isinstance(self.job.delivery, KeptDelivery):

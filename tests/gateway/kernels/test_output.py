@@ -28,6 +28,19 @@ def frame(tag: str, payload: bytes) -> bytes:
     return struct.pack("<cI", tag.encode(), len(payload)) + payload
 
 
+class Echo(Collected):
+    """For each line that is read there is another to read: a writer that is always as fast as the reader."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.descriptor = descriptor
+
+    def emit(self, event: Event) -> None:
+        super().emit(event)
+        assert len(self.events) < 10_000, "it reads for ever"
+        os.write(self.descriptor, b"more\n")
+
+
 @pytest.fixture
 def pipes() -> Iterator[OutputPipes]:
     made = OutputPipes(line_cap_bytes=1000)
@@ -144,3 +157,18 @@ async def test_a_frame_and_raw_output_that_come_while_frames_are_read_keep_their
     pipes.kernel_has_them()
     pipes.drain()
     assert sink.lines == [("stdout", "print"), ("stdout", "raw")]
+
+
+async def test_what_a_living_kernel_said_is_read_to_the_last_and_no_longer(pipes: OutputPipes) -> None:
+    stdout, _, log = pipes.write_fds
+    sink = Echo(stdout)
+    pipes.attach(sink)
+    os.write(log, frame("o", b"said\nhalf a line"))
+    pipes.settle()
+    assert sink.lines[0] == ("stdout", "said")
+    assert ("stdout", "half a linemore") in sink.lines
+    seen = len(sink.lines)
+    pipes.discard()
+    os.write(log, frame("o", b"to nobody\n"))
+    pipes.settle()
+    assert len(sink.lines) == seen
