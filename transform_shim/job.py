@@ -93,6 +93,9 @@ def run(request_json: str) -> None:
             write_result(request.result_path, result)
         except OSError as error:
             _say(stderr, f"ERROR: The result cannot be written: {error}\n")
+        if pipe is not None:
+            # What IPython does after a cell, and a reply over ZeroMQ, take 3 ms that nobody has to wait for.
+            pipe.send(b"d", b"")
 
 
 def attempt(request: JobRequest, stderr: TextIO, report: Report | None = None) -> JobResult:

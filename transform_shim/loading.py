@@ -66,9 +66,10 @@ def _write(path: Path, source: str) -> None:
 
 def forget_modules() -> None:
     """Drop the modules that an earlier job in this process wrote, as in notebooks, and what was kept of them."""
-    for name, module in list(sys.modules.items()):
-        if getattr(module, "__file__", None) in _written_paths:
-            del sys.modules[name]
     for path in _written_paths:
+        # By name: a look at each of a thousand modules would copy the page it lies in (fork(2), reference counts).
+        name = Path(path).stem
+        if getattr(sys.modules.get(name), "__file__", None) == path:
+            del sys.modules[name]
         linecache.cache.pop(path, None)
     _written_paths.clear()

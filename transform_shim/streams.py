@@ -1,8 +1,8 @@
 """sys.stdout and sys.stderr of a job: one ordered, framed pipe.
 
-Frame: one byte tag (``o`` stdout, ``e`` stderr, ``p`` progress), the payload's length as uint32 little endian, the
-payload (UTF-8, cut anywhere). At most 4096 bytes in all, so that a frame is atomic whoever else writes (PIPE_BUF,
-pipe(7)): threads and forked children share the pipe.
+Frame: one byte tag (``o`` stdout, ``e`` stderr, ``p`` progress, ``d`` done), the payload's length as uint32 little
+endian, the payload (UTF-8, cut anywhere). At most 4096 bytes in all, so that a frame is atomic whoever else writes
+(PIPE_BUF, pipe(7)): threads and forked children share the pipe.
 
 Nothing is buffered: what was printed is in the pipe when print() returns, and neither os._exit nor SIGKILL can take it
 back. C code and child processes write to descriptors 1 and 2, which are pipes of their own; before a frame, the writer

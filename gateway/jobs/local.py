@@ -261,8 +261,8 @@ class LocalRun:
         return held, ""
 
     async def _watch(self, kernel: JobKernel, request: str) -> tuple[FailureCode | None, bool]:
-        """Return when it is time to look: why the gateway ends it, if it does, and whether the kernel has answered."""
-        answered = asyncio.ensure_future(kernel.conversation.execute(request, kernel.pipes.feed_text))
+        """Return when it is time to look: why the gateway ends it, if it does, and whether the job says it is done."""
+        answered = asyncio.ensure_future(self._answered(kernel, request))
         stop = asyncio.ensure_future(self._stop.wait())
         try:
             watched: set[asyncio.Future[Any]] = {answered, stop, kernel.exited}
@@ -281,6 +281,17 @@ class LocalRun:
             for task in (answered, stop):
                 task.cancel()
             await asyncio.wait({answered, stop})
+
+    async def _answered(self, kernel: JobKernel, request: str) -> None:
+        """Execute the request; return at the shim's last word or the kernel's answer, whichever comes first."""
+        done = asyncio.ensure_future(kernel.pipes.done())
+        replied = asyncio.ensure_future(kernel.conversation.execute(request, kernel.pipes.feed_text))
+        try:
+            await asyncio.wait({done, replied}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (done, replied):
+                task.cancel()
+            await asyncio.wait({done, replied})
 
     def _shim_request(self, kernel: JobKernel, tables: tuple[FetchedTable, ...]) -> str:
         """Move the inputs into the seat, and return the code of the one execute_request."""

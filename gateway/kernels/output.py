@@ -8,7 +8,7 @@ instead of losing lines.
 ============ ============================================================================
 pipe          what it carries
 ============ ============================================================================
-log           frames of the shim: one tag byte (``o`` stdout, ``e`` stderr, ``p`` progress JSON),
+log           frames of the shim: one tag byte (``o`` stdout, ``e`` stderr, ``p`` progress JSON, ``d`` done),
               uint32 little endian length, payload; at most 4096 bytes in all, so that a write is atomic
 stdout        whatever C code and child processes write to descriptor 1
 stderr        the same for descriptor 2
@@ -129,6 +129,7 @@ class OutputPipes:
             name: LineSplitter(name, line_cap_bytes) for name in STREAM_TAGS.values()
         }
         self._frames = bytearray()
+        self._done: asyncio.Future[None] | None = None
         self._sink: EventSink | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open = set(self._reads)
@@ -150,8 +151,15 @@ class OutputPipes:
         self._drain_into_nothing()
         self._sink = sink
         self._loop = asyncio.get_running_loop()
+        self._done = self._loop.create_future()
         for fd in self._reads:
             self._loop.add_reader(fd, self._pump)
+
+    async def done(self) -> None:
+        """Return when the shim says that the job is done, which as any word of a job only tells when to look."""
+        if self._done is None:
+            raise RuntimeError("attach() first")
+        await self._done
 
     def feed_text(self, stream: str, text: str) -> None:
         """Take text that came as an iopub message, from code that printed around the shim's streams."""
@@ -245,7 +253,7 @@ class OutputPipes:
         offset, header = 0, FRAME_HEADER.size
         while len(buffer) - offset >= header:
             tag, size = FRAME_HEADER.unpack_from(buffer, offset)
-            if (tag not in STREAM_TAGS and tag != b"p") or size > FRAME_MAX_PAYLOAD_BYTES:
+            if (tag not in STREAM_TAGS and tag not in (b"p", b"d")) or size > FRAME_MAX_PAYLOAD_BYTES:
                 # not a frame: user code wrote to the descriptor itself. Show it, and look for frames no further.
                 self._splitters["stdout"].feed(bytes(buffer[offset:]), sink)
                 offset = len(buffer)
@@ -256,6 +264,9 @@ class OutputPipes:
             offset += header + size
             if tag == b"p":
                 _emit_progress(payload, sink)
+            elif tag == b"d":
+                if self._done is not None and not self._done.done():
+                    self._done.set_result(None)
             else:
                 self._splitters[STREAM_TAGS[tag]].feed(payload, sink)
         del buffer[:offset]

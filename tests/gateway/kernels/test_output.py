@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
 from collections.abc import Iterator
@@ -46,6 +47,20 @@ def pipes() -> Iterator[OutputPipes]:
     made = OutputPipes(line_cap_bytes=1000)
     yield made
     made.close()
+
+
+async def test_the_last_word_of_the_shim_is_heard_after_all_lines_before_it(pipes: OutputPipes) -> None:
+    sink = Collected()
+    pipes.attach(sink)
+    _, _, log = pipes.write_fds
+    done = asyncio.ensure_future(pipes.done())
+    os.write(log, frame("o", b"d") + frame("p", b"{}"))
+    await asyncio.sleep(0.05)
+    assert not done.done()
+    os.write(log, frame("o", b"one\n") + frame("d", b"") + frame("d", b""))
+    async with asyncio.timeout(10):
+        await done
+    assert sink.lines == [("stdout", "done")]
 
 
 async def test_frames_keep_the_order_of_both_streams(pipes: OutputPipes) -> None:
