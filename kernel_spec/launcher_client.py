@@ -177,6 +177,9 @@ class LauncherClient:
         fork_server = (await self.status()).get("fork_server")
         if isinstance(fork_server, dict):
             self._fork_server = ForkServerChanged(str(fork_server["state"]), str(fork_server["reason"]))
+            if fork_server["state"] == "ready":
+                # It was ready before anybody listened.
+                self._fork_server_starts = max(1, self._fork_server_starts)
 
     async def lost(self) -> None:
         """Return when the launcher is gone; its kernels are then gone too."""

@@ -118,6 +118,10 @@ class StartAttempt:
         if self._fork_deadline is not None:
             self._fork_deadline.cancel()
         self._handed_over = True
+        # What it had to say it said before it ended: a middle process that was killed is not waited for.
+        self._read_gate()
+        if not self._prepared:
+            self._fail("kernel_start_failed", "the process between fork server and kernel was ended")
         self._proceed_when_possible()
 
     def fork_refused(self, reason: str) -> None:

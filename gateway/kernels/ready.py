@@ -7,6 +7,7 @@ Guarantees
 kernel it lets the job go first: until `fill` is called because the job is answered, but for 50 ms at most.
 * At most `size` kernels are ready or on their way, and a failing start is retried with a growing pause, never in a
 tight loop.
+* One failed start is no job's failure: whoever waits is told when the next one fails as well.
 * A job that finds no ready kernel waits for the one on its way instead of starting another: a second start would
 only slow
   the first on a small machine.
@@ -167,6 +168,7 @@ class ReadyKernels:
     async def _start_one(self) -> None:
         own_task = asyncio.current_task()
         pause = FIRST_PAUSE_SECONDS
+        has_failed = False
         while not self._closed:
             try:
                 kernel = await self._start()
@@ -174,7 +176,9 @@ class ReadyKernels:
                 self.counters.start_failures += 1
                 self.last_failure = failure
                 log.warning("a kernel did not start: %s", failure.message)
-                self._refuse_claims(failure)
+                if has_failed:
+                    self._refuse_claims(failure)
+                has_failed = True
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue

@@ -1,0 +1,80 @@
+"""The fork server may die at any moment, on a busy machine as well: no job is lost, none hangs, nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from kernel_spec.kernels import process_start_ticks
+from tests.gateway_process import GatewayProcess, alive, descendants
+
+JOBS = 200
+KILLS = 4
+CODE = "import pandas as pd\ndef transform():\n    return pd.DataFrame({{'x': [{number}]}})\n"
+
+
+@contextmanager
+def busy_cores() -> Iterator[None]:
+    """Keep every core busy with a process of the same priority as a kernel."""
+    with ExitStack() as stack:
+        for _ in range(os.cpu_count() or 1):
+            burner = stack.enter_context(subprocess.Popen([sys.executable, "-c", "import os\nwhile True: os.getpid()"]))
+            stack.callback(burner.kill)
+        yield
+
+
+def family_of_the_fork_server(gateway: GatewayProcess) -> list[int]:
+    """Return the fork server and, after it, what it has forked, oldest first."""
+    found: list[tuple[int, int]] = []
+    for pid in descendants(gateway.pid):
+        with suppress(OSError):
+            if b"kernel_spec.fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append((process_start_ticks(pid), pid))
+    return [pid for _, pid in sorted(found)]
+
+
+@pytest.mark.parametrize("seed", [7])
+def test_two_hundred_jobs_survive_the_death_of_the_fork_server(
+    start_gateway: Callable[..., GatewayProcess], seed: int
+) -> None:
+    gateway = start_gateway(SLOTS="2", QUEUE_LENGTH="10", QUEUE_TIMEOUT="120")
+    kill_before = set(random.Random(seed).sample(range(10, JOBS), KILLS))
+    killed: list[int] = []
+
+    def run(number: int) -> object:
+        if number in kill_before:
+            # The oldest of those that go by its name: what it has forked does as well.
+            for pid in family_of_the_fork_server(gateway)[:1]:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+        answer = gateway.execute(CODE.format(number=number), number, inline=True)
+        assert answer.status == 200, f"{answer.body}\n{gateway.output[-30:]}"
+        return answer.body["output"]
+
+    with busy_cores(), ThreadPoolExecutor(3) as pool:
+        outputs = list(pool.map(run, range(JOBS)))
+    assert [str(number) in str(output) for number, output in enumerate(outputs)] == [True] * JOBS
+    assert killed, "it was never there to be killed"
+    deadline = time.monotonic() + 60
+    while (status := gateway.request("GET", "/v1/status").body)["fork_server"]["state"] != "ready":
+        assert time.monotonic() < deadline, f"it did not come back: {status['fork_server']}"
+        time.sleep(0.05)
+    assert status["fork_server"]["restarts"] >= 1
+    assert status["ready_kernels"]["start_failures"] <= 2 * len(killed), "only what was killed may fail"
+
+    family = descendants(gateway.pid)
+    assert gateway.stop() == 0
+    deadline = time.monotonic() + 10
+    while left := [pid for pid in family if alive(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
