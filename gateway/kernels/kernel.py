@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 START_SECONDS = 45.0
-"""Deadline of a kernel's start, later than the launcher's own, which knows where a start stood when time was up. A plain
-start takes 1.3 s on an idle machine, and a loaded one is not a reason to give up.
+"""Deadline of a kernel's start, later than the launcher's own, which knows where a start stood when time was up. A
+plain start takes 1.3 s on an idle machine, and a loaded one is not a reason to give up.
 """
 
 KILL_SECONDS = 10.0
