@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kernel_spec.companion import DEFAULT_COMMAND, Companion
 from kernel_spec.launcher_process import LauncherError, LauncherProcess
 from kernel_spec.limits import Limits
 from kernel_spec.messages import ExitReport, Kill, Reserve, SeatInfo, Signal, Start
@@ -28,7 +29,8 @@ START_SECONDS = 40.0
 ANSWER_SECONDS = 12.0
 _EXIT_REFUSED = 2
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_CPU_SECONDS = 3600
+# A year: a notebook stays open for as long as it likes, its jobs are limited by the gateway.
+NOTEBOOK_CPU_SECONDS = 365 * 86_400
 
 
 class StandaloneLauncher:
@@ -129,18 +131,22 @@ def _check(fields: dict[str, Any]) -> None:
 
 def _run(fields: dict[str, Any]) -> int:
     launcher = StandaloneLauncher()
+    companion: Companion | None = None
     try:
         seat = launcher.reserve("standalone")
         write_connection_file(seat, fields)
         with _links(fields, seat), _signals_as_descriptor() as signals:
-            request = Start(
-                launcher.next_id(), "standalone", Limits(cpu_seconds=_CPU_SECONDS), style="notebook", has_log=False
-            )
-            launcher.start(request, (1, 2))
+            limits = Limits(cpu_seconds=int(os.environ.get("TRANSFORM_KERNEL_CPU_SECONDS", NOTEBOOK_CPU_SECONDS)))
+            companion = Companion(DEFAULT_COMMAND, seat, None, os.environ)
+            request = Start(launcher.next_id(), "standalone", limits, style="notebook", has_log=True)
+            launcher.start(request, (1, 2, companion.kernel_end))
+            companion.hand_over()
             _forward_until_end(launcher, signals)
             report = launcher.kill("standalone")
     finally:
         launcher.close()
+        if companion is not None:
+            companion.close()
     return report.return_code if report.return_code >= 0 else 128 - report.return_code
 
 
