@@ -40,9 +40,9 @@ def boot(plan: KernelPlan, on_bound: Callable[[], None]) -> Any:
     application = JobKernelApp(on_bound, connection_file=plan.connection_path)
     # A gateway kernel's descriptors 1 and 2 are pipes that the gateway reads. A notebook has no such reader, so
     # there ipykernel forwards what C code and child processes print.
-    application.capture_fd_output = plan.style == "notebook"
+    application.capture_fd_output = application.for_person = plan.style == "notebook"
     application.initialize()
-    if plan.style == "notebook":
+    if application.for_person:
         _load_notebook_extension(application.shell)
     return application
 

@@ -1,9 +1,9 @@
-"""A notebook's companion: a process of the front end's user, outside of the sandbox, that the kernel may ask for things.
+"""A notebook's companion: a process of the front end's user, outside of the sandbox, that does what the kernel asks.
 
 The kernel of a notebook is the kernel of production: no network, no token, no foreign files. What a person needs beyond
-that (a table from a file, a URL or a live Metabase; a run through a real gateway) is done by a companion with the rights
-of whoever started the notebook. What runs is a trait of the provisioner; this package knows nothing of it but how it is
-started: ``COMMAND --socket DESCRIPTOR --inputs DIRECTORY``.
+that (a table from a file, a URL or a live Metabase; a run through a real gateway) is done by a companion with the
+rights of whoever started the notebook. What runs is a trait of the provisioner; this package knows nothing of it but
+how it is started: ``COMMAND --socket DESCRIPTOR --inputs DIRECTORY``.
 
 The two speak over a socket pair, whose one end the kernel is born with as descriptor 3. A path would not do: where unix
 sockets outside cannot be hidden from jobs, the sandbox forbids connect(2). The companion goes when its socket is at its

@@ -46,6 +46,7 @@ class Gateways:
         Parameters
         ----------
         request : RunTransform
+            What to run, and how.
         tables : dict
             By parameter name.
         output : Path
@@ -144,7 +145,7 @@ class Gateways:
 
 
 def _running_url() -> str:
-    """Return the gateway that TRANSFORM_GATEWAY_URL names, else the one that was started over STATE_DIR, else by PORT."""
+    """Return the gateway that TRANSFORM_GATEWAY_URL names, else that of STATE_DIR, else the one by HOST and PORT."""
     if url := os.environ.get("TRANSFORM_GATEWAY_URL"):
         return url
     with contextlib.suppress(DaemonError, OSError):

@@ -14,10 +14,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gateway.companion.work import Workshop
 
 _STANDARD_INPUT = 0
 
@@ -39,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _is_first_request(endpoint: socket.socket) -> bool:
     """Wait until the kernel asks for something; False when there will be nothing."""
     while True:
-        ready, _, _ = select.select([endpoint, _STANDARD_INPUT], [], [])
+        ready, _, _ = select.select([endpoint.fileno(), _STANDARD_INPUT], [], [])
         if _STANDARD_INPUT in ready and not os.read(_STANDARD_INPUT, 4096):
             return False
-        if endpoint in ready:
+        if endpoint.fileno() in ready:
             return bool(endpoint.recv(1, socket.MSG_PEEK))
 
 
@@ -68,7 +64,7 @@ def _serve(endpoint: socket.socket, inputs_dir: Path) -> None:
             else:
                 workshop.begin(request, descriptor)
     finally:
-        _finish(workshop)
+        workshop.close()
 
 
 def _end_with_front_end(endpoint: socket.socket) -> None:
@@ -76,7 +72,3 @@ def _end_with_front_end(endpoint: socket.socket) -> None:
         pass
     with contextlib.suppress(OSError):
         endpoint.shutdown(socket.SHUT_RDWR)
-
-
-def _finish(workshop: Workshop) -> None:
-    workshop.close()

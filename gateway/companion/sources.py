@@ -43,7 +43,9 @@ async def fetch_source(request: LoadTable, directory: Path, report: Callable[[in
     Parameters
     ----------
     request : LoadTable
+        What is wanted.
     directory : Path
+        Of this table alone.
     report : callable
         Called now and then with the bytes that have come.
 

@@ -1,7 +1,7 @@
 """The shim for people: magics, tables and runs in a notebook on the kernel ``transform``.
 
-This is an IPython extension that such kernels load by themselves; kernels of jobs never import it. Loading it costs next
-to nothing: what reads tables is imported when the first one is asked for.
+This is an IPython extension that such kernels load by themselves; kernels of jobs never import it. Loading it costs
+next to nothing: what reads tables is imported when the first one is asked for.
 """
 
 from __future__ import annotations

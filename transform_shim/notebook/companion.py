@@ -47,6 +47,7 @@ class Companion:
         Parameters
         ----------
         op : str
+            Which request.
         on_event : callable, optional
             Called with each event that comes before the result.
         descriptor : int, optional

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from transform_shim.notebook.errors import NotebookError
@@ -28,29 +29,30 @@ def register_completion(shell: Any) -> None:
 
 
 def complete(shell: Any, event: Any) -> list[str]:
-    """Return what the word at the cursor may become."""
-    words = event.line[: event.line.rfind(event.symbol)].split() if event.symbol else event.line.split()
-    magic, before = words[0], words[1:]
-    start = _word(event)
+    """Return what the symbol at the cursor may become.
+
+    IPython's symbol is the end of a word, from its last delimiter (``@`` and ``:`` are such) to the cursor.
+    """
+    until = event.text_until_cursor
+    words = until.split()
+    start = "" if until[-1:].isspace() else words.pop()
+    kept = len(start) - len(event.symbol)
+    return [name[kept:] for name in _choices(shell, words[0], words[1:], start) if name.startswith(start)]
+
+
+def _choices(shell: Any, magic: str, before: Sequence[str], start: str) -> Iterable[str]:
+    """Return whole words that may stand after `before`; those that begin otherwise than `start` do no harm."""
     if before and before[-1] in ("--format", "--output-format"):
-        return [name for name in _FORMATS if name.startswith(start)]
+        return _FORMATS
     if start.startswith("-"):
-        return [option for option in _OPTIONS.get(magic, ()) if option.startswith(start)]
+        return _OPTIONS.get(magic, ())
     if magic != "%table":
-        return []
-    if before and before[-1] == "--drop":
-        return [name for name in _loaded() if name.startswith(start)]
-    if not before:
-        return [name for name in _loaded() if name.startswith(start)]
+        return ()
+    if not before or before[-1] == "--drop":
+        return _loaded()
     if start.startswith("@"):
-        return [f"@{name}" for name in _frames(shell) if name.startswith(start[1:])]
-    return _files(start, event.symbol)
-
-
-def _word(event: Any) -> str:
-    """The whole word up to the cursor: readline's own symbol begins anew at each slash and colon."""
-    until = event.text_until_cursor if hasattr(event, "text_until_cursor") else event.line
-    return "" if until[-1:].isspace() else until.split()[-1]
+        return [f"@{name}" for name in _frames(shell)]
+    return _files(start)
 
 
 def _loaded() -> list[str]:
@@ -66,11 +68,10 @@ def _frames(shell: Any) -> list[str]:
     ]
 
 
-def _files(start: str, symbol: str) -> list[str]:
-    """Names of files of the user's, which only the companion can see; `symbol` is what the answer takes the place of."""
+def _files(start: str) -> list[str]:
+    """Return the files of the user's that begin so; only the companion can see them."""
     from transform_shim.notebook.companion import connect
 
-    kept = len(start) - len(symbol)
     with contextlib.suppress(NotebookError):
-        return [name[kept:] for name in connect().ask("files", prefix=start)["names"]]
+        return list(connect().ask("files", prefix=start)["names"])
     return []

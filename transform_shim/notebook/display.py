@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["result_html", "result_text", "size", "tables_html"]
 
-#: Stages inside another one; the outer one's time holds theirs.
+#: Stages in their order; those of the second line are inside ``execute``, whose time holds theirs.
+_OUTER = ("queue", "fetch", "claim", "execute", "kill", "deliver")
 _INNER = ("import", "read", "transform", "write")
 _LEAST_SECONDS = 0.0005
 
@@ -38,14 +39,15 @@ def summary(result: Result) -> str:
 def cost(result: Result) -> str:
     """Time by stage and peak memory in one line."""
     stages = {name: seconds for name, seconds in result.stages.items() if seconds >= _LEAST_SECONDS}
-    outer = [f"{name} {seconds:.3f}" for name, seconds in stages.items() if name not in _INNER and name != "execute"]
-    inner = [f"{name} {seconds:.3f}" for name, seconds in stages.items() if name in _INNER]
-    if "execute" in stages:
-        inside = f" ({', '.join(inner)})" if inner else ""
-        outer.append(f"execute {stages['execute']:.3f}{inside}")
-    else:
-        outer += inner
-    text = f"{result.seconds:.3f} s: {', '.join(outer)}" if outer else f"{result.seconds:.3f} s"
+    inner = [f"{name} {stages[name]:.3f}" for name in _INNER if name in stages]
+    shown = [f"{name} {stages[name]:.3f}" for name in _OUTER if name in stages]
+    shown += [f"{name} {seconds:.3f}" for name, seconds in stages.items() if name not in (*_INNER, *_OUTER)]
+    if "execute" in stages and inner:
+        place = next(i for i, text in enumerate(shown) if text.startswith("execute"))
+        shown[place] += f" ({', '.join(inner)})"
+    elif inner:
+        shown += inner
+    text = f"{result.seconds:.3f} s: {', '.join(shown)}" if shown else f"{result.seconds:.3f} s"
     if result.peak_memory_bytes:
         text += f"; peak memory {result.peak_memory_bytes / (1 << 20):,.0f} MiB"
     return f"{text}; in {result.where}"

@@ -25,6 +25,7 @@ def table(
     Parameters
     ----------
     name : str
+        A Python identifier.
     source : str or data frame
         A file (relative to where Jupyter runs the notebook), a URL (http, https), ``metabase:ID``, ``metabase:NAME``,
         or a frame: pandas, Polars, Arrow, DuckDB.
@@ -83,6 +84,7 @@ def run_transform(
     hold_minutes : float, optional
         Keep the kernel of a failed job for so long; `Result.held` then says how to attach to it.
     output_format : {'jsonl', 'csv', 'parquet', 'arrow'}, optional
+        What the result is written as.
     show : bool, optional
         Print the log while it comes.
 

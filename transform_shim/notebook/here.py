@@ -31,8 +31,8 @@ _WHERE = "this kernel"
 def run_here(code: str, library: Mapping[str, str], tables: Sequence[TableFile], options: RunOptions) -> Result:
     """Run a script as a job would, in this process.
 
-    The frame of a failure stays, as ``sys.last_traceback`` and its like: ``%debug`` shows it. There is no time-out here;
-    Ctrl-C interrupts.
+    The frame of a failure stays, as ``sys.last_traceback`` and its like: ``%debug`` shows it. There is no time-out
+    here; Ctrl-C interrupts.
     """
     place = Path(tempfile.mkdtemp(prefix="here-"))
     output_path, manifest_path, result_path = place / "output", place / "manifest.json", place / "result.json"
@@ -53,7 +53,7 @@ def run_here(code: str, library: Mapping[str, str], tables: Sequence[TableFile],
         job.run(json.dumps(request))
     seconds = time.monotonic() - began
     if hasattr(sys, "last_value"):
-        sys.last_exc = sys.last_value  # what debuggers look at since Python 3.12
+        vars(sys)["last_exc"] = sys.last_value  # what debuggers look at since Python 3.12
     found: dict[str, Any] = json.loads(result_path.read_bytes())
     ok = found["outcome"] == "ok"
     result = Result(

@@ -1,5 +1,8 @@
 """The magics: thin layers over `transform_shim.notebook.functions`, with errors in plain words."""
 
+# mypy: disable-error-code="no-untyped-call, untyped-decorator, union-attr"
+# IPython's decorators have no annotations, and its magics have no shell while nobody has registered them.
+
 from __future__ import annotations
 
 import contextlib
@@ -33,7 +36,7 @@ def _in_plain_words() -> Iterator[None]:
 
 
 @magics_class
-class TransformMagics(Magics):  # type: ignore[misc]
+class TransformMagics(Magics):
     """Magics for writing Metabase's Python transforms."""
 
     @line_magic
@@ -72,7 +75,7 @@ class TransformMagics(Magics):  # type: ignore[misc]
     def table(self, line: str, local_ns: dict[str, Any] | None = None) -> None:
         """Load a table under a name.
 
-        Files are looked for where Jupyter runs the notebook, with your own rights; the notebook itself cannot open them.
+        Files are looked for where Jupyter runs the notebook, with your own rights: the notebook cannot open them.
         A table of Metabase takes METABASE_URL and METABASE_API_KEY from the environment that Jupyter was started in.
 
         Examples::
@@ -121,10 +124,10 @@ class TransformMagics(Magics):  # type: ignore[misc]
     def transform(self, line: str, cell: str) -> None:
         """Run the cell as a transform on the loaded tables, exactly as in production: a gateway runs it.
 
-        The cell is the whole script. Its parameters are tables (see %tables). Shown are the log as Metabase shows it,
-        the returned data, the columns that Metabase would create, time by stage and peak memory; on failure the code and
-        the message that production gives. Afterwards the cell's names, `transform` first, are there to be called by
-        hand, and `last_run` is the result.
+        The cell is the whole script; the parameters of its transform() are tables (see %tables). Shown are the log as
+        Metabase shows it, the returned data, the columns that Metabase would create, time by stage and peak memory; on
+        failure the code and the message that production gives. Afterwards the cell's names, `transform` first, are
+        there to be called by hand, and `last_run` is the result.
         """
         options = parse_argstring(self.transform, line)
         from transform_shim.notebook.session import RunOptions, session

@@ -66,7 +66,7 @@ class Table:
 class Tables:
     """The loaded tables by name: ``tables.orders`` and ``tables["orders"]`` are the frames that transform() gets.
 
-    Each access gives a frame of its own (a lazy copy of one that was read once), so what is done to it changes no other.
+    Each access gives a frame of its own (a lazy copy of one that was read once): what is done to it changes no other.
     """
 
     def __init__(self) -> None:
@@ -132,7 +132,9 @@ class Tables:
         Parameters
         ----------
         name : str
+            Of a loaded table.
         form : {'pandas', 'arrow', 'arrow_reader', 'polars', 'polars_lazy', 'duckdb'}
+            What the annotation stands for.
 
         Raises
         ------
@@ -158,8 +160,7 @@ class Tables:
     ) -> Table:
         """Have a table fetched and keep it; one of the same name goes."""
         _check_name(name)
-        request = {"name": name, "source": source, "manifest": manifest, "data_format": data_format}
-        found = connect().ask("load", on_event, **request)
+        found = connect().ask("load", on_event, name=name, source=source, manifest=manifest, data_format=data_format)
         return self._keep(name, source.partition("?")[0], found)
 
     def take(self, name: str, frame: Any, manifest: Mapping[str, Any] | None = None, origin: str = "a frame") -> Table:
