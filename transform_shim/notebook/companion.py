@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -23,6 +24,9 @@ __all__ = ["Companion", "connect"]
 
 _DESCRIPTOR_VARIABLE = "TRANSFORM_COMPANION_FD"
 _LENGTH = struct.Struct("!I")
+_BLOCK_BYTES = 1 << 18
+#: How often it is looked whether somebody has pressed Ctrl-C.
+_LOOK_SECONDS = 0.1
 _NOBODY = (
     "this needs the companion that a notebook or console on the kernel `transform` has; here is none"
     " (inside a job there never is)"
@@ -40,6 +44,7 @@ class Companion:
         self._ids = itertools.count(1)
         self._lock = threading.RLock()
         self._unwanted: list[int] = []
+        self._received = bytearray()
 
     def ask(self, op: str, on_event: OnEvent | None = None, descriptor: int | None = None, **fields: Any) -> Any:
         """Send a request and return its result.
@@ -83,9 +88,9 @@ class Companion:
     def _ask(self, op: str, on_event: OnEvent, descriptor: int | None, fields: dict[str, Any]) -> Any:
         request_id = next(self._ids)
         try:
-            with _interrupts(lambda: self._send({"id": request_id, "op": "cancel"})):
+            with _counted_interrupts() as interrupts:
                 self._send({"id": request_id, "op": op, **fields}, descriptor)
-                answer = self._answer(request_id, on_event)
+                answer = self._answer(request_id, on_event, interrupts)
         except (BrokenPipeError, ConnectionResetError, EOFError):
             text = "the companion of this notebook is gone; restart the kernel. What it said stands where Jupyter logs"
             raise NotebookError(text) from None
@@ -95,15 +100,35 @@ class Companion:
             raise KeyboardInterrupt
         raise NotebookError(answer["message"])
 
-    def _answer(self, request_id: int, on_event: OnEvent) -> dict[str, Any]:
+    def _answer(self, request_id: int, on_event: OnEvent, interrupts: list[int]) -> dict[str, Any]:
+        is_cancelled = False
         while True:
-            (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
-            message: dict[str, Any] = json.loads(self._exactly(length))
-            if message["id"] != request_id:
-                continue  # of a request that was given up
-            if message["event"] in ("done", "error"):
-                return message
-            on_event(message)
+            for message in self._messages():
+                if message["id"] != request_id:
+                    continue  # of a request that was given up
+                if message["event"] in ("done", "error"):
+                    return message
+                on_event(message)
+            if len(interrupts) > 1:
+                raise KeyboardInterrupt
+            if interrupts and not is_cancelled:
+                is_cancelled = True
+                self._send({"id": request_id, "op": "cancel"})
+            if select.select([self._socket], [], [], _LOOK_SECONDS)[0]:
+                data = self._socket.recv(_BLOCK_BYTES)
+                if not data:
+                    raise EOFError
+                self._received += data
+
+    def _messages(self) -> Iterator[dict[str, Any]]:
+        """Take the whole messages out of what has come; the rest stays for the next look."""
+        while len(self._received) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._received)[0]
+            if len(self._received) < end:
+                return
+            message: dict[str, Any] = json.loads(self._received[_LENGTH.size : end])
+            del self._received[:end]
+            yield message
 
     def _send(self, message: dict[str, Any], descriptor: int | None = None) -> None:
         # escaped, so that a lone surrogate in a script gets through as it would in any JSON
@@ -113,31 +138,18 @@ class Companion:
             data = data[socket.send_fds(self._socket, [data], [descriptor]) :]
         self._socket.sendall(data)
 
-    def _exactly(self, count: int) -> bytes:
-        found = bytearray()
-        while len(found) < count:
-            data = self._socket.recv(min(count - len(found), 1 << 20))
-            if not data:
-                raise EOFError
-            found += data
-        return bytes(found)
-
 
 @contextlib.contextmanager
-def _interrupts(cancel: Callable[[], None]) -> Iterator[None]:
-    """Turn the first Ctrl-C into a cancel, so that no message is lost half read; the second one interrupts."""
+def _counted_interrupts() -> Iterator[list[int]]:
+    """Collect Ctrl-C in a list: an exception at any moment could tear a message apart, whichever way it goes."""
+    interrupts: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield interrupts
         return
     before = signal.getsignal(signal.SIGINT)
-
-    def first(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, before if callable(before) else signal.default_int_handler)
-        cancel()
-
-    signal.signal(signal.SIGINT, first)
+    signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     try:
-        yield
+        yield interrupts
     finally:
         signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transform_shim.notebook.results import Result
@@ -16,6 +16,8 @@ __all__ = ["result_html", "result_text", "size", "tables_html"]
 _OUTER = ("queue", "fetch", "claim", "execute", "kill", "deliver")
 _INNER = ("import", "read", "transform", "write")
 _LEAST_SECONDS = 0.0005
+#: A larger output is not read as a whole only to be shown.
+_WHOLE_BYTES = 50_000_000
 
 
 def size(size_bytes: float) -> str:
@@ -58,7 +60,7 @@ def result_text(result: Result) -> str:
     lines = [summary(result)]
     if result.ok:
         if result.fields:
-            lines.append(str(result.frame))
+            lines.append(str(_shown_frame(result)))
         lines.append("schema: " + ", ".join(f"{name} {base_type}" for name, base_type in result.fields))
     lines.append(cost(result))
     lines += _extras(result)
@@ -69,7 +71,7 @@ def result_html(result: Result) -> str:
     """The whole of a result as HTML."""
     if result.ok:
         head = f"<p><b>{_text(summary(result))}</b></p>"
-        frame = result.frame._repr_html_() if result.fields else ""
+        frame = _shown_frame(result)._repr_html_() if result.fields else ""
         types = _table(["column", "base type"], result.fields)
         body = f"{frame}<details open><summary>what Metabase would create</summary>{types}</details>"
     else:
@@ -104,6 +106,11 @@ def tables_text(tables: Sequence[Table]) -> str:
         lines.append(f"{table.name}: {table.rows:,} rows, {size(table.size_bytes)}, from {table.origin}")
         lines += [f"    {name}  {base_type}" for name, base_type in table.fields]
     return "\n".join(lines)
+
+
+def _shown_frame(result: Result) -> Any:
+    """The data, or its head: what a job may return can be more than this kernel has memory for."""
+    return result.frame if result.output_bytes <= _WHOLE_BYTES else result.head()
 
 
 def _extras(result: Result) -> list[str]:

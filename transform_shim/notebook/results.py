@@ -14,6 +14,7 @@ from transform_shim.request import DataFormat, TableFile
 
 __all__ = ["LogLine", "Result"]
 
+_HEAD_ROWS = 10
 StreamName = Literal["stdout", "stderr"]
 
 
@@ -88,6 +89,16 @@ class Result:
         from transform_shim.reading.tables import load_table
 
         return load_table(TableSource(self.output), "pandas").value
+
+    def head(self) -> Any:
+        """The first rows of the data as a pandas frame, without reading the rest; None on failure."""
+        if self.output is None:
+            return None
+        from transform_shim.reading.source import TableSource
+        from transform_shim.reading.tables import load_table
+
+        reader = load_table(TableSource(self.output), "arrow_reader").value
+        return next(iter(reader)).slice(0, _HEAD_ROWS).to_pandas()
 
     @functools.cached_property
     def schema(self) -> Any:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from tests.gateway_process import alive, descendants
 from tests.kernel_spec.conftest import wait_until
@@ -145,3 +147,15 @@ def test_magics_are_there_in_other_front_ends(front_end: str, tmp_path: Path) ->
         check=False,
     )
     assert "t: 2 rows, 1 columns (t.csv)" in done.stdout, done.stderr
+
+
+def test_nbclient_runs_a_notebook_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x\n1\n2\n")
+    cells = ["%table t t.csv", "%%transform\ndef transform(t):\n    return t", "last_run.rows"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    client = NotebookClient(
+        notebook, kernel_name="transform", resources={"metadata": {"path": str(tmp_path)}}, timeout=60
+    )
+    client.execute()
+    assert notebook.cells[-1].outputs[0].data["text/plain"] == "2"
+    assert "text/html" in notebook.cells[1].outputs[-1].data

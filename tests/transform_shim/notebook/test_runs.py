@@ -46,6 +46,17 @@ def test_transform_shows_what_production_does(notebook: NotebookKernel) -> None:
     )
 
 
+def test_large_result_is_shown_by_its_head(notebook: NotebookKernel) -> None:
+    makes = "import pandas as pd\ndef transform():\n    return pd.DataFrame({'n': range(3_000_000), 'text': 'twenty characters  .'})\n"
+    cell = notebook.run(f"%%transform --output-format csv\n{makes}")
+    assert "3,000,000 rows, 2 columns, 8" in cell.text
+    assert (
+        notebook.value("'frame' in vars(last_run), len(last_run.head()), last_run.frame.n.iloc[-1]")
+        == "(False, 10, np.int64(2999999))"
+    )
+    notebook.run("del last_run")
+
+
 def test_names_of_the_cell_can_be_used_by_hand(notebook: NotebookKernel) -> None:
     assert notebook.run(f"%%transform\n{TOTALS}").stdout.count("imported") == 1
     cell = notebook.run("len(transform(tables.orders)), RATE")
@@ -129,11 +140,13 @@ def test_submit_to_nobody_is_told_in_plain_words(
 def test_interrupt_cancels_the_job(notebook: NotebookKernel) -> None:
     sleeps = "%%transform\nimport time\ndef transform(orders):\n    print('asleep')\n    time.sleep(50)\n"
     client = notebook.client
-    client.execute(sleeps)
+    asked = client.execute(sleeps)
     while "asleep" not in str(client.get_iopub_msg(timeout=30)["content"]):
         pass
     notebook.manager.interrupt_kernel()
-    assert client.get_shell_msg(timeout=30)["content"]["status"] == "ok"
+    while (reply := client.get_shell_msg(timeout=30))["parent_header"]["msg_id"] != asked:
+        pass
+    assert reply["content"]["status"] == "ok"
     assert notebook.value("last_run.code, last_run.seconds < 40") == "('cancelled', True)"
     assert notebook.run(f"%%transform\n{TOTALS}").status == "ok"
 
