@@ -177,6 +177,7 @@ def _failed(failure: TransformFailed) -> dict[str, Any]:
         "seconds": answer.get("execution_time") or 0.0,
         "peak_memory_bytes": answer.get("peak_memory_bytes"),
         "held": answer.get("held"),
+        "not_held": answer.get("not_held"),
         "log": _log(failure.log),
         "output_path": None,
     }

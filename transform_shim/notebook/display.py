@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["result_html", "result_text", "size", "tables_html"]
 
-#: Stages in their order; those of the second line are inside ``execute``, whose time holds theirs.
-_OUTER = ("queue", "fetch", "claim", "execute", "kill", "deliver")
+#: Stages in their order; those of the second line are inside ``execute``, whose time includes theirs.
+_OUTER = ("queue", "fetch", "claim", "execute", "hold", "kill", "deliver")
 _INNER = ("import", "read", "transform", "write")
 _LEAST_SECONDS = 0.0005
 #: A larger output is not read as a whole only to be shown.
@@ -118,6 +118,8 @@ def _extras(result: Result) -> list[str]:
     if result.held:
         until = f" (until {result.held['expires_at']})" if result.held.get("expires_at") else ""
         extras.append(f"the failed kernel is held{until}; attach to it: {result.held.get('attach')}")
+    if result.not_held:
+        extras.append(f"the failed kernel is not held: {result.not_held}")
     if result.comparison:
         extras.append(result.comparison)
     return extras

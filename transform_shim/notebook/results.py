@@ -54,6 +54,8 @@ class Result:
         Which gateway ran it, or this kernel.
     held : dict or None
         ``attach`` and ``expires_at``, where the failed job's kernel was kept.
+    not_held : str or None
+        Why it was not, though that was asked for.
     comparison : str or None
         What differs from the run in the notebook; of `submit` only.
     """
@@ -72,6 +74,7 @@ class Result:
     sha256: str | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
     held: Mapping[str, Any] | None = None
+    not_held: str | None = None
     comparison: str | None = None
     output: TableFile | None = None
 
@@ -149,6 +152,7 @@ def result_of(answer: Mapping[str, Any], tables: tuple[str, ...], companion: Com
         sha256=answer.get("sha256"),
         manifest=manifest,
         held=answer.get("held"),
+        not_held=answer.get("not_held"),
         output=output,
     )
     if output is not None:
