@@ -37,10 +37,16 @@ class Cell:
 
 
 class NotebookKernel:
-    """Starts a kernel in `directory` with the environment of a front end, and ends it with all it started."""
+    """Starts a kernel in `directory` with the environment of a front end, and ends it with all it started.
 
-    def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
+    `settings` are traits of the provisioner.
+    """
+
+    def __init__(
+        self, directory: Path, environment: Mapping[str, str] | None = None, settings: Mapping[str, Any] | None = None
+    ) -> None:
         self.directory = directory
+        self.settings = dict(settings or {})
         self.environment = {name: os.environ[name] for name in INHERITED if name in os.environ} | {
             **(environment or {})
         }
@@ -52,6 +58,7 @@ class NotebookKernel:
         KernelProvisionerFactory.instance().provisioners[name] = entry
         self.manager = KernelManager(kernel_name="transform")
         self.manager._kernel_spec = KernelSpec.from_resource_dir(str(RESOURCE_DIR))
+        self.manager.config.TransformProvisioner.update(self.settings)
         try:
             self.manager.start_kernel(cwd=str(self.directory), env=self.environment)
             self.client = self.manager.client()

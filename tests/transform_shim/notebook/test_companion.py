@@ -99,6 +99,15 @@ def test_companion_that_is_gone_is_told_in_plain_words(tmp_path: Path) -> None:
         assert cell.stderr.startswith("UsageError: the companion of this notebook is gone; restart the kernel")
 
 
+def test_notebook_without_a_companion_says_what_it_cannot(tmp_path: Path) -> None:
+    with NotebookKernel(tmp_path, settings={"companion": []}) as notebook:
+        assert "this needs the companion" in notebook.run("%table x y.csv").stderr
+        cell = notebook.run(
+            "%%transform --here\nimport pandas as pd\ndef transform():\n    return pd.DataFrame({'x': [1]})\n"
+        )
+        assert "1 row, 1 column" in cell.text
+
+
 def test_files_that_nobody_wants_any_more_are_removed(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("x\n1\n")
     with NotebookKernel(tmp_path) as notebook:

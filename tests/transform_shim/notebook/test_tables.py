@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -65,6 +66,30 @@ def test_url_with_its_manifest_and_without_its_signature(notebook: NotebookKerne
     gone = notebook.run(f"%table gone {site}/nothing.csv?X-Amz-Signature=abc")
     assert gone.stderr.startswith("UsageError: Table 'gone' could not be fetched: the storage answered 404")
     assert "abc" not in gone.stderr
+
+
+class _Slow(_Quiet):
+    def do_GET(self) -> None:
+        half = b"x\n" + b"1\n" * 50_000
+        self.send_response(200)
+        self.send_header("Content-Length", str(2 * len(half)))
+        self.end_headers()
+        self.wfile.write(half)
+        self.wfile.flush()
+        time.sleep(1)  # as a slow storage does; the line comes after 0.7 s
+        self.wfile.write(half)
+
+
+def test_a_slow_download_shows_how_far_it_is(notebook: NotebookKernel) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Slow) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        cell = notebook.run(f"%table slow http://127.0.0.1:{server.server_port}/slow.csv")
+        server.shutdown()
+        thread.join()
+    assert cell.stdout.startswith("slow: 100,001 rows")
+    assert cell.text.startswith("slow: "), cell
+    assert cell.text.endswith("kB …")
 
 
 @pytest.mark.parametrize("which", ["7", "orders", "PUBLIC.orders"])
