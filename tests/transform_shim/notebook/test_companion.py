@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -19,22 +20,27 @@ ROOT = Path(__file__).parents[3]
 TRANSFORM = "%%transform\nimport pandas as pd\ndef transform():\n    return pd.DataFrame({'x': [1]})\n"
 
 
-def own_gateways() -> set[str]:
-    return {entry.name for entry in Path("/tmp").glob("tg-*")}
+def directory_of(started: set[int]) -> Path:
+    """Return the directory of the gateway among these processes."""
+    for pid in started:
+        with contextlib.suppress(OSError):
+            for setting in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                if setting.startswith(b"STATE_DIR=/tmp/tg-"):
+                    return Path(os.fsdecode(setting[10:])).parent
+    raise AssertionError("the companion has started no gateway")
 
 
 def test_companion_and_its_gateway_go_with_the_kernel(tmp_path: Path) -> None:
-    before = own_gateways()
     with NotebookKernel(tmp_path) as notebook:
         companion = notebook.companion_pid
         assert notebook.run(TRANSFORM).status == "ok"
         started = descendants(companion)
-        assert started
-        assert own_gateways() > before
+        directory = directory_of(started)
+        assert directory.is_dir()
         assert notebook.value("last_run.where") == "'a gateway of this notebook'"
     assert not alive(companion)
     assert wait_until(lambda: not any(map(alive, started)))
-    assert own_gateways() == before
+    assert not directory.exists()
 
 
 def test_a_notebook_that_asks_for_nothing_imports_nothing(tmp_path: Path) -> None:
@@ -69,7 +75,6 @@ def test_kernel_that_dies_takes_its_companion_with_it(tmp_path: Path) -> None:
 
 
 def test_companion_goes_when_the_front_end_is_killed(tmp_path: Path) -> None:
-    before = own_gateways()
     code = f"""
 import sys
 from pathlib import Path
@@ -85,11 +90,11 @@ with NotebookKernel(Path({str(tmp_path)!r})) as notebook:
         assert front.stdout is not None
         companion = int(front.stdout.readline())
         started = descendants(companion)
-        assert started
+        directory = directory_of(started)
         front.kill()
     assert wait_until(lambda: not alive(companion))
     assert wait_until(lambda: not any(map(alive, started)), seconds=30)
-    assert wait_until(lambda: own_gateways() == before, seconds=30)
+    assert wait_until(lambda: not directory.exists(), seconds=30)
 
 
 def test_companion_that_is_gone_is_told_in_plain_words(tmp_path: Path) -> None:
