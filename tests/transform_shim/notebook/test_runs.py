@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.notebook_kernel import NotebookKernel
@@ -77,6 +79,17 @@ def test_each_run_has_a_fresh_kernel(notebook: NotebookKernel) -> None:
     notebook.run("left_behind = 1; open('left.txt', 'w').close()")
     notebook.run(f"%%transform\n{script}")
     assert notebook.value("'left.txt' in last_run.frame.files[0]") == "False"
+
+
+def test_kernel_of_a_failed_run_is_held_on_request(notebook: NotebookKernel) -> None:
+    cell = notebook.run(f"%%transform --hold 5\n{FAILS}")
+    attach = eval(notebook.value("last_run.held['attach']"))
+    assert f"attach to it: {attach}" in cell.text
+    command, _, connection_file = attach.rpartition(" ")
+    assert command.endswith("jupyter console --existing")
+    assert Path(connection_file).is_file()
+    gone = notebook.run("%%transform --hold 5\nimport os\nos._exit(3)")
+    assert "the failed kernel is not held: " in gone.text
 
 
 def test_here_leaves_the_failed_frame_to_the_debugger(notebook: NotebookKernel) -> None:
