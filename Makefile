@@ -83,13 +83,25 @@ rebuild: ## make .venv again from nothing
 	@rm -rf "$(VENV)"
 	@$(MAKE) dev-setup
 
+COMPILE := $(VENV)/lock/bin/pip-compile
+COMPILE_OPTIONS := --quiet --upgrade --allow-unsafe --generate-hashes --strip-extras --no-annotate --no-header \
+	--no-emit-find-links --no-emit-index-url --no-emit-trusted-host
+define EXTRAS
+import tomllib
+extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']
+print(*('--extra=' + name for name in extras if name != 'notebooks'))
+endef
+export EXTRAS
+
 .PHONY: lock
-lock: $(VENV)/.project ## write requirements.lock again, with the newest versions
+lock: $(VENV)/.project ## write the lock files again, with the newest versions
 	@"$(PY)" -m venv "$(VENV)/lock" && "$(VENV)/lock/bin/pip" install --quiet --disable-pip-version-check pip-tools
-	@"$(VENV)/lock/bin/pip-compile" --quiet --upgrade --all-extras --allow-unsafe --generate-hashes --strip-extras --no-annotate --no-header \
-		--no-emit-find-links --no-emit-index-url --no-emit-trusted-host --output-file requirements.new pyproject.toml
+	@"$(COMPILE)" $(COMPILE_OPTIONS) $$("$(PY)" -c "$$EXTRAS") --output-file requirements.new pyproject.toml
 	@{ head -n 1 requirements.lock; cat requirements.new; } > requirements.tmp && mv requirements.tmp requirements.lock
-	@rm -rf requirements.new "$(VENV)/lock"
+	@# JupyterLab is a hundred megabytes that only `make notebook` wants; what both have, both have in one version
+	@"$(COMPILE)" $(COMPILE_OPTIONS) --extra notebooks --constraint requirements.new --output-file notebooks.new pyproject.toml
+	@{ head -n 1 requirements.lock; cat notebooks.new; } > requirements.tmp && mv requirements.tmp requirements-notebooks.lock
+	@rm -rf requirements.new notebooks.new "$(VENV)/lock"
 
 # -- the gateway ------------------------------------------------------------------------------------------------------
 
@@ -131,6 +143,17 @@ smoke-test: $(VENV)/.project ## run a transform on the flights table through the
 console: $(VENV)/.project ## attach a console to a kernel of the running gateway (ARGS=ID: to that of a failed job)
 	@"$(GATEWAY)" console $(ARGS)
 
+$(VENV)/.notebooks: requirements-notebooks.lock $(VENV)/.project
+	@echo "installing JupyterLab"
+	@"$(PY)" -m pip install --quiet --disable-pip-version-check --no-deps --use-pep517 --require-hashes -r requirements-notebooks.lock
+	@touch $@
+
+.PHONY: notebook
+notebook: $(VENV)/.notebooks ## open JupyterLab on notebooks/ with the kernel `transform` (ARGS="--no-browser")
+	@mkdir -p notebooks
+	@"$(VENV)/bin/jupyter" lab --notebook-dir notebooks --MappingKernelManager.default_kernel_name=transform \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+
 .PHONY: doctor
 doctor: $(VENV)/.project ## show each layer of the sandbox: on, degraded or off, and why
 	@"$(GATEWAY)" doctor $(ARGS)
@@ -162,5 +185,5 @@ docs: $(VENV)/.project ## write the generated tables of README.md and docs/ agai
 clean: ## stop the gateway and remove everything that make and the gateway made
 	@if [ -x "$(PY)" ]; then $(DAEMON) stop; fi
 	@rm -rf .venv .state $(if $(APART),"$(APART)") build dist bench-results requirements.new requirements.tmp \
-		.mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+		notebooks.new .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	@find . -path ./.git -prune -o -type d -name __pycache__ -exec rm -rf {} +

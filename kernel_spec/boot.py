@@ -10,6 +10,9 @@ from typing import Any, NoReturn
 
 from kernel_spec.messages import KernelPlan
 
+# By name, so that nothing outside of a kernel imports it through this package.
+_NOTEBOOK_EXTENSION = "transform_shim.notebook"
+
 
 def boot(plan: KernelPlan, on_bound: Callable[[], None]) -> Any:
     """Create the kernel application over the plan's connection file; return it ready to `serve`.
@@ -37,9 +40,19 @@ def boot(plan: KernelPlan, on_bound: Callable[[], None]) -> Any:
     application = JobKernelApp(on_bound, connection_file=plan.connection_path)
     # A gateway kernel's descriptors 1 and 2 are pipes that the gateway reads. A notebook has no such reader, so
     # there ipykernel forwards what C code and child processes print.
-    application.capture_fd_output = plan.style == "notebook"
+    application.capture_fd_output = application.for_person = plan.style == "notebook"
     application.initialize()
+    if application.for_person:
+        _load_notebook_extension(application.shell)
     return application
+
+
+def _load_notebook_extension(shell: Any) -> None:
+    """Give a person's kernel the magics of the shim; one without the shim is still a kernel."""
+    try:
+        shell.extension_manager.load_extension(_NOTEBOOK_EXTENSION)
+    except Exception as error:
+        print(f"the magics could not be loaded: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
 
 
 def serve(application: Any) -> NoReturn:

@@ -42,6 +42,7 @@ PINS: Mapping[str, str] = {
 # The variable by which a process is known to belong to a seat, where seats have no user of their own.
 SEAT_MARKER = "TRANSFORM_SEAT"
 LOG_DESCRIPTOR_VARIABLE = "TRANSFORM_LOG_FD"
+COMPANION_DESCRIPTOR_VARIABLE = "TRANSFORM_COMPANION_FD"
 LOG_DESCRIPTOR = 3
 
 
@@ -89,7 +90,7 @@ def kernel_environment(
     style
         A ``notebook`` draws its figures inline, a ``job`` into files.
     has_log
-        Whether descriptor 3 is the log pipe.
+        Whether descriptor 3 is there: the log pipe of a job, or the way from a notebook to its companion.
     source
         Where inherited variables are read from; default is this process's environment.
     """
@@ -117,5 +118,6 @@ def kernel_environment(
         SEAT_MARKER: seat.name,
     }
     if has_log:
-        own[LOG_DESCRIPTOR_VARIABLE] = str(LOG_DESCRIPTOR)
+        variable = LOG_DESCRIPTOR_VARIABLE if style == "job" else COMPANION_DESCRIPTOR_VARIABLE
+        own[variable] = str(LOG_DESCRIPTOR)
     return {**base_environment(source), **own}

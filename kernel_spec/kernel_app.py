@@ -149,6 +149,7 @@ class JobKernelApp(IPKernelApp):
     """
 
     capture_fd_output = Bool(False)
+    for_person = Bool(False)
 
     def __init__(self, on_bound: Callable[[], None], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -165,6 +166,8 @@ class JobKernelApp(IPKernelApp):
     def initialize(self, argv: Any = None) -> None:
         """Bind, build kernel and shell; `start` then serves. The command line and configuration files are not read."""
         self.update_config(_CONFIG)
+        if self.for_person:
+            self.update_config(_CONFIG_FOR_PERSON)
         self.profile_dir = EphemeralProfileDir(location=os.path.join(self.ipython_dir, "profile_default"))  # noqa: PTH118
         self.init_crash_handler()
         self.init_pdb()
@@ -252,3 +255,5 @@ _CONFIG = Config(
         "Completer": {"use_jedi": False},
     }
 )
+# Whoever types cells expects `_` and Out.
+_CONFIG_FOR_PERSON = Config({"InteractiveShell": {"cache_size": 1000}})

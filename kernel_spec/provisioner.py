@@ -28,12 +28,13 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import Bool, Integer, List, Unicode, default
 
+from kernel_spec.companion import DEFAULT_COMMAND, Companion
 from kernel_spec.kernels import process_start_ticks
 from kernel_spec.launcher_client import LOST, KernelProcess, LauncherClient
 from kernel_spec.launcher_process import LauncherError
 from kernel_spec.limits import Limits
 from kernel_spec.messages import ExitReport, SeatInfo, Start
-from kernel_spec.standalone import CHANNELS, StandaloneLauncher, write_connection_file
+from kernel_spec.standalone import CHANNELS, NOTEBOOK_CPU_SECONDS, StandaloneLauncher, write_connection_file
 
 
 class TransformProvisioner(KernelProvisionerBase):
@@ -45,10 +46,10 @@ class TransformProvisioner(KernelProvisionerBase):
         help="Memory of the kernel and all it starts, in bytes (TRANSFORM_KERNEL_MEMORY_BYTES).",
     )
     cpu_seconds = Integer(
-        int(os.environ.get("TRANSFORM_KERNEL_CPU_SECONDS", 3600)),
+        int(os.environ.get("TRANSFORM_KERNEL_CPU_SECONDS", NOTEBOOK_CPU_SECONDS)),
         config=True,
         help="""Processor time of the kernel over its whole life, in seconds (TRANSFORM_KERNEL_CPU_SECONDS).
-        The gateway limits each job instead; a notebook is used for longer than a job.""",
+        A year unless said otherwise, which is to say none: the gateway limits each job, a notebook stays open.""",
     )
     processes = Integer(
         int(os.environ.get("TRANSFORM_KERNEL_PROCESSES", 50)),
@@ -77,7 +78,16 @@ class TransformProvisioner(KernelProvisionerBase):
         notebook is (TRANSFORM_KERNEL_READ_ONLY_PATHS, separated by colons).""",
     )
 
+    companion = List(
+        Unicode(),
+        default_value=list(DEFAULT_COMMAND),
+        config=True,
+        help="""Command of the process outside of the sandbox that fetches tables for a notebook and runs its transforms
+        through a gateway, with the rights of whoever starts the notebook; empty for none.""",
+    )
+
     _client: LauncherClient | None = None
+    _companion: Companion | None = None
     _standalone: StandaloneLauncher | None = None
     _seat: SeatInfo | None = None
     _start_ticks = 0
@@ -162,9 +172,14 @@ class TransformProvisioner(KernelProvisionerBase):
         self.pid = self.process.pid
 
     async def _launch_standalone(self, limits: Limits, allow_network: bool, kwargs: dict[str, Any]) -> None:
-        if self._standalone is None:
+        if self._standalone is None or self._seat is None:
             raise RuntimeError("pre_launch has not been called")
         with _outputs(kwargs) as (style, descriptors):
+            await self._end_companion()
+            if style == "notebook" and self.companion:
+                environment = kwargs.get("env") or os.environ
+                self._companion = Companion(self.companion, self._seat, kwargs.get("cwd"), environment)
+                descriptors = (*descriptors, self._companion.kernel_end)
             request = Start(
                 id=self._standalone.next_id(),
                 kernel_id=self.kernel_id,
@@ -174,6 +189,8 @@ class TransformProvisioner(KernelProvisionerBase):
                 has_log=len(descriptors) > 2,
             )
             self.pid = self._standalone.start(request, descriptors)
+            if self._companion is not None:
+                self._companion.hand_over()
 
     def _limits(self) -> Limits:
         return Limits(
@@ -235,6 +252,7 @@ class TransformProvisioner(KernelProvisionerBase):
         except LauncherError as error:
             self.log.debug("kernel %s: %s", self.kernel_id, error)
         self.pid = None
+        await self._end_companion()
         if restart:
             # The next launch uses the same seat: clients keep the socket paths that they know.
             return
@@ -256,6 +274,11 @@ class TransformProvisioner(KernelProvisionerBase):
             # A launcher that is gone has taken the seat with it, or left it to the sweep of the next one.
             if error.code not in ("launcher_lost", "no_kernel"):
                 raise
+
+    async def _end_companion(self) -> None:
+        companion, self._companion = self._companion, None
+        if companion is not None:
+            await asyncio.to_thread(companion.close)
 
     def _end_standalone(self) -> ExitReport:
         if self._standalone is None:

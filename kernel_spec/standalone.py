@@ -1,8 +1,9 @@
 """A sandboxed kernel for front ends that run ``kernel.json``'s command themselves, without a kernel provisioner.
 
-The front end has chosen the socket paths and waits for this process. So this process stays outside of the sandbox, has
-a launcher start the kernel in a temporary seat, and puts links to the seat's sockets where the front end looks for
-them (connect(2) follows links). It forwards signals and ends as the kernel ended.
+The front end has chosen the socket paths or the TCP ports and waits for this process. So this process stays outside of
+the sandbox, has a launcher start the kernel in a temporary seat, and puts links to the seat's sockets where the front
+end looks for them (connect(2) follows links), or a relay (VS Code speaks tcp only). It forwards signals and ends as the
+kernel ended.
 """
 
 from __future__ import annotations
@@ -13,22 +14,25 @@ import select
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from kernel_spec.companion import DEFAULT_COMMAND, Companion
 from kernel_spec.launcher_process import LauncherError, LauncherProcess
 from kernel_spec.limits import Limits
 from kernel_spec.messages import ExitReport, Kill, Reserve, SeatInfo, Signal, Start
 from kernel_spec.options import LauncherOptions
+from kernel_spec.relay import relayed
 
 CHANNELS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
 START_SECONDS = 40.0
 ANSWER_SECONDS = 12.0
 _EXIT_REFUSED = 2
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_CPU_SECONDS = 3600
+# A year: a notebook stays open for as long as it likes, its jobs are limited by the gateway.
+NOTEBOOK_CPU_SECONDS = 365 * 86_400
 
 
 class StandaloneLauncher:
@@ -118,29 +122,33 @@ def run_kernel(connection_file: str) -> int:
 
 
 def _check(fields: dict[str, Any]) -> None:
-    if fields.get("transport") != "ipc":
-        raise ValueError(
-            "the sandbox has no network, so this kernel speaks ipc and not tcp. Start it from a front end that knows"
-            " kernel provisioners (jupyter_client 7 or newer), which does that by itself, or with transport ipc"
-        )
-    if not Path(str(fields.get("ip", ""))).is_absolute():
+    if fields.get("transport") not in ("ipc", "tcp"):
+        raise ValueError(f"this kernel speaks ipc and, through a relay, tcp, not {fields.get('transport')!r}")
+    if fields["transport"] == "ipc" and not Path(str(fields.get("ip", ""))).is_absolute():
         raise ValueError(f"with transport ipc, ip must be an absolute path prefix, not {fields.get('ip')!r}")
+    if missing := [name for name in CHANNELS if not isinstance(fields.get(f"{name}_port"), int)]:
+        raise ValueError(f"the connection file names no port for {', '.join(missing)}")
 
 
 def _run(fields: dict[str, Any]) -> int:
     launcher = StandaloneLauncher()
+    companion: Companion | None = None
     try:
         seat = launcher.reserve("standalone")
         write_connection_file(seat, fields)
-        with _links(fields, seat), _signals_as_descriptor() as signals:
-            request = Start(
-                launcher.next_id(), "standalone", Limits(cpu_seconds=_CPU_SECONDS), style="notebook", has_log=False
-            )
-            launcher.start(request, (1, 2))
+        with _reachable(fields, seat) as kernel_is_there, _signals_as_descriptor() as signals:
+            limits = Limits(cpu_seconds=int(os.environ.get("TRANSFORM_KERNEL_CPU_SECONDS", NOTEBOOK_CPU_SECONDS)))
+            companion = Companion(DEFAULT_COMMAND, seat, None, os.environ)
+            request = Start(launcher.next_id(), "standalone", limits, style="notebook", has_log=True)
+            launcher.start(request, (1, 2, companion.kernel_end))
+            companion.hand_over()
+            kernel_is_there()
             _forward_until_end(launcher, signals)
             report = launcher.kill("standalone")
     finally:
         launcher.close()
+        if companion is not None:
+            companion.close()
     return report.return_code if report.return_code >= 0 else 128 - report.return_code
 
 
@@ -154,8 +162,16 @@ def _forward_until_end(launcher: StandaloneLauncher, signals: int) -> None:
                 launcher.signal("standalone", number)
 
 
+def _reachable(fields: dict[str, Any], seat: SeatInfo) -> AbstractContextManager[Callable[[], None]]:
+    """Return what makes the kernel's sockets answer where the front end looks for them."""
+    if fields["transport"] == "ipc":
+        return _links(fields, seat)
+    ports = {int(fields[f"{name}_port"]): f"{seat.ipc_dir}/k-{number}" for name, number in CHANNELS.items()}
+    return relayed(str(fields["ip"]), ports)
+
+
 @contextmanager
-def _links(fields: dict[str, Any], seat: SeatInfo) -> Iterator[None]:
+def _links(fields: dict[str, Any], seat: SeatInfo) -> Iterator[Callable[[], None]]:
     links = []
     try:
         for name, number in CHANNELS.items():
@@ -163,7 +179,7 @@ def _links(fields: dict[str, Any], seat: SeatInfo) -> Iterator[None]:
             link.unlink(missing_ok=True)
             link.symlink_to(f"{seat.ipc_dir}/k-{number}")
             links.append(link)
-        yield
+        yield lambda: None
     finally:
         for link in links:
             link.unlink(missing_ok=True)

@@ -76,13 +76,30 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
 
 def test_lock_holds_every_dependency_and_names_no_index() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + [name for extra in project["optional-dependencies"].values() for name in extra]
-    lock = (ROOT / "requirements.lock").read_text()
-    locked = set(re.findall(r"^([a-z0-9.-]+)==", lock, re.MULTILINE))
-    assert {re.split(r"[<>=\[;! ]", entry)[0].lower().replace("_", "-") for entry in wanted} <= locked
-    assert "://" not in lock
-    assert "--index" not in lock
-    assert "--find-links" not in lock
+    extras = dict(project["optional-dependencies"])
+    # JupyterLab is installed for `make notebook` only
+    for name, wanted in (
+        ("requirements-notebooks.lock", project["dependencies"] + extras.pop("notebooks")),
+        ("requirements.lock", project["dependencies"] + [name for extra in extras.values() for name in extra]),
+    ):
+        lock = (ROOT / name).read_text()
+        locked = set(re.findall(r"^([a-z0-9.-]+)==", lock, re.MULTILINE))
+        assert {re.split(r"[<>=\[;! ]", entry)[0].lower().replace("_", "-") for entry in wanted} <= locked
+        assert "://" not in lock
+        assert "--index" not in lock
+        assert "--find-links" not in lock
+
+
+def test_locks_agree_on_what_both_hold() -> None:
+    both = [
+        dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
+        for name in ("requirements.lock", "requirements-notebooks.lock")
+    ]
+    assert {
+        name: (both[0][name], both[1][name])
+        for name in both[0].keys() & both[1].keys()
+        if both[0][name] != both[1][name]
+    } == {}
 
 
 def test_every_failure_code_has_a_meaning_and_an_advice() -> None:

@@ -13,6 +13,7 @@ text, and types without a counterpart as a string that holds their JSON.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -248,3 +249,29 @@ async def _ask(source: MetabaseSource, method: str, path: str, body: Any, stall_
         return await asyncio.to_thread(json.loads, answer, parse_float=Decimal)
     except ValueError:
         raise ExchangeError(f"Metabase answered {path} with something that is not JSON") from None
+
+
+async def find_table(base_url: str, api_key: str, name: str, stall_seconds: float) -> int:
+    """Return the id of the table that a person calls `name`: ``orders`` or, with its schema, ``public.orders``.
+
+    Raises
+    ------
+    ExchangeError
+        As for `read_table`; or there is no such table, or there are several: the text then names them.
+    """
+    found = await _ask(MetabaseSource(base_url, api_key, 0), "GET", "/api/table", None, stall_seconds)
+    tables = [t for t in found if isinstance(t, dict) and "id" in t] if isinstance(found, list) else []
+    wanted = name.casefold()
+    exact = [t for t in tables if wanted in (str(t.get("name")).casefold(), _full_name(t).casefold())]
+    if len(exact) == 1:
+        return int(exact[0]["id"])
+    if exact:
+        choices = ", ".join(f"{_full_name(t)} of database {t.get('db_id')} (metabase:{t['id']})" for t in exact[:10])
+        raise ExchangeError(f"Metabase has {len(exact)} tables named {name!r}: {choices}")
+    close = difflib.get_close_matches(wanted, [str(t.get("name")).casefold() for t in tables], n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else " that this API key may see"
+    raise ExchangeError(f"Metabase has no table named {name!r}{hint}")
+
+
+def _full_name(table: dict[str, Any]) -> str:
+    return f"{table['schema']}.{table.get('name')}" if table.get("schema") else str(table.get("name"))

@@ -1,0 +1,74 @@
+"""The companion's loop: requests of the kernel, one at a time, until the kernel or the front end is gone.
+
+A notebook that asks for nothing pays for an interpreter that waits: everything else is imported with the first request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+_STANDARD_INPUT = 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve one kernel."""
+    parser = argparse.ArgumentParser(prog="python -m gateway.companion", description=__doc__)
+    parser.add_argument("--socket", type=int, required=True, metavar="DESCRIPTOR", help="a connected stream socket")
+    parser.add_argument("--inputs", type=Path, required=True, metavar="DIRECTORY", help="where the kernel reads")
+    options = parser.parse_args(arguments)
+    # what the kernel shall read is readable for its user by the group of the directory
+    os.umask(0o022)
+    endpoint = socket.socket(fileno=options.socket)
+    if _is_first_request(endpoint):
+        _serve(endpoint, options.inputs)
+    return 0
+
+
+def _is_first_request(endpoint: socket.socket) -> bool:
+    """Wait until the kernel asks for something; False when there will be nothing."""
+    while True:
+        ready, _, _ = select.select([endpoint.fileno(), _STANDARD_INPUT], [], [])
+        if _STANDARD_INPUT in ready and not os.read(_STANDARD_INPUT, 4096):
+            return False
+        if endpoint.fileno() in ready:
+            return bool(endpoint.recv(1, socket.MSG_PEEK))
+
+
+def _serve(endpoint: socket.socket, inputs_dir: Path) -> None:
+    from gateway.companion.wire import Cancel, Closed, Wire
+    from gateway.companion.work import Workshop
+
+    wire = Wire(endpoint)
+    workshop = Workshop(wire, inputs_dir)
+    # shutting down wakes the reader below, which may be waiting in the middle of a message
+    threading.Thread(target=_end_with_front_end, args=(endpoint,), name="front-end", daemon=True).start()
+    try:
+        while True:
+            try:
+                request, descriptor = wire.receive()
+            except (Closed, ConnectionError):
+                return
+            except ValueError as error:
+                sys.stderr.write(f"companion: a message of the notebook was not understood: {error}\n")
+                continue
+            if isinstance(request, Cancel):
+                workshop.cancel(request.id)
+            else:
+                workshop.begin(request, descriptor)
+    finally:
+        workshop.close()
+
+
+def _end_with_front_end(endpoint: socket.socket) -> None:
+    while os.read(_STANDARD_INPUT, 4096):
+        pass
+    with contextlib.suppress(OSError):
+        endpoint.shutdown(socket.SHUT_RDWR)

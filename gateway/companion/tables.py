@@ -1,0 +1,27 @@
+"""A table that was brought into the kernel's inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gateway.jobs.model import DataFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Where a table's data and manifest lie; the data is never packed."""
+
+    data_path: Path
+    manifest_path: Path | None
+    data_format: DataFormat
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the kernel is told of it."""
+        return {
+            "data_path": str(self.data_path),
+            "manifest_path": str(self.manifest_path) if self.manifest_path else None,
+            "data_format": self.data_format,
+            "size_bytes": self.data_path.stat().st_size,
+        }

@@ -1,0 +1,149 @@
+"""What the companion makes of sources, and which gateway it takes for the running one."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+
+from gateway.companion import runs
+from gateway.companion.sources import SourceError, fetch_source
+from gateway.companion.tables import Table
+from gateway.companion.wire import Closed, LoadTable, Wire
+from gateway.runfile import Running, write_run_file
+
+CSV = b"a,b\n1,x\n"
+JSONL = b'{"a": 1, "b": "x"}\n'
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    directory = tmp_path / "inputs"
+    directory.mkdir()
+    return directory
+
+
+async def fetch(inputs: Path, source: Path | str, **more: str) -> Table:
+    request = LoadTable.model_validate({"id": 1, "op": "load", "name": "t", "source": str(source), **more})
+    return await fetch_source(request, inputs, lambda done_bytes: None)
+
+
+def write(path: Path, kind: str) -> Path:
+    table = pa.table({"a": [1], "b": ["x"]})
+    match kind:
+        case "parquet":
+            pyarrow.parquet.write_table(table, path)
+        case "arrow":
+            pyarrow.feather.write_feather(table, path)
+        case "arrow stream":
+            with pa.ipc.new_stream(path, table.schema) as writer:
+                writer.write_table(table)
+        case "csv":
+            path.write_bytes(CSV)
+        case "jsonl":
+            path.write_bytes(JSONL)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "arrow stream", "csv", "jsonl"])
+async def test_content_tells_the_format_where_the_name_does_not(kind: str, tmp_path: Path, inputs: Path) -> None:
+    table = await fetch(inputs, write(tmp_path / "table", kind))
+    assert table.data_format == kind.split()[0]
+    assert table.data_path.name == f"data.{table.data_format}"
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+async def test_packed_files_are_unpacked(ending: str, tmp_path: Path, inputs: Path) -> None:
+    path = tmp_path / f"t.csv.{ending}"
+    path.write_bytes(gzip.compress(CSV) if ending == "gz" else pa.compress(CSV, "zstd", asbytes=True))
+    table = await fetch(inputs, path)
+    assert (table.data_format, table.data_path.read_bytes()) == ("csv", CSV)
+    assert os.listdir(inputs) == ["data.csv"]
+
+
+async def test_damaged_package_is_told(tmp_path: Path, inputs: Path) -> None:
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(CSV)[:-12])
+    with pytest.raises(SourceError, match=r"t\.csv\.gz: is not valid gzip"):
+        await fetch(inputs, tmp_path / "t.csv.gz")
+
+
+async def test_links_and_the_home_directory_are_the_users_own(
+    tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.csv").write_bytes(CSV)
+    (tmp_path / "link.csv").symlink_to("t.csv")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    table = await fetch(inputs, "~/link.csv")
+    assert table.data_path.read_bytes() == CSV
+    assert not table.data_path.is_symlink()
+    assert table.data_path.stat().st_mode & 0o444 == 0o444
+
+
+@pytest.mark.parametrize("source", ["/dev/zero", "/tmp"])
+async def test_only_regular_files_are_tables(source: str, inputs: Path) -> None:
+    with pytest.raises(SourceError, match="is not a file"):
+        await fetch(inputs, source)
+
+
+async def test_missing_manifest_names_the_manifest(tmp_path: Path, inputs: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(CSV)
+    with pytest.raises(SourceError, match=r"gone\.json: no such file"):
+        await fetch(inputs, tmp_path / "t.csv", manifest="gone.json")
+
+
+def test_running_gateway_is_the_named_one_else_that_of_the_state_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRANSFORM_GATEWAY_URL", raising=False)
+    monkeypatch.setenv("STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("PORT", "5077")
+    assert runs._running_url() == "http://127.0.0.1:5077"
+    write_run_file(tmp_path, Running.of(os.getpid(), "http://127.0.0.1:5088"))
+    assert runs._running_url() == "http://127.0.0.1:5088"
+    monkeypatch.setenv("TRANSFORM_GATEWAY_URL", "https://gateway.example")
+    assert runs._running_url() == "https://gateway.example"
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, Wire]]:
+    kernels, ours = socket.socketpair()
+    with kernels, ours:
+        yield kernels, Wire(ours)
+
+
+def said(body: bytes) -> bytes:
+    return struct.pack("!I", len(body)) + body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"no json", b'{"id": 1, "op": "unknown"}', b'{"id": 1, "op": "load"}', b'{"id": 1, "op": "cancel", "more": 1}'],
+)
+def test_what_is_no_request_is_refused_and_the_next_one_taken(ends: tuple[socket.socket, Wire], body: bytes) -> None:
+    kernels, wire = ends
+    with open(os.devnull, "rb") as file:
+        socket.send_fds(kernels, [said(body)], [file.fileno()])
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ValueError, match=r"."):
+        wire.receive()
+    assert len(os.listdir("/proc/self/fd")) == before, "the descriptor that came along is closed"
+    kernels.sendall(said(b'{"id": 2, "op": "cancel"}'))
+    assert wire.receive()[0].id == 2
+
+
+def test_too_long_a_message_and_end_of_file_end_the_conversation(ends: tuple[socket.socket, Wire]) -> None:
+    kernels, wire = ends
+    kernels.sendall(struct.pack("!I", 0xFFFF_FFFF))
+    with pytest.raises(Closed):
+        wire.receive()
+    kernels.close()
+    with pytest.raises(Closed):
+        wire.receive()

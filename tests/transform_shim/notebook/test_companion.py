@@ -1,0 +1,175 @@
+"""The companion: there when it is wanted, gone with the kernel or the front end, and everything it started with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from tests.gateway_process import alive, descendants
+from tests.kernel_spec.conftest import wait_until
+from tests.notebook_kernel import NotebookKernel
+
+ROOT = Path(__file__).parents[3]
+TRANSFORM = "%%transform\nimport pandas as pd\ndef transform():\n    return pd.DataFrame({'x': [1]})\n"
+
+
+def directory_of(started: set[int]) -> Path:
+    """Return the directory of the gateway among these processes."""
+    for pid in started:
+        with contextlib.suppress(OSError):
+            for setting in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                if setting.startswith(b"STATE_DIR=/tmp/tg-"):
+                    return Path(os.fsdecode(setting[10:])).parent
+    raise AssertionError("the companion has started no gateway")
+
+
+def test_companion_and_its_gateway_go_with_the_kernel(tmp_path: Path) -> None:
+    with NotebookKernel(tmp_path) as notebook:
+        companion = notebook.companion_pid
+        assert notebook.run(TRANSFORM).status == "ok"
+        started = descendants(companion)
+        directory = directory_of(started)
+        assert directory.is_dir()
+        assert notebook.value("last_run.where") == "'a gateway of this notebook'"
+    assert not alive(companion)
+    assert wait_until(lambda: not any(map(alive, started)))
+    assert not directory.exists()
+
+
+def test_a_notebook_that_asks_for_nothing_imports_nothing(tmp_path: Path) -> None:
+    with NotebookKernel(tmp_path) as notebook:
+        mapped = Path(f"/proc/{notebook.companion_pid}/maps").read_text()
+        assert descendants(notebook.companion_pid) == set()
+        assert notebook.value("{'pandas', 'pyarrow'} & set(__import__('sys').modules)") == "set()"
+    assert "pydantic" not in mapped
+    assert "pyarrow" not in mapped
+
+
+def test_restart_brings_a_new_companion_and_forgets_the_tables(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x\n1\n")
+    with NotebookKernel(tmp_path) as notebook:
+        notebook.run("%table t t.csv")
+        first = notebook.companion_pid
+        inputs = Path(notebook.manager.provisioner.seat.inputs_dir)
+        assert len(list(inputs.iterdir())) == 1
+        notebook.manager.restart_kernel(now=True)
+        notebook.client.wait_for_ready(timeout=60)
+        assert not alive(first)
+        assert list(inputs.iterdir()) == []
+        assert notebook.value("len(tables)") == "0"
+        assert notebook.run("%table t t.csv").stdout == "t: 1 rows, 1 columns (t.csv)\n"
+
+
+def test_kernel_that_dies_takes_its_companion_with_it(tmp_path: Path) -> None:
+    with NotebookKernel(tmp_path) as notebook:
+        companion = notebook.companion_pid
+        notebook.client.execute("import os; os._exit(1)")
+        assert wait_until(lambda: not alive(companion))
+
+
+def test_companion_goes_when_the_front_end_is_killed(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from tests.notebook_kernel import NotebookKernel
+with NotebookKernel(Path({str(tmp_path)!r})) as notebook:
+    notebook.run({TRANSFORM!r})
+    print(notebook.companion_pid, flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as front:
+        assert front.stdout is not None
+        companion = int(front.stdout.readline())
+        started = descendants(companion)
+        directory = directory_of(started)
+        front.kill()
+    assert wait_until(lambda: not alive(companion))
+    assert wait_until(lambda: not any(map(alive, started)), seconds=30)
+    assert wait_until(lambda: not directory.exists(), seconds=30)
+
+
+def test_companion_that_is_gone_is_told_in_plain_words(tmp_path: Path) -> None:
+    with NotebookKernel(tmp_path) as notebook:
+        os.kill(notebook.companion_pid, 9)
+        cell = notebook.run("%table x y.csv")
+        assert cell.stderr.startswith("UsageError: the companion of this notebook is gone; restart the kernel")
+
+
+def test_notebook_without_a_companion_says_what_it_cannot(tmp_path: Path) -> None:
+    with NotebookKernel(tmp_path, settings={"companion": []}) as notebook:
+        assert "this needs the companion" in notebook.run("%table x y.csv").stderr
+        cell = notebook.run(
+            "%%transform --here\nimport pandas as pd\ndef transform():\n    return pd.DataFrame({'x': [1]})\n"
+        )
+        assert "1 row, 1 column" in cell.text
+
+
+def test_files_that_nobody_wants_any_more_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x\n1\n")
+    with NotebookKernel(tmp_path) as notebook:
+        inputs = Path(notebook.manager.provisioner.seat.inputs_dir)
+        for _ in range(3):
+            notebook.run("%table t t.csv")
+            notebook.run(
+                "from transform_shim import run_transform\nr = run_transform('def transform(t):\\n    return t')"
+            )
+            notebook.run("del r")
+        notebook.run("%table t t.csv")
+        # the table, the one it took the place of (until the next request), and the last run of the session
+        assert len(list(inputs.iterdir())) <= 3
+        assert notebook.value("len(tables.t)") == "1"
+
+
+def test_jobs_import_nothing_of_it() -> None:
+    code = "import sys, transform_shim.job; print([m for m in sys.modules if 'notebook' in m or m == 'IPython'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_functions_elsewhere_say_that_they_need_a_notebook() -> None:
+    code = "import transform_shim as t\ntry: t.table('x', 'y.csv')\nexcept t.NotebookError as e: print(e)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "this needs the companion that a notebook or console on the kernel `transform` has" in done.stdout
+
+
+@pytest.mark.parametrize("front_end", ["run", "console"])
+def test_magics_are_there_in_other_front_ends(front_end: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x\n1\n2\n")
+    (tmp_path / "cells.py").write_text("%table t t.csv\nprint(len(tables.t))\n")
+    command = {
+        "run": ["run", "--kernel", "transform", "cells.py"],
+        "console": ["console", "--kernel", "transform", "--simple-prompt"],
+    }
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("jupyter")), *command[front_end]],
+        cwd=tmp_path,
+        env={**kept, "PYTHONWARNINGS": "ignore"},
+        input="%table t t.csv\nprint(len(tables.t))\nexit\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "t: 2 rows, 1 columns (t.csv)" in done.stdout, done.stderr
+
+
+def test_nbclient_runs_a_notebook_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x\n1\n2\n")
+    cells = ["%table t t.csv", "%%transform\ndef transform(t):\n    return t", "last_run.rows"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    client = NotebookClient(
+        notebook, kernel_name="transform", resources={"metadata": {"path": str(tmp_path)}}, timeout=60
+    )
+    client.execute()
+    assert notebook.cells[-1].outputs[0].data["text/plain"] == "2"
+    assert "text/html" in notebook.cells[1].outputs[-1].data

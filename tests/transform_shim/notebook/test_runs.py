@@ -1,0 +1,247 @@
+"""Transforms in a notebook: through a gateway of its own, in its own kernel, and through the running one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.notebook_kernel import NotebookKernel
+
+TOTALS = """print('imported')
+RATE = 2
+def transform(orders):
+    print('called')
+    return orders.groupby('status', as_index=False)['amount'].sum()
+"""
+FAILS = """def transform(orders):
+    where = 'users frame'
+    return orders.nothing
+"""
+
+
+@pytest.fixture(autouse=True)
+def _orders(notebook: NotebookKernel) -> None:
+    notebook.run("%tables --clear")
+    notebook.run("%table orders orders.csv")
+
+
+def test_transform_shows_what_production_does(notebook: NotebookKernel) -> None:
+    cell = notebook.run(f"%%transform\n{TOTALS}")
+    assert (cell.status, cell.stderr) == ("ok", "")
+    assert cell.stdout.splitlines()[:3] == ["imported", "called", "Successfully saved 2 rows"]
+    (shown,) = cell.shown
+    assert "2 rows, 2 columns" in shown["text/plain"]
+    assert "schema: status Text, amount Float" in shown["text/plain"]
+    assert "peak memory" in shown["text/plain"]
+    assert "<td style='text-align: left'>Float</td>" in shown["text/html"]
+    result = notebook.value(
+        "last_run.ok, last_run.code, last_run.error, last_run.exit_code, last_run.rows, last_run.tables"
+    )
+    assert result == "(True, 'ok', None, 0, 2, ('orders',))"
+    assert notebook.value("last_run.frame.to_dict('list')") == "{'status': ['open', 'paid'], 'amount': [3.0, 15.0]}"
+    assert notebook.value("last_run.schema['base_type'].tolist()") == "['Text', 'Float']"
+    assert notebook.value("{'claim', 'read', 'transform', 'write'} <= set(last_run.stages)") == "True"
+    assert (
+        notebook.value("last_run.peak_memory_bytes > 10_000_000, [line.message for line in last_run.log][:2]")
+        == "(True, ['imported', 'called'])"
+    )
+
+
+def test_large_result_is_shown_by_its_head(notebook: NotebookKernel) -> None:
+    makes = "import pandas as pd\ndef transform():\n    return pd.DataFrame({'n': range(3_000_000), 'text': 'twenty characters  .'})\n"
+    cell = notebook.run(f"%%transform --output-format csv\n{makes}")
+    assert "3,000,000 rows, 2 columns, 8" in cell.text
+    assert (
+        notebook.value("'frame' in vars(last_run), len(last_run.head()), last_run.frame.n.iloc[-1]")
+        == "(False, 10, np.int64(2999999))"
+    )
+    notebook.run("del last_run")
+
+
+def test_names_of_the_cell_can_be_used_by_hand(notebook: NotebookKernel) -> None:
+    assert notebook.run(f"%%transform\n{TOTALS}").stdout.count("imported") == 1
+    cell = notebook.run("len(transform(tables.orders)), RATE")
+    assert (cell.stdout, cell.text) == ("called\n", "(2, 2)")
+
+
+def test_failure_is_shown_and_stops_nothing(notebook: NotebookKernel) -> None:
+    cell = notebook.run(f"%%transform\n{FAILS}")
+    assert cell.status == "ok"
+    assert 'script.py", line 3, in transform' in cell.stderr
+    assert cell.stderr.splitlines()[-1].startswith("user_error (exit code 1): Transform function failed: 'DataFrame'")
+    assert "<b>user_error</b>" in cell.shown[0]["text/html"]
+    assert notebook.value("last_run.ok, last_run.frame, last_run.log[-1].stream") == "(False, None, 'stderr')"
+
+
+def test_each_run_has_a_fresh_kernel(notebook: NotebookKernel) -> None:
+    script = "import os\nimport pandas as pd\ndef transform():\n    return pd.DataFrame({'pid': [os.getpid()], 'files': [str(os.listdir())]})\n"
+    notebook.run("left_behind = 1; open('left.txt', 'w').close()")
+    notebook.run(f"%%transform\n{script}")
+    assert notebook.value("'left.txt' in last_run.frame.files[0]") == "False"
+
+
+def test_kernel_of_a_failed_run_is_held_on_request(notebook: NotebookKernel) -> None:
+    cell = notebook.run(f"%%transform --hold 5\n{FAILS}")
+    attach = eval(notebook.value("last_run.held['attach']"))
+    assert f"attach to it: {attach}" in cell.text
+    command, _, connection_file = attach.rpartition(" ")
+    assert command.endswith("jupyter console --existing")
+    assert Path(connection_file).is_file()
+    gone = notebook.run("%%transform --hold 5\nimport os\nos._exit(3)")
+    assert "the failed kernel is not held: " in gone.text
+
+
+def test_here_leaves_the_failed_frame_to_the_debugger(notebook: NotebookKernel) -> None:
+    notebook.run("1 / 0")
+    cell = notebook.run(f"%%transform --here\n{FAILS}")
+    assert "user_error (exit code 1)" in cell.stderr
+    assert "in this kernel" in cell.text
+    debugged = notebook.run("%debug", answers=("up", "p where", "p sorted(locals())", "quit"))
+    assert "script.py(3)transform()" in debugged.stdout
+    assert "'users frame'" in debugged.stdout
+    assert "['orders', 'where']" in debugged.stdout
+
+
+def test_here_succeeds_as_elsewhere(notebook: NotebookKernel) -> None:
+    notebook.run(f"%%transform\n{TOTALS}")
+    notebook.run("there = last_run")
+    assert notebook.run(f"%%transform --here\n{TOTALS}").stdout == "imported\ncalled\n"
+    same = "last_run.sha256 == there.sha256, last_run.manifest == there.manifest, last_run.frame.equals(there.frame)"
+    assert notebook.value(same) == "(True, True, True)"
+    assert notebook.value("[tuple(line) for line in last_run.log]") == "[('stdout', 'imported'), ('stdout', 'called')]"
+
+
+def test_library_is_for_the_notebook_and_for_transforms(notebook: NotebookKernel) -> None:
+    uses = "%%transform\nimport common\ndef transform(orders):\n    return orders.assign(rate=common.RATE)\n"
+    assert notebook.run("%%library common\nRATE = 2").status == "ok"
+    assert notebook.value("__import__('common').RATE") == "2"
+    notebook.run("import common")
+    notebook.run(uses)
+    assert notebook.value("last_run.frame.rate.tolist(), common.RATE") == "([2, 2, 2], 2)"
+    notebook.run("%%library common\nRATE = 3")
+    notebook.run(uses)
+    assert notebook.value("last_run.frame.rate.tolist(), common.RATE") == "([3, 3, 3], 3)"
+    assert notebook.run("%%library common\nRATE = (").stderr.startswith("UsageError: common.py, line 1: ")
+    assert "is the name of a module that is imported already" in notebook.run("%%library json\nx = 1").stderr
+
+
+def test_submit_goes_to_the_running_gateway_and_compares(notebook: NotebookKernel) -> None:
+    notebook.run(f"%%transform\n{TOTALS}")
+    cell = notebook.run("%submit")
+    assert cell.stdout.startswith("imported\ncalled\n")
+    assert f"in {notebook.environment['TRANSFORM_GATEWAY_URL']}" in cell.text
+    assert "same as in the notebook: rows, columns, types, the same data; " in cell.text
+    other = notebook.run("%%submit\ndef transform(orders):\n    return 1\n")
+    assert "invalid_return (exit code 1)" in other.text
+    assert "notebook:" not in other.text, "another script is not compared"
+    notebook.run(f"%%transform\n{FAILS}")
+    assert "same outcome as in the notebook, the same message" in notebook.run("%submit").text
+
+
+def test_submit_to_nobody_is_told_in_plain_words(
+    notebook: NotebookKernel, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    url = {"TRANSFORM_GATEWAY_URL": "http://127.0.0.1:1"}
+    with NotebookKernel(tmp_path_factory.mktemp("alone"), url) as alone:
+        assert alone.run("%submit").stderr == "UsageError: there is nothing to submit: no %%transform has been run\n"
+        cell = alone.run("%%submit\nx = 1")
+        assert (cell.status, "no answer from http://127.0.0.1:1" in cell.stderr) == ("error", True)
+        assert "METABASE_URL and METABASE_API_KEY must be set" in alone.run("%table x metabase:1").stderr
+
+
+def test_interrupt_cancels_the_job(notebook: NotebookKernel) -> None:
+    sleeps = "%%transform\nimport time\ndef transform(orders):\n    print('asleep')\n    time.sleep(50)\n"
+    client = notebook.client
+    asked = client.execute(sleeps)
+    while "asleep" not in str(client.get_iopub_msg(timeout=30)["content"]):
+        pass
+    notebook.manager.interrupt_kernel()
+    while (reply := client.get_shell_msg(timeout=30))["parent_header"]["msg_id"] != asked:
+        pass
+    assert reply["content"]["status"] == "ok"
+    assert notebook.value("last_run.code, last_run.seconds < 40") == "('cancelled', True)"
+    assert notebook.run(f"%%transform\n{TOTALS}").status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("%%transform --timeout 0", "the time-out must be seconds above 0, not 0.0"),
+        ("%%transform --timeout 1e9", "the gateway refused the job: bad_request: "),
+        ("%%transform --hold -1", "held for minutes from 0 up"),
+        ("%%transform --output-format xlsx", "invalid choice: 'xlsx'"),
+        ("%%transform --nonsense", "unrecognized arguments: --nonsense"),
+        ("%%library 2x", "'2x' cannot be the name of a library module"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(notebook: NotebookKernel, line: str, said: str) -> None:
+    cell = notebook.run(f"{line}\nx = 1")
+    assert cell.status == "error"
+    assert cell.stderr.startswith("UsageError: ")
+    assert said in cell.stderr
+    assert "Traceback" not in cell.stderr + cell.error
+
+
+def test_functions_do_what_the_magics_do(notebook: NotebookKernel) -> None:
+    notebook.run(
+        "from transform_shim import drop_table, library, run_transform, submit, table, tables\nimport pandas as pd"
+    )
+    assert notebook.value("table('more', pd.DataFrame({'x': [1]}))") == "more: 1 rows, 1 columns (a frame)"
+    assert (
+        notebook.value("table('days', 'days.jsonl', manifest='days.manifest.json').rows, list(tables)")
+        == "(2, ['orders', 'more', 'days'])"
+    )
+    notebook.run("drop_table('more'); library('common', 'RATE = 4')")
+    notebook.run(
+        "code = 'import common\\ndef transform(orders):\\n    print(1)\\n    return orders.assign(r=common.RATE)'"
+    )
+    quiet = notebook.run("r = run_transform(code); s = submit(code)")
+    assert quiet.stdout == ""
+    assert notebook.value(
+        "r.ok, r.frame.r.tolist(), r.log[0].message, s.where.startswith('http'), s.comparison[:23]"
+    ) == ("(True, [4, 4, 4], '1', True, 'same as in the notebook')")
+    assert notebook.run("run_transform(code, here=True, show=True)").stdout == "1\n"
+    assert "NotebookError: 'xlsx' is not a format" in notebook.run("run_transform(code, output_format='xlsx')").error
+    assert notebook.value("run_transform(code, output_format='parquet').frame.r.tolist()") == "[4, 4, 4]"
+
+
+def test_tab_completes_tables_files_variables_and_options(notebook: NotebookKernel) -> None:
+    notebook.run("import pandas as pd; deeds = pd.DataFrame()")
+    assert notebook.complete("%table ord") == ["orders"]
+    assert notebook.complete("%table x or") == ["orders.csv"]
+    assert notebook.complete("%table x @dee") == ["deeds"]
+    assert notebook.complete("%table --drop o") == ["orders"]
+    assert "--manifest" in notebook.complete("%table x y --m")
+    assert notebook.complete("%%transform --h") == ["--here", "--hold"]
+    assert "tables.orders" in notebook.complete("tables.or") or ".orders" in notebook.complete("tables.or")
+    assert any("orders" in match for match in notebook.complete('tables["or'))
+
+
+@pytest.mark.parametrize(
+    ("magic", "said"),
+    [
+        ("%table", "Load a table under a name."),
+        ("%tables", "Show the loaded tables"),
+        ("%%transform", "Run the cell as a transform"),
+        ("%submit", "to the running gateway"),
+        ("%%library", "Make the cell a module"),
+    ],
+)
+def test_every_magic_explains_itself(notebook: NotebookKernel, magic: str, said: str) -> None:
+    assert said in notebook.help(f"{magic}?")
+
+
+def test_plots_are_drawn_inline_without_a_warning(notebook: NotebookKernel) -> None:
+    cell = notebook.run("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()")
+    assert (cell.status, cell.stderr) == ("ok", "")
+    assert "image/png" in cell.shown[-1]
+
+
+def test_kernel_says_what_it_is(notebook: NotebookKernel) -> None:
+    info = notebook.client.kernel_info(reply=True, timeout=30)["content"]
+    assert "sandbox that runs Metabase's Python transforms in production" in info["banner"]
+    assert "state persists between cells" in info["banner"]
+    assert "1,024 MiB of memory" in info["banner"]
+    assert info["language_info"]["name"] == "python"
+    assert info.get("debugger", False) is False

@@ -1,0 +1,242 @@
+"""The magics: thin layers over `transform_shim.notebook.functions`, with errors in plain words."""
+
+# mypy: disable-error-code="no-untyped-call, untyped-decorator, union-attr"
+# IPython's decorators have no annotations, and its magics have no shell while nobody has registered them.
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, cell_magic, line_cell_magic, line_magic, magics_class, needs_local_scope
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.display import display
+
+from transform_shim.notebook.errors import NotebookError
+
+__all__ = ["TransformMagics"]
+
+#: A load that takes less shows no progress.
+_PATIENCE_SECONDS = 0.7
+_PROGRESS_SECONDS = 0.5
+_FORMATS = ("jsonl", "csv", "parquet", "arrow")
+
+
+@contextlib.contextmanager
+def _in_plain_words() -> Iterator[None]:
+    """A mistake of the user's becomes one line; the cell has failed all the same, so that a run of all cells stops."""
+    try:
+        yield
+    except NotebookError as error:
+        raise UsageError(str(error)) from None
+
+
+@magics_class
+class TransformMagics(Magics):
+    """Magics for writing Metabase's Python transforms."""
+
+    @line_magic
+    @magic_arguments()
+    @argument("--clear", action="store_true", help="forget all tables")
+    def tables(self, line: str) -> Any:
+        """Show the loaded tables: name, rows, columns with Metabase's types, and where each came from."""
+        options = parse_argstring(self.tables, line)
+        from transform_shim.notebook.functions import tables
+
+        if options.clear:
+            with _in_plain_words():
+                for name in list(tables):
+                    tables.drop(name)
+            return
+        from transform_shim.notebook.display import tables_html, tables_text
+
+        loaded = [tables.info(name) for name in tables]
+        if not loaded:
+            print(repr(tables))  # noqa: T201
+            return
+        display({"text/plain": tables_text(loaded), "text/html": tables_html(loaded)}, raw=True)
+
+    @needs_local_scope
+    @line_magic
+    @magic_arguments()
+    @argument("name", nargs="?", help="name of the table: that of the parameter of transform()")
+    @argument(
+        "source",
+        nargs="*",
+        help="a file, a URL, metabase:ID, metabase:NAME, or @VARIABLE for a data frame of this notebook",
+    )
+    @argument("--manifest", help="file or URL of the table's manifest, which says the columns' types")
+    @argument("--format", choices=_FORMATS, help="where neither name nor content of the file tells")
+    @argument("--drop", metavar="NAME", help="forget a table")
+    def table(self, line: str, local_ns: dict[str, Any] | None = None) -> None:
+        """Load a table under a name.
+
+        Files are looked for where Jupyter runs the notebook, with your own rights: the notebook cannot open them.
+        A table of Metabase takes METABASE_URL and METABASE_API_KEY from the environment that Jupyter was started in.
+
+        Examples::
+
+            %table orders orders.parquet
+            %table orders https://bucket.example/orders.jsonl?X-Amz-Signature=... --manifest orders.manifest.json
+            %table orders metabase:123
+            %table orders metabase:public.orders
+            %table orders @df
+            %table --drop orders
+        """
+        options = parse_argstring(self.table, line)
+        from transform_shim.notebook.functions import drop_table
+
+        with _in_plain_words():
+            if options.drop:
+                drop_table(options.drop)
+                return
+            source = [word for word in options.source if word != "="]
+            if not options.name or len(source) != 1:
+                raise NotebookError("expected %table NAME SOURCE; a source with blanks in it wants quotes. See %table?")
+            loaded = self._load(options, _unquoted(source[0]), local_ns or {})
+        print(loaded)  # noqa: T201
+
+    def _load(self, options: Any, source: str, local_ns: dict[str, Any]) -> Any:
+        from transform_shim.notebook.functions import tables
+
+        if not source.startswith("@"):
+            progress = _ProgressLine(options.name)
+            manifest = _unquoted(options.manifest) if options.manifest else None
+            try:
+                return tables.load(options.name, source, manifest, options.format, progress.take)
+            finally:
+                progress.close()
+        names = {**self.shell.user_ns, **local_ns}
+        if source[1:] not in names:
+            raise NotebookError(f"there is no variable {source[1:]!r} in this notebook")
+        return tables.take(options.name, names[source[1:]], origin=f"the variable {source[1:]}")
+
+    @cell_magic
+    @magic_arguments()
+    @argument("--timeout", type=float, metavar="SECONDS", help="default: the gateway's")
+    @argument("--here", action="store_true", help="run in this kernel, so that %%debug stands in the failed frame")
+    @argument("--hold", type=float, metavar="MINUTES", help="keep the kernel of a failed job, to attach to")
+    @argument("--output-format", choices=_FORMATS, default="jsonl", help="what the result is written as")
+    def transform(self, line: str, cell: str) -> None:
+        """Run the cell as a transform on the loaded tables, exactly as in production: a gateway runs it.
+
+        The cell is the whole script; the parameters of its transform() are tables (see %tables). Shown are the log as
+        Metabase shows it, the returned data, the columns that Metabase would create, time by stage and peak memory; on
+        failure the code and the message that production gives. Afterwards the cell's names, `transform` first, are
+        there to be called by hand, and `last_run` is the result.
+        """
+        options = parse_argstring(self.transform, line)
+        from transform_shim.notebook.session import RunOptions, session
+
+        with _in_plain_words():
+            run_options = RunOptions(options.timeout, options.output_format, options.hold)
+            log = _Log()
+            result = session.run(cell, run_options, here=options.here, on_event=log.take)
+        self._define(cell, result, options.here)
+        self._show(result)
+
+    @line_cell_magic
+    @magic_arguments()
+    @argument("--timeout", type=float, metavar="SECONDS", help="default: the gateway's")
+    @argument("--hold", type=float, metavar="MINUTES", help="keep the kernel of a failed job, to attach to")
+    @argument("--output-format", choices=_FORMATS, default="jsonl", help="what the result is written as")
+    def submit(self, line: str, cell: str | None = None) -> None:
+        """Send the last %%transform, or this cell, with the loaded tables to the running gateway, and compare.
+
+        The gateway is the one that TRANSFORM_GATEWAY_URL and AUTH_TOKEN name where Jupyter was started, else the one on
+        this machine (STATE_DIR, HOST, PORT).
+        """
+        options = parse_argstring(self.submit, line)
+        from transform_shim.notebook.session import RunOptions, session
+
+        with _in_plain_words():
+            run_options = RunOptions(options.timeout, options.output_format, options.hold)
+            result = session.submit(cell, run_options, _Log().take)
+        self._show(result)
+
+    @cell_magic
+    @magic_arguments()
+    @argument("name", help="name of the module")
+    def library(self, line: str, cell: str) -> None:
+        """Make the cell a module that transforms and this notebook can import."""
+        options = parse_argstring(self.library, line)
+        from transform_shim.notebook.functions import library
+
+        with _in_plain_words():
+            module = library(options.name, cell)
+        if module.__name__ in self.shell.user_ns:
+            self.shell.user_ns[module.__name__] = module
+
+    def _define(self, cell: str, result: Any, here: bool) -> None:
+        from transform_shim.notebook.here import define_script, script_names
+        from transform_shim.notebook.session import session
+
+        names: dict[str, Any] = {}
+        if here:
+            names = script_names()
+            # an exception that IPython has shown before must not be what %debug takes up
+            self.shell.InteractiveTB.tb = None
+        elif result.ok or "read" in result.stages or "transform" in result.stages:
+            names = define_script(cell, session.library)
+        self.shell.user_ns.update(names)
+
+    def _show(self, result: Any) -> None:
+        self.shell.user_ns["last_run"] = result
+        if not result.ok:
+            from transform_shim.notebook.display import summary
+
+            print(summary(result), file=sys.stderr)  # noqa: T201
+            sys.stderr.flush()
+        sys.stdout.flush()
+        display(result)
+
+
+class _Log:
+    """Prints the job's log as it comes."""
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Print one event, if it is a line."""
+        if event["event"] == "log":
+            stream = sys.stderr if event["stream"] == "stderr" else sys.stdout
+            print(event["message"], file=stream, flush=True)
+
+
+class _ProgressLine:
+    """One line that says how much of a table has come, where that takes long."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._shown_at = time.monotonic() + _PATIENCE_SECONDS - _PROGRESS_SECONDS
+        self._handle: Any = None
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Show how far it is."""
+        now = time.monotonic()
+        if event["event"] != "progress" or not event.get("bytes") or now - self._shown_at < _PROGRESS_SECONDS:
+            return
+        self._shown_at = now
+        from transform_shim.notebook.display import size
+
+        self._update(f"{self._name}: {size(event['bytes'])} …")
+
+    def close(self) -> None:
+        """Empty the line."""
+        if self._handle is not None:
+            self._update("")
+
+    def _update(self, text: str) -> None:
+        data = {"text/plain": text}
+        if self._handle is None:
+            self._handle = display(data, raw=True, display_id=True)
+        else:
+            self._handle.update(data, raw=True)
+
+
+def _unquoted(text: str) -> str:
+    """Take off the quotes that IPython's splitting leaves on."""
+    quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1] if quoted else text

@@ -1,0 +1,254 @@
+"""The tables of a notebook: what `transform` would get, under the names it would get them by."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import keyword
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from transform_shim.errors import InputInvalid, InvalidReturn, OutputInvalid
+from transform_shim.notebook.companion import OnEvent, connect
+from transform_shim.notebook.errors import NotebookError
+from transform_shim.progress import Progress
+from transform_shim.reading.source import TableSource
+from transform_shim.reading.tables import FORMS, Form, load_table
+from transform_shim.request import DataFormat, TableFile
+from transform_shim.writing.frames import open_frame
+from transform_shim.writing.output import write_output
+from transform_shim.writing.outtypes import ColumnFacts, base_type_for
+
+__all__ = ["Table", "Tables"]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One loaded table.
+
+    Attributes
+    ----------
+    name : str
+    rows : int
+    fields : tuple of (str, str)
+        Column names and Metabase's types: those of the manifest, else what the data looks like.
+    origin : str
+        Where it came from, as it was asked for, without the query of a URL.
+    size_bytes : int
+        Of the file as a job would be sent it.
+    data_format : str
+    manifest : dict or None
+    number : int
+        The companion's own name for it.
+    source : TableSource
+        How the kernel reads it.
+    """
+
+    name: str
+    rows: int
+    fields: tuple[tuple[str, str], ...]
+    origin: str
+    size_bytes: int
+    data_format: str
+    manifest: Mapping[str, Any] | None
+    number: int
+    source: TableSource
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.rows:,} rows, {len(self.fields)} columns ({self.origin})"
+
+
+class Tables:
+    """The loaded tables by name: ``tables.orders`` and ``tables["orders"]`` are the frames that transform() gets.
+
+    Each access gives a frame of its own (a lazy copy of one that was read once): what is done to it changes no other.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Table] = {}
+        self._frames: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._frames:
+            self._frames[name] = self.read(name)
+        frame = self._frames[name].copy(deep=False)
+        frame.attrs = dict(self._frames[name].attrs)
+        return frame
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except NotebookError as error:
+            raise AttributeError(str(error)) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaded)
+
+    def __len__(self) -> int:
+        return len(self._loaded)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._loaded
+
+    def __dir__(self) -> list[str]:
+        return [*self._loaded, "info", "read"]
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._loaded)
+
+    def __repr__(self) -> str:
+        if not self._loaded:
+            return "no tables are loaded; %table NAME SOURCE loads one"
+        return "\n".join(map(repr, self._loaded.values()))
+
+    def _repr_html_(self) -> str | None:
+        from transform_shim.notebook.display import tables_html
+
+        return tables_html(list(self._loaded.values())) if self._loaded else None
+
+    def info(self, name: str) -> Table:
+        """Return what is known of a table.
+
+        Raises
+        ------
+        NotebookError
+            There is none of this name; the text names those that there are.
+        """
+        try:
+            return self._loaded[name]
+        except KeyError:
+            raise NotebookError(self._missing(name)) from None
+
+    def read(self, name: str, form: Form = "pandas") -> Any:
+        """Read a table anew, in the form that an annotation of transform()'s parameter would ask for.
+
+        Parameters
+        ----------
+        name : str
+            Of a loaded table.
+        form : {'pandas', 'arrow', 'arrow_reader', 'polars', 'polars_lazy', 'duckdb'}
+            What the annotation stands for.
+
+        Raises
+        ------
+        NotebookError
+            There is no such table or no such form.
+        InputInvalid
+            The file does not hold what its manifest says.
+        """
+        table = self.info(name)
+        if form not in FORMS:
+            raise NotebookError(f"{form!r} is not one of {', '.join(FORMS)}")
+        if form.startswith(("polars", "duckdb")):
+            __import__(form.partition("_")[0])  # in a job, the script that names the form has imported it
+        return load_table(table.source, form).value
+
+    def load(
+        self,
+        name: str,
+        source: str,
+        manifest: str | None = None,
+        data_format: DataFormat | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Table:
+        """Have a table fetched and keep it; one of the same name goes."""
+        _check_name(name)
+        found = connect().ask("load", on_event, name=name, source=source, manifest=manifest, data_format=data_format)
+        return self._keep(name, source.partition("?")[0], found)
+
+    def take(self, name: str, frame: Any, manifest: Mapping[str, Any] | None = None, origin: str = "a frame") -> Table:
+        """Keep a data frame of the notebook as a table: as a transform that returns it would hand it to the next one.
+
+        So its index is left out, and columns that came from a table keep the types they had there.
+        """
+        _check_name(name)
+        with tempfile.TemporaryDirectory() as directory:
+            path, described = _write_frame(frame, Path(directory))
+            chosen = described if manifest is None else json.loads(json.dumps(manifest, default=str))
+            with path.open("rb") as file:
+                found = connect().ask("frame", None, file.fileno(), name=name, manifest=chosen)
+        return self._keep(name, origin, found)
+
+    def drop(self, name: str) -> None:
+        """Forget a table and remove its files."""
+        table = self.info(name)
+        del self._loaded[name]
+        self._frames.pop(name, None)
+        connect().unwanted(table.number)
+
+    def _keep(self, name: str, origin: str, found: Mapping[str, Any]) -> Table:
+        manifest_path = found["manifest_path"]
+        file = TableFile(
+            name, Path(found["data_path"]), Path(manifest_path) if manifest_path else None, found["data_format"]
+        )
+        try:
+            source = TableSource(file)
+            # one column is enough to count, and the first thing that finds a file to be something else
+            names = [field.name for field in source.fields][:1]
+            rows = sum(block.rows for block in source.select(names).blocks()) if names else 0
+        except InputInvalid as error:
+            connect().unwanted(found["number"])
+            raise NotebookError(str(error)) from None
+        manifest = None if source.manifest is None else source.manifest.raw
+        fields = _typed_fields(source)
+        table = Table(
+            name, rows, fields, origin, found["size_bytes"], found["data_format"], manifest, found["number"], source
+        )
+        if name in self._loaded:
+            self.drop(name)
+        self._loaded[name] = table
+        return table
+
+    def _missing(self, name: str) -> str:
+        if not self._loaded:
+            return f"there is no table {name!r}: none are loaded yet; %table {name} SOURCE loads one"
+        close = difflib.get_close_matches(name, self._loaded, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; loaded are {', '.join(map(repr, self._loaded))}"
+        return f"there is no table {name!r}{hint}"
+
+
+def _check_name(name: str) -> None:
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise NotebookError(
+            f"{name!r} cannot be a table's name: it must be one that a parameter of transform() can have"
+        )
+
+
+def _write_frame(frame: Any, directory: Path) -> tuple[Path, dict[str, Any]]:
+    """Write a frame and its manifest as a transform that returns it would."""
+    path, manifest_path = directory / "frame", directory / "manifest"
+    try:
+        write_output(open_frame(frame, []), "arrow", path, manifest_path, Progress(None, "write", "frame"))
+    except InvalidReturn:
+        kind = type(frame).__name__
+        text = f"a table is made of a data frame (pandas, Polars, Arrow, DuckDB), not of {kind!r}"
+        raise NotebookError(text) from None
+    except (OutputInvalid, OSError) as error:
+        raise NotebookError(f"the frame cannot be written: {error}") from None
+    manifest: dict[str, Any] = json.loads(manifest_path.read_bytes())
+    return path, {**manifest, "data_format": "arrow"}
+
+
+def _typed_fields(source: TableSource) -> tuple[tuple[str, str], ...]:
+    if source.manifest is not None and source.manifest.fields:
+        return tuple((field.name, field.base_type or "?") for field in source.fields)
+    return tuple((field.name, _looks_like(source, field.name, field.base_type)) for field in source.fields)
+
+
+def _looks_like(source: TableSource, name: str, base_type: str | None) -> str:
+    """The type without a manifest: what was inferred from the text, or the file's own."""
+    if base_type is not None:
+        return base_type
+    for block in source.select([name]).blocks():
+        array = block.arrays[0]
+        if array is not None:
+            facts = ColumnFacts(True, 0, 2**40) if pa.types.is_int64(array.type) else ColumnFacts(True)
+            return base_type_for(array.type, facts)
+    return "?"
