@@ -16,6 +16,7 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -23,6 +24,7 @@ from typing import NoReturn
 from kernel_spec import boot, confinement
 from kernel_spec.channel import Channel
 from kernel_spec.environment import LOG_DESCRIPTOR
+from kernel_spec.local_addresses import refuse_local_addresses
 from kernel_spec.messages import GATE_ORDERS, KernelPlan, Prepared, Proceed, Staged, StartFailed
 from kernel_spec.sandbox import syscalls
 
@@ -129,6 +131,10 @@ def _await_gate(channel: Channel) -> None:
 def _boot(plan: KernelPlan, channel: Channel) -> NoReturn:
     kernel = boot.boot(plan, on_bound=lambda: channel.send(Staged("bound")))
     confinement.bound_memory(plan.limits)
+    confinement.seal(plan)
+    if plan.allow_network and not plan.allow_loopback:
+        # Known at once, not after a time-out; what keeps the promise is the broker's filter.
+        sys.addaudithook(refuse_local_addresses)
     channel.send(Staged("booted"))
     # Before any request is served: what the job could reach here it could use to lie to the launcher.
     channel.close()

@@ -144,7 +144,7 @@ class TransformProvisioner(KernelProvisionerBase):
     async def _reserve(self) -> SeatInfo:
         if self._client is not None:
             return await self._client.reserve(self.kernel_id)
-        self._standalone = StandaloneLauncher(tuple(self.read_only_paths))
+        self._standalone = StandaloneLauncher(tuple(self.read_only_paths), allow_network=self.allow_network)
         return self._standalone.reserve(self.kernel_id)
 
     async def _launch_with_client(

@@ -199,7 +199,13 @@ class Supervisor:
             style=message.style,
             has_log=message.has_log,
             launcher_pid=os.getpid(),
-            environment=kernel_environment(seat, style=message.style, has_log=message.has_log),
+            environment=kernel_environment(
+                seat,
+                style=message.style,
+                has_log=message.has_log,
+                names_over_tcp=message.allow_network and not self._options.allow_loopback,
+            ),
+            allow_loopback=self._options.allow_loopback,
         )
 
     def _signal(self, message: Signal, _: list[int]) -> None:

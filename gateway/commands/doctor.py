@@ -20,6 +20,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
     parser = common.parser(name, "Show which layers of the sandbox hold here, and what would turn the others on.")
     parser.add_argument("--json", action="store_true", help="print the finding as JSON")
     parser.add_argument("--allow-network", action="store_true", help="as for a gateway with ALLOW_NETWORK")
+    parser.add_argument("--allow-loopback", action="store_true", help="as for a gateway with ALLOW_LOOPBACK")
     parser.add_argument(
         "--state-dir", type=Path, help="where the gateway's STATE_DIR will be; default: a temporary one"
     )
@@ -37,7 +38,9 @@ def main(name: str, arguments: Sequence[str]) -> int:
         from kernel_spec.sandbox import probe
 
         scratch_dir = str(options.state_dir) if options.state_dir is not None else None
-        report = probe(allow_network=options.allow_network, scratch_dir=scratch_dir)
+        report = probe(
+            allow_network=options.allow_network, allow_loopback=options.allow_loopback, scratch_dir=scratch_dir
+        )
         width = min(shutil.get_terminal_size((110, 24)).columns, 140)
         text = json.dumps(report.to_json(), indent=2) if options.json else report.render(width=width)
         sys.stdout.write(text.rstrip() + "\n")
