@@ -43,8 +43,8 @@ PINS: Mapping[str, str] = {
 SEAT_MARKER = "TRANSFORM_SEAT"
 LOG_DESCRIPTOR_VARIABLE = "TRANSFORM_LOG_FD"
 LOG_DESCRIPTOR = 3
-# For the C library (resolv.conf(5)): a job's network has no datagrams, see `kernel_spec.sandbox.network_policy`.
-_RESOLVER_OPTIONS = "use-vc"
+# For the C library (resolv.conf(5)), where a job has the network but no datagrams: ask for names over TCP.
+RESOLVER_WITHOUT_DATAGRAMS: Mapping[str, str] = {"RES_OPTIONS": "use-vc"}
 
 
 def base_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -80,12 +80,7 @@ def interpreter_command(module: str, *arguments: str) -> list[str]:
 
 
 def kernel_environment(
-    seat: SeatInfo,
-    *,
-    style: Style,
-    has_log: bool,
-    names_over_tcp: bool = False,
-    source: Mapping[str, str] | None = None,
+    seat: SeatInfo, *, style: Style, has_log: bool, source: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """Return the whole environment of the kernel in `seat`.
 
@@ -97,8 +92,6 @@ def kernel_environment(
         A ``notebook`` draws its figures inline, a ``job`` into files.
     has_log
         Whether descriptor 3 is the log pipe.
-    names_over_tcp
-        Whether the resolver must do without datagrams.
     source
         Where inherited variables are read from; default is this process's environment.
     """
@@ -125,8 +118,6 @@ def kernel_environment(
         "PYTHONNOUSERSITE": "1",
         SEAT_MARKER: seat.name,
     }
-    if names_over_tcp:
-        own["RES_OPTIONS"] = _RESOLVER_OPTIONS
     if has_log:
         own[LOG_DESCRIPTOR_VARIABLE] = str(LOG_DESCRIPTOR)
     return {**base_environment(source), **own}

@@ -199,12 +199,7 @@ class Supervisor:
             style=message.style,
             has_log=message.has_log,
             launcher_pid=os.getpid(),
-            environment=kernel_environment(
-                seat,
-                style=message.style,
-                has_log=message.has_log,
-                names_over_tcp=message.allow_network and not self._options.allow_loopback,
-            ),
+            environment=kernel_environment(seat, style=message.style, has_log=message.has_log),
             allow_loopback=self._options.allow_loopback,
         )
 

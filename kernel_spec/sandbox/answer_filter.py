@@ -1,8 +1,8 @@
 """A fence around a TCP socket: a packet filter that drops each answer from this machine and from its link.
 
 A connection needs an answer to its first packet, and a classic BPF program on the socket (socket(7), SO_ATTACH_FILTER)
-sees each packet before TCP does. It drops those whose *sender* is out of bounds. SO_LOCK_FILTER keeps it there for good,
-and sockets that are accepted inherit it.
+sees each packet before TCP does. It drops those whose *sender* is out of bounds. SO_LOCK_FILTER keeps it there for
+good, and sockets that are accepted inherit it.
 
 All traffic of a machine with itself, to whichever of its addresses, arrives on the loopback device; so one look covers
 127.0.0.0/8, ::1, 0.0.0.0 and the machine's own addresses, those it gets later included.

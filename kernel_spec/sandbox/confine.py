@@ -49,8 +49,6 @@ def confine(plan: SandboxPlan) -> None:
     SandboxError
         A layer of the plan could not be put on; the process must end.
     """
-    if plan.brokers_sockets and not (plan.has(NETWORK_POLICY) and plan.has(SECCOMP)):
-        raise SandboxError(NETWORK_POLICY, "a job cannot have the network without it; ALLOW_LOOPBACK does without")
     if threading.active_count() != 1:
         raise SandboxError(LANDLOCK, f"{threading.active_count()} threads run where one may")
     with suppress(PermissionError):  # already the leader of a session
@@ -79,15 +77,21 @@ def confine(plan: SandboxPlan) -> None:
     if ruleset_fd is not None:
         landlock.enter(ruleset_fd)
     if plan.has(SECCOMP):
-        listener = seccomp.apply(plan)
-        if listener is not None and broker is not None:
-            network_policy.hand_over(listener, broker)
+        _filter_calls(plan, broker)
+
+
+def _filter_calls(plan: SandboxPlan, broker: socket.socket | None) -> None:
+    listener = seccomp.apply(plan)
+    if listener is not None and broker is not None:
+        network_policy.hand_over(listener, broker)
 
 
 def _broker_of(plan: SandboxPlan, entered: namespaces.Entered | None) -> socket.socket | None:
     """Return our own copy of the socket to the broker, which the record's end does not close."""
     if not plan.brokers_sockets:
         return None
+    if not (plan.has(NETWORK_POLICY) and plan.has(SECCOMP)):
+        raise SandboxError(NETWORK_POLICY, "a job cannot have the network without it; ALLOW_LOOPBACK does without")
     if entered is None or entered.broker is None:
         raise SandboxError(NETWORK_POLICY, "no broker of sockets was started")
     return entered.broker.dup()

@@ -15,7 +15,7 @@ container forbids for a process that is not dumpable; firewall rules need CAP_NE
 that know of it; SO_BINDTODEVICE is overruled by IP_PKTINFO and leaves the metadata service in reach.
 
 Datagrams are refused, because one needs no answer to do its work. Names are therefore asked for over TCP
-(RES_OPTIONS in `kernel_spec.environment`).
+(`kernel_spec.environment.RESOLVER_WITHOUT_DATAGRAMS`).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _ANSWER: Final = 0xC0182101
 _ADD_DESCRIPTOR: Final = 0x40182103
 _ADD_AND_ANSWER: Final = 2  # SECCOMP_ADDFD_FLAG_SEND, Linux 5.14
 
-# Three more tries after the first, 15 s in all: a place out of bounds never answers, and two minutes are no use to a job.
+# Three more tries after the first, 15 s in all: a place out of bounds never answers, and a job has no two minutes.
 _TCP_SYNCNT: Final = 7
 _SYN_RETRIES: Final = 3
 _HANDSHAKE_SECONDS: Final = 5.0

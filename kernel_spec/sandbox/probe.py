@@ -144,9 +144,7 @@ def probe(
 def _report(findings: _Findings, plan: SandboxPlan, seconds: float) -> Report:
     lines = tuple(findings.lines[layer] for layer in names.LAYERS)
     active = {line.layer for line in lines if line.state is not State.OFF}
-    tier = tiers.tier_of(
-        active, findings.proofs, allow_network=plan.allow_network, allow_loopback=plan.allow_loopback
-    )
+    tier = tiers.tier_of(active, findings.proofs, allow_network=plan.allow_network, allow_loopback=plan.allow_loopback)
     return Report(tier, lines, tuple(findings.proofs), plan.allow_network, seconds)
 
 
@@ -298,7 +296,7 @@ def _prove_loopback(port: int) -> Proof:
     try:
         trials.reach_loopback(port)
     except TimeoutError as error:
-        return Proof(tiers.PROOF_LOOPBACK, True, error.strerror)
+        return Proof(tiers.PROOF_LOOPBACK, True, error.strerror or "")
     except OSError as error:
         return Proof(tiers.PROOF_LOOPBACK, False, f"no socket to be had: {error.strerror}")
     return Proof(tiers.PROOF_LOOPBACK, False, "it was possible")

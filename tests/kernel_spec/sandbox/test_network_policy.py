@@ -7,7 +7,6 @@ import ipaddress
 import json
 import os
 import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -64,7 +64,8 @@ def ip(*words: str) -> None:
 
 def _wire(far_pid: int) -> None:
     ip("link", "set", "lo", "up")
-    ip("link", "add", DEVICE, "index", str(DEVICE_NUMBER), "type", "veth", "peer", "name", "far0", "netns", str(far_pid))
+    peer = ("peer", "name", "far0", "netns", str(far_pid))
+    ip("link", "add", DEVICE, "index", str(DEVICE_NUMBER), "type", "veth", *peer)
     # nodad: else the addresses of version six cannot be used for a second
     for address in (f"{NEAR}/24", f"{NEAR_SIX}/64", f"{NEAR_LINK}/64"):
         ip("address", "add", address, "dev", DEVICE, *(("nodad",) if ":" in address else ()))
