@@ -103,6 +103,7 @@ def survey(options: LauncherOptions, scratch_dir: Path, uid: int | None) -> Host
     groups = cgroup.open_tree(stamp) if CGROUP in layers else None
     if groups is not None:
         groups.sweep()
+        cgroup.sweep_abandoned()
     return Host(
         report, tuple(sorted(layers)), own_uids, groups, tuple(notes), _watch_hidden(report, layers, own_uids=own_uids)
     )
