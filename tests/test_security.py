@@ -429,6 +429,19 @@ def test_doctor_fails_where_no_gateway_would_start() -> None:
     assert done.returncode == 1
 
 
+def test_doctor_tells_when_the_gateway_would_keep_root_and_what_helps() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("there is no root to keep")
+    code = (
+        "import sys\nfrom gateway import privileges\nfrom gateway.commands import doctor\n"
+        "privileges._unreadable_for = lambda *_: '/closed/python'\nsys.exit(doctor.main('doctor', sys.argv[1:]))"
+    )
+    told = [subprocess.run([sys.executable, "-c", code, *how], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+            for how in ([], ["--json"])]  # fmt: skip
+    assert "the gateway keeps root: other users cannot read /closed/python; install" in " ".join(told[0].split())
+    assert json.loads(told[1])["gateway"]["has_root"] is True
+
+
 # ------------------------------------------------------------------------------------------------- the page
 def test_every_promise_names_a_test_that_exists() -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith("| ") and "::" in line]
