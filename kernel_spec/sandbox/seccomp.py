@@ -344,7 +344,7 @@ class _Assembler:
             for family in (socket.AF_INET, socket.AF_INET6):
                 # Raw sockets need a capability that no job has; datagrams are needed to ask for names.
                 block += [(_JUMP_EQUAL, 0, 1, int(family)), (_RETURN, 0, 0, _ALLOW)]
-        if policy.allow_network:
+        if policy.allow_network and not policy.brokers_sockets:
             # getaddrinfo asks for the local addresses: NETLINK_ROUTE, protocol 0.
             route = self._values(2, {0: _ALLOW}, _errno(errno.EOPNOTSUPP))
             block += [(_JUMP_EQUAL, 0, len(route), int(socket.AF_NETLINK)), *route]

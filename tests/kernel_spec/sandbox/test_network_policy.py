@@ -194,6 +194,7 @@ done = {
         "sctp packets": tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_SEQPACKET, 132)),
         "mptcp": tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)),
         "packet": tried(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)),
+        "netlink": tried(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)),
         "vsock": tried(lambda: socket.socket(40, socket.SOCK_STREAM)),
         "smc": tried(lambda: socket.socket(43, socket.SOCK_STREAM)),
         "pair of datagrams": tried(lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)) if UNIX else "",
