@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import re
@@ -193,8 +194,9 @@ def holds(pid: int, needle: bytes) -> bool:
                     continue
                 begin, end = (int(part, 16) for part in span.split("-"))
                 memory.seek(begin)
-                if needle in memory.read(end - begin):
-                    return True
+                with contextlib.suppress(OSError):  # EIO: unmapped since the maps were read
+                    if needle in memory.read(end - begin):
+                        return True
     except (FileNotFoundError, ProcessLookupError):
         return False  # it has ended
     return False
