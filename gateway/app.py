@@ -125,7 +125,12 @@ class TransformGatewayApp(JupyterApp):
     asynchronous = Bool(
         False, help="Answer POST /v1/execute with 202 at once; the result then stands in GET /v1/status."
     ).tag(config=True, env="ASYNCHRONOUS")
-    allow_network = Bool(False, help="Let jobs open network connections.").tag(config=True, env="ALLOW_NETWORK")
+    allow_network = Bool(
+        False, help="Let jobs open TCP connections, but none to this machine or to link-local addresses."
+    ).tag(config=True, env="ALLOW_NETWORK")
+    allow_loopback = Bool(
+        False, help="With allow_network: any socket to any address, this machine and cloud metadata included."
+    ).tag(config=True, env="ALLOW_LOOPBACK")
     allow_unsandboxed = Bool(False, help="Start even where no layer of the sandbox can be had (tier D).").tag(
         config=True, env="ALLOW_UNSANDBOXED"
     )

@@ -84,6 +84,7 @@ def _launcher_options(settings: Settings, user: privileges.GatewayUser) -> Launc
         gateway_uid=user.uid,
         fork_server=settings.use_fork_server,
         allow_network=settings.allow_network,
+        allow_loopback=settings.allow_loopback,
     )
 
 

@@ -48,6 +48,7 @@ class Settings:
     held_kernels: int = 2
     asynchronous: bool = False
     allow_network: bool = False
+    allow_loopback: bool = False
     allow_unsandboxed: bool = False
     require_tier: str = ""
     use_fork_server: bool = True

@@ -16,13 +16,15 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from kernel_spec import boot, confinement
 from kernel_spec.channel import Channel
-from kernel_spec.environment import LOG_DESCRIPTOR
+from kernel_spec.environment import LOG_DESCRIPTOR, RESOLVER_WITHOUT_DATAGRAMS
+from kernel_spec.local_addresses import refuse_local_addresses
 from kernel_spec.messages import GATE_ORDERS, KernelPlan, Prepared, Proceed, Staged, StartFailed
 from kernel_spec.sandbox import syscalls
 
@@ -69,6 +71,8 @@ def become_middle(plan: KernelPlan, gate: int, outputs: Sequence[int], warm: Cal
         step = "environment"
         os.environ.clear()
         os.environ.update(plan.environment)
+        if _is_fenced(plan):
+            os.environ.update(RESOLVER_WITHOUT_DATAGRAMS)
         step = "sandbox"
         confinement.confine(plan)
         os.chdir(plan.seat.work_dir)
@@ -129,11 +133,19 @@ def _await_gate(channel: Channel) -> None:
 def _boot(plan: KernelPlan, channel: Channel) -> NoReturn:
     kernel = boot.boot(plan, on_bound=lambda: channel.send(Staged("bound")))
     confinement.bound_memory(plan.limits)
+    confinement.seal(plan)
+    if _is_fenced(plan):
+        # Known at once, not after a time-out; what keeps the promise is the broker's filter.
+        sys.addaudithook(refuse_local_addresses)
     channel.send(Staged("booted"))
     # Before any request is served: what the job could reach here it could use to lie to the launcher.
     channel.close()
     gc.enable()
     boot.serve(kernel)
+
+
+def _is_fenced(plan: KernelPlan) -> bool:
+    return plan.allow_network and not plan.allow_loopback
 
 
 def _tell_failure(channel: Channel | None, step: str, error: BaseException) -> None:

@@ -88,6 +88,7 @@ def survey(options: LauncherOptions, scratch_dir: Path, uid: int | None) -> Host
         stamp=stamp,
         scratch_dir=str(scratch_dir),
         allow_network=options.allow_network,
+        allow_loopback=options.allow_loopback,
         read_only_paths=(*read_only_paths(options.allow_network), *options.read_only_paths),
     )
     layers = set(report.active) - set(options.without_layers)
@@ -102,6 +103,7 @@ def survey(options: LauncherOptions, scratch_dir: Path, uid: int | None) -> Host
     groups = cgroup.open_tree(stamp) if CGROUP in layers else None
     if groups is not None:
         groups.sweep()
+        cgroup.sweep_abandoned()
     return Host(
         report, tuple(sorted(layers)), own_uids, groups, tuple(notes), _watch_hidden(report, layers, own_uids=own_uids)
     )
@@ -147,6 +149,11 @@ def bound_memory(limits: Limits) -> None:
     sandbox.bound_memory(limits)
 
 
+def seal(plan: KernelPlan) -> None:
+    """Close what only the boot of a kernel needed, before anything of a job runs."""
+    sandbox.seal(_sandbox_plan(plan))
+
+
 @functools.lru_cache(maxsize=8)
 def read_only_paths(allow_network: bool) -> tuple[str, ...]:
     """Return what every kernel may read beside its seat."""
@@ -165,4 +172,5 @@ def _sandbox_plan(plan: KernelPlan) -> sandbox.SandboxPlan:
         layers=frozenset(plan.layers),
         allow_network=plan.allow_network,
         parent_pid=plan.launcher_pid,
+        allow_loopback=plan.allow_loopback,
     )

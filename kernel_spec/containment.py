@@ -17,8 +17,8 @@ from kernel_spec.sandbox.plan import MEMORY_WATCH
 _BLOCKING_SECONDS = 0.03
 _LONGEST_LOOK_ENTRIES = 20_000
 
-# The kernel and, in a pid namespace, its init: what a job has may not count them.
-_OWN_PROCESSES = 2
+# The kernel, the init of its pid namespace and, with the network, the broker of its sockets: not the job's to count.
+_OWN_PROCESSES = 3
 
 
 @dataclass(frozen=True, slots=True)

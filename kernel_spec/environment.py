@@ -44,6 +44,8 @@ SEAT_MARKER = "TRANSFORM_SEAT"
 LOG_DESCRIPTOR_VARIABLE = "TRANSFORM_LOG_FD"
 COMPANION_DESCRIPTOR_VARIABLE = "TRANSFORM_COMPANION_FD"
 LOG_DESCRIPTOR = 3
+# For the C library (resolv.conf(5)), where a job has the network but no datagrams: ask for names over TCP.
+RESOLVER_WITHOUT_DATAGRAMS: Mapping[str, str] = {"RES_OPTIONS": "use-vc"}
 
 
 def base_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -83,6 +83,7 @@ class KernelPlan:
 
     ``uid`` and ``gid`` are None where the kernel keeps the launcher's user. ``layers`` are the sandbox layers to
     apply; one that fails ends the start. ``group_entrances`` are the files by which it enters its control group.
+    ``allow_loopback`` widens ``allow_network`` to this machine and its link.
     """
 
     kernel_id: str
@@ -99,6 +100,7 @@ class KernelPlan:
     launcher_pid: int
     environment: dict[str, str]
     group_entrances: tuple[str, ...] = ()
+    allow_loopback: bool = False
 
 
 # ----------------------------------------------------------------------------- gateway to launcher

@@ -24,6 +24,8 @@ class LauncherOptions:
         What the fork server imports; None is `kernel_spec.warmth.DEFAULT_MODULES`.
     allow_network
         Whether kernels may be started with the network; the sandbox is then tried, and its tier found, without that.
+    allow_loopback
+        Whether those kernels reach what is on this machine and on its link, too.
     own_uids
         Whether each seat has a user id of its own, which needs root.
     without_layers
@@ -44,6 +46,7 @@ class LauncherOptions:
     without_layers: tuple[str, ...] = ()
     read_only_paths: tuple[str, ...] = ()
     temporary: bool = False
+    allow_loopback: bool = False
 
     def __post_init__(self) -> None:
         if not os.path.isabs(self.state_dir):  # noqa: PTH117 - a string by choice

@@ -71,6 +71,11 @@ class TransformProvisioner(KernelProvisionerBase):
         config=True,
         help="Let the kernel use the network; a job in production cannot (TRANSFORM_KERNEL_ALLOW_NETWORK=1).",
     )
+    allow_loopback = Bool(
+        os.environ.get("TRANSFORM_KERNEL_ALLOW_LOOPBACK", "") == "1",
+        config=True,
+        help="With the network also this machine, its link, and UDP (TRANSFORM_KERNEL_ALLOW_LOOPBACK=1).",
+    )
     read_only_paths = List(
         Unicode(),
         config=True,
@@ -154,7 +159,9 @@ class TransformProvisioner(KernelProvisionerBase):
     async def _reserve(self) -> SeatInfo:
         if self._client is not None:
             return await self._client.reserve(self.kernel_id)
-        self._standalone = StandaloneLauncher(tuple(self.read_only_paths))
+        self._standalone = StandaloneLauncher(
+            tuple(self.read_only_paths), allow_network=self.allow_network, allow_loopback=self.allow_loopback
+        )
         return self._standalone.reserve(self.kernel_id)
 
     async def _launch_with_client(

@@ -41,12 +41,20 @@ class StandaloneLauncher:
     It has one seat in a temporary directory, and no fork server: importing pandas ahead is no gain for one kernel.
     """
 
-    def __init__(self, read_only_paths: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, read_only_paths: tuple[str, ...] = (), *, allow_network: bool = False, allow_loopback: bool = False
+    ) -> None:
         # Not in the front end's TMPDIR, which may be long: socket paths have 107 bytes.
         state_dir = tempfile.mkdtemp(prefix="transform-", dir="/tmp")
         Path(state_dir).chmod(0o711)
         options = LauncherOptions(
-            state_dir=state_dir, seats=1, fork_server=False, read_only_paths=read_only_paths, temporary=True
+            state_dir=state_dir,
+            seats=1,
+            fork_server=False,
+            read_only_paths=read_only_paths,
+            temporary=True,
+            allow_network=allow_network,
+            allow_loopback=allow_loopback,
         )
         try:
             self._process = LauncherProcess(options)

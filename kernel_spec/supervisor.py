@@ -36,6 +36,7 @@ from kernel_spec.messages import (
     Removed,
     Reserve,
     Reserved,
+    SeatInfo,
     Signal,
     Signalled,
     Start,
@@ -48,10 +49,10 @@ from kernel_spec.messages import (
     UsageReport,
 )
 from kernel_spec.options import LauncherOptions
-from kernel_spec.removal import removal_steps
 from kernel_spec.sandbox import SandboxError
-from kernel_spec.seats import SeatError, Seats
+from kernel_spec.seats import SeatError, Seats, SeatUser
 from kernel_spec.starting import StartAttempt, Tools
+from kernel_spec.turnover import SeatTurnover
 from kernel_spec.watching import Watches
 
 # How long a start waits for a fork server that is still importing, before it starts plainly beside it.
@@ -108,6 +109,7 @@ class Supervisor:
     def run(self, seats: Seats, host: Host) -> None:
         """Serve until the gateway is gone or asks to stop; afterwards nothing is left of any kernel."""
         self._seats = seats
+        self._turnover = SeatTurnover(self._loop, seats)
         self._host = host
         self._tools = Tools(self._loop, self._keeper, self, self._count_plain, host.groups)
         self._watches = Watches(
@@ -156,13 +158,16 @@ class Supervisor:
             raise RequestError("kernel_exists", f"kernel {message.kernel_id} exists already")
         if self._stopping is not None:
             raise RequestError("stopping", "the launcher is stopping")
-        try:
-            user, seat = self._seats.take()
-        except SeatError as error:
-            raise RequestError("no_seat", str(error)) from error
-        containment = Containment(seat, own_uid=self._host.own_uids, hidden_bytes=self._host.hidden_bytes)
-        self._kernels[message.kernel_id] = Kernel(message.kernel_id, user, seat, containment)
-        self._tell(Reserved(message.id, seat))
+
+        def seated(user: SeatUser, seat: SeatInfo) -> None:
+            containment = Containment(seat, own_uid=self._host.own_uids, hidden_bytes=self._host.hidden_bytes)
+            self._kernels[message.kernel_id] = Kernel(message.kernel_id, user, seat, containment)
+            self._tell(Reserved(message.id, seat))
+
+        some_leave = any(kernel.phase in (Phase.ENDING, Phase.ENDED) for kernel in self._kernels.values())
+        self._turnover.reserve(
+            seated, lambda reason: self._tell(Refused(message.id, "no_seat", reason)), some_leave=some_leave
+        )
 
     def _start(self, message: Start, descriptors: list[int]) -> None:
         kernel = self._kernel(message.kernel_id)
@@ -200,6 +205,7 @@ class Supervisor:
             has_log=message.has_log,
             launcher_pid=os.getpid(),
             environment=kernel_environment(seat, style=message.style, has_log=message.has_log),
+            allow_loopback=self._options.allow_loopback,
         )
 
     def _signal(self, message: Signal, _: list[int]) -> None:
@@ -417,20 +423,7 @@ class Supervisor:
         kernel.phase = Phase.ENDED
         del self._kernels[kernel.kernel_id]
         self._attempts = {number: a for number, a in self._attempts.items() if a.kernel is not kernel}
-        steps = removal_steps(kernel.seat.seat_dir)
-
-        def step() -> None:
-            try:
-                if next(steps, None) is not None:
-                    self._loop.call_later(0.0, step)
-                    return
-            except OSError as error:
-                then(f"{kernel.seat.seat_dir} could not be removed: {error}")
-                return
-            self._seats.give_back(kernel.user)
-            then(None)
-
-        step()
+        self._turnover.clear(kernel.user, kernel.seat.seat_dir, then)
 
     # ------------------------------------------------------------------ the whole
     def status(self) -> dict[str, object]:
@@ -449,6 +442,7 @@ class Supervisor:
             self._stopping.append(then)
             return
         self._stopping = [then]
+        self._turnover.refuse_all("the launcher is stopping")
         self._keeper.stop()
         deadline = self._loop.call_later(SHUTDOWN_SECONDS, self._loop.stop)
         for kernel in tuple(self._kernels.values()):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
     parser = common.parser(name, "Show which layers of the sandbox hold here, and what would turn the others on.")
     parser.add_argument("--json", action="store_true", help="print the finding as JSON")
     parser.add_argument("--allow-network", action="store_true", help="as for a gateway with ALLOW_NETWORK")
+    parser.add_argument("--allow-loopback", action="store_true", help="as for a gateway with ALLOW_LOOPBACK")
     parser.add_argument(
         "--state-dir", type=Path, help="where the gateway's STATE_DIR will be; default: a temporary one"
     )
@@ -34,12 +36,22 @@ def main(name: str, arguments: Sequence[str]) -> int:
         parser.error(f"REQUIRE_TIER is {options.require!r} and must be one of {', '.join(TIERS)}")
 
     def examine() -> int:
+        from gateway import privileges
         from kernel_spec.sandbox import probe
 
         scratch_dir = str(options.state_dir) if options.state_dir is not None else None
-        report = probe(allow_network=options.allow_network, scratch_dir=scratch_dir)
+        report = probe(
+            allow_network=options.allow_network, allow_loopback=options.allow_loopback, scratch_dir=scratch_dir
+        )
+        user = privileges.gateway_user()
         width = min(shutil.get_terminal_size((110, 24)).columns, 140)
-        text = json.dumps(report.to_json(), indent=2) if options.json else report.render(width=width)
+        if options.json:
+            gateway = {"has_root": user.uid == 0, "why": user.problem}
+            text = json.dumps({**report.to_json(), "gateway": gateway}, indent=2)
+        else:
+            text = report.render(width=width)
+            if user.problem:
+                text += "\n" + textwrap.fill(f"Of the gateway itself: {user.problem}.", width)
         sys.stdout.write(text.rstrip() + "\n")
         return 0 if report.tier.value <= options.require else common.EXIT_FAILED
 

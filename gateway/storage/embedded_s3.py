@@ -24,7 +24,7 @@ from gateway.storage.bucket import Bucket
 from gateway.storage.sigv4 import Signer
 from gateway.storage.target import ExchangeError
 from gateway.storage.transfer import Refused
-from gateway.storage.weed import DieWithParent, remove_sockets, server_arguments, weed_path
+from gateway.storage.weed import DieWithParent, remember, remove_sockets, server_arguments, sweep, weed_path
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +105,7 @@ class EmbeddedS3:
         binary = weed_path()
         self._check_port()
         self._write_identities()
+        sweep(self.options.data_dir)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 await self._spawn(binary)
@@ -180,6 +181,7 @@ class EmbeddedS3:
     async def _spawn(self, binary: str) -> None:
         directory = self.options.data_dir
         self._arguments = server_arguments(directory, self._identities_path, self.options.host, self.options.port)
+        remember(directory, self._arguments)
         self._process = await asyncio.create_subprocess_exec(
             binary,
             *self._arguments,

@@ -15,6 +15,7 @@ from pathlib import Path
 from gateway.errors import ConfigurationError
 
 _PR_SET_PDEATHSIG = 1
+_NOTE = "arguments"
 _INTERNAL_PORTS = (
     "master.port",
     "master.port.grpc",
@@ -68,6 +69,29 @@ def remove_sockets(arguments: Sequence[str]) -> None:
             for socket_path in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):  # noqa: S108 - their choice
                 with contextlib.suppress(OSError):  # somebody else's, or gone
                     socket_path.unlink()
+
+
+def remember(directory: Path, arguments: Sequence[str]) -> None:
+    """Note how a server is called, so that a later `sweep` finds what it leaves when it is killed with the gateway."""
+    (directory / _NOTE).write_text("\n".join(arguments))
+
+
+def sweep(directory: Path) -> None:
+    """Remove the sockets of a server that was killed before it could, of the last one that `directory` knows of."""
+    note = directory / _NOTE
+    with contextlib.suppress(OSError):
+        remove_sockets([line for line in note.read_text().splitlines() if not _is_used(line)])
+        note.unlink()
+
+
+def _is_used(argument: str) -> bool:
+    """Return whether somebody listens on the port that an argument names: another server may have got it since."""
+    port = argument.rpartition("=")[2]
+    if not port.isdigit():
+        return False
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", int(port))) == 0
 
 
 class DieWithParent:

@@ -9,7 +9,10 @@ no_new_privs        nothing gained by exec                kernel, `confine`
 dumpable            closed to the same uid                kernel, `confine`; launcher and gateway for themselves
 parent_death        dies with the launcher                kernel, `confine`
 landlock            files, TCP, signals                   kernel, `confine`
-seccomp             refused system calls                  kernel, `confine`
+seccomp             refused system calls                  kernel, `confine` and `seal`
+network_policy      no answer from this machine           middle process and kernel; a process for each kernel
+answer_filter       a fence around a TCP socket           the broker of `network_policy`
+signed_peers        another one, where that is refused    the broker of `network_policy`
 namespaces          user, mount, pid, net, ipc, uts       middle process, `enter_namespaces`
 private_root        the mount namespace's content         middle process, `enter_namespaces`
 cgroup              memory and processes of a seat        launcher
@@ -28,6 +31,7 @@ from kernel_spec.sandbox.plan import LAYERS, Identity, SandboxPlan
 from kernel_spec.sandbox.probe import probe
 from kernel_spec.sandbox.report import LayerReport, Proof, Report, State, Tier
 from kernel_spec.sandbox.rlimits import bound_memory, seat_mark
+from kernel_spec.sandbox.seccomp import seal
 
 __all__ = [
     "LAYERS",
@@ -45,5 +49,6 @@ __all__ = [
     "default_read_only_paths",
     "enter_namespaces",
     "probe",
+    "seal",
     "seat_mark",
 ]

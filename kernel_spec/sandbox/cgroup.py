@@ -9,6 +9,7 @@ Everything is done by the launcher. Nothing here is needed in the kernel process
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
@@ -165,6 +166,7 @@ class Tree:
     def __init__(self, stamp: str, hierarchies: tuple[Hierarchy, ...]) -> None:
         self.hierarchies = hierarchies
         self._roots = {h.directory / f"{PREFIX}{stamp}": h for h in hierarchies}
+        self._locks = [_lock(root) for root in self._roots]
 
     @property
     def bounds_memory(self) -> bool:
@@ -219,6 +221,9 @@ class Tree:
             Something of it still lives.
         """
         self.sweep()
+        while self._locks:
+            if (lock := self._locks.pop()) is not None:
+                os.close(lock)
         for root in self._roots:
             if not _removed(root):
                 raise SandboxError(CGROUP, f"cannot remove {root}")
@@ -247,6 +252,39 @@ def open_tree(stamp: str) -> Tree | None:
             _removed(hierarchy.directory / f"{PREFIX}{stamp}")
         return None
     return tree
+
+
+def sweep_abandoned() -> int:
+    """Remove the empty trees of launchers that were killed and whose state directory no gateway came back to.
+
+    A launcher holds a lock on its tree as long as it lives, so one that can be locked is nobody's; one in which
+    something still runs stays for its successor to end.
+    """
+    count = 0
+    for hierarchy in find_hierarchies():
+        for root in _subdirectories(hierarchy.directory):
+            lock = _lock(root) if root.name.startswith(PREFIX) else None
+            if lock is None:
+                continue
+            for group in _subdirectories(root):
+                _removed(group)
+            count += _removed(root)
+            os.close(lock)
+    return count
+
+
+def _lock(root: Path) -> int | None:
+    """Lock a tree and return the descriptor that holds it; None where another launcher does, or there is no tree."""
+    try:
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def find_hierarchies(mounts: str | None = None, membership: str | None = None) -> tuple[Hierarchy, ...]:

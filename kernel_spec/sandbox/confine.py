@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from contextlib import suppress
 
@@ -11,6 +12,7 @@ from kernel_spec.sandbox import (
     identity,
     landlock,
     namespaces,
+    network_policy,
     no_new_privs,
     parent_death,
     rlimits,
@@ -21,6 +23,7 @@ from kernel_spec.sandbox.plan import (
     DUMPABLE,
     IDENTITY,
     LANDLOCK,
+    NETWORK_POLICY,
     NO_NEW_PRIVS,
     PARENT_DEATH,
     RLIMITS,
@@ -63,6 +66,7 @@ def confine(plan: SandboxPlan) -> None:
         dumpable.apply()
     if plan.has(PARENT_DEATH):
         parent_death.follow_launcher(plan.parent_pid, entered.lineage if entered else None)
+    broker = _broker_of(plan, entered)
     namespaces.forget()
     try:
         os.chdir(f"{plan.seat_dir}/work")
@@ -73,7 +77,24 @@ def confine(plan: SandboxPlan) -> None:
     if ruleset_fd is not None:
         landlock.enter(ruleset_fd)
     if plan.has(SECCOMP):
-        seccomp.apply(plan)
+        _filter_calls(plan, broker)
+
+
+def _filter_calls(plan: SandboxPlan, broker: socket.socket | None) -> None:
+    listener = seccomp.apply(plan)
+    if listener is not None and broker is not None:
+        network_policy.hand_over(listener, broker)
+
+
+def _broker_of(plan: SandboxPlan, entered: namespaces.Entered | None) -> socket.socket | None:
+    """Return our own copy of the socket to the broker, which the record's end does not close."""
+    if not plan.brokers_sockets:
+        return None
+    if not (plan.has(NETWORK_POLICY) and plan.has(SECCOMP)):
+        raise SandboxError(NETWORK_POLICY, "a job cannot have the network without it; ALLOW_LOOPBACK does without")
+    if entered is None or entered.broker is None:
+        raise SandboxError(NETWORK_POLICY, "no broker of sockets was started")
+    return entered.broker.dup()
 
 
 def _prepare_landlock(plan: SandboxPlan) -> int | None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from kernel_spec.sandbox import syscalls
 from kernel_spec.sandbox.errors import SandboxError
@@ -12,6 +16,7 @@ from kernel_spec.sandbox.plan import IDENTITY, Identity
 UMASK = 0o007
 
 _HIGHEST_CAPABILITY = 63
+_CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 
 
 def become(identity: Identity) -> None:
@@ -45,6 +50,35 @@ def _prove_no_way_back() -> None:
         except PermissionError:
             continue
         raise SandboxError(IDENTITY, "the process could become root again")
+
+
+@contextmanager
+def keeping(capability: int) -> Iterator[None]:
+    """Keep one capability, if the process has it, over a change of user in the block, and no other after it.
+
+    Raises
+    ------
+    SandboxError
+        The sets could not be set.
+    """
+    try:
+        syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
+        yield
+        _, permitted, _ = struct.unpack_from("=3I", _capabilities())
+        mask = permitted & 1 << capability
+        header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION, 0), 8)
+        syscalls.call("capset", header, ctypes.create_string_buffer(struct.pack("=6I", mask, mask, 0, 0, 0, 0), 24))
+        syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 0)
+    except OSError as error:
+        raise SandboxError(IDENTITY, f"cannot reduce capabilities: {error}") from error
+
+
+def _capabilities() -> bytes:
+    """Return the effective, permitted and inheritable sets, capget(2): their low words, then their high ones."""
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION, 0), 8)
+    sets = ctypes.create_string_buffer(24)
+    syscalls.call("capget", header, sets)
+    return sets.raw
 
 
 def drop_capabilities() -> None:

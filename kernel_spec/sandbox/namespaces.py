@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Final, NoReturn
 from kernel_spec.sandbox import (
     dumpable,
     identity,
+    network_policy,
     no_new_privs,
     parent_death,
     private_root,
@@ -62,11 +64,14 @@ class Entered:
         been reaped as well, so never wait for it before waiting for the kernel.
     proc_fd
         Descriptor of the host's /proc, which a private root may not have.
+    broker
+        Where the filter's questions go, for a plan that brokers sockets; see `network_policy`.
     """
 
     lineage: Lineage
     init_pid: int | None
     proc_fd: int
+    broker: socket.socket | None = None
 
 
 class _Current:
@@ -86,6 +91,8 @@ def forget() -> None:
     if entered is not None:
         entered.lineage.close()
         os.close(entered.proc_fd)
+        if entered.broker is not None:
+            entered.broker.close()
 
 
 def enter_namespaces(plan: SandboxPlan) -> Entered:
@@ -103,6 +110,8 @@ def enter_namespaces(plan: SandboxPlan) -> Entered:
     proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     init_pid = None
     try:
+        # Before any namespace: out of the job's sight where there is one for processes.
+        broker = network_policy.start_broker_of(plan, lineage) if plan.brokers_sockets else None
         if plan.has(USER_NAMESPACE):
             _enter_user_namespace(plan)
         _unshare(plan)
@@ -116,7 +125,7 @@ def enter_namespaces(plan: SandboxPlan) -> Entered:
     except OSError as error:
         raise SandboxError(_first_namespace(plan), str(error)) from error
     # After an error the caller ends; until then the two handles do no harm.
-    _Current.entered = Entered(lineage, init_pid, proc_fd)
+    _Current.entered = Entered(lineage, init_pid, proc_fd, broker)
     return _Current.entered
 
 

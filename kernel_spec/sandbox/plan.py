@@ -20,6 +20,7 @@ PID_NAMESPACE: Final = "pid_namespace"
 NETWORK_NAMESPACE: Final = "network_namespace"
 IPC_NAMESPACE: Final = "ipc_namespace"
 UTS_NAMESPACE: Final = "uts_namespace"
+NETWORK_POLICY: Final = "network_policy"
 CGROUP: Final = "cgroup"
 PROCESSES: Final = "processes"
 MEMORY_WATCH: Final = "memory_watch"
@@ -51,6 +52,7 @@ LAYERS: Final = (
     NETWORK_NAMESPACE,
     IPC_NAMESPACE,
     UTS_NAMESPACE,
+    NETWORK_POLICY,
     CGROUP,
     PROCESSES,
     MEMORY_WATCH,
@@ -83,9 +85,11 @@ class SandboxPlan:
     layers
         Names from `LAYERS` that the probe found; each of those that act on a process must succeed.
     allow_network
-        Leave the network to the job: no network namespace, internet sockets not filtered.
+        Leave the network to the job: no network namespace, internet sockets by way of the broker.
     parent_pid
         The launcher's pid; a kernel whose parent is another one does not start.
+    allow_loopback
+        With the network also what is on this machine and on its link: no broker, internet sockets not filtered.
     """
 
     identity: Identity | None
@@ -95,10 +99,16 @@ class SandboxPlan:
     layers: frozenset[str]
     allow_network: bool
     parent_pid: int
+    allow_loopback: bool = False
 
     def has(self, layer: str) -> bool:
         """Return whether `layer` belongs to the plan."""
         return layer in self.layers
+
+    @property
+    def brokers_sockets(self) -> bool:
+        """Whether the job has the network but gets its sockets from a broker, see `network_policy`."""
+        return self.allow_network and not self.allow_loopback
 
     @property
     def shares_uid(self) -> bool:

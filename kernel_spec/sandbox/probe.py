@@ -87,6 +87,7 @@ def probe(
     stamp: str = "probe",
     scratch_dir: str | None = None,
     allow_network: bool = False,
+    allow_loopback: bool = False,
     read_only_paths: tuple[str, ...] | None = None,
 ) -> Report:
     """Return what holds on this host; takes some 0.1 to 0.3 s and leaves nothing.
@@ -101,6 +102,8 @@ def probe(
         Where seats will be: the probe makes one there. It must be reachable for the seat's user.
     allow_network
         Whether jobs have the network: then none of it is probed away.
+    allow_loopback
+        Whether those jobs reach what is on this machine and on its link, too.
     read_only_paths
         What jobs shall read; by default `paths.default_read_only_paths`.
     """
@@ -115,32 +118,41 @@ def probe(
         seat_dir = _make_seat(base_dir, identity)
         try:
             limits = replace(Limits(), memory_bytes=_data_bytes() + _ROOM_BYTES)
-            plan = SandboxPlan(identity, limits, seat_dir, read_only_paths, frozenset(), allow_network, os.getpid())
+            plan = SandboxPlan(
+                identity=identity,
+                limits=limits,
+                seat_dir=seat_dir,
+                read_only_paths=read_only_paths,
+                layers=frozenset(),
+                allow_network=allow_network,
+                parent_pid=os.getpid(),
+                allow_loopback=allow_loopback,
+            )
             findings = _play_launcher(plan, f"{stamp}-{os.getpid()}")
         finally:
             _end_children()
             shutil.rmtree(seat_dir, ignore_errors=True)
-        return {"report": json.dumps(_report(findings, allow_network, 0.0).to_json())}
+        return {"report": json.dumps(_report(findings, plan, 0.0).to_json())}
 
     outcome = attempt(in_child, deadline_seconds=_PROBE_SECONDS)
     if not outcome.succeeded:
-        return _nothing(outcome.why, allow_network, time.monotonic() - started)
+        return _nothing(outcome.why, allow_network=allow_network, seconds=time.monotonic() - started)
     report = Report.from_json(json.loads(outcome.facts["report"]))
     return replace(report, seconds=time.monotonic() - started)
 
 
-def _report(findings: _Findings, allow_network: bool, seconds: float) -> Report:
+def _report(findings: _Findings, plan: SandboxPlan, seconds: float) -> Report:
     lines = tuple(findings.lines[layer] for layer in names.LAYERS)
     active = {line.layer for line in lines if line.state is not State.OFF}
-    tier = tiers.tier_of(active, findings.proofs, allow_network=allow_network)
-    return Report(tier, lines, tuple(findings.proofs), allow_network, seconds)
+    tier = tiers.tier_of(active, findings.proofs, allow_network=plan.allow_network, allow_loopback=plan.allow_loopback)
+    return Report(tier, lines, tuple(findings.proofs), plan.allow_network, seconds)
 
 
-def _nothing(why: str, allow_network: bool, seconds: float) -> Report:
+def _nothing(why: str, *, allow_network: bool, seconds: float) -> Report:
     findings = _Findings()
     for layer in names.LAYERS:
         findings.drop(layer, f"the probe failed: {why}")
-    return replace(_report(findings, allow_network, seconds), tier=Tier.NONE)
+    return Report(Tier.NONE, tuple(findings.lines[layer] for layer in names.LAYERS), (), allow_network, seconds)
 
 
 def _play_launcher(plan: SandboxPlan, stamp: str) -> _Findings:
@@ -155,8 +167,20 @@ def _play_launcher(plan: SandboxPlan, stamp: str) -> _Findings:
     if findings.note(names.CGROUP, attempt(partial(trials.try_cgroup, plan, stamp))):
         working.add(names.CGROUP)
     working |= _try_namespaces(plan, findings)
+    if _try_network_policy(plan, findings):
+        working.add(names.NETWORK_POLICY)
     _try_together(replace(plan, layers=frozenset(working)), findings)
     return findings
+
+
+def _try_network_policy(plan: SandboxPlan, findings: _Findings) -> bool:
+    if plan.brokers_sockets:
+        return findings.note(names.NETWORK_POLICY, attempt(partial(trials.try_network_policy, plan)))
+    if plan.allow_network:
+        findings.drop(names.NETWORK_POLICY, "jobs have all of the network: allow_loopback is set")
+    else:
+        findings.drop(names.NETWORK_POLICY, "not needed: jobs have no network", "")
+    return False
 
 
 def _try_namespaces(plan: SandboxPlan, findings: _Findings) -> set[str]:
@@ -196,7 +220,8 @@ def _try_together(plan: SandboxPlan, findings: _Findings) -> None:
         canary_path.write_text("not for jobs")
         canary_path.chmod(0o644)
         try:
-            result = attempt(partial(_be_kernel, plan, canary_path))
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                result = attempt(partial(_be_kernel, plan, canary_path, int(listener.getsockname()[1])))
             _end_children()
         finally:
             canary_path.unlink()
@@ -221,7 +246,7 @@ def _try_together(plan: SandboxPlan, findings: _Findings) -> None:
             plan = replace(plan, identity=None)
 
 
-def _be_kernel(plan: SandboxPlan, canary_path: Path) -> dict[str, str]:
+def _be_kernel(plan: SandboxPlan, canary_path: Path, port: int) -> dict[str, str]:
     """Go the way of a kernel, middle process and all, and try from inside what must not be possible."""
     namespaces.enter_namespaces(plan)
     if os.fork():
@@ -238,6 +263,8 @@ def _be_kernel(plan: SandboxPlan, canary_path: Path) -> dict[str, str]:
     ]
     if not plan.allow_network:
         proofs.insert(0, _proof(tiers.PROOF_NETWORK, _connect))
+    elif not plan.allow_loopback:
+        proofs.insert(0, _prove_loopback(port))
     return {"proofs": json.dumps([{"name": p.name, "held": p.held, "detail": p.detail} for p in proofs])}
 
 
@@ -262,6 +289,17 @@ def _connect() -> None:
             return
     if refused is not None:
         raise refused
+
+
+def _prove_loopback(port: int) -> Proof:
+    """Ask a listener on loopback for an answer; without a socket to ask with, nothing is proved."""
+    try:
+        trials.reach_loopback(port)
+    except TimeoutError as error:
+        return Proof(tiers.PROOF_LOOPBACK, True, error.strerror or "")
+    except OSError as error:
+        return Proof(tiers.PROOF_LOOPBACK, False, f"no socket to be had: {error.strerror}")
+    return Proof(tiers.PROOF_LOOPBACK, False, "it was possible")
 
 
 def _allocate(limit_bytes: int) -> None:

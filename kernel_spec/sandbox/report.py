@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from kernel_spec.sandbox.plan import LAYERS
+from kernel_spec.sandbox.plan import LAYERS, NETWORK_POLICY
 
 
 class State(StrEnum):
@@ -153,7 +153,8 @@ class Report:
             text = f"To turn on {', '.join(layers)}: {remedy}."
             lines += ["", *textwrap.wrap(text, width)]
         if self.allow_network:
-            lines += ["", "Jobs have the network: allow_network is set."]
+            reach = "but not this machine" if NETWORK_POLICY in self.active else "this machine included"
+            lines += ["", f"Jobs have the network, {reach}: allow_network is set."]
         return "\n".join(lines) + "\n"
 
     def _remedies(self) -> dict[str, list[str]]:

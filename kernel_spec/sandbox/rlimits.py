@@ -84,8 +84,10 @@ def apply(plan: SandboxPlan) -> None:
 
 
 def _processes(plan: SandboxPlan) -> int:
-    """Return the number for RLIMIT_NPROC: the job's own, the init of its pid namespace, and what is not its own."""
-    own = plan.limits.processes + (1 if plan.has(PID_NAMESPACE) else 0)
+    """Return the number for RLIMIT_NPROC: the job's own, the init of its pid namespace, its broker, and what is not
+    its own.
+    """
+    own = plan.limits.processes + plan.has(PID_NAMESPACE) + plan.brokers_sockets
     # A user namespace counts its own processes, so nothing else under this uid weighs on it.
     if plan.identity is not None or plan.has(USER_NAMESPACE):
         return own

@@ -42,6 +42,7 @@ _X32_BIT: Final = 0x40000000
 
 _ALLOW: Final = 0x7FFF0000
 _ERRNO: Final = 0x00050000
+_ASK_BROKER: Final = 0x7FC00000  # SECCOMP_RET_USER_NOTIF
 
 # Classic BPF: operation codes of linux/filter.h.
 _LOAD: Final = 0x20
@@ -67,6 +68,7 @@ _TIOCSTI: Final = 0x5412
 _TIOCLINUX: Final = 0x541C
 _PERSONALITY_QUERY: Final = 0xFFFFFFFF
 _SOCK_TYPE_MASK: Final = 0xF
+_MSG_FASTOPEN: Final = 0x20000000
 _PRIO_USER: Final = 2
 _IOPRIO_WHO_USER: Final = 3
 
@@ -110,6 +112,11 @@ _METADATA: Final = (
     *("chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat", "utime", "utimes", "futimesat"),
     *("setxattr", "lsetxattr", "setxattrat", "removexattr", "lremovexattr", "removexattrat", "file_setattr"),
 )
+# Options of a TCP socket that send data before an answer came (Fast Open), put another protocol on top, or change who
+# has to sign (see `signed_peers`): TCP_FASTOPEN*, TCP_ULP, TCP_MD5SIG*, TCP_AO_*.
+_TCP_REFUSED: Final = (23, 30, 33, 34, 31, 14, 32, 38, 39, 40, 41)
+# The calls that take MSG_FASTOPEN, with the place of their flags.
+_SENDING: Final = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
 _SCHEDULING: Final = ("sched_setaffinity", "sched_setparam", "sched_setattr")
 
 
@@ -121,18 +128,28 @@ class Policy:
     ----------
     allow_network
         Let through internet sockets.
-    allow_connect
-        Let through connect(2). Unix sockets outside of the sandbox can be reached unless another layer hides them.
+    hides_sockets
+        Other layers hide the unix sockets of the host, by path and by abstract name. Else they are out of reach only
+        if connect(2) is refused or, for a job that has the network, if it can make no unix socket to connect, see
+        `seal`.
     shares_uid
         Processes that are not the job's run under its uid: refuse to change limits, priority and processors of another.
     shares_files
         Files that are not the job's belong to its uid and have a path: refuse changes of metadata by path.
+    brokers_sockets
+        Internet sockets are TCP only and are made by the broker, see `network_policy`.
     """
 
     allow_network: bool
-    allow_connect: bool
+    hides_sockets: bool
     shares_uid: bool
     shares_files: bool
+    brokers_sockets: bool = False
+
+    @property
+    def allow_connect(self) -> bool:
+        """Whether connect(2) is let through."""
+        return self.allow_network or self.hides_sockets
 
 
 def policy_of(plan: SandboxPlan) -> Policy:
@@ -142,22 +159,49 @@ def policy_of(plan: SandboxPlan) -> Policy:
     hides_abstract = plan.has(NETWORK_NAMESPACE) or landlock_abi >= landlock.ABI_SCOPES
     return Policy(
         allow_network=plan.allow_network,
-        allow_connect=plan.allow_network or (hides_paths and hides_abstract),
+        hides_sockets=hides_paths and hides_abstract,
         shares_uid=plan.shares_uid,
         shares_files=plan.identity is None and not plan.has(MOUNT_NAMESPACE),
+        brokers_sockets=plan.brokers_sockets,
     )
 
 
-def apply(plan: SandboxPlan) -> None:
+def apply(plan: SandboxPlan) -> int | None:
     """Install the filter for all threads of the process, for good.
+
+    Returns
+    -------
+    int or None
+        For a plan that brokers sockets the descriptor that goes to the broker; the caller closes it.
 
     Raises
     ------
     SandboxError
         The architecture is unknown, no_new_privs is not set, or the kernel has no seccomp filters.
     """
+    policy = policy_of(plan)
     try:
-        syscalls.seccomp_filter(program(policy_of(plan)))
+        return syscalls.seccomp_filter(program(policy), with_listener=policy.brokers_sockets)
+    except OSError as error:
+        raise SandboxError(SECCOMP, str(error)) from error
+
+
+def seal(plan: SandboxPlan) -> None:
+    """Refuse new unix sockets where connect is open and nothing hides those of the host; for good.
+
+    Call it when the kernel has bound its own and before anything of a job runs. A pair is connected from the start and
+    cannot be connected elsewhere, so socketpair(2) goes on working.
+
+    Raises
+    ------
+    SandboxError
+        The kernel refused the filter.
+    """
+    policy = policy_of(plan)
+    if not plan.has(SECCOMP) or policy.hides_sockets or not policy.allow_connect:
+        return
+    try:
+        syscalls.seccomp_filter(_seal_program())
     except OSError as error:
         raise SandboxError(SECCOMP, str(error)) from error
 
@@ -174,6 +218,11 @@ def program(policy: Policy, machine: str = syscalls.MACHINE) -> bytes:
     if machine not in _AUDIT_ARCH:
         raise SandboxError(SECCOMP, f"system call numbers of {machine} are not known here")
     return _Assembler(machine).assemble(policy)
+
+
+@lru_cache(maxsize=2)
+def _seal_program(machine: str = syscalls.MACHINE) -> bytes:
+    return _Assembler(machine).assemble_seal()
 
 
 def _errno(number: int) -> int:
@@ -203,10 +252,20 @@ class _Assembler:
             # Without a path it is futimens, of a file that is open.
             self._when("utimensat", self._null_pointer(1, then=_ALLOW, otherwise=_errno(errno.EPERM)))
         self._sockets(policy)
+        if policy.brokers_sockets:
+            self._keep_fence()
         self._own_attributes()
         self._limits(policy)
         if policy.shares_uid:
             self._others()
+        return self._finish()
+
+    def assemble_seal(self) -> bytes:
+        self._refuse_foreign_tables()
+        self._when("socket", self._values(0, {int(socket.AF_UNIX): _errno(errno.EACCES)}, _ALLOW))
+        return self._finish()
+
+    def _finish(self) -> bytes:
         self._code.append((_RETURN, 0, 0, _ALLOW))
         return b"".join(struct.pack("=HBBI", *instruction) for instruction in self._code)
 
@@ -267,7 +326,7 @@ class _Assembler:
 
     def _sockets(self, policy: Policy) -> None:
         unix: list[tuple[int, int, int, int]] = [(_RETURN, 0, 0, _ALLOW)]
-        if not policy.allow_connect:
+        if not policy.hides_sockets:
             # A datagram socket reaches any path or abstract name by sendto, without connect.
             refused = {int(socket.SOCK_DGRAM): _errno(errno.EACCES)}
             unix = self._values(1, refused, _ALLOW, mask=_SOCK_TYPE_MASK)
@@ -277,10 +336,15 @@ class _Assembler:
             *unix,
         ]
         self._when("socketpair", [*block, (_RETURN, 0, 0, _errno(errno.EAFNOSUPPORT))])
-        if policy.allow_network:
+        if policy.brokers_sockets:
+            streams = self._stream_from_broker()
+            for family in (socket.AF_INET, socket.AF_INET6):
+                block += [(_JUMP_EQUAL, 0, len(streams), int(family)), *streams]
+        elif policy.allow_network:
             for family in (socket.AF_INET, socket.AF_INET6):
                 # Raw sockets need a capability that no job has; datagrams are needed to ask for names.
                 block += [(_JUMP_EQUAL, 0, 1, int(family)), (_RETURN, 0, 0, _ALLOW)]
+        if policy.allow_network and not policy.brokers_sockets:
             # getaddrinfo asks for the local addresses: NETLINK_ROUTE, protocol 0.
             route = self._values(2, {0: _ALLOW}, _errno(errno.EOPNOTSUPP))
             block += [(_JUMP_EQUAL, 0, len(route), int(socket.AF_NETLINK)), *route]
@@ -291,6 +355,29 @@ class _Assembler:
                 (_RETURN, 0, 0, _errno(errno.EOPNOTSUPP)),
             ]
         self._when("socket", [*block, (_RETURN, 0, 0, _errno(errno.EAFNOSUPPORT))])
+
+    def _stream_from_broker(self) -> list[tuple[int, int, int, int]]:
+        """Hand TCP sockets to the broker and refuse every other protocol: a datagram can be sent without an answer."""
+        other = _errno(errno.EPROTONOSUPPORT)
+        protocols = self._values(2, {0: _ASK_BROKER, int(socket.IPPROTO_TCP): _ASK_BROKER}, other)
+        return [
+            (_LOAD, 0, 0, _argument(1)),
+            (_AND, 0, 0, _SOCK_TYPE_MASK),
+            (_JUMP_EQUAL, 1, 0, int(socket.SOCK_STREAM)),
+            (_RETURN, 0, 0, other),
+            *protocols,
+        ]
+
+    def _keep_fence(self) -> None:
+        """Refuse to change the broker's fence, and to say anything to a peer before it has answered."""
+        eperm = _errno(errno.EPERM)
+        options = dict.fromkeys(_TCP_REFUSED, eperm)
+        of_tcp = self._values(2, options, _ALLOW)
+        level = [(_LOAD, 0, 0, _argument(1)), (_JUMP_EQUAL, 1, 0, int(socket.IPPROTO_TCP)), (_RETURN, 0, 0, _ALLOW)]
+        self._when("setsockopt", [*level, *of_tcp])
+        for name, flags in _SENDING.items():
+            early = [(_LOAD, 0, 0, _argument(flags)), (_JUMP_ANY_BIT, 0, 1, _MSG_FASTOPEN), (_RETURN, 0, 0, eperm)]
+            self._when(name, [*early, (_RETURN, 0, 0, _ALLOW)])
 
     def _own_attributes(self) -> None:
         eperm = _errno(errno.EPERM)

@@ -23,6 +23,7 @@ _NUMBERS: Final[dict[str, tuple[int, int]]] = {
     "umount2": (166, 39),
     "pivot_root": (155, 41),
     "prctl": (157, 167),
+    "capget": (125, 90),
     "capset": (126, 91),
     "unshare": (272, 97),
     "sethostname": (170, 161),
@@ -42,6 +43,7 @@ PR_SET_PDEATHSIG: Final = 1
 PR_GET_PDEATHSIG: Final = 2
 PR_GET_DUMPABLE: Final = 3
 PR_SET_DUMPABLE: Final = 4
+PR_SET_KEEPCAPS: Final = 8
 PR_CAPBSET_DROP: Final = 24
 PR_SET_CHILD_SUBREAPER: Final = 36
 PR_GET_CHILD_SUBREAPER: Final = 37
@@ -83,6 +85,8 @@ MOUNT_ATTR_NODEV: Final = 4
 # seccomp(2)
 SECCOMP_SET_MODE_FILTER: Final = 1
 SECCOMP_FILTER_FLAG_TSYNC: Final = 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 8
+SECCOMP_FILTER_FLAG_TSYNC_ESRCH: Final = 16
 
 # landlock(7)
 LANDLOCK_CREATE_RULESET_VERSION: Final = 1
@@ -182,13 +186,15 @@ def drop_all_capabilities() -> None:
     call("capset", header, ctypes.create_string_buffer(24))
 
 
-def seccomp_filter(program: bytes) -> None:
+def seccomp_filter(program: bytes, *, with_listener: bool = False) -> int | None:
     """Install a filter for all threads of the process, seccomp(2).
 
     Parameters
     ----------
     program
         Instructions of 8 bytes, struct sock_filter.
+    with_listener
+        Return a descriptor on which a supervisor answers the calls that the filter hands to it, seccomp_unotify(2).
 
     Raises
     ------
@@ -198,9 +204,14 @@ def seccomp_filter(program: bytes) -> None:
     instructions = ctypes.create_string_buffer(program, len(program))
     length = len(program) // 8
     header = ctypes.create_string_buffer(struct.pack("@HP", length, ctypes.addressof(instructions)), 16)
+    if with_listener:
+        # A positive result is the descriptor then; a thread that could not follow is told by an errno, Linux 5.7.
+        flags = SECCOMP_FILTER_FLAG_TSYNC | SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_TSYNC_ESRCH
+        return call("seccomp", SECCOMP_SET_MODE_FILTER, flags, header)
     # With TSYNC a positive result is the id of a thread that could not follow.
     if call("seccomp", SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, header):
         raise OSError(11, "seccomp: a thread of the process could not take the filter")
+    return None
 
 
 def landlock_abi() -> int:

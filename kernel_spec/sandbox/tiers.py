@@ -20,6 +20,7 @@ from kernel_spec.sandbox import plan
 from kernel_spec.sandbox.report import Proof, Tier
 
 PROOF_NETWORK: Final = "no network"
+PROOF_LOOPBACK: Final = "no network to this machine"
 PROOF_FILE: Final = "no file outside"
 PROOF_SIGNAL: Final = "no signal to the launcher"
 PROOF_MEMORY: Final = "memory is bounded"
@@ -53,6 +54,7 @@ PROMISES: Final[dict[str, str]] = {
     plan.NETWORK_NAMESPACE: "no network device, no abstract socket of the host",
     plan.IPC_NAMESPACE: "no System V or POSIX message objects of the host",
     plan.UTS_NAMESPACE: "a host name of its own",
+    plan.NETWORK_POLICY: "a job that has the network reaches neither this machine nor its link; TCP only",
     plan.CGROUP: "memory and processes of a whole job are bounded by the kernel",
     plan.PROCESSES: "whatever a job started is found and killed",
     plan.MEMORY_WATCH: "memory of a whole job is measured, children and shared memory included",
@@ -81,6 +83,8 @@ REMEDIES: Final[dict[str, str]] = {
     plan.NETWORK_NAMESPACE: _NAMESPACES,
     plan.IPC_NAMESPACE: _NAMESPACES,
     plan.UTS_NAMESPACE: _NAMESPACES,
+    plan.NETWORK_POLICY: "Linux 5.14 or newer on x86_64 or aarch64, and no ALLOW_LOOPBACK, which lets jobs have "
+    "the network without it; where names are not found, a name server elsewhere (docker run --dns) or CAP_NET_ADMIN",
     plan.CGROUP: "give the service a cgroup of its own to write in (systemd: Delegate=yes; Docker: a writable "
     "/sys/fs/cgroup with --cgroupns=private); else bound the container with --memory and --pids-limit",
     plan.PROCESSES: "a /proc without hidepid",
@@ -89,12 +93,16 @@ REMEDIES: Final[dict[str, str]] = {
 }
 
 
-def tier_of(active: Collection[str], proofs: Collection[Proof], *, allow_network: bool) -> Tier:
+def tier_of(
+    active: Collection[str], proofs: Collection[Proof], *, allow_network: bool, allow_loopback: bool = False
+) -> Tier:
     """Return the tier that these layers and proofs amount to."""
     failed = {proof.name for proof in proofs if not proof.held}
     files_confined = plan.LANDLOCK in active or plan.MOUNT_NAMESPACE in active
-    hard = failed & {PROOF_NETWORK, PROOF_FILE, PROOF_MEMORY, PROOF_ROOT, PROOF_WORK}
-    if hard or not files_confined or not set(active) >= _NEEDED_FOR_C:
+    hard = failed & {PROOF_NETWORK, PROOF_LOOPBACK, PROOF_FILE, PROOF_MEMORY, PROOF_ROOT, PROOF_WORK}
+    # Without the policy no job could start: it is asked for, and no job runs with less.
+    policy_missing = allow_network and not allow_loopback and plan.NETWORK_POLICY not in active
+    if hard or policy_missing or not files_confined or not set(active) >= _NEEDED_FOR_C:
         return Tier.NONE
     if plan.IDENTITY not in active or PROOF_SIGNAL in failed:
         return Tier.REDUCED

@@ -17,13 +17,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from kernel_spec.sandbox import (
+    answer_filter,
     cgroup,
     disk_quota,
     dumpable,
     identity,
     landlock,
     memory_watch,
+    network_policy,
     no_new_privs,
+    out_of_bounds,
     parent_death,
     processes,
     procfs,
@@ -37,6 +40,7 @@ from kernel_spec.sandbox.plan import SandboxPlan
 
 Facts = dict[str, str]
 _DEATH_SECONDS = 2.0
+_ESTABLISHED = 1  # TCP_ESTABLISHED, first byte of struct tcp_info
 
 
 def try_identity(plan: SandboxPlan) -> Facts:
@@ -155,7 +159,8 @@ def try_landlock(plan: SandboxPlan) -> Facts:
 def try_seccomp(plan: SandboxPlan) -> Facts:
     """Make sockets, a namespace and a memory file, all refused with the errno that libraries expect."""
     no_new_privs.apply()
-    seccomp.apply(plan)
+    # The broker has a trial of its own.
+    seccomp.apply(replace(plan, allow_loopback=True))
     families = {socket.AF_VSOCK: errno.EAFNOSUPPORT, socket.AF_NETLINK: errno.EOPNOTSUPP}
     if not plan.allow_network:
         families[socket.AF_INET] = errno.EAFNOSUPPORT
@@ -166,6 +171,58 @@ def try_seccomp(plan: SandboxPlan) -> Facts:
     _expect(errno.EPERM, lambda: syscalls.unshare(syscalls.CLONE_NEWUTS))
     _expect(errno.ENOSYS, lambda: os.close(os.memfd_create("probe")))
     return {}
+
+
+def try_network_policy(plan: SandboxPlan) -> Facts:
+    """Reach a listener on loopback before, and not after; make a socket by way of the broker."""
+    broker_pid, broker = network_policy.start_broker(lambda: None)
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = int(listener.getsockname()[1])
+            reach_loopback(port)
+            no_new_privs.apply()
+            questions = seccomp.apply(plan)
+            if questions is None:
+                raise SandboxError(names.NETWORK_POLICY, "the filter of system calls asks nobody")
+            network_policy.hand_over(questions, broker)
+            try:
+                reach_loopback(port)
+            except TimeoutError:
+                return _network_facts()
+            raise SandboxError(names.NETWORK_POLICY, "loopback could still be reached")
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(broker_pid, signal.SIGKILL)
+        os.waitpid(broker_pid, 0)
+
+
+def _network_facts() -> Facts:
+    """Say which of the fences stands, by a socket that the broker made, and whether names can be asked for."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as made:
+        if made.getsockopt(socket.SOL_SOCKET, answer_filter.SO_LOCK_FILTER):
+            return {"detail": "by a filter on each socket"}
+    closed = [str(server) for server in out_of_bounds.nameservers() if out_of_bounds.is_closed(server)]
+    if closed:
+        why = f"names are not found: the name server {closed[0]} is on this machine and this kernel allows no exception"
+        return {"degraded": why}
+    return {"detail": "by signatures that no peer can give"}
+
+
+def reach_loopback(port: int) -> None:
+    """Connect to a listener on 127.0.0.1.
+
+    Raises
+    ------
+    TimeoutError
+        No answer. There nothing has to be waited for: the kernel hands both packets over within the call.
+    OSError
+        There was no socket to be had.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)
+        caller.connect_ex(("127.0.0.1", port))
+        if caller.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED:
+            raise TimeoutError(errno.ETIMEDOUT, "loopback does not answer")
 
 
 def _expect(number: int, action: Callable[[], None]) -> None:

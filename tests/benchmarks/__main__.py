@@ -9,12 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarks import chart, floor, report, small, tables
+from tests.benchmarks import chart, floor, report, sandbox, small, tables
 from tests.benchmarks.results import Results
 from tests.benchmarks.workload import Jobs, small_orders
 from tests.s3 import S3Server
 
-PARTS = ("small", "floor", "callers", "cold", "plain", "flights", "formats", "growth", "soak")
+PARTS = ("small", "floor", "callers", "cold", "plain", "sandbox", "flights", "formats", "growth", "soak")
 
 
 def parse() -> argparse.Namespace:
@@ -46,6 +46,7 @@ def main() -> int:
             "callers": lambda: small.callers(jobs, orders, results, rounds),
             "cold": lambda: small.cold_start(jobs, orders, results, 3 if options.quick else 7),
             "plain": lambda: small.plain_start(jobs, orders, results, rounds),
+            "sandbox": lambda: sandbox.costs(results, 3 if options.quick else 10),
             "flights": lambda: tables.flights_jobs(jobs, results, 1 if options.quick else 3),
             "formats": lambda: tables.formats(jobs, results, 1 if options.quick else 3),
             "growth": lambda: tables.growth(jobs, results, 1 if options.quick else 3),

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -270,6 +270,33 @@ def test_reserving_more_seats_than_there_are_is_refused(desk: Desk) -> None:
     assert caught.value.code == "no_seat"
     for number in range(free):
         desk.do(desk.launcher.remove(f"seat-{number}"))
+
+
+def test_reserving_waits_for_a_seat_that_is_being_removed(new_desk: Callable[..., Desk]) -> None:
+    """A job that leaves thousands of directories keeps its seat busy for as long as they take to go."""
+    desk = new_desk(seats=1, fork_server=False)
+    seat = desk.do(desk.launcher.reserve("leaves much"))
+    for number in range(3000):
+        (Path(seat.work_dir) / f"d{number}" / "e").mkdir(parents=True)
+
+    async def turn_over() -> list[str]:
+        told: list[str] = []
+
+        async def note(name: str, work: Awaitable[object]) -> None:
+            await work
+            told.append(name)
+
+        # Both are on their way before the first is answered; the removal has begun when the second is read.
+        await asyncio.gather(
+            note("removed", desk.launcher.remove("leaves much")), note("seated", desk.launcher.reserve("waits"))
+        )
+        return told
+
+    assert desk.do(turn_over()) == ["removed", "seated"]
+    assert desk.status()["kernels"] == {"waits": "reserved"}
+    with pytest.raises(LauncherError, match="all 1 seats are taken") as caught:
+        desk.do(desk.launcher.reserve("too many"))
+    assert caught.value.code == "no_seat"
 
 
 def test_killed_fork_server_hurts_no_kernel_and_comes_back(new_desk: Callable[..., Desk]) -> None:

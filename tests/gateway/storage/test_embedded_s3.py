@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from tornado.ioloop import IOLoop
 from gateway.errors import ConfigurationError
 from gateway.jobs.model import InputTable, UrlSource
 from gateway.settings import Settings
-from gateway.storage import embedded_s3
+from gateway.storage import embedded_s3, weed
 from gateway.storage.embedded_s3 import EmbeddedS3, EmbeddedS3Options
 from gateway.storage.fetch import fetch_tables
 from gateway.storage.sigv4 import Signer
@@ -141,8 +142,30 @@ def test_server_dies_with_a_gateway_that_is_killed(tmp_path: Path) -> None:
         while Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
             assert time.monotonic() < deadline, "the server outlived its gateway"
             time.sleep(0.05)
+        # its first thread is gone before the others, which still hold the ports
+        assert select.select([descriptor], [], [], 10)[0]
     finally:
         os.close(descriptor)
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    ports = [line.partition("=")[2] for line in arguments if ".port.grpc=" in line]
+    left = [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock")]
+    assert left, "it leaves sockets in /tmp when it is killed"
+    weed.sweep(tmp_path)
+    assert not any(path.exists() for path in left)
+    assert not (tmp_path / "arguments").exists()
+
+
+def test_sweep_spares_the_sockets_of_a_port_that_is_used_again(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as another:
+        port = another.getsockname()[1]
+        path = Path(f"/tmp/seaweedfs-master-grpc-{port}.sock")
+        path.touch()
+        try:
+            weed.remember(tmp_path, [f"-master.port.grpc={port}"])
+            weed.sweep(tmp_path)
+            assert path.exists()
+        finally:
+            path.unlink()
 
 
 def test_signature_is_that_of_the_published_example() -> None:

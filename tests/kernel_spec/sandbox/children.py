@@ -31,6 +31,7 @@ from kernel_spec.sandbox import (
     default_read_only_paths,
     enter_namespaces,
     processes,
+    seal,
     seccomp,
     syscalls,
 )
@@ -213,6 +214,7 @@ def run_confined(make: Callable[[], SandboxPlan], code: str, environment: Mappin
         os.waitpid(middle, 0)
         output = _read_all(reader, _DEADLINE_SECONDS)
         ended = processes.end_seat(plan.seat_dir, plan.identity)
+        assert output.startswith("kernel "), output
         kernel_status = ended.exits.get(int(output.split("\n", 1)[0].removeprefix("kernel ")), 0)
         return {"output": output.split("\n", 1)[1], "status": kernel_status}
 
@@ -230,6 +232,7 @@ def _be_middle(plan: SandboxPlan, code: str, writer: int, environment: Mapping[s
         os.dup2(writer, 2)
         confine(plan)
         bound_memory(plan.limits)
+        seal(plan)
         _exec(plan, code, environment)
     except BaseException:
         os.write(writer, traceback.format_exc().encode())

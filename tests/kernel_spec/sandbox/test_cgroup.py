@@ -142,6 +142,24 @@ def test_leftovers_of_a_killed_launcher_are_swept(tree: Tree) -> None:
     assert successor.sweep() == 0
 
 
+def test_trees_that_nobody_came_back_to_are_swept_and_those_in_use_are_not(tree: Tree) -> None:
+    stamp = f"gone-{os.getpid()}"
+    pid = fork()
+    if pid == 0:
+        left = cgroup.open_tree(stamp)
+        assert left is not None
+        left.create("seat", SMALL)
+        os._exit(0)  # as if killed: nothing is closed in order
+    os.waitpid(pid, 0)
+    abandoned = [h.directory / f"{cgroup.PREFIX}{stamp}" for h in tree.hierarchies]
+    own = [h.directory / f"{cgroup.PREFIX}test-{os.getpid()}" for h in tree.hierarchies]
+    assert all(place.is_dir() for place in abandoned)
+    assert cgroup.sweep_abandoned() >= len(abandoned)
+    assert not any(place.exists() for place in abandoned)
+    assert all(place.is_dir() for place in own)
+    tree.create("seat", SMALL)
+
+
 def test_process_that_is_gone_cannot_be_attached(group: Group) -> None:
     pid = fork()
     if pid == 0:
@@ -157,6 +175,72 @@ def test_tree_leaves_nothing(tree: Tree) -> None:
     assert all(place.is_dir() for place in places)
     tree.close()
     assert not any(place.exists() for place in places)
+
+
+@pytest.fixture
+def unified() -> Iterator[Hierarchy]:
+    """A group of our own in a real version 2 hierarchy, most often one without memory and processes."""
+    found = [h for h in cgroup.find_hierarchies() if h.version == 2]
+    if os.geteuid() != 0 or not found:
+        pytest.skip("no version 2 hierarchy is mounted that could be written to")
+    (hierarchy,) = found
+    place = hierarchy.directory / f"{cgroup.PREFIX}test-v2-{os.getpid()}"
+    try:
+        place.mkdir()
+    except OSError:
+        pytest.skip("the version 2 hierarchy cannot be written to")
+    try:
+        yield replace(hierarchy, directory=place)
+    finally:
+        Group({place: hierarchy}).kill()
+        for leaf in place.iterdir():
+            if leaf.is_dir():
+                Group({leaf: hierarchy}).remove()
+        Group({place: hierarchy}).remove()
+
+
+def test_version_2_kills_a_whole_group_at_once(unified: Hierarchy) -> None:
+    """For real: no process that forks faster than pids can be listed gets away."""
+    group = Group({unified.directory: unified})
+    pid = fork()
+    if pid == 0:
+        os.setsid()
+        Path(group.entrances[0]).write_text("0")
+        while True:
+            if (os.fork() == 0 and len(group.pids()) > 30) or len(group.pids()) > 40:
+                signal.pause()
+    while len(group.pids()) < 30:
+        os.sched_yield()
+    (unified.directory / "cgroup.kill").write_text("1")
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    group.remove()
+    assert not unified.directory.exists()
+    unified.directory.mkdir()
+
+
+def test_version_2_hands_out_controllers_only_from_a_leaf(unified: Hierarchy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For real, with the controller that this host leaves to version 2: no group with processes can hand it out."""
+    root = unified.directory.parent
+    free = set((root / "cgroup.controllers").read_text().split()) - {"memory", "pids", "cpu", "cpuset", "io"}
+    if not free:
+        pytest.skip("version 2 has no controller here that could be lent to a test")
+    controller = free.pop()
+    monkeypatch.setattr(cgroup, "_CONTROLLERS", (controller,))
+    was_on = controller in (root / "cgroup.subtree_control").read_text().split()
+    (root / "cgroup.subtree_control").write_text(f"+{controller}")
+    pid, release = waiting_child()
+    try:
+        Group({unified.directory: unified}).attach(pid)
+        assert cgroup._delegated(unified.directory) == frozenset()
+        assert cgroup.move_into_leaf(unified) == {controller}
+        assert Group({unified.directory / f"{cgroup.PREFIX}self": unified}).pids() == {pid}
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(release)
+        (unified.directory / "cgroup.subtree_control").write_text(f"-{controller}")
+        if not was_on:
+            (root / "cgroup.subtree_control").write_text(f"-{controller}")
 
 
 HYBRID = """\

@@ -18,9 +18,9 @@ from kernel_spec.sandbox.seccomp import Policy
 from kernel_spec.sandbox.syscall_numbers import NUMBERS
 from tests.kernel_spec.sandbox.children import call_by_number, in_child, outcome
 
-OPEN = Policy(allow_network=False, allow_connect=True, shares_uid=False, shares_files=False)
-CLOSED = Policy(allow_network=False, allow_connect=False, shares_uid=True, shares_files=True)
-NETWORK = Policy(allow_network=True, allow_connect=True, shares_uid=False, shares_files=False)
+OPEN = Policy(allow_network=False, hides_sockets=True, shares_uid=False, shares_files=False)
+CLOSED = Policy(allow_network=False, hides_sockets=False, shares_uid=True, shares_files=True)
+NETWORK = Policy(allow_network=True, hides_sockets=True, shares_uid=False, shares_files=False)
 
 X86 = syscalls.MACHINE == "x86_64"
 only_x86 = pytest.mark.skipif(not X86, reason="the other tables of system calls exist on x86_64 only")

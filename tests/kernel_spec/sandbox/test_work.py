@@ -41,7 +41,7 @@ TIERS: dict[str, frozenset[str]] = {
 }
 
 WORK = """
-import json, multiprocessing, os, subprocess, sys, tempfile, zoneinfo, datetime
+import importlib.util, json, multiprocessing, os, subprocess, sys, tempfile, zoneinfo, datetime
 import numpy as np
 import pandas as pd
 
@@ -78,6 +78,19 @@ def main():
             done["manager"] = manager.list([1])[0] == 1
     except (OSError, EOFError) as error:
         done["manager"] = type(error).__name__
+    if importlib.util.find_spec("scipy"):
+        from scipy import optimize, stats
+        root = optimize.brentq(lambda x: x * x - 2, 0, 2)
+        done["scipy"] = abs(root - 2 ** 0.5) < 1e-9 and stats.ttest_ind(range(50), range(10, 60)).pvalue < 0.01
+        done["scipy"] = bool(done["scipy"])
+    if importlib.util.find_spec("matplotlib"):
+        import matplotlib
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+        merged.plot.scatter("k", "v", title="Sum of v")
+        pyplot.savefig("plot.png")
+        pyplot.savefig("plot.svg")
+        done["matplotlib"] = open("plot.png", "rb").read(4) == b"\\x89PNG" and os.path.getsize("plot.svg") > 1000
     done["cwd"] = os.getcwd()
     open("../out/output.jsonl", "w").write("{}")
     done["inputs"] = open("../inputs/data.jsonl").read()
