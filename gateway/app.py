@@ -155,6 +155,11 @@ class TransformGatewayApp(JupyterApp):
     internal_s3_secret_key = Unicode(
         "test", help="Secret key of the embedded S3 server; change it wherever others reach the port."
     ).tag(config=True, env="INTERNAL_S3_SECRET_KEY")
+    internal_s3_allow_test_keys = Bool(
+        False,
+        help="Let the embedded S3 listen beyond loopback with the well-known keys test/test, as the official image "
+        "does. Everyone who reaches the port can then read the tables.",
+    ).tag(config=True, env="INTERNAL_S3_ALLOW_TEST_KEYS")
     internal_s3_expire_seconds = Float(
         86_400, help="Age in seconds at which objects of the embedded S3 server are removed; 0 keeps them.", min=0
     ).tag(config=True, env="INTERNAL_S3_EXPIRE")
@@ -208,7 +213,8 @@ class TransformGatewayApp(JupyterApp):
                 "Set AUTH_TOKEN (--auth-token), or listen on 127.0.0.1 (HOST, --host)"
             )
         open_s3 = settings.enable_internal_s3 and not is_loopback(settings.internal_s3_host)
-        if open_s3 and settings.internal_s3_secret_key == "test":  # noqa: S105 - the well-known default is refused here
+        known_key = settings.internal_s3_secret_key == "test"  # noqa: S105 - the well-known default is refused here
+        if open_s3 and known_key and not settings.internal_s3_allow_test_keys:
             raise ConfigurationError(
                 f"refusing to let the embedded S3 listen on {settings.internal_s3_host} with the well-known key: "
                 "everyone who reaches it could read the tables. Set INTERNAL_S3_SECRET_KEY (--internal-s3-secret-key)"

@@ -58,4 +58,5 @@ class Settings:
     internal_s3_port: int = 4566
     internal_s3_access_key: str = "test"
     internal_s3_secret_key: str = field(default="test", repr=False)
+    internal_s3_allow_test_keys: bool = False
     internal_s3_expire_seconds: float = 86_400.0
