@@ -35,6 +35,8 @@ from kernel_spec.removal import remove_tree
 LONGEST_SOCKET_PATH_BYTES = 107
 FIRST_SEAT_UID = 58_000
 LAST_SEAT_UID = 58_999
+SEAT_ACCOUNT = "pyexec"
+"""An account in that range which is made for a seat, so that tools which show processes have a name for it."""
 
 # The second where /run cannot be written, as in a container with a read-only root.
 _LEASE_DIRS = (Path("/run/transform-gateway"), Path("/tmp/transform-gateway-leases"))  # noqa: S108
@@ -263,10 +265,9 @@ def _try_lease(path: Path) -> int | None:
 
 def _has_account(uid: int) -> bool:
     try:
-        pwd.getpwuid(uid)
+        return pwd.getpwuid(uid).pw_name != SEAT_ACCOUNT
     except KeyError:
         return False
-    return True
 
 
 def _own(path: Path, uid: int, gid: int) -> None:

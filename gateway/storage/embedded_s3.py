@@ -180,7 +180,9 @@ class EmbeddedS3:
     async def _spawn(self, binary: str) -> None:
         directory = self.options.data_dir
         self._arguments = server_arguments(directory, self._identities_path, self.options.host, self.options.port)
-        with executable(binary) as (program, descriptors):
+        with contextlib.ExitStack() as stack:
+            # kernels start at the same time, and unpacking takes most of a second
+            program, descriptors = await asyncio.to_thread(stack.enter_context, executable(binary))
             self._process = await asyncio.create_subprocess_exec(
                 "weed",
                 *self._arguments,

@@ -41,6 +41,7 @@ def server_arguments(directory: Path, identities_path: Path, host: str, port: in
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
+        "-master.peers=none",  # a cluster of one need not wait for others to vote: a second less until it is ready
         "-master.volumeSizeLimitMB=256",
         "-volume.max=0",
         "-volume.preStopSeconds=0",
