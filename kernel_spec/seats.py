@@ -24,7 +24,8 @@ import os
 import pwd
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -165,12 +166,13 @@ class Seats:
         os.mkdir(name, 0o700, dir_fd=self._lock)
         for child, mode in _SUBDIRECTORIES.items():
             path = seat_dir / child
-            path.mkdir(mode=0o700)
+            with _as_group(user.gid):
+                path.mkdir(mode=0o700)
+                path.chmod(mode)
             _own(path, self.gateway_uid if child == _OWNED_BY_GATEWAY else user.uid, user.gid)
-            path.chmod(mode)  # after the change of owner, which clears the set-group-id bit
             if stat.S_IMODE(path.stat().st_mode) != mode:
-                # chmod(2): without CAP_FSETID root loses the bit silently; the kernel could then read nothing we make.
-                raise SeatError(f"{path} does not keep its mode {mode:o}; the launcher needs CAP_FSETID")
+                # the kernel could then read nothing that the gateway makes
+                raise SeatError(f"{path} does not keep its mode {mode:o}; STATE_DIR is on a file system that drops it")
         _own(seat_dir, os.geteuid(), user.gid)
         seat_dir.chmod(0o750)
         return SeatInfo(
@@ -268,6 +270,24 @@ def _has_account(uid: int) -> bool:
         return pwd.getpwuid(uid).pw_name != SEAT_ACCOUNT
     except KeyError:
         return False
+
+
+@contextmanager
+def _as_group(gid: int) -> Iterator[None]:
+    """Make files of this group; root needs no capability then to change modes of what is its own and of its own group.
+
+    chmod(2) drops the set-group-id bit of another group's file without CAP_FSETID, and refuses what is somebody else's
+    without CAP_FOWNER; an ordinary container can do without both.
+    """
+    if os.geteuid() != 0:
+        yield
+        return
+    before = os.getegid()
+    os.setegid(gid)
+    try:
+        yield
+    finally:
+        os.setegid(before)
 
 
 def _own(path: Path, uid: int, gid: int) -> None:
