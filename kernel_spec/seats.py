@@ -24,6 +24,7 @@ import os
 import pwd
 import secrets
 import stat
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -206,8 +207,13 @@ def check_socket_path(root_dir: Path) -> None:
         )
 
 
-def lease_users(count: int, first: int = FIRST_SEAT_UID, last: int = LAST_SEAT_UID) -> list[SeatUser]:
+def lease_users(
+    count: int, first: int = FIRST_SEAT_UID, last: int = LAST_SEAT_UID, host: str | None = None
+) -> list[SeatUser]:
     """Lease `count` user ids that no account and no other launcher uses; needs root.
+
+    Containers on one machine share its user ids and cannot see each other's leases, and the kernel counts the processes
+    of a user in all of them together. So each host name begins elsewhere in the range.
 
     Raises
     ------
@@ -216,9 +222,11 @@ def lease_users(count: int, first: int = FIRST_SEAT_UID, last: int = LAST_SEAT_U
     """
     directory = _lease_directory()
     leased: list[SeatUser] = []
-    for uid in range(first, last + 1):
+    begin = zlib.crc32((os.uname().nodename if host is None else host).encode())
+    for number in range(last - first + 1):
         if len(leased) == count:
             break
+        uid = first + (begin + number) % (last - first + 1)
         if _has_account(uid):
             continue
         lease = _try_lease(directory / str(uid))

@@ -67,6 +67,21 @@ def test_two_launchers_never_lease_the_same_user() -> None:
             os.close(user.lease)
 
 
+@needs_root
+def test_containers_of_one_machine_lease_different_users_though_they_share_no_leases() -> None:
+    leased = [lease_users(3, host=f"container-{number}") for number in range(4)]
+    uids = [user.uid for users in leased for user in users]
+    for users in leased:
+        for user in users:
+            assert user.lease is not None
+            Path(f"/proc/self/fd/{user.lease}").readlink().unlink()
+            os.close(user.lease)
+    # the names alone keep them apart: three in a row each, and no group begins where another would have gone on
+    starts = [users[0].uid for users in leased]
+    assert len({*uids}) == 12
+    assert all(abs(one - other) > 3 for one in starts for other in starts if one != other)
+
+
 def test_all_seats_taken_is_an_error_and_a_seat_given_back_can_be_taken(short_dir: Path) -> None:
     kept = Seats(short_dir / "seats", shared_users(1), os.geteuid())
     kept.open()
