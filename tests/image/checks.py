@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -152,6 +153,9 @@ def smoke(container: Container) -> str:
 def conformance(container: Container) -> str:
     if not (KITS / "conformance").is_dir():
         return "not tried: the kit does not lie beside the checkout"
+    if any(importlib.util.find_spec(name) is None for name in ("boto3", "requests")):
+        requirements = str(KITS / "conformance/requirements.txt")
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", requirements], check=True, timeout=120)
     command = [sys.executable, "-B", "-m", "conformance", "--base-url", container.url, "--token", container.token]
     command += ["--fast", "--level", "must"]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
