@@ -90,7 +90,7 @@ lock: $(VENV)/.project ## write requirements.lock again, with the newest version
 		--no-emit-find-links --no-emit-index-url --no-emit-trusted-host --output-file requirements.new pyproject.toml
 	@{ head -n 1 requirements.lock; cat requirements.new; } > requirements.tmp && mv requirements.tmp requirements.lock
 	@# the image's parts of it; a package that is named unsafe is left out, and told of in comments that pip trips over
-	@for part in "image --extra frames --extra s3 --unsafe-package debugpy --unsafe-package jedi --unsafe-package parso" \
+	@for part in "image --extra frames --extra s3 --extra otel --unsafe-package debugpy --unsafe-package jedi --unsafe-package parso" \
 		"build --only-build-deps --build-deps-for wheel"; do \
 		set -- $$part; name=deploy/requirements-$$1.lock; shift; \
 		"$(VENV)/lock/bin/pip-compile" --quiet --constraint requirements.lock --generate-hashes --strip-extras --no-annotate --no-header \
