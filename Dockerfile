@@ -56,8 +56,8 @@ FROM base
 LABEL org.opencontainers.image.title="Transform Gateway" \
       org.opencontainers.image.description="An open runner for Metabase's Python transforms" \
       org.opencontainers.image.licenses="Apache-2.0"
-# 57999 and 58000 are what the gateway and its first kernel take where there are no such names (gateway/privileges.py,
-# kernel_spec/seats.py); further kernels take the ids above
+# ids that no package of Debian takes. Each kernel takes one from 58000 to 58999, of which only the first has a name here
+# (gateway/privileges.py, kernel_spec/seats.py)
 RUN groupadd --gid 57999 gateway && groupadd --gid 58000 pyexec \
  && useradd --uid 57999 --gid gateway --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin gateway \
  && useradd --uid 58000 --gid pyexec --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin pyexec
