@@ -101,7 +101,15 @@ lock: $(VENV)/.project ## write the lock files again, with the newest versions
 	@# JupyterLab is a hundred megabytes that only `make notebook` wants; what both have, both have in one version
 	@"$(COMPILE)" $(COMPILE_OPTIONS) --extra notebooks --constraint requirements.new --output-file notebooks.new pyproject.toml
 	@{ head -n 1 requirements.lock; cat notebooks.new; } > requirements.tmp && mv requirements.tmp requirements-notebooks.lock
-	@rm -rf requirements.new notebooks.new "$(VENV)/lock"
+	@rm -f requirements.new notebooks.new
+	@# the image's parts of it; a package that is named unsafe is left out, and told of in comments that pip trips over
+	@for part in "image --extra frames --extra s3 --extra otel --unsafe-package debugpy --unsafe-package jedi --unsafe-package parso" \
+		"build --only-build-deps --build-deps-for wheel"; do \
+		set -- $$part; name=deploy/requirements-$$1.lock; shift; \
+		"$(COMPILE)" $(filter-out --upgrade --allow-unsafe,$(COMPILE_OPTIONS)) --constraint requirements.lock --output-file requirements.new "$$@" pyproject.toml && \
+		{ head -n 1 "$$name"; sed '/^#/d; /^$$/d' requirements.new; } > requirements.tmp && mv requirements.tmp "$$name" && rm requirements.new || exit 1; \
+	done
+	@rm -rf "$(VENV)/lock"
 
 # -- the gateway ------------------------------------------------------------------------------------------------------
 
@@ -157,6 +165,49 @@ notebook: $(VENV)/.notebooks ## open JupyterLab on notebooks/ with the kernel `t
 .PHONY: doctor
 doctor: $(VENV)/.project ## show each layer of the sandbox: on, degraded or off, and why
 	@"$(GATEWAY)" doctor $(ARGS)
+
+# -- the container ----------------------------------------------------------------------------------------------------
+
+# ENGINE may be a command with options; without one, it is whichever of docker and podman answers.
+IMAGE ?= transform-gateway
+CONTAINER ?= transform-gateway
+BASE ?= python:3.12-slim-bookworm
+EXTRA_PACKAGES ?=
+BUILD_OPTIONS ?=
+PUBLISH ?= --publish 127.0.0.1:$(or $(PORT),5001):5000 --publish 127.0.0.1:4566:4566
+# the least with which each kernel gets a user of its own: SECURITY.md says what each is for
+CAPABILITIES ?= CHOWN DAC_OVERRIDE KILL SETGID SETUID
+RUN_OPTIONS ?=
+FIND_ENGINE = engine='$(ENGINE)'; \
+	for each in docker podman; do if [ -z "$$engine" ] && $$each info >/dev/null 2>&1; then engine=$$each; fi; done; \
+	if [ -z "$$engine" ]; then echo "no container engine answers here: install docker or podman, or name one with ENGINE=..." >&2; exit 3; fi
+
+.PHONY: docker-build
+docker-build: ## build the image (BASE=..., EXTRA_PACKAGES="...", IMAGE=name)
+	@$(FIND_ENGINE); case $$engine in *podman*) format="--format docker";; *) format=;; esac; \
+	$$engine build $$format --build-arg BASE='$(BASE)' --build-arg EXTRA_PACKAGES='$(EXTRA_PACKAGES)' $(BUILD_OPTIONS) --tag '$(IMAGE)' .
+
+.PHONY: docker-run
+docker-run: ## start a container of it on http://localhost:5001 (AUTH_TOKEN=...; ENABLE_INTERNAL_S3=true)
+	@$(FIND_ENGINE); if [ -z "$$AUTH_TOKEN" ]; then echo "everybody who reaches it could run code: set AUTH_TOKEN" >&2; exit 2; fi; \
+	$$engine run --detach --name '$(CONTAINER)' --cap-drop ALL $(CAPABILITIES:%=--cap-add %) --security-opt no-new-privileges \
+		$(PUBLISH) --env AUTH_TOKEN --env ENABLE_INTERNAL_S3 $(RUN_OPTIONS) '$(IMAGE)' >/dev/null || exit 1; \
+	for attempt in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
+		if $$engine exec '$(CONTAINER)' transform-gateway status 2>/dev/null; then exit 0; fi; sleep 1; \
+	done; \
+	echo "it did not get healthy within 20 s; its log:" >&2; $$engine logs '$(CONTAINER)' >&2; exit 1
+
+.PHONY: docker-logs
+docker-logs: ## print the end of the container's log (LINES=100; FOLLOW=1 goes on)
+	@$(FIND_ENGINE); $$engine logs --tail $(LINES) $(if $(FOLLOW),--follow) '$(CONTAINER)'
+
+.PHONY: docker-stop
+docker-stop: ## let running jobs end, then stop and remove the container
+	@$(FIND_ENGINE); $$engine stop -t 40 '$(CONTAINER)' >/dev/null && $$engine rm '$(CONTAINER)' >/dev/null && echo "stopped"
+
+.PHONY: docker-test
+docker-test: $(VENV)/.project ## build an image of its own, try it in all ways it may run, and remove everything
+	@env -u PYTHONSAFEPATH "$(PY)" -m tests.image $(ARGS)
 
 # -- checks -----------------------------------------------------------------------------------------------------------
 

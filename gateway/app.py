@@ -15,7 +15,7 @@ from traitlets.config import Config
 
 from gateway import __version__
 from gateway.errors import ConfigurationError
-from gateway.settings import MIB, Settings
+from gateway.settings import MIB, WITHOUT_LIMITS, Settings
 
 
 class TransformGatewayApp(JupyterApp):
@@ -79,6 +79,11 @@ class TransformGatewayApp(JupyterApp):
     disk_bytes = Integer(1_500_000_000, help="Bytes that a job's directory may hold in all.", min=1_000_000).tag(
         config=True, env="DISK_LIMIT_BYTES"
     )
+    disable_limits = Bool(
+        False,
+        help="Let a job use what the machine or the container has: no limit of its own on memory, processor time, "
+        "processes, open files and disk. The sandbox and the time-outs stay.",
+    ).tag(config=True, env="DISABLE_LIMITS")
     max_body_bytes = Integer(64 * MIB, help="Largest JSON request body in bytes.", min=1024).tag(
         config=True, env="MAX_BODY_BYTES"
     )
@@ -125,6 +130,10 @@ class TransformGatewayApp(JupyterApp):
     asynchronous = Bool(
         False, help="Answer POST /v1/execute with 202 at once; the result then stands in GET /v1/status."
     ).tag(config=True, env="ASYNCHRONOUS")
+    run_mode = Unicode(
+        "server",
+        help="`microvm` answers as ASYNCHRONOUS does, for a Metabase that starts a runner for each run; else `server`.",
+    ).tag(config=True, env="RUN_MODE")
     allow_network = Bool(
         False, help="Let jobs open TCP connections, but none to this machine or to link-local addresses."
     ).tag(config=True, env="ALLOW_NETWORK")
@@ -160,6 +169,11 @@ class TransformGatewayApp(JupyterApp):
     internal_s3_secret_key = Unicode(
         "test", help="Secret key of the embedded S3 server; change it wherever others reach the port."
     ).tag(config=True, env="INTERNAL_S3_SECRET_KEY")
+    internal_s3_allow_test_keys = Bool(
+        False,
+        help="Let the embedded S3 listen beyond loopback with the well-known keys test/test, as the official image "
+        "does. Everyone who reaches the port can then read the tables.",
+    ).tag(config=True, env="INTERNAL_S3_ALLOW_TEST_KEYS")
     internal_s3_expire_seconds = Float(
         86_400, help="Age in seconds at which objects of the embedded S3 server are removed; 0 keeps them.", min=0
     ).tag(config=True, env="INTERNAL_S3_EXPIRE")
@@ -206,6 +220,12 @@ class TransformGatewayApp(JupyterApp):
         values = {name: getattr(self, name) for name in Settings.__dataclass_fields__}
         values["state_dir"] = Path(self.state_dir).expanduser().resolve()
         values["working_dir_roots"] = tuple(Path(root).resolve() for root in self.working_dir_roots)
+        if self.disable_limits:
+            values.update(WITHOUT_LIMITS)
+            self.log.warning("DISABLE_LIMITS: only the machine bounds what a job uses, and one can take all of it")
+        if self.run_mode not in ("", "server", "microvm"):
+            self.log.warning("RUN_MODE=%s is not known here and changes nothing", self.run_mode)
+        values["asynchronous"] = self.asynchronous or self.run_mode == "microvm"
         settings = Settings(**values)
         if not settings.auth_token and not is_loopback(settings.host):
             raise ConfigurationError(
@@ -213,7 +233,8 @@ class TransformGatewayApp(JupyterApp):
                 "Set AUTH_TOKEN (--auth-token), or listen on 127.0.0.1 (HOST, --host)"
             )
         open_s3 = settings.enable_internal_s3 and not is_loopback(settings.internal_s3_host)
-        if open_s3 and settings.internal_s3_secret_key == "test":  # noqa: S105 - the well-known default is refused here
+        known_key = settings.internal_s3_secret_key == "test"  # noqa: S105 - the well-known default is refused here
+        if open_s3 and known_key and not settings.internal_s3_allow_test_keys:
             raise ConfigurationError(
                 f"refusing to let the embedded S3 listen on {settings.internal_s3_host} with the well-known key: "
                 "everyone who reaches it could read the tables. Set INTERNAL_S3_SECRET_KEY (--internal-s3-secret-key)"

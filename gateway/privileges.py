@@ -70,8 +70,12 @@ def prepare_state_dir(state_dir: Path, user: GatewayUser) -> None:
             directory = state_dir / name
             directory.mkdir(mode=0o700, exist_ok=True)
             if os.geteuid() == 0:
+                # a mode can be changed without CAP_FOWNER by the owner alone, and after the last start that is the user
+                os.chown(directory, 0, -1, follow_symlinks=False)
+            if name == "run":
+                directory.chmod(0o755)
+            if os.geteuid() == 0:
                 os.chown(directory, user.uid, user.gid, follow_symlinks=False)
-        (state_dir / "run").chmod(0o755)
     except OSError as error:
         raise ConfigurationError(
             f"the state directory {state_dir} cannot be used: {error.strerror or error}. "

@@ -142,9 +142,12 @@ async def running_service(settings: Settings, launcher: LauncherClient, metrics:
         )
         parts = KernelParts(launcher, context, limits, settings.allow_network, settings.log_line_cap_bytes)
         internal_s3 = _internal_s3(settings)
+        s3_started: asyncio.Future[None] | None = None
         if internal_s3 is not None:
-            await internal_s3.start()
+            # it takes seconds, most of them waiting, in which the first kernels get ready
             stack.push_async_callback(internal_s3.stop)
+            s3_started = asyncio.ensure_future(internal_s3.start())
+            stack.callback(s3_started.cancel)
         results = ResultStore(settings)
         connections = Connections()
         stack.callback(connections.close)
@@ -152,6 +155,8 @@ async def running_service(settings: Settings, launcher: LauncherClient, metrics:
         service = JobService(settings, runner, results, on_finished=finished, internal_s3=internal_s3)
         stack.push_async_callback(service.aclose)
         runner.start()
+        if s3_started is not None:
+            await s3_started
         yield service
 
 

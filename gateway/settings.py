@@ -7,6 +7,17 @@ from pathlib import Path
 
 MIB = 1 << 20
 
+WITHOUT_LIMITS = {
+    "memory_bytes": 1 << 46,
+    "cpu_seconds": 10 * 365 * 86_400,
+    "processes": 32_768,
+    # more than a program meets, and few enough for one that closes all numbers that it might have inherited
+    "descriptors": 65_536,
+    "file_size_bytes": 1 << 50,
+    "disk_bytes": 1 << 50,
+}
+"""What the limits of a job are with DISABLE_LIMITS: values that the machine, or its container, does not reach."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -59,4 +70,5 @@ class Settings:
     internal_s3_port: int = 4566
     internal_s3_access_key: str = "test"
     internal_s3_secret_key: str = field(default="test", repr=False)
+    internal_s3_allow_test_keys: bool = False
     internal_s3_expire_seconds: float = 86_400.0

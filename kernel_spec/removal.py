@@ -73,7 +73,7 @@ def _empty(root: int) -> Iterator[int]:
                     continue
                 lifted = secrets.token_hex(8)
                 # Moving a directory needs write permission on the directory itself, its ".." changes.
-                os.chmod(child, 0o700, dir_fd=directory)
+                _open_up(child, directory)
                 os.rename(child, lifted, src_dir_fd=directory, dst_dir_fd=root)
                 pending.append(lifted)
         finally:
@@ -106,9 +106,18 @@ def _open_directory(name: str, parent: int) -> int:
     try:
         descriptor = os.open(name, flags, dir_fd=parent)
     except PermissionError:
-        os.chmod(name, 0o700, dir_fd=parent)
+        _open_up(name, parent)
         descriptor = os.open(name, flags, dir_fd=parent)
-    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-    if mode & 0o700 != 0o700:
+    status = os.fstat(descriptor)
+    if os.geteuid() == 0 and status.st_uid != 0:
+        # Without CAP_FOWNER root can neither change its mode nor, where it is sticky, remove what is in it.
+        os.fchown(descriptor, 0, -1)
+    if stat.S_IMODE(status.st_mode) & 0o700 != 0o700:
         os.fchmod(descriptor, 0o700)
     return descriptor
+
+
+def _open_up(name: str, parent: int) -> None:
+    if os.geteuid() == 0:
+        os.chown(name, 0, -1, dir_fd=parent, follow_symlinks=False)
+    os.chmod(name, 0o700, dir_fd=parent)

@@ -24,7 +24,9 @@ import os
 import pwd
 import secrets
 import stat
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +37,8 @@ from kernel_spec.removal import remove_tree
 LONGEST_SOCKET_PATH_BYTES = 107
 FIRST_SEAT_UID = 58_000
 LAST_SEAT_UID = 58_999
+SEAT_ACCOUNT = "pyexec"
+"""An account in that range which is made for a seat, so that tools which show processes have a name for it."""
 
 # The second where /run cannot be written, as in a container with a read-only root.
 _LEASE_DIRS = (Path("/run/transform-gateway"), Path("/tmp/transform-gateway-leases"))  # noqa: S108
@@ -163,12 +167,13 @@ class Seats:
         os.mkdir(name, 0o700, dir_fd=self._lock)
         for child, mode in _SUBDIRECTORIES.items():
             path = seat_dir / child
-            path.mkdir(mode=0o700)
+            with _as_group(user.gid):
+                path.mkdir(mode=0o700)
+                path.chmod(mode)
             _own(path, self.gateway_uid if child == _OWNED_BY_GATEWAY else user.uid, user.gid)
-            path.chmod(mode)  # after the change of owner, which clears the set-group-id bit
             if stat.S_IMODE(path.stat().st_mode) != mode:
-                # chmod(2): without CAP_FSETID root loses the bit silently; the kernel could then read nothing we make.
-                raise SeatError(f"{path} does not keep its mode {mode:o}; the launcher needs CAP_FSETID")
+                # the kernel could then read nothing that the gateway makes
+                raise SeatError(f"{path} does not keep its mode {mode:o}; STATE_DIR is on a file system that drops it")
         _own(seat_dir, os.geteuid(), user.gid)
         seat_dir.chmod(0o750)
         return SeatInfo(
@@ -202,8 +207,13 @@ def check_socket_path(root_dir: Path) -> None:
         )
 
 
-def lease_users(count: int, first: int = FIRST_SEAT_UID, last: int = LAST_SEAT_UID) -> list[SeatUser]:
+def lease_users(
+    count: int, first: int = FIRST_SEAT_UID, last: int = LAST_SEAT_UID, host: str | None = None
+) -> list[SeatUser]:
     """Lease `count` user ids that no account and no other launcher uses; needs root.
+
+    Containers on one machine share its user ids and cannot see each other's leases, and the kernel counts the processes
+    of a user in all of them together. So each host name begins elsewhere in the range.
 
     Raises
     ------
@@ -212,9 +222,11 @@ def lease_users(count: int, first: int = FIRST_SEAT_UID, last: int = LAST_SEAT_U
     """
     directory = _lease_directory()
     leased: list[SeatUser] = []
-    for uid in range(first, last + 1):
+    begin = zlib.crc32((os.uname().nodename if host is None else host).encode())
+    for number in range(last - first + 1):
         if len(leased) == count:
             break
+        uid = first + (begin + number) % (last - first + 1)
         if _has_account(uid):
             continue
         lease = _try_lease(directory / str(uid))
@@ -263,10 +275,27 @@ def _try_lease(path: Path) -> int | None:
 
 def _has_account(uid: int) -> bool:
     try:
-        pwd.getpwuid(uid)
+        return pwd.getpwuid(uid).pw_name != SEAT_ACCOUNT
     except KeyError:
         return False
-    return True
+
+
+@contextmanager
+def _as_group(gid: int) -> Iterator[None]:
+    """Make files of this group; root needs no capability then to change modes of what is its own and of its own group.
+
+    chmod(2) drops the set-group-id bit of another group's file without CAP_FSETID, and refuses what is somebody else's
+    without CAP_FOWNER; an ordinary container can do without both.
+    """
+    if os.geteuid() != 0:
+        yield
+        return
+    before = os.getegid()
+    os.setegid(gid)
+    try:
+        yield
+    finally:
+        os.setegid(before)
 
 
 def _own(path: Path, uid: int, gid: int) -> None:

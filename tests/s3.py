@@ -93,7 +93,7 @@ class S3Server:
         ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
         argv = [
             weed_path(), "-logtostderr=true", "server", f"-dir={directory}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-            "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=40", "-filer", "-s3",
+            "-master.peers=none", "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=40", "-filer", "-s3",
             f"-filer.localSocket={directory}/filer.sock", f"-s3.localSocket={directory}/s3.sock",
             "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", f"-s3.config={directory}/identities.json",
             *(f"-{name}={port}" for name, port in ports.items()),

@@ -24,7 +24,15 @@ from gateway.storage.bucket import Bucket
 from gateway.storage.sigv4 import Signer
 from gateway.storage.target import ExchangeError
 from gateway.storage.transfer import Refused
-from gateway.storage.weed import DieWithParent, remember, remove_sockets, server_arguments, sweep, weed_path
+from gateway.storage.weed import (
+    DieWithParent,
+    executable,
+    remember,
+    remove_sockets,
+    server_arguments,
+    sweep,
+    weed_path,
+)
 
 log = logging.getLogger(__name__)
 
@@ -182,16 +190,21 @@ class EmbeddedS3:
         directory = self.options.data_dir
         self._arguments = server_arguments(directory, self._identities_path, self.options.host, self.options.port)
         remember(directory, self._arguments)
-        self._process = await asyncio.create_subprocess_exec(
-            binary,
-            *self._arguments,
-            cwd=directory,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=DieWithParent(),
-        )
+        with contextlib.ExitStack() as stack:
+            # kernels start at the same time, and unpacking takes most of a second
+            program, descriptors = await asyncio.to_thread(stack.enter_context, executable(binary))
+            self._process = await asyncio.create_subprocess_exec(
+                "weed",
+                *self._arguments,
+                executable=program,
+                pass_fds=descriptors,
+                cwd=directory,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                preexec_fn=DieWithParent(),
+            )
         self._log_task = asyncio.create_task(self._read_log(), name="log of embedded S3")
         self._tasks.append(self._log_task)
 

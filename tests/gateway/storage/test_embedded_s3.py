@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import select
 import signal
@@ -27,6 +28,7 @@ from gateway.storage.embedded_s3 import EmbeddedS3, EmbeddedS3Options
 from gateway.storage.fetch import fetch_tables
 from gateway.storage.sigv4 import Signer
 from gateway.storage.upload import put_object
+from gateway.storage.weed import executable
 from tests.gateway.storage.conftest import Recorder
 
 KEYS = {"aws_access_key_id": "reader", "aws_secret_access_key": "a/secret+key"}
@@ -175,3 +177,17 @@ def test_signature_is_that_of_the_published_example() -> None:
     )
     url = signer.url("GET", "/test.txt", seconds=86400, now=datetime(2013, 5, 24, tzinfo=UTC))
     assert url.endswith("X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404")
+
+
+def test_packed_binary_runs_from_memory_and_a_damaged_one_is_told(tmp_path: Path) -> None:
+    packed = tmp_path / "weed.gz"
+    packed.write_bytes(gzip.compress(Path("/bin/echo").read_bytes()))
+    with executable(str(packed)) as (program, descriptors):
+        said = subprocess.run(
+            ["weed", "here"], executable=program, pass_fds=descriptors, capture_output=True, check=True
+        )
+    assert said.stdout == b"here\n"
+    assert not [name for name in os.listdir(tmp_path) if name != "weed.gz"]
+    packed.write_bytes(packed.read_bytes()[:-100])
+    with pytest.raises(ConfigurationError, match="cannot be unpacked"), executable(str(packed)):
+        pass

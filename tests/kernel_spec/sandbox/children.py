@@ -39,6 +39,7 @@ from kernel_spec.sandbox import (
 SEAT_USER = Identity(60177, 60177)
 PLAIN_USER = Identity(60178, 60178)
 DOCKER_CAPABILITIES = (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31)
+LEAST_CAPABILITIES = (0, 1, 5, 6, 7)  # CHOWN, DAC_OVERRIDE, KILL, SETGID, SETUID
 _DEADLINE_SECONDS = 30.0
 
 FLAGS = frozenset({"no_new_privs", "dumpable", "parent_death"})
@@ -124,17 +125,22 @@ def become(user: Identity) -> None:
 
 def be_in_default_container() -> None:
     """Have what root has in an ordinary container: 14 capabilities, and no namespaces and mounts by the filter."""
-    for capability in set(range(64)) - set(DOCKER_CAPABILITIES):
+    keep_capabilities(DOCKER_CAPABILITIES)
+    deny_namespaces()
+    cgroup.find_hierarchies = lambda *_: ()  # a container sees them read-only
+
+
+def keep_capabilities(kept: tuple[int, ...]) -> None:
+    """Give up all capabilities but these."""
+    for capability in set(range(64)) - set(kept):
         try:
             syscalls.prctl(syscalls.PR_CAPBSET_DROP, capability)
         except OSError:
             break
-    mask = sum(1 << capability for capability in DOCKER_CAPABILITIES)
+    mask = sum(1 << capability for capability in kept)
     header = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0), 8)
     sets = ctypes.create_string_buffer(struct.pack("=6I", mask, mask, 0, 0, 0, 0), 24)
     syscalls.call("capset", header, sets)
-    deny_namespaces()
-    cgroup.find_hierarchies = lambda *_: ()  # a container sees them read-only
 
 
 def deny_namespaces() -> None:
