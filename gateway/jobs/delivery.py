@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gateway.errors import FAILURES, JobFailed
 from gateway.jobs.events import EventLog, Progress
-from gateway.jobs.model import DirectoryDelivery, Job, KeptDelivery, UrlDelivery, Verdict
+from gateway.jobs.model import DataFormat, DirectoryDelivery, Job, KeptDelivery, UrlDelivery, Verdict
 from gateway.jobs.stop import StopSignal
 from gateway.settings import Settings
 from gateway.storage import (
@@ -28,6 +28,13 @@ log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.25
 """Time between two reports on the upload of the output."""
+
+CONTENT_TYPES: dict[DataFormat, str] = {
+    "jsonl": "application/x-ndjson",
+    "csv": "text/csv",
+    "parquet": "application/vnd.apache.parquet",
+    "arrow": "application/vnd.apache.arrow.file",
+}
 
 FAILED_LOG_SECONDS = 10.0
 """How long the log of a failed job is tried to be uploaded: its caller waits for the answer, which must come soon."""
@@ -80,7 +87,8 @@ class Deliverer:
     async def _results(self, job: Job, results: Results, events: EventLog) -> None:
         match job.delivery:
             case UrlDelivery(output_url, manifest_url):
-                puts = [self._put(output_url, results.output, "output", _reporter(events))]
+                kind = CONTENT_TYPES[job.output_format]
+                puts = [self._put(output_url, results.output, "output", _reporter(events), kind)]
                 if manifest_url is not None:
                     puts.append(self._put(manifest_url, results.manifest, "output manifest"))
                 await _all_or_first_failure(puts)
@@ -90,9 +98,14 @@ class Deliverer:
                 pass  # kept together with the log, below
 
     def _put(
-        self, url: str, body: OpenOutput | bytes, what: str, on_progress: Callable[[int], None] | None = None
+        self,
+        url: str,
+        body: OpenOutput | bytes,
+        what: str,
+        on_progress: Callable[[int], None] | None = None,
+        content_type: str | None = None,
     ) -> Coroutine[None, None, None]:
-        return put_object(url, body, self._settings, what, on_progress, connections=self._connections)
+        return put_object(url, body, self._settings, what, on_progress, self._connections, content_type)
 
     async def _log(
         self, job: Job, verdict: Verdict, results: Results | None, events: EventLog, execution_id: str
