@@ -7,6 +7,7 @@ prints one JSON object of names and seconds. The candidates take turns, so that 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,8 @@ from transform_shim.writing.output import write_output
 
 OURS = "ours"
 MOST_TIMES_SLOWER = 1.5
+#: Read 1.5 and "12" as integers without a word: shown, but not what we are compared with.
+LENIENT = {"read": {"DuckDB"}}
 
 
 def codecs(results: Results, rounds: int) -> None:
@@ -46,11 +49,10 @@ def codecs(results: Results, rounds: int) -> None:
     for way, candidates in json.loads(done.stdout).items():
         for library, seconds in candidates.items():
             results.figure(f"{way} {size_mb:.0f} MB of JSON lines, {library}", "s", seconds)
-        best = min(
-            (v for k, v in candidates.items() if k != OURS), key=lambda seconds: sorted(seconds)[len(seconds) // 2]
-        )
+        exact = [found for name, found in candidates.items() if name not in LENIENT.get(way, set()) | {OURS}]
+        best = min(exact, key=statistics.median)
         ratios = [mine / theirs for mine, theirs in zip(candidates[OURS], best, strict=True)]
-        results.figure(f"{way}: times the fastest library's own time", "×", ratios, limit=MOST_TIMES_SLOWER)
+        results.figure(f"{way}: times the fastest exact library's own time", "×", ratios, limit=MOST_TIMES_SLOWER)
 
 
 def main(data_path: Path, manifest_path: Path, rounds: int) -> None:
@@ -74,7 +76,7 @@ def main(data_path: Path, manifest_path: Path, rounds: int) -> None:
     connection.register("flights", table)
     ways: dict[str, dict[str, Callable[[], object]]] = {
         "read": {
-            f"{OURS}": lambda: load_table(TableSource(source.file), "pandas").value,
+            OURS: lambda: load_table(TableSource(source.file), "pandas").value,
             "Polars": lambda: pl.read_ndjson(data_path, schema=schema),
             "pyarrow": lambda: pyarrow.json.read_json(data_path, parse_options=parse),
             "DuckDB": lambda: connection.sql(
@@ -83,7 +85,7 @@ def main(data_path: Path, manifest_path: Path, rounds: int) -> None:
             "pandas": lambda: _pandas_read(data_path),
         },
         "write": {
-            f"{OURS}": write_ours,
+            OURS: write_ours,
             "Polars": lambda: polars_frame.write_ndjson(out),
             "DuckDB": lambda: connection.execute(f"copy flights to '{out}' (format json)"),
             "pandas": lambda: frame.to_json(out, orient="records", lines=True),
