@@ -22,7 +22,7 @@ DEFAULT_MODULES: tuple[str, ...] = (
     "numpy", "numpy.random", "pandas", "pandas.io.json", "pandas.io.parsers", "pandas.io.formats.csvs",
     "pandas.io.formats.format", "pandas.io.formats.html", "pandas.io.formats.string", "pandas.io.parquet",
     "pyarrow", "pyarrow.json", "pyarrow.csv", "pyarrow.parquet", "pyarrow.ipc", "pyarrow.compute",
-    "pyarrow.pandas_compat", "pyarrow.dataset", "orjson", "zoneinfo",
+    "pyarrow.pandas_compat", "pyarrow.dataset", "orjson", "zoneinfo", "polars", "duckdb",
     # the kernel
     "kernel_spec.debugger_off", "kernel_spec.kernel_app",
     "IPython.core.completerlib", "IPython.core.debugger", "IPython.core.logger",
@@ -41,7 +41,12 @@ def import_all(modules: Sequence[str] = DEFAULT_MODULES) -> tuple[str, ...]:
 
     A module that is there but fails to import raises: it would fail in every job.
     """
+    environment = dict(os.environ)
     missing = tuple(name for name in modules if not _import_if_there(name))
+    for name in os.environ.keys() | environment.keys():  # Polars adds to the settings of its allocator
+        if os.environ.get(name) != environment.get(name):
+            os.environ.pop(name, None)
+            os.environ.update({name: environment[name]} if name in environment else {})
     shim = sys.modules.get(SHIM_MODULE)
     if shim is not None and hasattr(shim, "warm_up"):
         shim.warm_up()

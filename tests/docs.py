@@ -14,6 +14,7 @@ from pathlib import Path
 from gateway.app import TransformGatewayApp
 from gateway.errors import FAILURES, refusal_kinds
 from gateway.metric_names import CATALOGUE
+from transform_shim.typetable import render_markdown
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,6 +57,11 @@ def metrics_table() -> str:
     return "\n".join(rows)
 
 
+def types_tables() -> str:
+    """Return the tables of types, from what reading and writing do."""
+    return f"\n{render_markdown()}".replace("\n### ", "\n## ")
+
+
 def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
@@ -65,6 +71,7 @@ BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "failures": ("docs/failures.md", failures_table),
     "refusals": ("docs/failures.md", refusals_table),
     "metrics": ("docs/monitoring.md", metrics_table),
+    "types": ("docs/types.md", types_tables),
 }
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 from gateway.errors import FAILURES, JobFailed
-from gateway.jobs.events import EventLog
-from gateway.jobs.model import DirectoryDelivery, Job, KeptDelivery, UrlDelivery, Verdict
+from gateway.jobs.events import EventLog, Progress
+from gateway.jobs.model import DataFormat, DirectoryDelivery, Job, KeptDelivery, UrlDelivery, Verdict
 from gateway.jobs.stop import StopSignal
 from gateway.settings import Settings
 from gateway.storage import (
@@ -24,6 +25,16 @@ from gateway.storage import (
 )
 
 log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 0.25
+"""Time between two reports on the upload of the output."""
+
+CONTENT_TYPES: dict[DataFormat, str] = {
+    "jsonl": "application/x-ndjson",
+    "csv": "text/csv",
+    "parquet": "application/vnd.apache.parquet",
+    "arrow": "application/vnd.apache.arrow.file",
+}
 
 FAILED_LOG_SECONDS = 10.0
 """How long the log of a failed job is tried to be uploaded: its caller waits for the answer, which must come soon."""
@@ -59,7 +70,7 @@ class Deliverer:
         """
         if verdict.ok and results is not None:
             try:
-                await stop.guard(self._results(job, results))
+                await stop.guard(self._results(job, results, events))
             except JobFailed as failure:
                 verdict = dataclasses.replace(
                     verdict, code=failure.code, message=failure.message, exit_code=failure.exit_code, output=None
@@ -73,10 +84,11 @@ class Deliverer:
             log.warning("job %s: its log could not be delivered: %s", execution_id, failure or "too slow")
         return verdict
 
-    async def _results(self, job: Job, results: Results) -> None:
+    async def _results(self, job: Job, results: Results, events: EventLog) -> None:
         match job.delivery:
             case UrlDelivery(output_url, manifest_url):
-                puts = [self._put(output_url, results.output, "output")]
+                kind = CONTENT_TYPES[job.output_format]
+                puts = [self._put(output_url, results.output, "output", _reporter(events), kind)]
                 if manifest_url is not None:
                     puts.append(self._put(manifest_url, results.manifest, "output manifest"))
                 await _all_or_first_failure(puts)
@@ -85,8 +97,15 @@ class Deliverer:
             case KeptDelivery():
                 pass  # kept together with the log, below
 
-    def _put(self, url: str, body: OpenOutput | bytes, what: str) -> Coroutine[None, None, None]:
-        return put_object(url, body, self._settings, what, connections=self._connections)
+    def _put(
+        self,
+        url: str,
+        body: OpenOutput | bytes,
+        what: str,
+        on_progress: Callable[[int], None] | None = None,
+        content_type: str | None = None,
+    ) -> Coroutine[None, None, None]:
+        return put_object(url, body, self._settings, what, on_progress, self._connections, content_type)
 
     async def _log(
         self, job: Job, verdict: Verdict, results: Results | None, events: EventLog, execution_id: str
@@ -113,6 +132,20 @@ class Deliverer:
                     kept.manifest if kept else None,
                     events_object(events),
                 )
+
+
+def _reporter(events: EventLog) -> Callable[[int], None]:
+    """Return what tells of an upload that takes long, now and then."""
+    next_at = time.monotonic() + PROGRESS_SECONDS
+
+    def report(sent_bytes: int) -> None:
+        nonlocal next_at
+        now = time.monotonic()
+        if now >= next_at:
+            next_at = now + PROGRESS_SECONDS
+            events.emit(Progress("deliver", "output", bytes=sent_bytes))
+
+    return report
 
 
 async def _all_or_first_failure(puts: list[Coroutine[None, None, None]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from html import escape
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tests.benchmarks.results import INNER, Comparison, Results, Series, machine
 
 WIDTH, LEFT, RIGHT = 860, 270, 130
 BAR, GAP = 13, 18
+GROWTH_HEIGHT = 150
 OURS, THEIRS, INK, FAINT = "#2f6fab", "#c9cdd2", "#24292f", "#6e7781"
 STAGE_COLOURS = ("#2f6fab", "#7aa6cf", "#e39f4d", "#8bb174", "#b07aa1", "#d4706b", "#5b9aa0", "#9c755f")
 
@@ -21,6 +23,8 @@ def draw(results: Results, path: Path) -> None:
         y = _pair(parts, comparison, y)
     if results.stages_ms:
         y = _stages(parts, results.stages_ms, y + 10)
+    if len(results.growth) > 1:
+        y = _growth(parts, results.growth, y + 30)
     height = y + 10
     size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
     font = 'font-family="system-ui, sans-serif" font-size="12"'
@@ -86,6 +90,30 @@ def _stages(parts: list[str], stages: dict[str, Series], y: int) -> int:
         parts += [_bar(x, y + 22, 11, colour), _text(x + 17, y + 32, label)]
         x += 34 + 6.6 * len(label)
     return y + 50
+
+
+def _growth(parts: list[str], growth: list[tuple[int, Series]], y: int) -> int:
+    """Draw time over rows, both on logarithmic scales: a straight slope is a cost that grows with the rows."""
+    parts.append(_text(20, y, "A table grouped with Polars, by rows", weight="bold"))
+    top, left, right = y + 20, 70.0, WIDTH - RIGHT
+    bottom = top + GROWTH_HEIGHT
+    exponents = [math.log10(rows) for rows, _ in growth]
+    times = [math.log10(series.median) for _, series in growth]
+    low, high = math.floor(min(times)), math.ceil(max(times))
+    points = []
+    for exponent, seconds, (rows, series) in zip(exponents, times, growth, strict=True):
+        x = left + (right - left) * (exponent - exponents[0]) / (exponents[-1] - exponents[0])
+        at = bottom - (bottom - top) * (seconds - low) / max(high - low, 1)
+        points.append(f"{x:.1f},{at:.1f}")
+        parts.append(f'<circle cx="{x:.1f}" cy="{at:.1f}" r="3.5" fill="{OURS}"/>')
+        parts.append(_text(x + 8, at + 16, f"{_short(series.median)} s"))
+        parts.append(_text(x, bottom + 18, f"{rows:,}", colour=FAINT, anchor="middle"))
+    for exponent in range(low, high + 1):
+        at = bottom - (bottom - top) * (exponent - low) / max(high - low, 1)
+        parts.append(f'<path d="M{left} {at:.1f}H{right}" stroke="{THEIRS}" stroke-width="0.5"/>')
+        parts.append(_text(left - 10, at + 4, f"{10.0**exponent:g} s", colour=FAINT, anchor="end"))
+    parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{OURS}" stroke-width="2"/>')
+    return bottom + 30
 
 
 def _colours(count: int) -> list[str]:

@@ -77,9 +77,9 @@ def _figures(results: Results) -> Table:
 
 
 def _verdict(figure: Figure) -> str:
-    if figure.limit is None:
-        return ""
-    return f"≤ {figure.limit:g} {'met' if figure.series.median <= figure.limit else 'MISSED'}"
+    bounds = [f"≤ {figure.limit:g}"] if figure.limit is not None else []
+    bounds += [f"≥ {figure.floor:g}"] if figure.floor is not None else []
+    return f"{bounds[0]} {'MISSED' if figure.is_missed else 'met'}" if bounds else ""
 
 
 def _soak(results: Results) -> Table:

@@ -84,12 +84,19 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measure of the gateway alone; ``limit`` is the largest value that is asked for."""
+    """One measure of the gateway alone; ``limit`` is the largest value that is asked for, ``floor`` the smallest."""
 
     name: str
     unit: str
     series: Series
     limit: float | None = None
+    floor: float | None = None
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether the median is not what is asked for."""
+        median = self.series.median
+        return (self.limit is not None and median > self.limit) or (self.floor is not None and median < self.floor)
 
 
 @dataclass(slots=True)
@@ -99,13 +106,16 @@ class Results:
     comparisons: list[Comparison] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     stages_ms: dict[str, Series] = field(default_factory=dict)
+    growth: list[tuple[int, Series]] = field(default_factory=list)
     soak: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def figure(self, name: str, unit: str, values: list[float], limit: float | None = None) -> None:
+    def figure(
+        self, name: str, unit: str, values: list[float], limit: float | None = None, floor: float | None = None
+    ) -> None:
         """Add a figure, unless nothing could be measured."""
         if values:
-            self.figures.append(Figure(name, unit, Series(tuple(values)), limit))
+            self.figures.append(Figure(name, unit, Series(tuple(values)), limit, floor))
         else:
             self.notes.append(f"{name}: could not be measured")
 
@@ -124,7 +134,11 @@ class Results:
                 }
                 for c in self.comparisons
             ],
-            "figures": [{"name": f.name, "unit": f.unit, "limit": f.limit, **f.series.as_json()} for f in self.figures],
+            "figures": [
+                {"name": f.name, "unit": f.unit, "limit": f.limit, "floor": f.floor, **f.series.as_json()}
+                for f in self.figures
+            ],
+            "growth": [{"rows": rows, **series.as_json()} for rows, series in self.growth],
             "stages_ms": {name: series.as_json() for name, series in self.stages_ms.items()},
             "soak": self.soak,
             "notes": self.notes,

@@ -6,8 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pandas as pd
-
 from tests.benchmarks import processes
 from tests.benchmarks.results import Comparison, Results, Series
 from tests.benchmarks.workload import DUCKDB_CODE, GROUP_BY_CODE, IDENTITY_CODE, POLARS_CODE, Jobs, flights
@@ -57,15 +55,20 @@ def formats(jobs: Jobs, results: Results, rounds: int) -> None:
             results.figure(f"flights, grouped by carrier, {name}", "s", times)
 
 
-def growth(jobs: Jobs, results: Results, rounds: int) -> None:
-    """Measure how the time of a group-by grows with the rows: the flights, cut short and repeated."""
-    frame = flights()
+def growth(jobs: Jobs, results: Results, rounds: int, most_rows: int) -> None:
+    """Measure how time and memory of a group-by grow with the rows: five columns of the flights, over and over."""
+    frame = flights()[["carrier", "flight", "arr_delay", "dep_delay", "distance"]]
     with processes.gateway() as gateway:
-        for rows in (10_000, 100_000, 1_000_000):
-            times = -(-rows // len(frame))
-            table = jobs.table("flights", pd.concat([frame] * times, ignore_index=True).head(rows))
-            measured = [jobs.call(gateway.url, POLARS_CODE, [table]).seconds for _ in range(rounds)]
-            results.figure(f"{rows:,} flights grouped with Polars", "s", measured)
+        rows = 10_000
+        while rows <= most_rows:
+            table = jobs.repeated("flights", frame, rows)
+            answers = [jobs.call(gateway.url, POLARS_CODE, [table]) for _ in range(rounds)]
+            seconds = [answer.seconds for answer in answers]
+            results.growth.append((rows, Series(tuple(seconds))))
+            results.figure(f"{rows:,} rows grouped with Polars", "s", seconds)
+            peaks = [a.body["peak_memory_bytes"] / 2**20 for a in answers if a.body.get("peak_memory_bytes")]
+            results.figure(f"{rows:,} rows: peak memory of the kernel", "MiB", peaks, limit=1024.0)
+            rows *= 10
 
 
 @contextmanager

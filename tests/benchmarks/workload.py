@@ -95,10 +95,20 @@ class Jobs:
     def table(self, alias: str, frame: pd.DataFrame, data_format: str = "jsonl") -> Table:
         """Upload `frame` as Metabase would (JSON lines with nulls, and a manifest), or in another format."""
         data_key, manifest_key = (f"{self._prefix}/{alias}.{ending}" for ending in (data_format, "manifest.json"))
-        body = _encoded(frame, data_format)
+        body = encoded(frame, data_format)
         self.store.put(data_key, body)
         self.store.put(manifest_key, json.dumps(manifest(frame) | {"data_format": data_format}).encode())
         return Table(alias, len(frame), data_key, manifest_key, len(body), data_format)
+
+    def repeated(self, alias: str, frame: pd.DataFrame, rows: int) -> Table:
+        """Upload the rows of `frame`, over and over, until there are `rows`."""
+        lines = encoded(frame, "jsonl").splitlines(keepends=True)
+        times, rest = divmod(rows, len(lines))
+        body = b"".join(lines) * times + b"".join(lines[:rest])
+        data_key, manifest_key = f"{self._prefix}/{alias}-{rows}.jsonl", f"{self._prefix}/{alias}-{rows}.manifest.json"
+        self.store.put(data_key, body)
+        self.store.put(manifest_key, json.dumps(manifest(frame)).encode())
+        return Table(alias, rows, data_key, manifest_key, len(body))
 
     def request(self, code: str, tables: list[Table], timeout_seconds: int = 120) -> tuple[dict[str, Any], str]:
         """Return a request body and the key that its output will have."""
@@ -145,10 +155,10 @@ class Jobs:
         return [json.loads(line) for line in output.splitlines() if line]
 
 
-def post(url: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+def post(url: str, body: dict[str, Any], answer_seconds: float = ANSWER_SECONDS) -> tuple[int, dict[str, Any]]:
     """Post JSON over a connection of its own, as Metabase does."""
     target = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=ANSWER_SECONDS)
+    connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=answer_seconds)
     try:
         connection.request("POST", target.path, json.dumps(body).encode(), {"Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -171,7 +181,8 @@ def upload(url: str, body: bytes) -> None:
         connection.close()
 
 
-def _encoded(frame: pd.DataFrame, data_format: str) -> bytes:
+def encoded(frame: pd.DataFrame, data_format: str) -> bytes:
+    """Return a table's bytes as Metabase sends them, or in another format."""
     buffer = io.BytesIO()
     match data_format:
         case "jsonl":
@@ -190,6 +201,7 @@ def _encoded(frame: pd.DataFrame, data_format: str) -> bytes:
 def manifest(frame: pd.DataFrame) -> dict[str, Any]:
     """Describe a frame as Metabase describes a table."""
     kinds = {"i": "Integer", "f": "Float", "b": "Boolean", "M": "DateTime"}
+    database_types = {"Integer": "int8", "Float": "float8", "Boolean": "bool", "DateTime": "timestamp"}
     fields = []
     for number, name in enumerate(frame.columns, 1):
         base_type = kinds.get(frame[name].dtype.kind, "Text")
@@ -200,7 +212,7 @@ def manifest(frame: pd.DataFrame) -> dict[str, Any]:
                 "name": name,
                 **types,
                 "root_type": root,
-                "database_type": "x",
+                "database_type": database_types.get(base_type, "text"),
                 "semantic_type": None,
                 "field_id": number,
             }

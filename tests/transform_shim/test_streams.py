@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.transform_shim.jobs import Outcome
+from transform_shim import progress
 
 Job = Callable[..., Outcome]
 
@@ -199,14 +201,32 @@ def test_without_log_pipe_the_streams_are_left_alone(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+LONG_WRITE = """
+import pyarrow as pa, time
+def transform():
+    schema = pa.schema([("x", pa.int64())])
+    def batches():
+        for i in range(8):
+            time.sleep(0.2)
+            yield pa.record_batch([pa.array([i] * 100)], schema=schema)
+    return pa.RecordBatchReader.from_batches(schema, batches())
+"""
+
+
 def test_progress_of_a_long_write_is_told(job: Job) -> None:
-    code = (
-        "import json, pyarrow as pa, time\ndef transform():\n    schema = pa.schema([('x', pa.int64())])\n    def batches():\n"
-        "        for i in range(8):\n            time.sleep(0.2)\n            yield pa.record_batch([pa.array([i] * 100)], schema=schema)\n"
-        "    return pa.RecordBatchReader.from_batches(schema, batches())\n"
-    )
-    outcome = job(code)
+    outcome = job(LONG_WRITE)
     told = [json.loads(data) for name, data in outcome.frames if name == "progress"]
     assert 2 <= len(told) <= 5
     assert told[-1] == {"stage": "write", "table": "output", "rows": 800, "bytes": outcome.result["output_bytes"]}
     assert [entry["rows"] for entry in told] == sorted(entry["rows"] for entry in told)
+    assert outcome.stderr == ""  # the log is for what takes much longer
+
+
+def test_long_write_stands_in_the_log(job: Job) -> None:
+    def hurry() -> None:
+        progress.LOG_INTERVAL_SECONDS = 0.5
+
+    lines = job(LONG_WRITE, before=hurry).stderr.splitlines()
+    assert len(lines) >= 2
+    assert re.fullmatch(r"write output: [1-7]00 rows, 0 MB so far", lines[0])
+    assert re.fullmatch(r"write output: 800 rows, 0 MB in \d+ s", lines[-1])

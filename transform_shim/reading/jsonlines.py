@@ -1,8 +1,9 @@
 """JSON lines to Arrow, a block at a time, at the speed of Arrow's parser.
 
-A block is parsed with the types that the manifest announces. If Arrow refuses it, the same block is read line by line
-(:mod:`jsontext`), which takes what is legal but unusual and names what is wrong. So the file's common blocks are fast
-and its odd ones are exact.
+A block is parsed with the types that the manifest announces: in a large file by Polars if it is there and the block is
+plain (:mod:`polarslines`), else by Arrow. If Arrow refuses it, the same block is read line by line (:mod:`jsontext`),
+which takes what is legal but unusual and names what is wrong. So the file's common blocks are fast and its odd ones are
+exact.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import pyarrow as pa
 import pyarrow.json
 
 from transform_shim.basetypes import Kind
+from transform_shim.engine import worthwhile_bytes
 from transform_shim.manifest import Field
 from transform_shim.ordered import ordered_map
 from transform_shim.reading.convert import TEMPORAL, array_of
 from transform_shim.reading.jsontext import rows_of
 from transform_shim.reading.lines import LineBlock, line_blocks
 from transform_shim.reading.numbers import WIDE, tighten
+from transform_shim.reading.polarslines import PolarsLines
 from transform_shim.reading.temporal import NotTemporal
 from transform_shim.request import TableFile
 
@@ -57,10 +60,15 @@ class JsonLines:
     fields : sequence of Field
         The columns wanted, in this order. Keys of the file that are no field here are dropped, as Metabase's own
         loader does; keys that a row lacks are null.
+    others : sequence of Field
+        The columns that the file has besides.
     """
 
-    def __init__(self, file: TableFile, fields: Sequence[Field]) -> None:
+    def __init__(self, file: TableFile, fields: Sequence[Field], others: Sequence[Field] = ()) -> None:
         self.file, self.fields = file, tuple(fields)
+        self._polars = PolarsLines(fields, others)
+        self._polars_from_bytes = worthwhile_bytes()
+        self._is_large = file.data_path.stat().st_size >= self._polars_from_bytes
         self._kinds = [field.kind for field in fields]
         schema = pa.schema(
             [(f.name, _WIRE_TYPES.get(k, pa.large_string())) for f, k in zip(self.fields, self._kinds, strict=True)]
@@ -81,6 +89,13 @@ class JsonLines:
 
     def decode(self, block: LineBlock) -> Columns:
         """The columns of one block."""
+        if self._is_large or block.end_bytes >= self._polars_from_bytes:  # the second for a file that is packed
+            parsed = self._polars.parse(block.data)
+            if parsed is not None:
+                try:
+                    return self._typed(parsed, block)
+                except NotTemporal:
+                    return self._exact(block)
         if self.fields and not _suspicious(block.data):
             try:
                 return self._fast(block)
@@ -93,15 +108,17 @@ class JsonLines:
         table = pyarrow.json.read_json(
             pa.BufferReader(block.data), read_options=options, parse_options=self._parse_options
         )
+        return self._typed([table.column(field.name).combine_chunks() for field in self.fields], block)
+
+    def _typed(self, parsed: list[pa.Array], block: LineBlock) -> Columns:
         arrays = []
-        for field, kind in zip(self.fields, self._kinds, strict=True):
-            array = table.column(field.name).combine_chunks()
+        for array, kind in zip(parsed, self._kinds, strict=True):
             if kind in TEMPORAL:
                 array = TEMPORAL[kind](array)
             elif kind is Kind.DECIMAL:
                 array = tighten(array)
             arrays.append(array)
-        return Columns(arrays, table.num_rows, block.end_bytes)
+        return Columns(arrays, len(arrays[0]), block.end_bytes)
 
     def _exact(self, block: LineBlock) -> Columns:
         found = list(rows_of(block, self.file.alias))

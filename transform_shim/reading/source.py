@@ -65,7 +65,7 @@ class TableSource:
             by_name = {field.name: field for field in fields}
             fields = tuple(by_name[name] for name in names)
         if self.file.data_format == "jsonl":
-            return JsonLines(self.file, fields)
+            return JsonLines(self.file, fields, [field for field in self.fields if field not in fields])
         return ColumnarFile(self.file, fields, typed=self._typed)
 
     def _find_fields(self) -> tuple[tuple[Field, ...], bool]:

@@ -14,7 +14,16 @@ import pyarrow.compute as pc
 
 from transform_shim.errors import OutputInvalid
 
-__all__ = ["EMPTY", "TEXT", "cell_texts", "double_texts", "escape_json", "needs_json_escape", "quote_csv"]
+__all__ = [
+    "EMPTY",
+    "TEXT",
+    "cell_texts",
+    "double_texts",
+    "escape_json",
+    "needs_json_escape",
+    "quote_csv",
+    "used_bytes",
+]
 
 TEXT = pa.large_string()
 EMPTY = pa.scalar("", TEXT)
@@ -128,7 +137,7 @@ def _check_years(array: pa.Array, column: str, first_row: int) -> None:
         raise OutputInvalid(f"{value} lies outside of the years 1 to 9999", column=column, row=first_row + row)
 
 
-def _used_bytes(array: pa.Array) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def used_bytes(array: pa.Array) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The bytes of a large_string array's texts, without a copy."""
     offsets_buffer, data = array.buffers()[1:3]
     if data is None or offsets_buffer is None or not len(array):
@@ -140,7 +149,7 @@ def _used_bytes(array: pa.Array) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def needs_json_escape(array: pa.Array) -> bool:
     """Whether any text holds a quote, a backslash or a control character."""
-    used = _used_bytes(array)
+    used = used_bytes(array)
     return bool((used < 0x20).any() or (used == ord('"')).any() or (used == ord("\\")).any())
 
 
@@ -148,7 +157,7 @@ def escape_json(array: pa.Array) -> pa.Array:
     """Texts as they stand between the quotes of a JSON string."""
     if not needs_json_escape(array):
         return array
-    used = _used_bytes(array)
+    used = used_bytes(array)
     controls = np.unique(used[used < 0x20])
     array = pc.replace_substring(array, "\\", "\\\\")
     array = pc.replace_substring(array, '"', '\\"')
@@ -159,7 +168,7 @@ def escape_json(array: pa.Array) -> pa.Array:
 
 def quote_csv(array: pa.Array) -> pa.Array:
     """Texts as CSV fields with the fewest quotes: only around commas, quotes and line ends."""
-    used = _used_bytes(array)
+    used = used_bytes(array)
     if not any((used == ord(mark)).any() for mark in ',"\r\n'):
         return array
     quoted = pc.replace_substring(array, '"', '""')

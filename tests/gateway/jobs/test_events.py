@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 
 import orjson
+import pytest
 
-from gateway.jobs.events import EventLog, LogLine
+from gateway.jobs import delivery
+from gateway.jobs.events import EventLog, LogLine, Progress
 
 
 def texts(log: EventLog) -> list[str]:
@@ -57,3 +59,15 @@ def test_followers_see_what_readers_see() -> None:
     log.line("stdout", "two")
     assert [event.message for event in seen if isinstance(event, LogLine)] == ["one"]
     assert texts(log) == ["one", "two"]
+
+
+def test_upload_of_the_output_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = EventLog(cap_bytes=10_000)
+    report = delivery._reporter(log)
+    report(1)
+    assert not log.progress, "a short upload leaves nothing"
+    monkeypatch.setattr(delivery, "PROGRESS_SECONDS", 0.0)
+    report = delivery._reporter(log)
+    for sent_bytes in (10, 20):
+        report(sent_bytes)
+    assert log.progress == {("deliver", "output"): Progress("deliver", "output", bytes=20)}

@@ -16,7 +16,7 @@ from gateway.storage import transfer
 from gateway.storage.artifacts import OpenOutput, open_output
 from gateway.storage.upload import put_object
 from tests.gateway.storage.faulty_server import Conversation, FaultyServer, answer, reset
-from tests.s3 import S3Server
+from tests.s3 import BUCKET, S3Server
 
 CONTENT = os.urandom(1 << 20) * 5 + b"tail"
 
@@ -143,3 +143,25 @@ async def test_progress_ends_with_the_size(settings: Settings, tmp_path: Path) -
         await put_object(server.url(), output, settings, "the output", seen.append)
     assert seen == sorted(seen)
     assert seen[-1] == len(CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("query", "is_sent"),
+    [
+        ("X-Amz-SignedHeaders=host&X-Amz-Signature=5ecr3t", True),
+        ("X-Amz-SignedHeaders=content-type%3Bhost&X-Amz-Signature=5ecr3t", False),
+        ("AWSAccessKeyId=test&Signature=5ecr3t", False),  # version 2 signs whatever type is sent
+        ("sig=5ecr3t", False),
+    ],
+)
+async def test_type_is_told_where_no_signature_can_miss_it(settings: Settings, query: str, is_sent: bool) -> None:
+    with FaultyServer([answer(200)]) as server:
+        url = f"{server.url().partition('?')[0]}?{query}"
+        await put_object(url, b"x", settings, "the output", content_type="text/csv")
+    assert server.received[0].headers.get("content-type") == ("text/csv" if is_sent else None)
+
+
+async def test_type_is_taken_by_a_server_that_checks_signatures(s3: S3Server, settings: Settings) -> None:
+    key = s3.new_prefix()
+    await put_object(s3.put_url(key), b"{}", settings, "the output", content_type="application/x-ndjson")
+    assert s3.client.head_object(Bucket=BUCKET, Key=key)["ContentType"] == "application/x-ndjson"

@@ -1,0 +1,180 @@
+"""Polars as the parser of JSON lines: it is used, and what comes of it is what the exact reader gives.
+
+Polars starts threads, and the other tests here fork: so these run in a process of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import types
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.transform_shim.jobs import Outcome, allow_data, columns, table
+from tests.transform_shim.test_roundtrip import WIRE
+from transform_shim import engine
+from transform_shim.basetypes import Kind
+from transform_shim.errors import InputInvalid
+from transform_shim.manifest import Field
+from transform_shim.reading.jsonlines import JsonLines
+from transform_shim.reading.lines import LineBlock
+from transform_shim.reading.polarslines import PolarsLines
+from transform_shim.reading.temporal import NotTemporal
+from transform_shim.reading.unify import unify
+from transform_shim.request import TableFile
+
+EXAMPLES = settings(max_examples=400, deadline=None, derandomize=True, database=None,
+                    suppress_health_check=list(HealthCheck))  # fmt: skip
+#: Values as they may stand in a line, whatever the manifest says of their column.
+ODD = ("1.0", "1E3", "1.5", "-0", "9223372036854775808", "123456789012345678901234567890", "0.1234567890123456789",
+       '"12"', '"NaN"', '"NULL"', "true", "{}", "[]", '{"k":1}', '{"k":"v"}', '["a"]', "[[1]]", '"\\ud800"',
+       '"\\ud83d\\ude00"', '"\\u0022"', '"\\\\\\""', '"{\\"k\\":1}"', '""', "null")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Callable[[Callable[[], None]], None]]:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield lambda check: pool.submit(check).result(120)
+
+
+def cell(base: str) -> st.SearchStrategy[str]:
+    plain = (st.none() | WIRE[base]).map(lambda v: str(v) if isinstance(v, Decimal) else json.dumps(v))
+    return plain | plain | plain | st.sampled_from(ODD)
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> tuple[list[Field], bytes]:
+    bases = draw(st.lists(st.sampled_from(sorted(WIRE)), min_size=1, max_size=4))
+    fields = [Field(f"c{i}", base) for i, base in enumerate(bases)]
+    lines = []
+    for _ in range(draw(st.integers(1, 4))):
+        cells = [(f.name, draw(cell(f.base_type or ""))) for f in fields]
+        match draw(st.integers(0, 12)):
+            case 0:
+                cells.append((draw(st.sampled_from(["c0", "more", 'q"'])), draw(cell("Text"))))
+            case 1:
+                cells.pop()
+            case 2:
+                cells.reverse()
+        lines.append("{" + ",".join(f"{json.dumps(k)}:{v}" for k, v in cells) + "}\n")
+    data = "".join(lines).encode()
+    return fields, data[: -draw(st.integers(1, 9))] if draw(st.integers(0, 9)) == 0 else data
+
+
+def exact(fields: list[Field], data: bytes) -> list[list[Any]] | None:
+    """What the reader for odd lines makes of a block, None where it finds a mistake."""
+    reader = JsonLines(TableFile("t", Path(__file__), None), fields)
+    try:
+        arrays = reader._exact(LineBlock(1, data, len(data))).arrays
+    except InputInvalid:
+        return None
+    return [unify([a], f.kind).to_pylist() for a, f in zip(arrays, fields, strict=True)]
+
+
+def read_as_the_exact_reader_does() -> None:
+    taken = 0
+
+    @EXAMPLES
+    @given(blocks())
+    def check(block: tuple[list[Field], bytes]) -> None:
+        nonlocal taken
+        fields, data = block
+        parsed = PolarsLines(fields).parse(data)
+        if parsed is None:
+            return
+        taken += 1
+        reader = JsonLines(TableFile("t", Path(__file__), None), fields)
+        try:
+            typed = reader._typed(parsed, LineBlock(1, data, len(data))).arrays
+        except NotTemporal:
+            assert exact(fields, data) is None
+        else:
+            found = [unify([a], f.kind).to_pylist() for a, f in zip(typed, fields, strict=True)]
+            assert found == exact(fields, data), data
+
+    check()
+    assert taken > 50
+
+
+def take_plain_blocks() -> None:
+    kinds = [base for base in sorted(WIRE) if base != "Decimal"]
+    fields = [Field(base, base) for base in kinds]
+    assert {f.kind for f in fields} == set(Kind) - {Kind.DECIMAL, Kind.NUMBER}
+    value = {"BigInteger": "-9223372036854775808", "Integer": "1", "Float": "1.0E10", "Boolean": "true"}
+    texts = {"Date": '"2024-01-15T00:00:00Z"', "DateTime": '"2024-01-15T10:30:00Z"', "Text": '"q\\"{\\\\é"'}
+    row = {base: value.get(base) or texts.get(base, '"2024-01-15T10:30:00+01:00"') for base in kinds}
+    data = b"".join(("{" + ",".join(f'"{k}":{v}' for k, v in one.items()) + "}\n").encode()
+                    for one in (row, dict.fromkeys(row, "null")))  # fmt: skip
+    assert PolarsLines(fields).parse(data) is not None
+    for wanted in (fields[:1], fields[5:6]):
+        others = [field for field in fields if field not in wanted]
+        assert PolarsLines(wanted, others).parse(data) is not None
+    assert PolarsLines([Field("a", "Decimal")]).parse(b'{"a":1.5}\n') is None
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        read_as_the_exact_reader_does,
+        take_plain_blocks,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_polars_can(check: Callable[[], None], elsewhere: Callable[[Callable[[], None]], None]) -> None:
+    elsewhere(check)
+
+
+@pytest.mark.parametrize("lenient", [lambda data, schema: {"a": [1]}, lambda data, schema: 1 / 0])
+def test_a_parser_that_bends_values_is_not_taken(lenient: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = types.SimpleNamespace(
+        read_ndjson=lenient, Int64="Int64", exceptions=types.SimpleNamespace(ComputeError=ValueError)
+    )
+    monkeypatch.setattr(engine.importlib, "import_module", lambda name: found)
+    assert engine._load() is None
+
+
+LARGE = "".join(
+    f'{{"n":{i},"f":{i / 7!r},"b":{("true", "null", "false")[i % 3]},"s":"ä\\"\\\\{{","d":"2024-01-15"}}\n'
+    for i in range(130_000)
+)
+LARGE_FIELDS = columns(n="Integer", f="Float", b="Boolean", s="Text", d="Date")
+SAYS_WHETHER_IN_USE = """
+import sys
+def transform(t):
+    print(sys.modules["transform_shim.engine"]._found is not None)
+    return t
+"""
+
+
+def use_at_once() -> None:
+    engine._IMPORT_BYTES = engine.WORTHWHILE_BYTES
+
+
+@pytest.mark.parametrize(("room_mib", "is_used"), [(600, True), (80, False)])
+def test_large_table_comes_back_byte_for_byte(job: Callable[..., Outcome], room_mib: int, is_used: bool) -> None:
+    """With Polars; and without it where it could break for want of memory."""
+
+    def prepare() -> None:
+        use_at_once()
+        allow_data(room_mib << 20)()
+
+    assert len(LARGE.encode()) > engine.WORTHWHILE_BYTES
+    outcome = job(SAYS_WHETHER_IN_USE, {"t": table(LARGE_FIELDS, LARGE)}, before=prepare)
+    assert outcome.stdout == f"{is_used}\n"
+    assert outcome.output == LARGE
+
+
+def test_a_mistake_in_a_large_table_is_named_as_in_a_small_one(job: Callable[..., Outcome]) -> None:
+    broken = LARGE.replace('"n":99999,', '"n":"99999",')
+    outcome = job(SAYS_WHETHER_IN_USE, {"t": table(LARGE_FIELDS, broken)}, before=use_at_once)
+    assert outcome.result["code"] == "input_invalid"
+    assert "line 100000" in outcome.result["message"]
+    assert "column 'n'" in outcome.result["message"]

@@ -1,0 +1,102 @@
+"""Blocks of JSON lines through Polars' parser, checked block by block that nothing was bent to fit.
+
+The parser itself refuses broken lines, broken UTF-8, and in columns of numbers or booleans everything else (whole
+numbers beyond 64 bits and 1.0 for an integer too). What it lets pass shows elsewhere: a number or an object in a text
+column becomes its text, which takes two quotation marks less than a string, and a missing or repeated key changes the
+marks of its row as well; half a surrogate pair becomes a NUL, so a block that escapes one is not given to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from transform_shim.basetypes import Kind
+from transform_shim.engine import json_engine
+from transform_shim.manifest import Field
+from transform_shim.writing.cells import used_bytes
+
+__all__ = ["PolarsLines"]
+
+_QUOTE = ord('"')
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_TYPES: dict[Kind, str] = {
+    Kind.INTEGER: "Int64",
+    Kind.NUMBER: "Int64",
+    Kind.FLOAT: "Float64",
+    Kind.BOOLEAN: "Boolean",
+    Kind.DECIMAL: "",  # its digits do not survive the parser's doubles
+}
+
+
+class PolarsLines:
+    """Parses blocks of one file, until a block shows that this file is not for it.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        The columns wanted.
+    others : sequence of Field
+        The other columns that each row of the file has; their texts must be counted to check those that are wanted.
+    """
+
+    def __init__(self, fields: Sequence[Field], others: Sequence[Field] = ()) -> None:
+        self._names = [field.name for field in fields]
+        kinds = {field.name: _TYPES.get(field.kind, "String") for field in fields}
+        self._is_usable = bool(fields) and "" not in kinds.values()
+        wants_text = "String" in kinds.values()
+        texts = [field.name for field in others if _TYPES.get(field.kind, "String") == "String"]
+        #: Without a text among the columns wanted there is nothing that other columns' texts would have to be read for.
+        self._checks = wants_text or not texts
+        if self._checks:
+            kinds |= dict.fromkeys(texts, "String")
+        self._kinds = kinds
+        keys = [field.name for field in (*fields, *others)]
+        self._keys = frozenset(keys)
+        self._row_marks = sum(orjson.dumps(key).count(b'"') for key in keys)
+
+    def parse(self, data: bytes) -> list[pa.Array] | None:
+        """The columns of a block of whole lines; None if another parser has to look at it."""
+        polars = json_engine() if self._is_usable else None
+        if polars is None or data.isspace() or _SURROGATE.search(data):
+            return None
+        schema = {name: getattr(polars, kind) for name, kind in self._kinds.items()}
+        try:
+            frame = polars.read_ndjson(data, schema=schema)
+        except polars.exceptions.PolarsError:
+            self._is_usable = False  # most likely the next block is no better, and each attempt costs
+            return None
+        if self._checks and not self._is_literal(data, frame):
+            self._is_usable = False
+            return None
+        return [frame.get_column(name).to_arrow() for name in self._names]
+
+    def _is_literal(self, data: bytes, frame: Any) -> bool:
+        if not self._has_all_keys(data):
+            return False
+        expected = frame.height * self._row_marks
+        has_escapes = b"\\" in data
+        for name, kind in self._kinds.items():
+            if kind == "String":
+                column = frame.get_column(name)
+                expected += 2 * (frame.height - column.null_count())
+                if has_escapes:
+                    expected += _marks(used_bytes(column.to_arrow()))
+        return bool(expected == _marks(np.frombuffer(data, dtype=np.uint8)))
+
+    def _has_all_keys(self, data: bytes) -> bool:
+        """Whether the first row has the keys expected and no other: more keys in all rows would make up for texts."""
+        try:
+            first = orjson.loads(data[: data.find(b"\n") + 1] or data)
+        except orjson.JSONDecodeError:  # the block begins with a blank line
+            return False
+        return isinstance(first, dict) and first.keys() == self._keys
+
+
+def _marks(view: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
+    return int(np.count_nonzero(view == _QUOTE))
