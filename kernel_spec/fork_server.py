@@ -32,9 +32,6 @@ from kernel_spec.messages import (
 from kernel_spec.sandbox import dumpable
 
 _SELF_TEST_SECONDS = 10
-#: Threads that may be there when this process forks. Polars starts one with its import, which waits on a channel for
-#: spilled files to remove: while it waits it holds no lock, and a kernel's spilled files go with its directory.
-_HARMLESS_THREADS = frozenset({"polars-ooc-clea"})
 
 
 class ForkServer:
@@ -75,7 +72,7 @@ class ForkServer:
         A thread's locks would be copied in whatever state they are, with nobody to release them; a descriptor that
         nobody accounts for would be open in every kernel.
         """
-        threads = [name for name in _thread_names() if name not in _HARMLESS_THREADS]
+        threads = _thread_names()
         if len(threads) != 1:
             return f"{len(threads)} threads: {', '.join(sorted(threads))}"
         surplus = set(_open_descriptors()) - self._expected_descriptors

@@ -22,7 +22,7 @@ DEFAULT_MODULES: tuple[str, ...] = (
     "numpy", "numpy.random", "pandas", "pandas.io.json", "pandas.io.parsers", "pandas.io.formats.csvs",
     "pandas.io.formats.format", "pandas.io.formats.html", "pandas.io.formats.string", "pandas.io.parquet",
     "pyarrow", "pyarrow.json", "pyarrow.csv", "pyarrow.parquet", "pyarrow.ipc", "pyarrow.compute",
-    "pyarrow.pandas_compat", "pyarrow.dataset", "orjson", "zoneinfo", "polars", "duckdb",
+    "pyarrow.pandas_compat", "pyarrow.dataset", "orjson", "zoneinfo",
     # the kernel
     "kernel_spec.debugger_off", "kernel_spec.kernel_app",
     "IPython.core.completerlib", "IPython.core.debugger", "IPython.core.logger",
@@ -31,6 +31,7 @@ DEFAULT_MODULES: tuple[str, ...] = (
     "collections", "concurrent.futures", "csv", "datetime", "decimal", "functools", "hashlib", "inspect", "io",
     "itertools", "json", "linecache", "logging", "math", "multiprocessing", "random", "re", "statistics", "string",
     "subprocess", "tempfile", "textwrap", "traceback", "typing", "unittest.mock", "uuid", "warnings",
+    # Not Polars and DuckDB: Polars starts a thread with its import, and a process with a thread must not fork.
     # last: it may import or warm up any of the above
     SHIM_MODULE,
 )  # fmt: skip
