@@ -43,21 +43,23 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(factory.provisioners, name, entry)
 
 
-def temporary_seats() -> set[str]:
-    return {entry.name for entry in Path("/tmp").glob("transform-*")}
+def seat_of(manager: KernelManager) -> Path | None:
+    """Return the temporary directory of the front end's kernel; others come and go in the same place."""
+    seat = getattr(manager.provisioner, "seat", None)
+    return None if seat is None else Path(seat.seat_dir)
 
 
 @pytest.fixture
 def manager() -> Iterator[KernelManager]:
-    before = temporary_seats()
     manager = KernelManager(kernel_name="transform")
     manager._kernel_spec = KernelSpec.from_resource_dir(str(RESOURCE_DIR))
     yield manager
+    seat = seat_of(manager)
     if manager.has_kernel:
         manager.shutdown_kernel(now=True)
     manager.cleanup_resources()
     manager.context.destroy(linger=0)
-    assert temporary_seats() == before
+    assert seat is None or not seat.parents[1].exists(), "the launcher's directory is two above the seat"
 
 
 def run(client: BlockingKernelClient, code: str) -> str:
@@ -173,19 +175,19 @@ KernelProvisionerFactory.instance().provisioners[name] = entry
 manager = KernelManager(kernel_name="transform")
 manager._kernel_spec = KernelSpec.from_resource_dir(str(RESOURCE_DIR))
 manager.start_kernel()
-print(manager.provisioner.pid, flush=True)
+print(manager.provisioner.pid, manager.provisioner.seat.seat_dir, flush=True)
 sys.stdin.read()
 """
-    before = temporary_seats()
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as front:
         assert front.stdout is not None
-        pid = int(front.stdout.readline())
+        said, seat_dir = front.stdout.readline().split()
+        pid = int(said)
         assert is_alive(pid)
         front.kill()
     assert wait_until(lambda: not is_alive(pid))
-    assert wait_until(lambda: temporary_seats() == before)
+    assert wait_until(lambda: not Path(seat_dir).parents[1].exists())
 
 
 def test_gateway_passes_its_own_launcher(desk: Desk) -> None:
