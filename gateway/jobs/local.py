@@ -180,7 +180,6 @@ class LocalRun:
             self._job, verdict, self._results, self._log, self._stop, self._execution_id
         )
         self._stages["deliver"] = time.monotonic() - began
-        self._runner.kernels.fill()
         stages = {**self._stages, **verdict.stages_seconds}
         return dataclasses.replace(verdict, stages_seconds=stages, bytes_in=self._bytes_in)
 
@@ -197,6 +196,8 @@ class LocalRun:
         for directory in (self._job_dir, self._job.upload_dir):
             if directory is not None:
                 await asyncio.to_thread(shutil.rmtree, directory, True)
+        # The job is answered and gone, so a kernel that boots is in nobody's way.
+        self._runner.kernels.fill()
 
     async def _fetch_inputs(self) -> tuple[FetchedTable, ...]:
         if not self._job.tables:
