@@ -30,7 +30,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = "1-first-transform.ipynb"
 FIRST_SHOWN = "%%transform"
-SIZE = (1280, 1500)
+SIZE = (1280, 2000)
 START_SECONDS = 60
 RUN_SECONDS = 180
 LARGEST_BYTES = 300_000
@@ -53,9 +53,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "notebook-extension/tracker": {"windowingMode": "none"},
 }
 
+#: the toolbar says "idle" before there is a kernel
 IS_IDLE = """
-const indicator = document.querySelector('.jp-Notebook-ExecutionIndicator');
-return indicator !== null && indicator.dataset.status === 'idle' && window.jupyterapp !== undefined;
+const context = window.jupyterapp?.shell.currentWidget?.context?.sessionContext;
+return Boolean(context?.isReady) && context.session?.kernel?.status === 'idle';
 """
 PROMPTS = """
 return [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.innerText.trim());
