@@ -158,9 +158,15 @@ $(VENV)/.notebooks: requirements-notebooks.lock $(VENV)/.project
 
 .PHONY: notebook
 notebook: $(VENV)/.notebooks ## open JupyterLab on notebooks/ with the kernel `transform` (ARGS="--no-browser")
-	@mkdir -p notebooks
 	@"$(VENV)/bin/jupyter" lab --notebook-dir notebooks --MappingKernelManager.default_kernel_name=transform \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+
+.PHONY: screenshot
+screenshot: $(VENV)/.notebooks ## take docs/jupyterlab.png: the first notebook in a real browser (needs chromium and chromium-driver)
+	@"$(PY)" -m venv "$(VENV)/screenshot" && \
+		"$(VENV)/screenshot/bin/pip" install --quiet --disable-pip-version-check 'selenium>=4.25,<5'
+	@"$(VENV)/screenshot/bin/python" tests/notebooks/screenshot.py --jupyter "$(VENV)/bin/jupyter"
+	@rm -rf "$(VENV)/screenshot"
 
 .PHONY: doctor
 doctor: $(VENV)/.project ## show each layer of the sandbox: on, degraded or off, and why

@@ -160,7 +160,10 @@ def _polars_lazy(table: LoadedTable) -> Any:
 
 
 def _duckdb(table: LoadedTable) -> Any:
-    return sys.modules["duckdb"].from_arrow(table.stream())
+    duckdb = sys.modules["duckdb"]
+    # it takes every kernel for a notebook, and would draw a bar into the log of a job that takes more than two seconds
+    duckdb.execute("set enable_progress_bar = false")
+    return duckdb.from_arrow(table.stream())
 
 
 FORMS: dict[Form, Callable[[LoadedTable], Any]] = {
