@@ -9,6 +9,7 @@ import signal
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,63 +160,69 @@ async def start_kernel(parts: KernelParts, in_demand: Callable[[], bool] = lambd
     JobFailed
         ``kernel_start_failed`` or ``sandbox_failed``, with the reason; nothing is left of the attempt.
     """
-    began = time.monotonic()
     kernel_id = uuid.uuid4().hex
     pipes = OutputPipes(parts.line_cap_bytes)
-    conversation: KernelConversation | None = None
     try:
-        async with asyncio.timeout(START_SECONDS):
-            manager = AsyncKernelManager(kernel_name="transform", context=parts.context, transport="ipc")
-            # the spec beside the provisioner's own code, not whichever of that name is installed for this user
-            manager._kernel_spec = KernelSpec.from_resource_dir(str(SPEC_DIR))
-            await manager.start_kernel(
-                kernel_id=kernel_id,
-                launcher=parts.launcher,
-                limits=parts.limits,
-                allow_network=parts.allow_network,
-                output_fds=pipes.write_fds,
-            )
-            pipes.kernel_has_them()
-            # the manager's own control socket, which only its shutdown_kernel would use and close: left open, its
-            # descriptors stay until the garbage collector comes by (measured: 15 after 60 kernels)
-            manager._close_control_socket()
-            process = manager.provisioner.process  # type: ignore[union-attr]
-            spawned = time.monotonic()
-            conversation = KernelConversation(manager.client(context=parts.context))
-            await _unless_dead(conversation.welcome(), process.exited)
-            welcomed = time.monotonic()
-            await _unless_dead(conversation.execute(FIRST_CODE if in_demand() else REHEARSAL_CODE), process.exited)
-            _forget_connection_file(manager)
-            stages = {"start": spawned - began, "boot": welcomed - spawned, "warm_up": time.monotonic() - welcomed}
-            return JobKernel(
-                kernel_id,
-                process.seat,
-                pipes,
-                conversation,
-                process.exited,
-                parts,
-                began,
-                stages,
-                process.started_by,
-            )
+        async with asyncio.timeout(START_SECONDS), AsyncExitStack() as undo:
+            return await _boot(parts, kernel_id, pipes, in_demand, undo)
     except BaseException as error:
-        if conversation is not None:
-            conversation.close()
         pipes.close()
         await _abandon(parts.launcher, kernel_id)
-        if isinstance(error, TimeoutError):
-            raise JobFailed(
-                FailureCode.KERNEL_START_FAILED, f"The kernel was not ready within {START_SECONDS:g} s"
-            ) from error
-        if isinstance(error, LauncherError):
-            sandbox = error.code == "sandbox_failed"
-            code = FailureCode.SANDBOX_FAILED if sandbox else FailureCode.KERNEL_START_FAILED
-            raise JobFailed(code, f"The kernel did not start: {error}") from error
         if isinstance(error, Exception) and not isinstance(error, JobFailed):
-            # from inside jupyter_client or zmq: whoever waits for a kernel must hear of it, whatever it was
-            log.exception("a kernel could not be started")
-            raise JobFailed(FailureCode.KERNEL_START_FAILED, f"The kernel did not start: {error}") from error
+            raise _start_failure(error) from error
         raise
+
+
+async def _boot(
+    parts: KernelParts,
+    kernel_id: str,
+    pipes: OutputPipes,
+    in_demand: Callable[[], bool],
+    undo: AsyncExitStack,
+) -> JobKernel:
+    """Start, greet and warm up a kernel; what is in `undo` is kept only when all of that succeeded."""
+    began = time.monotonic()
+    manager = AsyncKernelManager(kernel_name="transform", context=parts.context, transport="ipc")
+    # the spec beside the provisioner's own code, not whichever of that name is installed for this user
+    manager._kernel_spec = KernelSpec.from_resource_dir(str(SPEC_DIR))
+    await manager.start_kernel(
+        kernel_id=kernel_id,
+        launcher=parts.launcher,
+        limits=parts.limits,
+        allow_network=parts.allow_network,
+        output_fds=pipes.write_fds,
+    )
+    pipes.kernel_has_them()
+    # the manager's own control socket, which only its shutdown_kernel would use and close: left open, its
+    # descriptors stay until the garbage collector comes by (measured: 15 after 60 kernels)
+    manager._close_control_socket()
+    process = manager.provisioner.process  # type: ignore[union-attr]
+    spawned = time.monotonic()
+    conversation = KernelConversation(manager.client(context=parts.context))
+    undo.callback(conversation.close)
+    await _unless_dead(conversation.welcome(), process.exited)
+    welcomed = time.monotonic()
+    await _unless_dead(conversation.execute(FIRST_CODE if in_demand() else REHEARSAL_CODE), process.exited)
+    _forget_connection_file(manager)
+    undo.pop_all()
+    stages = {"start": spawned - began, "boot": welcomed - spawned, "warm_up": time.monotonic() - welcomed}
+    return JobKernel(
+        kernel_id, process.seat, pipes, conversation, process.exited, parts, began, stages, process.started_by
+    )
+
+
+def _start_failure(error: Exception) -> JobFailed:
+    """Return what a job that waits for a kernel is told of a start that failed."""
+    if isinstance(error, TimeoutError):
+        text = f"The kernel was not ready within {START_SECONDS:g} s"
+        return JobFailed(FailureCode.KERNEL_START_FAILED, text)
+    if isinstance(error, LauncherError):
+        sandbox = error.code == "sandbox_failed"
+        code = FailureCode.SANDBOX_FAILED if sandbox else FailureCode.KERNEL_START_FAILED
+        return JobFailed(code, f"The kernel did not start: {error}")
+    # from inside jupyter_client or zmq: whoever waits for a kernel must hear of it, whatever it was
+    log.error("a kernel could not be started", exc_info=error)
+    return JobFailed(FailureCode.KERNEL_START_FAILED, f"The kernel did not start: {error}")
 
 
 def _forget_connection_file(manager: AsyncKernelManager) -> None:

@@ -67,12 +67,10 @@ class Bucket:
                 await exchange.send(content)
             if not 200 <= await exchange.answer() < 300:
                 raise await refused(exchange)
-            answer = bytearray()
-            async for chunk in exchange.chunks():
-                answer += chunk
-                if len(answer) > LISTING_BYTES:
-                    raise ExchangeError("the storage answered with an endless listing")
-            return bytes(answer)
+            answer = await exchange.whole(LISTING_BYTES)
+            if answer is None:
+                raise ExchangeError("the storage answered with an endless listing")
+            return answer
 
 
 def _parsed(listing: bytes) -> ElementTree.Element:

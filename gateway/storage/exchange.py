@@ -156,6 +156,16 @@ class Exchange:
             of = f" of {announced}" if announced else ""
             raise self._broken(f"closed the connection after {received}{of} bytes")
 
+    async def whole(self, most_bytes: int) -> bytes | None:
+        """Return the body of the answer, or None when it is larger than `most_bytes`."""
+        answer = bytearray()
+        async with aclosing(self.chunks()) as chunks:
+            async for chunk in chunks:
+                answer += chunk
+                if len(answer) > most_bytes:
+                    return None
+        return bytes(answer)
+
     async def _blocks(self) -> AsyncGenerator[bytearray]:
         """Yield a body of known length, read straight from the socket into blocks.
 

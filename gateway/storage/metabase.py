@@ -230,12 +230,10 @@ async def _ask(source: MetabaseSource, method: str, path: str, body: Any, stall_
                 await exchange.send(content)
             if not 200 <= await exchange.answer() < 300:
                 raise await refused(exchange)
-            answer = bytearray()
-            async for chunk in exchange.chunks():
-                answer += chunk
-                if len(answer) > ANSWER_BYTES:
-                    raise ExchangeError(f"Metabase answered more than {ANSWER_BYTES} bytes for {PAGE_ROWS} rows")
-            return bytes(answer)
+            answer = await exchange.whole(ANSWER_BYTES)
+            if answer is None:
+                raise ExchangeError(f"Metabase answered more than {ANSWER_BYTES} bytes for {PAGE_ROWS} rows")
+            return answer
 
     try:
         answer = await Patience(stall_seconds).try_again(attempt)

@@ -76,11 +76,15 @@ async def test_refusal_is_told_and_not_tried_again(status: int, settings: Settin
 
 
 async def test_refusal_in_the_middle_of_a_large_body_is_heard(settings: Settings, tmp_path: Path) -> None:
+    heard = threading.Event()
+
     def refuse_early(conversation: Conversation) -> None:
-        conversation.send(403, b"<Code>RequestExpired</Code>")  # and close with megabytes unread: the peer gets a reset
+        conversation.send(403, b"<Code>RequestExpired</Code>")
+        heard.wait(10)  # with megabytes unread: whoever must send them all before it listens waits for ever
 
     with FaultyServer([refuse_early]) as server, opened(tmp_path, CONTENT * 4) as output:
         assert "answered 403 (RequestExpired)" in await failure(server.url(), output, settings)
+        heard.set()
     assert len(server.received) == 1
 
 
