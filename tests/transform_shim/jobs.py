@@ -18,7 +18,7 @@ from typing import Any
 from transform_shim import job as shim
 
 DEADLINE_SECONDS = 30.0
-NAMES = {b"o": "stdout", b"e": "stderr", b"p": "progress"}
+NAMES = {b"o": "stdout", b"e": "stderr", b"p": "progress", b"d": "done"}
 
 
 @dataclass
@@ -29,6 +29,8 @@ class Outcome:
     status: int
     frames: list[tuple[str, bytes]] = field(default_factory=list)
     raw: dict[str, bytes] = field(default_factory=dict)
+    #: Whether the shim said once, and last, that it is done, when the result was there.
+    said_done: bool = False
     #: Everything in the order in which a reader that drains the log pipe first sees it.
     seen: list[tuple[str, bytes]] = field(default_factory=list)
 
@@ -224,6 +226,10 @@ def _drain(outcome: Outcome, end: int, name: str, unparsed: bytearray) -> bool:
             if len(unparsed) < 5 + length:
                 break
             frame = (NAMES[tag], bytes(unparsed[5 : 5 + length]))
-            outcome.frames.append(frame)
-            outcome.seen.append(frame)
+            if frame[0] == "done":
+                outcome.said_done = (outcome.folder / "result.json").exists() and not outcome.said_done
+            else:
+                assert not outcome.said_done, f"after the last word: {frame}"
+                outcome.frames.append(frame)
+                outcome.seen.append(frame)
             del unparsed[: 5 + length]

@@ -39,6 +39,15 @@ def test_success_prints_nothing_of_its_own(job: Job) -> None:
     assert outcome.raw == {}
 
 
+@pytest.mark.parametrize("line", ["print('a line')", "raise ValueError('no')", "sys.exit(3)"])
+def test_last_word_is_that_the_job_is_done_and_its_result_there(job: Job, line: str) -> None:
+    assert job(script(line)).said_done
+
+
+def test_death_says_nothing_of_being_done(job: Job) -> None:
+    assert not job(script("os.kill(os.getpid(), 9)")).said_done
+
+
 def test_raw_output_and_children_keep_their_place(job: Job) -> None:
     outcome = job(
         script(
