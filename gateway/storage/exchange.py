@@ -284,7 +284,9 @@ class Exchange:
         return self._connection
 
     def _stalled(self) -> ExchangeError:
-        return self._broken(f"sent and took no byte for {self._stall_seconds:g} s")
+        # Never a stale connection, used before or not: that one is closed, this one is silent, and costs as much again.
+        text = f"sent and took no byte for {self._stall_seconds:g} s"
+        return ExchangeError(f"the storage at {self._target.authority} {text}")
 
     def _broken(self, what: str) -> ExchangeError:
         if self._was_used and not self._reader.status and self._connections is not None:

@@ -12,8 +12,9 @@ import pytest
 
 from gateway.settings import Settings
 from gateway.storage import Connections, fetch_tables
+from gateway.storage.connections import StaleConnection
 from gateway.storage.exchange import Exchange
-from gateway.storage.target import Target
+from gateway.storage.target import ExchangeError, Target
 from gateway.storage.upload import put_object
 from tests.gateway.storage.faulty_server import Behave, Conversation, FaultyServer, answer
 from tests.gateway.storage.test_fetch import Recorder, table
@@ -91,6 +92,18 @@ async def test_a_connection_that_breaks_before_the_answer_is_replaced_at_once(
         await put_object(server.url(), b"content", settings, "the output", connections=connections)
     assert [request.method for request in server.received] == ["GET", "PUT"]
     assert server.received[1].body == b"content"
+
+
+async def test_a_server_that_falls_silent_is_not_taken_for_a_connection_that_was_closed(
+    connections: Connections,
+) -> None:
+    with FaultyServer([serve(b"one")]) as server:
+        assert await get(server.url(), connections) == b"one"
+        with pytest.raises(ExchangeError, match=r"no byte for 0\.2 s") as caught:
+            async with Exchange("GET", server.url(), {}, 0.2, connections) as exchange:
+                await exchange.answer()
+    assert not isinstance(caught.value, StaleConnection)
+    assert len(server.received) == 1, "it was the same connection"
 
 
 async def test_a_connection_with_something_to_read_is_not_used_again(connections: Connections) -> None:
