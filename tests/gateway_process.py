@@ -118,8 +118,18 @@ class GatewayProcess:
             connection.close()
 
     def execute(self, code: str, request_id: int | str = 1, **fields: Any) -> Answer:
-        """Run a transform; without URLs its result is kept by the gateway."""
-        return self.request("POST", "/v1/execute", {"code": code, "request_id": request_id, "timeout": 30, **fields})
+        """Run a transform; without URLs its result is kept by the gateway.
+
+        One that is not answered in time fails with what the gateway says of it.
+        """
+        request = {"code": code, "request_id": request_id, "timeout": 30, **fields}
+        try:
+            return self.request("POST", "/v1/execute", request)
+        except TimeoutError:
+            job = self.request("GET", f"/v1/status?request_id={urllib.parse.quote(str(request_id))}").raw
+            status = self.request("GET", "/v1/status").raw
+            text = "\n".join(self.output[-30:])
+            raise AssertionError(f"job {request_id!r} got no answer\n{job!r}\n{status!r}\n{text}") from None
 
     def log(self, request_id: int | str) -> list[dict[str, Any]]:
         """Return the events of a job, live or finished."""

@@ -13,6 +13,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ OWN = "a gateway of this notebook"
 Tell = Callable[..., None]
 
 
+@dataclass(frozen=True, slots=True)
+class _GoingOn:
+    """A job on its way, and the event that says whether it is still wanted."""
+
+    client: TransformClient
+    request_id: str
+    cancelled: threading.Event
+
+
 class Gateways:
     """The gateways of one notebook; `cancel` and `close` may be called from another thread."""
 
@@ -36,11 +46,17 @@ class Gateways:
         self._stack = contextlib.ExitStack()
         self._own: OwnGateway | None = None
         self._lock = threading.Lock()
-        self._going_on: tuple[TransformClient, str] | None = None
-        self._cancelled = threading.Event()
+        self._going_on: _GoingOn | None = None
         self._closed = False
 
-    def run(self, request: RunTransform, tables: dict[str, Table], output: Path, tell: Tell) -> dict[str, Any]:
+    def run(
+        self,
+        request: RunTransform,
+        tables: dict[str, Table],
+        output: Path,
+        tell: Tell,
+        cancelled: threading.Event,
+    ) -> dict[str, Any]:
         """Run a script and return how it ended; its log goes to `tell` while it goes on.
 
         Parameters
@@ -53,21 +69,23 @@ class Gateways:
             Where the result goes.
         tell : callable
             Called with ``"log"``, ``"state"`` or ``"progress"`` and the event's fields.
+        cancelled : threading.Event
+            Set by whoever does not want this run any more, who then calls `cancel` with it.
 
         Raises
         ------
         GatewayUnreachable, GatewayRefused
             Nothing ran.
         """
-        self._cancelled.clear()
         if request.running:
             url = _running_url()
-            return self._run(TransformClient(url, os.environ.get("AUTH_TOKEN", "")), url, request, tables, output, tell)
+            client = TransformClient(url, os.environ.get("AUTH_TOKEN", ""))
+            return self._run(client, url, request, tables, output, tell, cancelled)
         for attempt in ("first", "again"):
             gateway = self._own_gateway(tell)
             client = TransformClient(gateway.url, gateway.token)
             try:
-                return self._run(client, OWN, request, tables, output, tell)
+                return self._run(client, OWN, request, tables, output, tell, cancelled)
             except GatewayUnreachable:
                 self._stack.close()
                 self._own = None
@@ -75,14 +93,13 @@ class Gateways:
                     raise
         raise AssertionError("the second attempt returns or raises")
 
-    def cancel(self) -> None:
-        """End the job that is going on, if there is one."""
-        self._cancelled.set()
+    def cancel(self, cancelled: threading.Event) -> None:
+        """End the job that goes on for whoever holds this event, if it does."""
         with self._lock:
             going_on = self._going_on
-        if going_on is not None:
+        if going_on is not None and going_on.cancelled is cancelled:
             with contextlib.suppress(TransformError):
-                going_on[0].cancel(going_on[1])
+                going_on.client.cancel(going_on.request_id)
 
     def close(self) -> None:
         """End our own gateway."""
@@ -108,18 +125,19 @@ class Gateways:
         tables: dict[str, Table],
         output: Path,
         tell: Tell,
+        cancelled: threading.Event,
     ) -> dict[str, Any]:
         request_id = f"notebook-{uuid.uuid4().hex}"
         with self._lock:
-            self._going_on = (client, request_id)
-        cancelled = False
+            self._going_on = _GoingOn(client, request_id, cancelled)
+        cancel_sent = False
 
         def on_event(event: Event) -> None:
-            nonlocal cancelled
+            nonlocal cancel_sent
             _pass_on(event, tell)
             # a cancel that came before the gateway knew the job
-            if self._cancelled.is_set() and not cancelled:
-                cancelled = True
+            if cancelled.is_set() and not cancel_sent:
+                cancel_sent = True
                 with contextlib.suppress(TransformError):
                     client.cancel(request_id)
 

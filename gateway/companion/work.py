@@ -9,6 +9,7 @@ import queue
 import shutil
 import stat
 import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,24 @@ class Cancelled(Exception):
     """The person at the notebook has thought better of it."""
 
 
+@dataclass(slots=True)
+class _Task:
+    """A request that is not over; a cancel may come while it still waits for its turn."""
+
+    request: Request
+    descriptor: int | None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetching:
+    """What `request_id` awaits, and the loop whose thread may cancel it."""
+
+    request_id: int
+    loop: asyncio.AbstractEventLoop
+    task: asyncio.Task[Any]
+
+
 class Workshop:
     """Owns the files it brought into the inputs and the gateway it started; `close` removes and ends them.
 
@@ -41,10 +60,10 @@ class Workshop:
     def __init__(self, wire: Wire, inputs_dir: Path) -> None:
         self._wire = wire
         self._inputs_dir = inputs_dir
-        self._tasks: queue.SimpleQueue[tuple[Request, int | None] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._current = 0
-        self._fetching: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+        self._unfinished: dict[int, _Task] = {}
+        self._fetching: _Fetching | None = None
         self._gateways = Gateways()
         self._number = 0
         self._tables: dict[int, Table] = {}
@@ -53,23 +72,29 @@ class Workshop:
 
     def begin(self, request: Request, descriptor: int | None) -> None:
         """Carry out a request when those before it are done; the descriptor is ours from now on."""
-        self._tasks.put((request, descriptor))
+        task = _Task(request, descriptor)
+        with self._lock:
+            self._unfinished[request.id] = task
+        self._tasks.put(task)
 
     def cancel(self, request_id: int) -> None:
-        """End what this request is doing; one that is over is no error."""
+        """End what this request is doing, or see that it never begins; one that is over is no error."""
         with self._lock:
-            if self._current != request_id:
+            task = self._unfinished.get(request_id)
+            if task is None:
                 return
+            task.cancelled.set()
             fetching = self._fetching
-        if fetching is not None:
-            fetching[0].call_soon_threadsafe(fetching[1].cancel)
-        self._gateways.cancel()
+        if fetching is not None and fetching.request_id == request_id:
+            fetching.loop.call_soon_threadsafe(fetching.task.cancel)
+        self._gateways.cancel(task.cancelled)
 
     def close(self) -> None:
         """Cancel what is going on, end the gateway and remove the files."""
         with self._lock:
-            current = self._current
-        self.cancel(current)
+            unfinished = list(self._unfinished)
+        for request_id in unfinished:
+            self.cancel(request_id)
         self._tasks.put(None)
         self._gateways.close()
         # the seat is removed with the kernel; it stays when the kernel is only started again
@@ -79,11 +104,9 @@ class Workshop:
     # ------------------------------------------------------------------ in the thread
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
-            request, descriptor = task
-            with self._lock:
-                self._current = request.id
+            request = task.request
             try:
-                self._wire.send(request.id, "done", result=self._do(request, descriptor))
+                self._wire.send(request.id, "done", result=self._do(task))
             except (SourceError, GatewayUnreachable, JobFailed) as error:
                 self._wire.send(request.id, "error", message=str(error))
             except GatewayRefused as error:
@@ -94,18 +117,20 @@ class Workshop:
                 self._wire.send(request.id, "error", message=f"{type(error).__name__}: {error}")
             finally:
                 with self._lock:
-                    self._current = 0
-                if descriptor is not None:
-                    os.close(descriptor)
+                    self._unfinished.pop(request.id, None)
+                if task.descriptor is not None:
+                    os.close(task.descriptor)
 
-    def _do(self, request: Request, descriptor: int | None) -> Any:
-        match request:
-            case LoadTable():
-                return self._load(request)
-            case TakeFrame():
-                return self._take(request, descriptor)
-            case RunTransform():
-                return self._run(request)
+    def _do(self, task: _Task) -> Any:
+        if task.cancelled.is_set():
+            raise Cancelled
+        match task.request:
+            case LoadTable() as request:
+                return self._load(request, task.cancelled)
+            case TakeFrame() as request:
+                return self._take(request, task.descriptor)
+            case RunTransform() as request:
+                return self._run(request, task.cancelled)
             case ForgetFiles(numbers=numbers):
                 for number in numbers:
                     self._forget(number)
@@ -115,23 +140,25 @@ class Workshop:
             case Cancel():
                 return None
 
-    def _load(self, request: LoadTable) -> dict[str, Any]:
+    def _load(self, request: LoadTable, cancelled: threading.Event) -> dict[str, Any]:
         number, directory = self._new_directory()
         try:
-            table = asyncio.run(self._fetched(request, directory))
+            table = asyncio.run(self._fetched(request, directory, cancelled))
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         self._tables[number] = table
         return {"number": number, **table.to_json()}
 
-    async def _fetched(self, request: LoadTable, directory: Path) -> Table:
+    async def _fetched(self, request: LoadTable, directory: Path, cancelled: threading.Event) -> Table:
         def report(done_bytes: int) -> None:
             self._wire.send(request.id, "progress", stage="fetch", bytes=done_bytes)
 
         task = asyncio.ensure_future(fetch_source(request, directory, report))
         with self._lock:
-            self._fetching = (asyncio.get_running_loop(), task)
+            self._fetching = _Fetching(request.id, asyncio.get_running_loop(), task)
+            if cancelled.is_set():
+                task.cancel()
         try:
             return await task
         finally:
@@ -146,7 +173,7 @@ class Workshop:
         self._tables[number] = table
         return {"number": number, **table.to_json()}
 
-    def _run(self, request: RunTransform) -> dict[str, Any]:
+    def _run(self, request: RunTransform, cancelled: threading.Event) -> dict[str, Any]:
         try:
             tables = {name: self._tables[number] for name, number in request.tables.items()}
         except KeyError as error:
@@ -154,7 +181,7 @@ class Workshop:
         number, directory = self._new_directory()
         path = directory / f"output.{request.output_format}"
         result = self._gateways.run(
-            request, tables, path, lambda event, **fields: self._wire.send(request.id, event, **fields)
+            request, tables, path, lambda event, **fields: self._wire.send(request.id, event, **fields), cancelled
         )
         if result["output_path"] is None:
             shutil.rmtree(directory, ignore_errors=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +176,32 @@ def test_nbclient_runs_a_notebook_where_it_lies(tmp_path: Path) -> None:
     client.execute()
     assert notebook.cells[-1].outputs[0].data["text/plain"] == "2"
     assert "text/html" in notebook.cells[1].outputs[-1].data
+
+
+def test_cancel_that_comes_with_its_request_is_not_lost(tmp_path: Path) -> None:
+    """Both messages are there before the companion reads the first: it cannot have begun with the job."""
+    ours, theirs = socket.socketpair()
+    script = "import time\ndef transform():\n    time.sleep(60)\n"
+    requests = ({"id": 1, "op": "run", "running": False, "code": script}, {"id": 1, "op": "cancel"})
+    with ours, theirs:
+        for request in requests:
+            body = json.dumps(request).encode()
+            ours.sendall(struct.pack("!I", len(body)) + body)
+        command = [
+            sys.executable,
+            "-m",
+            "gateway.companion",
+            "--socket",
+            str(theirs.fileno()),
+            "--inputs",
+            str(tmp_path),
+        ]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(theirs.fileno(),), cwd=ROOT) as companion:
+            ours.settimeout(50)
+            received = b""
+            while b'"result"' not in received and b'"cancelled"' not in received:
+                received += ours.recv(1 << 16)
+            assert companion.stdin is not None
+            companion.stdin.close()
+            assert companion.wait(30) == 0
+    assert b'"cancelled": true' in received or b'"code": "cancelled"' in received, received

@@ -154,7 +154,8 @@ def test_interrupt_cancels_the_job(notebook: NotebookKernel) -> None:
     sleeps = "%%transform\nimport time\ndef transform(orders):\n    print('asleep')\n    time.sleep(50)\n"
     client = notebook.client
     asked = client.execute(sleeps)
-    while "asleep" not in str(client.get_iopub_msg(timeout=30)["content"]):
+    # not `execute_input`, which repeats the cell before anything of it runs
+    while (said := client.get_iopub_msg(timeout=30))["msg_type"] != "stream" or "asleep" not in said["content"]["text"]:
         pass
     notebook.manager.interrupt_kernel()
     while (reply := client.get_shell_msg(timeout=30))["parent_header"]["msg_id"] != asked:
