@@ -277,7 +277,6 @@ class JobService:
             try:
                 await record.stop.guard(self._take_slot(record))
                 try:
-                    record.started_at = time.time()
                     record.log.emit(StateChanged(JobState.RUNNING))
                     await run.execute()
                 finally:
@@ -311,7 +310,7 @@ class JobService:
 
     async def _take_slot(self, record: JobRecord) -> None:
         if self._busy_slots < self.settings.slots:
-            self._busy_slots += 1
+            self._grant_slot(record)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         place = (record, turn)
@@ -323,6 +322,7 @@ class JobService:
             granted = turn.done()
         finally:
             if not granted and turn.done():  # the turn came together with a cancel: pass it on, or the slot is lost
+                record.started_at = None
                 self._free_slot()
             elif not granted:
                 self._waiting.remove(place)
@@ -330,12 +330,17 @@ class JobService:
             text = f"The job waited longer than {limit:g} s (queue timeout) for a free slot"
             raise JobFailed(FailureCode.QUEUE_TIMEOUT, text)
 
+    def _grant_slot(self, record: JobRecord) -> None:
+        """Count the job as running from here: until its task goes on it would be counted as waiting as well."""
+        self._busy_slots += 1
+        record.started_at = time.time()
+
     def _free_slot(self) -> None:
         self._busy_slots -= 1
         while self._waiting:
-            _, turn = self._waiting.popleft()
+            record, turn = self._waiting.popleft()
             if not turn.done():
-                self._busy_slots += 1
+                self._grant_slot(record)
                 turn.set_result(None)
                 return
 

@@ -6,11 +6,11 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from tests.gateway_process import GatewayProcess
+from tests.gateway_process import Answer, GatewayProcess
 
 JOBS = 500
 SLOTS = 2
@@ -65,14 +65,15 @@ def ask(gateway: GatewayProcess, number: int) -> str:
 def hold_and_cancel(gateway: GatewayProcess, number: int) -> str:
     with ThreadPoolExecutor(1) as pool:
         going = pool.submit(gateway.execute, HOLD, number)
-        cancel(gateway, number)
+        cancel(gateway, number, going)
         return str(going.result().body["code"])
 
 
-def cancel(gateway: GatewayProcess, number: int) -> None:
+def cancel(gateway: GatewayProcess, number: int, going: Future[Answer]) -> None:
     """Cancel a job that is on its way to the gateway; asking is the only way to learn that it was taken."""
     deadline = time.monotonic() + 30
     while gateway.request("POST", "/v1/cancel", {"request_id": number}).status == 404:
+        assert not going.done(), f"job {number} was answered before it was cancelled: {going.result().raw!r}"
         assert time.monotonic() < deadline, f"job {number} was never taken"
 
 
@@ -86,7 +87,7 @@ def crowd(gateway: GatewayProcess, first: int) -> list[str]:
             assert time.monotonic() < deadline, "the queue never filled"
         codes = [str(gateway.execute(OK, first + places + number).body["code"]) for number in range(places)]
         for number in range(places):
-            cancel(gateway, first + number)
+            cancel(gateway, first + number, held[number])
         return codes + [str(job.result().body["code"]) for job in held]
 
 

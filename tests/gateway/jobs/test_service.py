@@ -135,6 +135,20 @@ async def test_a_full_queue_answers_at_once_with_its_size(runner: HeldRunner, tm
     await service.aclose()
 
 
+async def test_a_job_whose_turn_has_come_takes_no_place_in_the_queue(tmp_path: Path) -> None:
+    """From the moment on that a caller has its answer there is room for its next job, however little has gone on."""
+    for passed in range(30):
+        runner = HeldRunner()
+        service = make_service(runner, tmp_path, queue_length=1)
+        first, _ = service.submit(job(1)), service.submit(job(2))
+        await turns()
+        runner.opened[1].may_end.set()
+        await first.wait()
+        await turns(passed)
+        service.submit(job(3))
+        await service.aclose()
+
+
 async def test_an_id_that_runs_is_a_conflict_but_its_json_type_counts(runner: HeldRunner, tmp_path: Path) -> None:
     service = make_service(runner, tmp_path)
     service.submit(job(7))
