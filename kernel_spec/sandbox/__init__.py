@@ -14,7 +14,7 @@ network_policy      no answer from this machine           middle process and ker
 answer_filter       a fence around a TCP socket           the broker of `network_policy`
 signed_peers        another one, where that is refused    the broker of `network_policy`
 namespaces          user, mount, pid, net, ipc, uts       middle process, `enter_namespaces`
-private_root        the mount namespace's content         middle process, `enter_namespaces`
+private_root        the mount namespace's content         middle process and kernel, `confine`
 cgroup              memory and processes of a seat        launcher
 processes           finding and killing                   launcher
 memory_watch        memory where there is no cgroup       launcher, on a timer

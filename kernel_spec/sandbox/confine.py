@@ -37,7 +37,7 @@ def confine(plan: SandboxPlan) -> None:
 
     Called in the kernel process while it has one thread and before anything of a job is read. The order:
 
-    1. what may need root: opening the paths for Landlock, limits;
+    1. what may need root: the private root, opening the paths for Landlock, limits;
     2. the user, which clears the parent-death signal and the dumpable flag;
     3. these two, and the check that the launcher still lives;
     4. no_new_privs, which Landlock and seccomp need;
@@ -55,6 +55,7 @@ def confine(plan: SandboxPlan) -> None:
         os.setsid()
     os.umask(identity.UMASK)
     entered = namespaces.current()
+    namespaces.settle(plan)
     rlimits.remember_own_mappings(entered.proc_fd if entered else None)
     ruleset_fd = _prepare_landlock(plan)
     if plan.has(RLIMITS):

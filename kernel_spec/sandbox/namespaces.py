@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -39,7 +39,6 @@ from kernel_spec.sandbox.plan import (
 )
 
 HOST_NAME: Final = "transform"
-_READY: Final = b"ready"
 
 _FLAGS: Final = {
     MOUNT_NAMESPACE: syscalls.CLONE_NEWNS,
@@ -66,12 +65,15 @@ class Entered:
         Descriptor of the host's /proc, which a private root may not have.
     broker
         Where the filter's questions go, for a plan that brokers sockets; see `network_policy`.
+    base
+        Where the private root stands that `settle` turns into the root, or None.
     """
 
     lineage: Lineage
     init_pid: int | None
     proc_fd: int
     broker: socket.socket | None = None
+    base: str | None = None
 
 
 class _Current:
@@ -117,16 +119,34 @@ def enter_namespaces(plan: SandboxPlan) -> Entered:
         _unshare(plan)
         if plan.has(UTS_NAMESPACE):
             syscalls.sethostname(HOST_NAME)
-        base = private_root.build(plan) if plan.has(MOUNT_NAMESPACE) else None
         if plan.has(PID_NAMESPACE):
-            init_pid = _fork_init(plan, lineage, base)
-        if base is not None:
-            private_root.turn_into_root(base)
+            # Now, so that it puts itself in order while the root is built beside it.
+            init_pid = _fork_init(plan, lineage)
+        base = private_root.build(plan) if plan.has(MOUNT_NAMESPACE) else None
     except OSError as error:
         raise SandboxError(_first_namespace(plan), str(error)) from error
     # After an error the caller ends; until then the two handles do no harm.
-    _Current.entered = Entered(lineage, init_pid, proc_fd, broker)
+    _Current.entered = Entered(lineage, init_pid, proc_fd, broker, base)
     return _Current.entered
+
+
+def settle(plan: SandboxPlan) -> None:
+    """Move into the private root, once, in the kernel: unlike the middle it is in the pid namespace that /proc shows.
+
+    Nothing happens without a private root.
+
+    Raises
+    ------
+    SandboxError
+        A mount was refused.
+    """
+    entered = _Current.entered
+    if entered is None or entered.base is None:
+        return
+    if plan.has(PID_NAMESPACE):
+        private_root.mount_proc(entered.base)
+    private_root.turn_into_root(entered.base)
+    _Current.entered = replace(entered, base=None)
 
 
 def _first_namespace(plan: SandboxPlan) -> str:
@@ -160,30 +180,21 @@ def _enter_user_namespace(plan: SandboxPlan) -> None:
         raise SandboxError(USER_NAMESPACE, str(error)) from error
 
 
-def _fork_init(plan: SandboxPlan, lineage: Lineage, base: str | None) -> int:
-    """Fork the init, wait until it has mounted /proc, and return its pid as seen from here."""
-    reader, writer = os.pipe()
+def _fork_init(plan: SandboxPlan, lineage: Lineage) -> int:
+    """Fork the init and return its pid as seen from here.
+
+    Nobody waits for it: should it fail, the namespace and the kernel in it end with it.
+    """
     pid = os.fork()
     if pid == 0:
         # No frame of the caller may go on in the init, whatever happens: it ends in there.
-        _be_init(plan, lineage, base, writer)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        said = pipe.read()
-    if said != _READY:
-        os.waitpid(pid, 0)
-        raise SandboxError(PID_NAMESPACE, said.decode(errors="replace") or "its init ended at once")
+        _be_init(plan, lineage)
     return pid
 
 
-def _be_init(plan: SandboxPlan, lineage: Lineage, base: str | None, writer: int) -> NoReturn:
-    """Mount /proc, then reap orphans until killed; as the seat's user, with no right and no descriptor."""
+def _be_init(plan: SandboxPlan, lineage: Lineage) -> NoReturn:
+    """Reap orphans until killed; as the seat's user, with no right and no descriptor."""
     try:
-        if base is not None:
-            private_root.mount_proc(base)
-        # The rest goes on beside the middle; should it fail, the namespace and the kernel in it end.
-        os.write(writer, _READY)
-        os.close(writer)
         os.setsid()
         rlimits.apply(plan)
         if plan.identity is not None:
@@ -195,9 +206,8 @@ def _be_init(plan: SandboxPlan, lineage: Lineage, base: str | None, writer: int)
         syscalls.close_range(0, 0x7FFFFFFF)
         _reap_forever()
     except BaseException as error:
-        # After the first word nobody listens any more; the namespace ends with us and the kernel with it.
         with suppress(OSError):
-            os.write(writer, str(error).encode())
+            os.write(2, f"the init of a kernel's namespace: {error}\n".encode())
     finally:
         os._exit(70)
 

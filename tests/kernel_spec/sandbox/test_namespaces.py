@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kernel_spec.sandbox import Identity, SandboxError, confine, enter_namespaces, paths, processes
+from kernel_spec.sandbox import Identity, SandboxError, confine, enter_namespaces, namespaces, paths, processes
 from kernel_spec.sandbox.attempt import attempt
 from kernel_spec.sandbox.trials import try_namespace
 from tests.kernel_spec.sandbox.children import (
@@ -49,9 +49,13 @@ def inside(seat_dir: str, layers: frozenset[str], look: Callable[[], Any], **cha
         processes.become_subreaper()
         plan = make_plan(seat_dir, layers | FLAGS, **changes)
 
+        def kernel() -> Any:
+            namespaces.settle(plan)
+            return look()
+
         def middle() -> Any:
             enter_namespaces(plan)
-            return in_child(look)
+            return in_child(kernel)
 
         return in_child(middle)
 
