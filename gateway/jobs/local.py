@@ -60,8 +60,10 @@ class LocalRunner:
         self.connections = connections
         self.jobs_dir = settings.state_dir / "jobs"
         self.held = HeldKernels(settings.state_dir / "run" / "held", settings.held_kernels)
+        #: Jobs that have no kernel yet: they are fetched for, they queue, or they claim.
+        self.waiting: set[LocalRun] = set()
         self.kernels = ReadyKernels(
-            lambda: start_kernel(parts, lambda: self.kernels.in_demand),
+            lambda: start_kernel(parts, lambda: len(self.waiting) > self.kernels.ready),
             settings.slots + settings.ready_kernels,
             settings.ready_kernel_max_age_seconds,
         )
@@ -74,7 +76,9 @@ class LocalRunner:
 
     def open(self, job: Job, log: EventLog, stop: StopSignal, execution_id: str) -> LocalRun:
         """Take on a job; its inputs are fetched from now on."""
-        return LocalRun(self, job, log, stop, execution_id)
+        run = LocalRun(self, job, log, stop, execution_id)
+        self.waiting.add(run)
+        return run
 
     def status(self) -> RunnerStatus:
         """Return what is known without asking anybody."""
@@ -149,6 +153,7 @@ class LocalRun:
             self._log.emit(StateChanged(JobState.RUNNING, "claim"))
             claimed = time.monotonic()
             self._kernel = await self._stop.guard(self._runner.kernels.claim())
+            self._runner.waiting.discard(self)
             self._stages["claim"] = time.monotonic() - claimed
             self._log.emit(StateChanged(JobState.RUNNING, "execute"))
             self._verdict = await self._run_in(self._kernel, tables)
@@ -170,6 +175,7 @@ class LocalRun:
 
     async def deliver(self) -> Verdict:
         """Bring results and log to where the request asked."""
+        self._runner.waiting.discard(self)
         verdict = self._verdict
         if verdict is None:
             kind = FAILURES[FailureCode.INTERNAL]
@@ -185,6 +191,7 @@ class LocalRun:
 
     async def close(self) -> None:
         """Free everything that the job held."""
+        self._runner.waiting.discard(self)
         self._fetch.cancel()
         await asyncio.wait({self._fetch})
         if not self._fetch.cancelled():

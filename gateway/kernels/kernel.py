@@ -161,7 +161,10 @@ async def start_kernel(parts: KernelParts, in_demand: Callable[[], bool] = lambd
         ``kernel_start_failed`` or ``sandbox_failed``, with the reason; nothing is left of the attempt.
     """
     kernel_id = uuid.uuid4().hex
-    pipes = OutputPipes(parts.line_cap_bytes)
+    try:
+        pipes = OutputPipes(parts.line_cap_bytes)
+    except OSError as error:  # no descriptors left
+        raise _start_failure(error) from error
     try:
         async with asyncio.timeout(START_SECONDS), AsyncExitStack() as undo:
             return await _boot(parts, kernel_id, pipes, in_demand, undo)

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 10.0
 
+CLAIM_SECONDS = 60.0
+"""How long a job waits for a kernel: longer than one start may take, so that the next one can still serve it."""
+
 YIELD_SECONDS = 0.05
 """A boot takes a core for some 50 ms. On two cores a small job beside it took 52 ms instead of 40 (measured)."""
 
@@ -77,11 +80,6 @@ class ReadyKernels:
         return len(self._ready)
 
     @property
-    def in_demand(self) -> bool:
-        """Whether a job waits for a kernel on its way."""
-        return bool(self._claims)
-
-    @property
     def starting(self) -> int:
         """Kernels on their way."""
         return len(self._starting)
@@ -100,7 +98,7 @@ class ReadyKernels:
         Raises
         ------
         JobFailed
-            When none could be started; ``kernel_start_failed`` with the reason.
+            When none could be started, or not in time; ``kernel_start_failed`` with the reason.
         """
         kernel = self._take_healthy()
         if kernel is not None:
@@ -115,11 +113,15 @@ class ReadyKernels:
         self._claims.append(turn)
         self.fill()
         try:
-            return await turn
+            async with asyncio.timeout(CLAIM_SECONDS):
+                return await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._offer(turn.result())
+            self._take_back(turn)
             raise
+        except TimeoutError:
+            self._take_back(turn)
+            text = f"No kernel was ready within {CLAIM_SECONDS:g} s"
+            raise JobFailed(FailureCode.KERNEL_START_FAILED, text) from None
         finally:
             with contextlib.suppress(ValueError):
                 self._claims.remove(turn)
@@ -139,6 +141,11 @@ class ReadyKernels:
         self._ready.clear()
         if self._ending:
             await asyncio.wait(self._ending)
+
+    def _take_back(self, turn: asyncio.Future[JobKernel]) -> None:
+        """Offer the kernel again that came in the moment in which its claim was given up."""
+        if turn.done() and not turn.cancelled() and turn.exception() is None:
+            self._offer(turn.result())
 
     def _take_healthy(self) -> JobKernel | None:
         while self._ready:

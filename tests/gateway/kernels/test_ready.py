@@ -82,17 +82,15 @@ async def test_the_refill_lets_the_job_go_first_while_another_kernel_is_ready() 
     await kernels.aclose()
 
 
-async def test_a_kernel_knows_whether_a_job_waits_for_it() -> None:
+async def test_a_claim_that_nobody_serves_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.kernels.ready.CLAIM_SECONDS", 0.02)
     starter = Starter()
     kernels = pool(starter, size=1)
-    kernels.fill()
-    assert not kernels.in_demand
-    claim = asyncio.create_task(kernels.claim())
-    await turns()
-    assert kernels.in_demand
+    with pytest.raises(JobFailed, match="No kernel was ready within"):
+        await kernels.claim()
     starter.gate.set()
-    await claim
-    assert not kernels.in_demand
+    await turns()
+    assert kernels.ready == 1, "the kernel that came too late serves the next one"
     await kernels.aclose()
 
 
