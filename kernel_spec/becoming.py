@@ -34,7 +34,9 @@ _EXIT_START_FAILED = 70
 _LAST_DESCRIPTOR = 0xFFFF_FFFF
 
 
-def become_middle(plan: KernelPlan, gate: int, outputs: Sequence[int], warm: Callable[[], None]) -> NoReturn:
+def become_middle(
+    plan: KernelPlan, gate: int, lifeline: int, outputs: Sequence[int], warm: Callable[[], None]
+) -> NoReturn:
     """Turn the calling process into the middle process and its child into the kernel; nothing here returns.
 
     Parameters
@@ -43,6 +45,8 @@ def become_middle(plan: KernelPlan, gate: int, outputs: Sequence[int], warm: Cal
         What the kernel shall be.
     gate
         The kernel's end of the socket pair of this start.
+    lifeline
+        The read end of the pipe that ends with the launcher.
     outputs
         Descriptors for standard output, standard error and, if the plan says so, the log pipe.
     warm
@@ -52,13 +56,14 @@ def become_middle(plan: KernelPlan, gate: int, outputs: Sequence[int], warm: Cal
     channel: Channel | None = None
     step = "descriptors"
     try:
-        gate = place_descriptors(gate, outputs)
+        gate, lifeline = place_descriptors(outputs, (gate, lifeline))
         channel = Channel(socket.socket(fileno=gate), accepts=GATE_ORDERS)
         os.umask(0o007)
         step = "cgroup"
         _enter_group(plan.group_entrances)
         step = "namespaces"
-        init_pid = confinement.enter(plan)
+        init_pid = confinement.enter(plan, lifeline)
+        os.close(lifeline)
         step = "fork"
         child = os.fork()
         if child:
@@ -97,22 +102,24 @@ def _enter_group(entrances: Sequence[str]) -> None:
             os.close(descriptor)
 
 
-def place_descriptors(gate: int, outputs: Sequence[int]) -> int:
-    """Put the outputs at 1, 2 and 3 and /dev/null at 0, close everything else, and return the gate's new number."""
+def place_descriptors(outputs: Sequence[int], others: Sequence[int]) -> list[int]:
+    """Put the outputs at 1, 2 and 3 and /dev/null at 0, close everything else, and return the others' new numbers."""
     target_count = 1 + len(outputs)
     # First out of the way of the targets, then into place: an output may arrive as any number, 0 to 3 included.
     lifted = [_lift(descriptor) for descriptor in outputs]
-    lifted_gate = _lift(gate)
+    lifted_others = [_lift(descriptor) for descriptor in others]
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(null, 0)
     for target, descriptor in enumerate(lifted, start=1):
         # Inheritable, the log pipe too: children made with multiprocessing print into it.
         os.dup2(descriptor, target)
-    placed = max(target_count, LOG_DESCRIPTOR + 1)
-    os.dup2(lifted_gate, placed, inheritable=False)
+    first = max(target_count, LOG_DESCRIPTOR + 1)
+    placed = list(range(first, first + len(others)))
+    for target, descriptor in zip(placed, lifted_others, strict=True):
+        os.dup2(descriptor, target, inheritable=False)
     if target_count <= LOG_DESCRIPTOR:
         syscalls.close_range(target_count, LOG_DESCRIPTOR)
-    syscalls.close_range(placed + 1, _LAST_DESCRIPTOR)
+    syscalls.close_range(first + len(others), _LAST_DESCRIPTOR)
     return placed
 
 

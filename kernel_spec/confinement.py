@@ -128,15 +128,22 @@ def _works(report: sandbox.Report) -> bool:
     return all(proof.held for proof in report.proofs if proof.name == tiers.PROOF_WORK)
 
 
-def enter(plan: KernelPlan) -> int | None:
+def enter(plan: KernelPlan, lifeline: int) -> int | None:
     """Enter the namespaces of the plan, so that the caller's next child is in all of them.
+
+    Parameters
+    ----------
+    plan
+        Of the kernel.
+    lifeline
+        Read end of a pipe that ends with the launcher; see `kernel_spec.sandbox.namespaces`.
 
     Returns
     -------
     int or None
         The pid of the init of a new pid namespace, as the launcher sees it.
     """
-    return sandbox.enter_namespaces(_sandbox_plan(plan)).init_pid
+    return sandbox.enter_namespaces(_sandbox_plan(plan), lifeline).init_pid
 
 
 def confine(plan: KernelPlan) -> None:

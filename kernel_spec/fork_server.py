@@ -88,7 +88,8 @@ class ForkServer:
             print(f"fork server: refused a packet: {error}", file=sys.stderr, flush=True)  # noqa: T201
             return
         try:
-            expected = 4 if message.plan.has_log else 3
+            # gate, lifeline and outputs
+            expected = 5 if message.plan.has_log else 4
             if len(descriptors) != expected:
                 reason = f"{len(descriptors)} descriptors came where {expected} are needed"
             if reason is None:
@@ -111,7 +112,8 @@ class ForkServer:
 
 
 def _become(message: Fork, descriptors: list[int]) -> NoReturn:
-    become_middle(message.plan, descriptors[0], descriptors[1:], warm=warmth.renew_after_fork)
+    gate, lifeline, *outputs = descriptors
+    become_middle(message.plan, gate, lifeline, outputs, warm=warmth.renew_after_fork)
 
 
 def _self_test() -> str | None:

@@ -57,13 +57,20 @@ class StartListener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What an attempt works with."""
+    """What an attempt works with.
+
+    Attributes
+    ----------
+    lifeline
+        Read end of a pipe that ends with the launcher, for the init of each pid namespace.
+    """
 
     loop: Loop
     keeper: ForkServerKeeper
     listener: StartListener
     count_plain: Callable[[], None]
     groups: Tree | None
+    lifeline: int
 
 
 class StartAttempt:
@@ -106,7 +113,9 @@ class StartAttempt:
         gate = self._open_gate()
         try:
             self.started_by = "fork"
-            if self._plain or not self._tools.keeper.fork(self.number, self.plan, [gate, *self._outputs]):
+            if self._plain or not self._tools.keeper.fork(
+                self.number, self.plan, [gate, self._tools.lifeline, *self._outputs]
+            ):
                 self._start_plainly(gate)
             else:
                 self._fork_deadline = self._tools.loop.call_later(FORK_SECONDS, self._fork_server_hangs)
@@ -182,7 +191,8 @@ class StartAttempt:
     def _start_plainly(self, gate: int) -> None:
         self.started_by = "plain"
         self._tools.count_plain()
-        descriptors = dict(enumerate(self._outputs, start=1)) | {LOG_DESCRIPTOR + 1: gate}
+        outputs = dict(enumerate(self._outputs, start=1))
+        descriptors = outputs | {LOG_DESCRIPTOR + 1: gate, LOG_DESCRIPTOR + 2: self._tools.lifeline}
         command = interpreter_command("kernel_spec.wrapper", "--start", str(LOG_DESCRIPTOR + 1))
         environment = {**self.plan.environment, **interpreter_environment()}
         try:

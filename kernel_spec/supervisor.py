@@ -111,7 +111,9 @@ class Supervisor:
         self._seats = seats
         self._turnover = SeatTurnover(self._loop, seats)
         self._host = host
-        self._tools = Tools(self._loop, self._keeper, self, self._count_plain, host.groups)
+        # Nobody else ever has the write end, so it closes when this process ends.
+        lifeline, self._lifeline_end = os.pipe2(os.O_CLOEXEC)
+        self._tools = Tools(self._loop, self._keeper, self, self._count_plain, host.groups, lifeline)
         self._watches = Watches(
             self._loop,
             memory=host.watches_memory,

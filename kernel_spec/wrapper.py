@@ -1,7 +1,8 @@
 """Becomes an IPython kernel in the sandbox; what ``kernel.json`` names, and how the launcher starts plain kernels.
 
 ``python -m kernel_spec.wrapper --start DESCRIPTOR``
-    From the launcher: the plan comes through the named socket, descriptors 1, 2 and perhaps 3 are the outputs.
+    From the launcher: the plan comes through the named socket, descriptors 1, 2 and perhaps 3 are the outputs, and the
+    one after the socket is the launcher's lifeline.
 ``python -m kernel_spec.wrapper -f CONNECTION_FILE``
     From a front end that knows kernel.json but not kernel provisioners: see `kernel_spec.standalone`.
 """
@@ -42,7 +43,7 @@ def _start_from_launcher(gate: int) -> None:
     plan: KernelPlan = message.plan
     channel.detach()
     outputs = [1, 2, LOG_DESCRIPTOR] if plan.has_log else [1, 2]
-    become_middle(plan, gate, outputs, warm=functools.partial(_import_for, plan.style))
+    become_middle(plan, gate, gate + 1, outputs, warm=functools.partial(_import_for, plan.style))
 
 
 def _import_for(style: str) -> None:

@@ -43,6 +43,35 @@ def become(identity: Identity) -> None:
     _prove_no_way_back()
 
 
+@contextmanager
+def borrowed(identity: Identity | None) -> Iterator[None]:
+    """Act as `identity` in the block: a program that is started there is that user for good, with no capability.
+
+    Our way back is the saved user id, which exec overwrites (credentials(7), execve(2)). The supplementary groups are
+    gone afterwards as well. Nothing happens without an identity, or for a process that is not root.
+
+    Raises
+    ------
+    SandboxError
+        The process may not change its user.
+    """
+    if identity is None or os.geteuid() != 0:
+        yield
+        return
+    uids, gids = os.getresuid(), os.getresgid()
+    try:
+        os.setgroups([])
+        os.setresgid(identity.gid, identity.gid, gids[1])
+        os.setresuid(identity.uid, identity.uid, uids[1])
+    except OSError as error:
+        raise SandboxError(IDENTITY, f"cannot become uid {identity.uid} for a while: {error}") from error
+    try:
+        yield
+    finally:
+        os.setresuid(*uids)
+        os.setresgid(*gids)
+
+
 def _prove_no_way_back() -> None:
     for change in (os.setresuid, os.setresgid):
         try:

@@ -248,7 +248,8 @@ def _try_together(plan: SandboxPlan, findings: _Findings) -> None:
 
 def _be_kernel(plan: SandboxPlan, canary_path: Path, port: int) -> dict[str, str]:
     """Go the way of a kernel, middle process and all, and try from inside what must not be possible."""
-    namespaces.enter_namespaces(plan)
+    lifeline, _end = os.pipe()
+    namespaces.enter_namespaces(plan, lifeline)
     if os.fork():
         # The kernel answers, the middle must not: it ends before it could return.
         os._exit(0)

@@ -116,12 +116,13 @@ def _start(plan: SandboxPlan, tree: cgroup.Tree | None, then: Callable[[], float
     began = time.perf_counter()
     group = tree.create("bench", plan.limits, extra_processes=3) if tree is not None else None
     reader, writer = os.pipe()
+    lifeline, end = os.pipe()
     middle = os.fork()
     if middle == 0:
         try:
             for entrance in group.entrances if group is not None else ():
                 Path(entrance).write_text("0")
-            enter_namespaces(plan)
+            enter_namespaces(plan, lifeline)
             if os.fork() == 0:
                 if plan.layers:
                     confine(plan)
@@ -133,6 +134,7 @@ def _start(plan: SandboxPlan, tree: cgroup.Tree | None, then: Callable[[], float
         finally:
             os._exit(0)
     os.close(writer)
+    os.close(lifeline)
     os.waitpid(middle, 0)
     with os.fdopen(reader, "rb") as pipe:
         ready = pipe.read(1)
@@ -140,6 +142,7 @@ def _start(plan: SandboxPlan, tree: cgroup.Tree | None, then: Callable[[], float
         said = pipe.read()
     assert ready, "the kernel did not start"
     processes.end_seat(plan.seat_dir, plan.identity)
+    os.close(end)
     _reap()
     if group is not None:
         group.remove()

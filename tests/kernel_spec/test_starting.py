@@ -41,7 +41,7 @@ class Listener:
 @pytest.mark.parametrize("kernel_lives", [False, True], ids=["nothing was forked", "an unnamed kernel waits"])
 def test_middle_process_that_dies_silently_fails_the_start(kernel_lives: bool) -> None:
     keeper, listener = Keeper(kernel_lives), Listener()
-    tools = Tools(Loop(), keeper, listener, lambda: None, None)  # type: ignore[arg-type]
+    tools = Tools(Loop(), keeper, listener, lambda: None, None, lifeline=-1)  # type: ignore[arg-type]
     kernel = Kernel("k", SeatUser(1, 1), PLAN.seat, Containment(PLAN.seat, own_uid=False))
     outputs = [os.open(os.devnull, os.O_WRONLY) for _ in range(3)]
     attempt = StartAttempt(tools, Start(1, "k", PLAN.limits), 1, kernel, PLAN, outputs)

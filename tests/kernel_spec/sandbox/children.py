@@ -212,10 +212,11 @@ def run_confined(make: Callable[[], SandboxPlan], code: str, environment: Mappin
         processes.become_subreaper()
         plan = make()
         reader, writer = os.pipe()
+        lifeline, _end = os.pipe()
         middle = fork()
         if middle == 0:
             os.close(reader)
-            _be_middle(plan, code, writer, environment or {})
+            _be_middle(plan, lifeline, code, writer, environment or {})
         os.close(writer)
         os.waitpid(middle, 0)
         output = _read_all(reader, _DEADLINE_SECONDS)
@@ -227,9 +228,9 @@ def run_confined(make: Callable[[], SandboxPlan], code: str, environment: Mappin
     return Run(**in_child(launch))
 
 
-def _be_middle(plan: SandboxPlan, code: str, writer: int, environment: Mapping[str, str]) -> None:
+def _be_middle(plan: SandboxPlan, lifeline: int, code: str, writer: int, environment: Mapping[str, str]) -> None:
     try:
-        enter_namespaces(plan)
+        enter_namespaces(plan, lifeline)
         kernel = fork()
         if kernel:
             os.write(writer, f"kernel {kernel}\n".encode())

@@ -47,6 +47,7 @@ def inside(seat_dir: str, layers: frozenset[str], look: Callable[[], Any], **cha
 
     def launcher() -> Any:
         processes.become_subreaper()
+        lifeline, _end = os.pipe()
         plan = make_plan(seat_dir, layers | FLAGS, **changes)
 
         def kernel() -> Any:
@@ -54,7 +55,7 @@ def inside(seat_dir: str, layers: frozenset[str], look: Callable[[], Any], **cha
             return look()
 
         def middle() -> Any:
-            enter_namespaces(plan)
+            enter_namespaces(plan, lifeline)
             return in_child(kernel)
 
         return in_child(middle)
@@ -132,6 +133,38 @@ def test_process_namespace_shows_the_jobs_own_processes_only(seat_dir: str) -> N
     assert found["seen"] == [1, 2]
     assert found["kill"] == "ESRCH"
     assert found["loginuid"] in ("EROFS", "EACCES", "ENOENT")
+
+
+def test_init_is_the_seats_user_with_no_right_and_nothing_open(seat_dir: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("without root the init has no other user to become")
+    leaked, held = os.pipe()
+    os.set_inheritable(leaked, True)
+    os.set_inheritable(held, True)
+
+    def look() -> dict[str, Any]:
+        lines = dict(line.split(":\t", 1) for line in Path("/proc/1/status").read_text().splitlines() if ":\t" in line)
+        links = {number: os.readlink(f"/proc/1/fd/{number}") for number in os.listdir("/proc/1/fd")}
+        return {
+            "ids": sorted({*lines["Uid"].split(), *lines["Gid"].split()}),
+            "groups": lines["Groups"].split(),
+            "rights": [int(lines[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")],
+            "environment": Path("/proc/1/environ").read_text(),
+            "open": sorted(links),
+            "ends": links["0"].split(":")[0],
+        }
+
+    layers = layers_for("mount_namespace", "pid_namespace") | {"identity"}
+    assert inside(seat_dir, layers, look, identity=PLAIN_USER) == {
+        "ids": [str(PLAIN_USER.uid)],
+        "groups": [],
+        "rights": [0, 0, 0, 0],
+        "environment": "",
+        "open": ["0", "1", "2"],
+        "ends": "pipe",
+    }
+    os.close(leaked)
+    os.close(held)
 
 
 def test_kernel_dies_of_its_own_signal_and_orphans_are_reaped(seat_dir: str, owner: Identity | None) -> None:
@@ -263,9 +296,10 @@ def test_end_of_the_init_ends_every_process_of_the_namespace(seat_dir: str) -> N
         plan = make_plan(seat_dir, layers_for("pid_namespace") | FLAGS)
         reader, writer = os.pipe()
         alive, held = os.pipe()
+        lifeline, _end = os.pipe()
         middle = fork()
         if middle == 0:
-            entered = enter_namespaces(plan)
+            entered = enter_namespaces(plan, lifeline)
             if os.fork() == 0:
                 os.close(alive)
                 os.setsid()
