@@ -67,6 +67,14 @@ class Containment:
         if self._group is not None:
             self._group.kill()
 
+    def freeze(self) -> bool:
+        """Stop all that is in the control group, and return whether there is one that can; see `is_frozen`."""
+        return self._group is not None and self._group.freeze()
+
+    def is_frozen(self) -> bool:
+        """Return whether all of it has stopped."""
+        return self._group is not None and self._group.is_frozen()
+
     def is_halted(self) -> bool:
         """Return whether nothing of the seat can run any more; False also where only the end of all can tell."""
         return self._group is not None and self._group.is_halted()

@@ -2,10 +2,13 @@
 
 First a strike, SIGKILL to the kernel and to its control group; then rounds that look whether anything of the seat lives
 and kill what does. The end is confirmed when the kernel is reaped and a look finds nothing; only then may its seat be
-cleared. Before that, after one to six milliseconds, all of it has *halted*: every thread has begun to exit and none
-will return to its program. What takes the time then, 10 ms more for a kernel in namespaces of its own (both measured
-on two cores), is giving back memory and namespaces, which nobody needs to wait for who only wants to read what the
-kernel left.
+cleared.
+
+Before that all of it can be *halted*, which is enough for whoever only wants to read what the kernel left. Where its
+control group can be frozen, that comes first and the strike comes later: stopping a kernel takes half a millisecond,
+while giving back its memory and namespaces takes a core for ten, and the answer to its job would wait for that core.
+Elsewhere it has halted when the strike has made every thread begin to exit, so that none returns to its program, after
+one to six milliseconds (all measured on two cores).
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ _PAUSES_SECONDS = (0.03, 0.01, 0.02, 0.05)
 # between: whoever sleeps here may find its core taken by the kernel giving back memory, for a whole tick of 4 ms.
 _LOOKS_AT_ONCE = 12
 _HALT_PAUSE_SECONDS = 0.001
+# A thread in uninterruptible sleep does not stop; then it is the strike after all that tells.
+_FREEZE_SECONDS = 0.05
 # Uninterruptible sleep on a broken disk is the one thing SIGKILL does not end; the seat is then lost, not reused.
 CONFIRM_SECONDS = 8.0
 _LOST_PAUSE_SECONDS = 2.0
@@ -120,6 +125,38 @@ class Ending:
         self._tell_halted(kernel.report)
         if not self._told:
             self._on_ended(kernel.report)
+
+
+class Freezing:
+    """The stopping of one kernel; calls back once, with whether all of it has stopped.
+
+    Parameters
+    ----------
+    kernel
+        Whose control group was told to freeze.
+    then
+        Called with False where it does not stop in time, or has ended by itself.
+    """
+
+    def __init__(self, loop: Loop, kernel: Kernel, then: Callable[[bool], None]) -> None:
+        self._loop = loop
+        self._kernel = kernel
+        self._then = then
+        self._deadline = time.monotonic() + _FREEZE_SECONDS
+        for _ in range(_LOOKS_AT_ONCE):
+            if kernel.containment.is_frozen():
+                then(True)
+                return
+            os.sched_yield()
+        loop.call_later(_HALT_PAUSE_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        if self._kernel.phase is Phase.RUNNING and self._kernel.containment.is_frozen():
+            self._then(True)
+        elif self._kernel.phase is not Phase.RUNNING or time.monotonic() > self._deadline:
+            self._then(False)
+        else:
+            self._loop.call_later(_HALT_PAUSE_SECONDS, self._look_again)
 
 
 def send_signal(kernel: Kernel, number: int) -> bool:

@@ -292,7 +292,7 @@ class LauncherClient:
         await self._ask(LimitCpu(next(self._ids), kernel_id, cpu_seconds), Limited)
 
     async def halt(self, kernel_id: str) -> ExitReport:
-        """End everything of a kernel; return once nothing of it can run any more. `kill` then waits for the rest.
+        """Return once nothing of a kernel can run any more, ever; `kill` must follow, and ends what is still there.
 
         Raises
         ------

@@ -145,7 +145,7 @@ class LimitCpu:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """End everything of a kernel; answered as soon as nothing of it can run any more, which is before it is gone."""
+    """Let nothing of a kernel run any more; answered as soon as that is so. What is then still there takes a `Kill`."""
 
     id: int
     kernel_id: str

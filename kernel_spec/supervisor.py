@@ -13,7 +13,7 @@ from kernel_spec import confinement
 from kernel_spec.channel import Channel, ChannelClosed, ChannelError, close_all
 from kernel_spec.confinement import Host
 from kernel_spec.containment import Containment
-from kernel_spec.ending import Ending, send_signal
+from kernel_spec.ending import Ending, Freezing, send_signal
 from kernel_spec.environment import kernel_environment
 from kernel_spec.fork_keeper import ForkServerKeeper
 from kernel_spec.kernels import Kernel, Phase
@@ -228,6 +228,18 @@ class Supervisor:
     def _halt(self, message: Halt, _: list[int]) -> None:
         kernel = self._kernel(message.kernel_id)
         kernel.asked_to_end = kernel.asked_to_end or kernel.wait_status is None
+        if kernel.phase is Phase.RUNNING and kernel.containment.freeze():
+            Freezing(self._loop, kernel, lambda frozen: self._frozen(message, kernel, frozen=frozen))
+        else:
+            self._halt_by_ending(message, kernel)
+
+    def _frozen(self, message: Halt, kernel: Kernel, *, frozen: bool) -> None:
+        if frozen:
+            self._halted(message, kernel.make_report())
+        else:
+            self._halt_by_ending(message, kernel)
+
+    def _halt_by_ending(self, message: Halt, kernel: Kernel) -> None:
         self._end(kernel, lambda _: None)
         ending = self._endings.get(kernel.kernel_id)
         if ending is None:

@@ -104,7 +104,7 @@ class JobKernel:
             await self.parts.launcher.signal(self.kernel_id, signal.SIGINT)
 
     async def halt(self) -> ExitReport:
-        """End everything of this kernel, and return when nothing of it can run any more; `kill` waits for the rest.
+        """Return when nothing of this kernel can run any more, ever; `kill` must follow and ends the rest.
 
         Raises
         ------

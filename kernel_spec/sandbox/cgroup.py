@@ -2,7 +2,7 @@
 
 One tree of ours, ``transform-gateway.<stamp>``, lies beneath the group in which this process runs, so that
 the limits of a container or service go on holding; each seat has a group in it. On a hybrid machine the controllers
-are in version 1 hierarchies, while the unified one has none but still counts CPU time and kills at once (cgroup.kill).
+are in version 1 hierarchies, while the unified one has none but still counts CPU time, stops and kills at once.
 
 Everything is done by the launcher. Nothing here is needed in the kernel process.
 """
@@ -98,6 +98,27 @@ class Group:
         if not all(map(procfs.is_exiting, first)):
             return False
         return self.threads() <= first
+
+    def freeze(self) -> bool:
+        """Ask every thread of the group to stop where it is, until it is killed; return whether a group here can.
+
+        Version 2 only (cgroup.freeze): the kernel of version 1 may let a stopped thread be killed only once it is let
+        go on.
+        """
+        for directory, hierarchy in self._directories.items():
+            if hierarchy.version == 2:
+                with suppress(SandboxError):
+                    _write(directory / "cgroup.freeze", 1)
+                    return True
+        return False
+
+    def is_frozen(self) -> bool:
+        """Return whether every thread of the group has stopped, new ones included (cgroup.events)."""
+        for directory, hierarchy in self._directories.items():
+            if hierarchy.version == 2:
+                with suppress(OSError):
+                    return "frozen 1" in (directory / "cgroup.events").read_text()
+        return False
 
     def usage(self) -> GroupUsage:
         """Read the counters."""

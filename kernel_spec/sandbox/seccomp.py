@@ -76,6 +76,8 @@ _IOPRIO_WHO_USER: Final = 3
 _ABSENT: Final = (
     *("clone3", "memfd_create", "memfd_secret", "userfaultfd", "bpf", "perf_event_open", "nfsservctl"),
     *("io_uring_setup", "io_uring_enter", "io_uring_register", "add_key", "keyctl", "request_key"),
+    # Writes that are on their way after their process was stopped.
+    *("io_setup", "io_submit"),
     *("uselib", "ustat", "sysfs", "_sysctl", "lookup_dcookie", "modify_ldt"),
 )
 _FORBIDDEN: Final = (

@@ -35,6 +35,8 @@ NUMBERS: Final[dict[str, tuple[int, int | None]]] = {
     "fspick": (433, 433),
     "futimesat": (261, None),
     "init_module": (175, 105),
+    "io_setup": (206, 0),
+    "io_submit": (209, 2),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "io_uring_setup": (425, 425),

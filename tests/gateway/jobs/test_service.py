@@ -27,10 +27,13 @@ class HeldRun:
     runs: list[Job]
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
     verdict: Verdict = field(default_factory=lambda: Verdict(None, "", 0))
+    may_deliver: asyncio.Event = field(default_factory=asyncio.Event)
+    settling: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     closed: bool = False
 
     def __post_init__(self) -> None:
+        self.may_deliver.set()
         self.settled.set()
 
     async def execute(self) -> None:
@@ -41,12 +44,14 @@ class HeldRun:
             self.verdict = Verdict(failure.code, failure.message, failure.exit_code)
 
     async def settle(self) -> None:
+        self.settling.set()
         await self.settled.wait()
 
     def fail(self, verdict: Verdict) -> None:
         self.verdict = verdict
 
     async def deliver(self) -> Verdict:
+        await self.may_deliver.wait()
         return self.verdict
 
     async def close(self) -> None:
@@ -120,6 +125,41 @@ async def test_the_answer_does_not_wait_for_the_end_of_the_processes_but_the_nex
     assert (await second.wait()).ok
     await turns()
     assert service.status().busy_slots == 0
+
+
+async def test_the_answer_goes_before_the_end_of_the_processes(
+    runner: HeldRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.jobs.service.ANSWER_FIRST_SECONDS", 60.0)
+    service = make_service(runner, tmp_path)
+    record = service.submit(job(1))
+    await turns()
+    run = runner.opened[1]
+    run.may_deliver.clear()
+    run.may_end.set()
+    await turns()
+    assert not run.settling.is_set()
+    run.may_deliver.set()
+    await record.wait()
+    await turns()
+    assert run.settling.is_set()
+
+
+@pytest.mark.parametrize(("patience_seconds", "jobs"), [(60.0, 2), (0.01, 1)], ids=["a job waits", "it takes long"])
+async def test_the_end_of_the_processes_does_not_wait_for_a_slow_answer(
+    runner: HeldRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience_seconds: float, jobs: int
+) -> None:
+    monkeypatch.setattr("gateway.jobs.service.ANSWER_FIRST_SECONDS", patience_seconds)
+    service = make_service(runner, tmp_path)
+    for number in range(jobs):
+        service.submit(job(number))
+    await turns()
+    run = runner.opened[0]
+    run.may_deliver.clear()
+    run.may_end.set()
+    async with asyncio.timeout(10):
+        await run.settling.wait()
+    await service.aclose()
 
 
 async def test_a_full_queue_answers_at_once_with_its_size(runner: HeldRunner, tmp_path: Path) -> None:

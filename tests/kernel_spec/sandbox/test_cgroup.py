@@ -65,6 +65,64 @@ def _count_forks() -> None:
     os._exit(len(forked))
 
 
+def restless(group: Group, traces: Path) -> int:
+    """Start a chain of processes in the group, each of which lives for one byte, and return the first's pid."""
+    pid = fork()
+    if pid == 0:
+        for entrance in group.entrances:
+            Path(entrance).write_text("0")
+        place = os.open(traces, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        if os.fork():
+            signal.pause()
+        while True:
+            os.write(place, b"x")
+            if os.fork():
+                os._exit(0)
+    while not traces.exists() or traces.stat().st_size < 50:
+        os.sched_yield()
+    return pid
+
+
+def end(group: Group, pid: int) -> None:
+    group.kill()
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    group.remove()
+
+
+def test_group_that_has_halted_leaves_no_trace(tree: Tree, tmp_path: Path) -> None:
+    """Where no version 2 kills all at once, the killing goes on until the look finds nothing that could go on."""
+    group = tree.create("seat", replace(SMALL, processes=1000))  # the dead count until somebody reaps them
+    traces = tmp_path / "traces"
+    pid = restless(group, traces)
+    assert not group.is_halted()
+    while not group.is_halted():
+        group.kill()
+    halted = traces.stat().st_size
+    end(group, pid)
+    assert traces.stat().st_size == halted
+
+
+def test_frozen_group_stands_still_until_it_is_killed(unified: Hierarchy, tmp_path: Path) -> None:
+    group = Group({unified.directory: unified})
+    traces = tmp_path / "traces"
+    pid = restless(group, traces)
+    assert not group.is_frozen()
+    assert group.freeze()
+    while not group.is_frozen():
+        os.sched_yield()
+    frozen = traces.stat().st_size
+    assert len(group.pids()) >= 2, "nothing has ended"
+    end(group, pid)
+    assert traces.stat().st_size == frozen
+    unified.directory.mkdir()
+
+
+def test_group_without_version_2_says_that_it_cannot_freeze(tree: Tree, group: Group) -> None:
+    old = Group({path: kind for path, kind in group._directories.items() if kind.version == 1})
+    assert not old.freeze()
+    assert not old.is_frozen()
+
+
 def test_memory_beyond_the_limit_kills_and_is_counted(group: Group) -> None:
     pid, release = waiting_child("allocate")
     group.attach(pid)

@@ -143,7 +143,9 @@ def test_privileged_and_risky_calls_are_not_permitted(name: str) -> None:
         assert before != "EPERM", "the call must reach the kernel before"
 
 
-@pytest.mark.parametrize("name", ["io_uring_setup", "keyctl", "bpf", "userfaultfd", "perf_event_open", "clone3"])
+@pytest.mark.parametrize(
+    "name", ["io_uring_setup", "io_setup", "keyctl", "bpf", "userfaultfd", "perf_event_open", "clone3"]
+)
 def test_optional_interfaces_look_absent(name: str) -> None:
     # 0xFFFFF...: flags and pointers that no kernel accepts.
     assert before_and_after(lambda: call_by_number(number(name), -1, -1, -1, -1, -1))[1] == "ENOSYS"
