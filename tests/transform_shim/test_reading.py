@@ -226,6 +226,20 @@ def test_columns_of_many_blocks_come_together(tmp_path: Path, monkeypatch: pytes
     assert frame["i"].isna().sum() == sum(row["i"] is None for row in rows)
 
 
+def test_blocks_that_no_type_holds_name_the_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines.line_blocks, "__defaults__", (60,))  # each line is a block
+    times = ["2024-01-15T10:30:00.123456789"] * 10 + ["3000-01-15T10:30:00"] * 10
+    data = "".join(f'{{"a":{n},"at":"{time}","z":1}}\n' for n, time in enumerate(times))
+    with pytest.raises(InputInvalid, match="column 'at': no type holds all values"):
+        read(tmp_path, fields(a="Integer", at="DateTime", z="Integer"), data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, lines._COUNT_BYTES - 1, lines._COUNT_BYTES, 3 * lines._COUNT_BYTES + 7])
+def test_bytes_are_counted_in_all_pieces(size: int) -> None:
+    view = np.arange(size, dtype=np.uint64).astype(np.uint8)
+    assert lines.count_of(10, view) == int((view == 10).sum())
+
+
 @pytest.mark.parametrize(
     ("base_type", "data", "parts"),
     [

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow as pa
 from transform_shim.errors import InputInvalid
 from transform_shim.request import TableFile
 
-__all__ = ["BLOCK_BYTES", "LineBlock", "line_blocks", "open_binary"]
+__all__ = ["BLOCK_BYTES", "LineBlock", "count_of", "line_blocks", "open_binary"]
 
 #: Small enough that a block and its columns stay in the cache of two cores and bound memory, large enough that the
 #: cost per block (0.2 ms) does not count; measured best on 104 MB.
@@ -22,6 +22,8 @@ BLOCK_BYTES = 4 << 20
 #: Where the last line end of a block is looked for, in bytes from its end.
 _TAIL_BYTES = 64 << 10
 _LINE_FEED = ord("\n")
+#: As much as is compared at a time when bytes are counted.
+_COUNT_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,15 @@ def line_blocks(file: TableFile, block_bytes: int = BLOCK_BYTES) -> Iterator[Lin
     for data in blocks:
         position += len(data)
         yield LineBlock(line, data, position, is_cut=not data.endswith(b"\n"))
-        # bytes.count() takes eight times as long where lines are short, and keeps other threads waiting
-        line += int(np.count_nonzero(np.frombuffer(data, dtype=np.uint8) == _LINE_FEED))
+        line += count_of(_LINE_FEED, np.frombuffer(data, dtype=np.uint8))
+
+
+def count_of(byte: int, view: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
+    """How often a byte stands in a view of many."""
+    # bytes.count() takes eight times as long where lines are short, and keeps other threads waiting; comparing a whole
+    # block at once takes up to twice as long, because what comes of it does not stay in a core's own cache
+    pieces = (view[start : start + _COUNT_BYTES] for start in range(0, view.size, _COUNT_BYTES))
+    return sum(int(np.count_nonzero(piece == byte)) for piece in pieces)
 
 
 def _plain_blocks(path: Path, block_bytes: int) -> Iterator[bytes]:

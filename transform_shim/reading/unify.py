@@ -45,4 +45,4 @@ def unify(arrays: Sequence[pa.Array], kind: Kind) -> pa.ChunkedArray:
         target = pa.timestamp("ns", next(iter(types)).tz)
     else:
         target = widest(types)
-    return pa.chunked_array([array.cast(target) for array in arrays], type=target)
+    return pa.chunked_array([array if array.type == target else array.cast(target) for array in arrays], type=target)
