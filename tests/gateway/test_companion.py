@@ -17,7 +17,7 @@ import pytest
 from gateway.companion import runs
 from gateway.companion.sources import SourceError, fetch_source
 from gateway.companion.tables import Table
-from gateway.companion.wire import Closed, LoadTable, Wire
+from gateway.companion.wire import Closed, LoadTable, NotUnderstood, Wire
 from gateway.runfile import Running, write_run_file
 
 CSV = b"a,b\n1,x\n"
@@ -137,6 +137,25 @@ def test_what_is_no_request_is_refused_and_the_next_one_taken(ends: tuple[socket
     assert len(os.listdir("/proc/self/fd")) == before, "the descriptor that came along is closed"
     kernels.sendall(said(b'{"id": 2, "op": "cancel"}'))
     assert wire.receive()[0].id == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "request_id"),
+    [
+        (b'{"id": 7, "op": "load"}', 7),
+        (b'{"id": 7, "op": "files", "prefix": 1}', 7),
+        (b"[1]", None),
+        (b"no json", None),
+    ],
+)
+def test_who_asked_for_what_cannot_be_is_known(
+    ends: tuple[socket.socket, Wire], body: bytes, request_id: int | None
+) -> None:
+    kernels, wire = ends
+    kernels.sendall(said(body))
+    with pytest.raises(NotUnderstood) as refused:
+        wire.receive()
+    assert refused.value.request_id == request_id
 
 
 def test_too_long_a_message_and_end_of_file_end_the_conversation(ends: tuple[socket.socket, Wire]) -> None:
