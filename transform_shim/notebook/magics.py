@@ -120,7 +120,7 @@ class TransformMagics(Magics):
     @argument("--timeout", type=float, metavar="SECONDS", help="default: the gateway's")
     @argument("--here", action="store_true", help="run in this kernel, so that %%debug stands in the failed frame")
     @argument("--hold", type=float, metavar="MINUTES", help="keep the kernel of a failed job, to attach to")
-    @argument("--output-format", choices=_FORMATS, default="jsonl", help="what the result is written as")
+    @argument("--output-format", choices=_FORMATS, help="what the result is written as; default: jsonl")
     def transform(self, line: str, cell: str) -> None:
         """Run the cell as a transform on the loaded tables, exactly as in production: a gateway runs it.
 
@@ -141,9 +141,9 @@ class TransformMagics(Magics):
 
     @line_cell_magic
     @magic_arguments()
-    @argument("--timeout", type=float, metavar="SECONDS", help="default: the gateway's")
+    @argument("--timeout", type=float, metavar="SECONDS", help="default: that of the %%%%transform, or the gateway's")
     @argument("--hold", type=float, metavar="MINUTES", help="keep the kernel of a failed job, to attach to")
-    @argument("--output-format", choices=_FORMATS, default="jsonl", help="what the result is written as")
+    @argument("--output-format", choices=_FORMATS, help="default: that of the %%%%transform, or jsonl")
     def submit(self, line: str, cell: str | None = None) -> None:
         """Send the last %%transform, or this cell, with the loaded tables to the running gateway, and compare.
 

@@ -126,6 +126,17 @@ def test_library_is_for_the_notebook_and_for_transforms(notebook: NotebookKernel
     assert "is the name of a module that is imported already" in notebook.run("%%library json\nx = 1").stderr
 
 
+def test_library_that_cannot_be_imported_leaves_the_one_before(notebook: NotebookKernel) -> None:
+    notebook.run("%%library rates\nRATE = 1")
+    failed = notebook.run("%%library rates\nRATE = 2\n1 / 0")
+    assert failed.stderr == "UsageError: rates.py, line 2: ZeroDivisionError: division by zero\n"
+    assert notebook.value("__import__('rates').RATE") == "1"
+    notebook.run("%%transform\nimport rates\ndef transform(orders):\n    return orders.assign(rate=rates.RATE)\n")
+    assert notebook.value("last_run.frame.rate.unique().tolist()") == "[1]"
+    notebook.run("%%library never\n1 / 0")
+    assert "No module named 'never'" in notebook.run("import never").error
+
+
 def test_submit_goes_to_the_running_gateway_and_compares(notebook: NotebookKernel) -> None:
     notebook.run(f"%%transform\n{TOTALS}")
     cell = notebook.run("%submit")
@@ -137,6 +148,15 @@ def test_submit_goes_to_the_running_gateway_and_compares(notebook: NotebookKerne
     assert "notebook:" not in other.text, "another script is not compared"
     notebook.run(f"%%transform\n{FAILS}")
     assert "same outcome as in the notebook, the same message" in notebook.run("%submit").text
+
+
+def test_submit_runs_with_the_time_out_and_format_of_the_run_it_is_compared_with(notebook: NotebookKernel) -> None:
+    slow = "import time\ndef transform(orders):\n    time.sleep(1.5)\n    return orders\n"
+    notebook.run(f"%%transform --output-format parquet --timeout 1\n{slow}")
+    assert "same outcome as in the notebook" in notebook.run("%submit").text
+    notebook.run(f"%%transform --output-format parquet\n{TOTALS}")
+    assert "same as in the notebook: rows, columns, types, the same data; " in notebook.run("%submit").text
+    assert "but parquet there and csv here" in notebook.run("%submit --output-format csv").text
 
 
 def test_submit_to_nobody_is_told_in_plain_words(
@@ -205,6 +225,27 @@ def test_functions_do_what_the_magics_do(notebook: NotebookKernel) -> None:
     assert notebook.run("run_transform(code, here=True, show=True)").stdout == "1\n"
     assert "NotebookError: 'xlsx' is not a format" in notebook.run("run_transform(code, output_format='xlsx')").error
     assert notebook.value("run_transform(code, output_format='parquet').frame.r.tolist()") == "[4, 4, 4]"
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("table('orders', 'orders.csv', format='xml')", "'xml' is not a format; these are: jsonl, csv, parquet, arrow"),
+        ("table('orders', 'orders.csv', manifest=5)", "this cannot be asked for: manifest: "),
+        ("run_transform(None)", "the script must be text, not 'NoneType'"),
+        ("run_transform('x = 1', timeout='9')", "the time-out must be seconds above 0, not '9'"),
+        ("run_transform('x = 1', timeout=float('inf'))", "the time-out must be seconds above 0, not inf"),
+        ("run_transform('x = 1', hold_minutes=float('inf'))", "a kernel is held for minutes from 0 up, not for inf"),
+    ],
+)
+def test_mistakes_in_calls_are_answered(notebook: NotebookKernel, call: str, said: str) -> None:
+    cell = notebook.run(f"from transform_shim import run_transform, table\n{call}")
+    assert f"NotebookError: {said}" in cell.error
+
+
+def test_shell_commands_work_without_a_terminal(notebook: NotebookKernel) -> None:
+    assert notebook.run("!echo out; echo err >&2").stdout == "out\n"
+    assert notebook.value("get_ipython().user_ns['_exit_code']") == "0"
 
 
 def test_tab_completes_tables_files_variables_and_options(notebook: NotebookKernel) -> None:
