@@ -134,7 +134,7 @@ def _spawn(settings: Settings, options: Sequence[str]) -> subprocess.Popen[bytes
     if log.exists() and log.stat().st_size > LOG_KEEP_BYTES:
         log.replace(log.with_suffix(".log.1"))
     script = Path(sys.executable).with_name("transform-gateway")
-    command = [str(script)] if script.exists() else [sys.executable, "-m", "gateway"]
+    command = [str(script)] if script.exists() else [sys.executable, "-P", "-m", "gateway"]
     output = open_own(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         # a session of its own: Ctrl-C in the terminal that started it must not stop it

@@ -69,7 +69,7 @@ def _kernel(client: TransformClient, options: argparse.Namespace) -> tuple[dict[
 
 
 def _attach(connection_file: str) -> int:
-    command = [sys.executable, "-m", "gateway.commands.attached", "--existing", connection_file]
+    command = [sys.executable, "-P", "-m", "gateway.commands.attached", "--existing", connection_file]
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the console's; it comes to the whole group
     try:
         return common.exit_code_of(code) if (code := subprocess.run(command, check=False).returncode) else 0

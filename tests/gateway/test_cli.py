@@ -227,6 +227,15 @@ def test_run_without_url_starts_a_gateway_and_leaves_nothing(here: Path) -> None
     assert not directory.exists()
 
 
+def test_run_is_not_led_astray_by_modules_of_the_users_directory(here: Path) -> None:
+    (here / "json.py").write_text("raise SystemExit('not the json that was meant')")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "gateway", "run", "totals.py", "--table", "orders=orders.csv", "--quiet"],
+        cwd=here, env=environment(), capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_own_gateway_goes_when_the_command_is_killed(here: Path) -> None:
     command = [sys.executable, "-m", "gateway", "run", "sleeps.py", "--out", "x.csv"]
     with subprocess.Popen(command, cwd=here, env=environment(), stdout=subprocess.PIPE, text=True) as process:
