@@ -284,8 +284,13 @@ class TransformProvisioner(KernelProvisionerBase):
 
     async def _end_companion(self) -> None:
         companion, self._companion = self._companion, None
-        if companion is not None:
+        if companion is None:
+            return
+        try:
             await asyncio.to_thread(companion.close)
+        except RuntimeError:
+            # `jupyter run` cleans up while its interpreter ends, when no thread can be had any more
+            companion.close()
 
     def _end_standalone(self) -> ExitReport:
         if self._standalone is None:
