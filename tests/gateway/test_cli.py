@@ -9,12 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway import cli
 from gateway.client import TransformClient
 from gateway.commands import common, smoke
+from gateway.daemon import describe
+from gateway.runfile import Running
+from tests.gateway.fake_gateway import FakeGateway
 from tests.gateway_process import GatewayProcess, alive, descendants
 
 ROOT = Path(__file__).parents[2]
@@ -207,6 +211,25 @@ def test_status_says_how_the_gateway_is(here: Path, running_gateway: GatewayProc
     assert "health    ok" in call(here, "status", gateway=running_gateway).stdout
     whole = json.loads(call(here, "status", "--json", gateway=running_gateway).stdout)
     assert whole["healthy"] is True
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ({"draining": True}, "it was told to stop and lets running jobs end"),
+        ({"internal_s3": {"healthy": False, "failure": "the S3 server ended"}}, "the S3 server ended"),
+        ({"kernels": {"last_start_failure": "no seat"}}, "kernels do not start: no seat"),
+        ({}, "no kernel is ready yet"),
+    ],
+)
+def test_status_says_why_a_gateway_is_not_well(state: dict[str, Any], why: str, here: Path) -> None:
+    body = {"healthy": False, "internal_s3": None, "kernels": {"last_start_failure": None}, **state}
+    with FakeGateway({"GET /v1/status": lambda asked: (503, body)}) as fake:
+        done = call(here, "status", "--url", fake.url)
+        described = describe(here, Running.of(os.getpid(), fake.url))
+    assert (done.returncode, done.stderr) == (3, "")
+    assert f"health    not healthy: {why}\n" in done.stdout
+    assert f"health    not healthy: {why}, " in described, "as `make status` says it"
 
 
 def test_run_without_url_starts_a_gateway_and_leaves_nothing(here: Path) -> None:
