@@ -259,6 +259,14 @@ def test_run_is_not_led_astray_by_modules_of_the_users_directory(here: Path) -> 
     assert done.returncode == 0, done.stderr
 
 
+def test_run_with_internal_s3_starts_a_gateway_with_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(cli, "_start_gateway", lambda arguments: started.append(arguments) or 0)
+    assert cli.main(["run", "--internal-s3", "--port=5003"]) == 0
+    assert started == [["--enable-internal-s3=true", "--port=5003"]]
+    assert cli.main(["run", "totals.py", "--internal-s3"]) == 2
+
+
 def test_own_gateway_goes_when_the_command_is_killed(here: Path) -> None:
     command = [sys.executable, "-m", "gateway", "run", "sleeps.py", "--out", "x.csv"]
     with subprocess.Popen(command, cwd=here, env=environment(), stdout=subprocess.PIPE, text=True) as process:
