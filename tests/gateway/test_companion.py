@@ -6,6 +6,7 @@ import gzip
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,11 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
+from gateway.client_http import GatewayUnreachable
 from gateway.companion import runs
 from gateway.companion.sources import SourceError, fetch_source
 from gateway.companion.tables import Table
-from gateway.companion.wire import Closed, LoadTable, NotUnderstood, Wire
+from gateway.companion.wire import Closed, LoadTable, NotUnderstood, RunTransform, Wire
 from gateway.runfile import Running, write_run_file
 
 CSV = b"a,b\n1,x\n"
@@ -97,6 +99,32 @@ async def test_missing_manifest_names_the_manifest(tmp_path: Path, inputs: Path)
     (tmp_path / "t.csv").write_bytes(CSV)
     with pytest.raises(SourceError, match=r"gone\.json: no such file"):
         await fetch(inputs, tmp_path / "t.csv", manifest="gone.json")
+
+
+@pytest.mark.parametrize(
+    ("url", "which", "said"),
+    [
+        ("metabase.example", "7", "METABASE_URL, which is set where Jupyter is started, is neither http nor https"),
+        ("http://a b", "7", "METABASE_URL, which is set where Jupyter is started, holds a space"),
+        ("http://127.0.0.1:1", "", "expected metabase:ID or metabase:NAME"),
+    ],
+)
+async def test_metabase_that_cannot_be_meant_is_told(
+    url: str, which: str, said: str, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METABASE_URL", url)
+    monkeypatch.setenv("METABASE_API_KEY", "k")
+    with pytest.raises(SourceError, match=said):
+        await fetch(inputs, f"metabase:{which}")
+
+
+def test_gateway_url_that_is_none_is_told_with_the_name_of_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFORM_GATEWAY_URL", "gateway.example")
+    request = RunTransform(id=1, op="run", running=True, code="x = 1")
+    with pytest.raises(GatewayUnreachable, match=r"TRANSFORM_GATEWAY_URL, .*: not a gateway's URL"):
+        runs.Gateways().run(request, {}, tmp_path / "out", lambda event, **fields: None, threading.Event())
 
 
 def test_running_gateway_is_the_named_one_else_that_of_the_state_directory(
