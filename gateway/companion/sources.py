@@ -100,7 +100,7 @@ def _place(text: str) -> Source:
 def _hint(text: str) -> str:
     if ":" in text and not Path(text).is_absolute():
         return "; sources are a file, a URL (http, https), metabase:ID, metabase:NAME, or @variable"
-    return "" if Path(text).is_absolute() else f" in {Path.cwd()}"
+    return "" if text.startswith(("/", "~")) else f" in {Path.cwd()}"
 
 
 async def _metabase(which: str) -> MetabaseSource:
