@@ -88,7 +88,7 @@ def run_transform(
         Seconds; the gateway's default otherwise.
     here : bool, optional
         Run in this kernel instead: no fresh process and no limits but the notebook's, and after a failure ``%debug``
-        stands in the script's frame.
+        stands in the script's frame. Takes neither `timeout` nor `hold_minutes`.
     hold_minutes : float, optional
         Keep the kernel of a failed job for so long; `Result.held` then says how to attach to it.
     output_format : {'jsonl', 'csv', 'parquet', 'arrow'}, optional

@@ -82,6 +82,8 @@ class Session:
         """Run a script on all tables, in a fresh kernel of a gateway or in this one, and remember it."""
         if not isinstance(code, str):
             raise NotebookError(f"the script must be text, not {type(code).__name__!r}")
+        if here and (options.timeout is not None or options.hold_minutes is not None):
+            raise NotebookError("in this kernel there is no time-out (Ctrl-C interrupts) and nothing to hold")
         self.script, self.options, self.local = code, options, None
         if here:
             from transform_shim.notebook.here import run_here

@@ -59,6 +59,11 @@ def test_large_result_is_shown_by_its_head(notebook: NotebookKernel) -> None:
     notebook.run("del last_run")
 
 
+def test_empty_result_has_an_empty_head(notebook: NotebookKernel) -> None:
+    notebook.run("%%transform\ndef transform(orders):\n    return orders[:0]\n")
+    assert notebook.value("len(last_run.head()), list(last_run.head())") == "(0, ['status', 'amount'])"
+
+
 def test_names_of_the_cell_can_be_used_by_hand(notebook: NotebookKernel) -> None:
     assert notebook.run(f"%%transform\n{TOTALS}").stdout.count("imported") == 1
     cell = notebook.run("len(transform(tables.orders)), RATE")
@@ -192,6 +197,8 @@ def test_interrupt_cancels_the_job(notebook: NotebookKernel) -> None:
         ("%%transform --timeout 1e9", "the gateway refused the job: bad_request: "),
         ("%%transform --hold -1", "held for minutes from 0 up"),
         ("%%transform --output-format xlsx", "invalid choice: 'xlsx'"),
+        ("%%transform --here --timeout 5", "in this kernel there is no time-out"),
+        ("%%transform --here --hold 5", "nothing to hold"),
         ("%%transform --nonsense", "unrecognized arguments: --nonsense"),
         ("%%library 2x", "'2x' cannot be the name of a library module"),
     ],
@@ -249,10 +256,12 @@ def test_shell_commands_work_without_a_terminal(notebook: NotebookKernel) -> Non
 
 
 def test_tab_completes_tables_files_variables_and_options(notebook: NotebookKernel) -> None:
-    notebook.run("import pandas as pd; deeds = pd.DataFrame()")
+    notebook.run("import pandas as pd; import polars as pl; deeds = pd.DataFrame({'x': [1]})")
+    notebook.run("lazy_deeds = pl.LazyFrame({'x': [1]}); lazy_column = deeds['x']")
     assert notebook.complete("%table ord") == ["orders"]
     assert notebook.complete("%table x or") == ["orders.csv"]
     assert notebook.complete("%table x @dee") == ["deeds"]
+    assert notebook.complete("%table x @lazy") == ["lazy_deeds"]
     assert notebook.complete("%table --drop o") == ["orders"]
     assert "--manifest" in notebook.complete("%table x y --m")
     assert notebook.complete("%%transform --h") == ["--here", "--hold"]
