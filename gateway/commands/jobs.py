@@ -17,7 +17,7 @@ from gateway.health import health_of
 DESCRIPTIONS = {
     "logs": "Show what a job has said; without an id, the one that runs, waits or ended last.",
     "cancel": "End a job, whether it runs or waits.",
-    "status": "Show how the gateway is; with an id, where that job stands.",
+    "status": "Show how the gateway is (exit code 3: not well); with an id, where that job stands.",
 }
 
 

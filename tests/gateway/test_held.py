@@ -304,6 +304,12 @@ def test_minutes_that_make_no_sense_are_refused(gateway: GatewayProcess, minutes
     assert (answer.status, answer.body["field"]) == (400, "hold_minutes")
 
 
+@pytest.mark.parametrize("minutes", [0, -1, "5"])
+def test_console_for_no_time_is_refused(gateway: GatewayProcess, minutes: Any) -> None:
+    answer = gateway.request("POST", "/v1/console", {"minutes": minutes})
+    assert (answer.status, answer.body["field"]) == (400, "minutes")
+
+
 def test_first_form_holds_as_well(gateway: GatewayProcess) -> None:
     request = {"code": "x = 1", "request_id": 5, "output_url": "http://127.0.0.1:9/o", "hold_minutes": 5}
     answer = gateway.request("POST", "/execute", request).body
