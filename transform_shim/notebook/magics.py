@@ -44,7 +44,7 @@ class TransformMagics(Magics):
     @argument("--clear", action="store_true", help="forget all tables")
     def tables(self, line: str) -> Any:
         """Show the loaded tables: name, rows, columns with Metabase's types, and where each came from."""
-        options = parse_argstring(self.tables, line)
+        options = _parsed(self.tables, line)
         from transform_shim.notebook.functions import tables
 
         if options.clear:
@@ -87,7 +87,7 @@ class TransformMagics(Magics):
             %table orders @df
             %table --drop orders
         """
-        options = parse_argstring(self.table, line)
+        options = _parsed(self.table, line)
         from transform_shim.notebook.functions import drop_table
 
         with _in_plain_words():
@@ -95,7 +95,7 @@ class TransformMagics(Magics):
                 drop_table(options.drop)
                 return
             source = [word for word in options.source if word != "="]
-            if not options.name or len(source) != 1:
+            if not options.name or len(source) != 1 or not _unquoted(source[0]):
                 raise NotebookError("expected %table NAME SOURCE; a source with blanks in it wants quotes. See %table?")
             loaded = self._load(options, _unquoted(source[0]), local_ns or {})
         print(loaded)  # noqa: T201
@@ -129,7 +129,7 @@ class TransformMagics(Magics):
         failure the code and the message that production gives. Afterwards the cell's names, `transform` first, are
         there to be called by hand, and `last_run` is the result.
         """
-        options = parse_argstring(self.transform, line)
+        options = _parsed(self.transform, line)
         from transform_shim.notebook.session import RunOptions, session
 
         with _in_plain_words():
@@ -150,7 +150,7 @@ class TransformMagics(Magics):
         The gateway is the one that TRANSFORM_GATEWAY_URL and AUTH_TOKEN name where Jupyter was started, else the one on
         this machine (STATE_DIR, HOST, PORT).
         """
-        options = parse_argstring(self.submit, line)
+        options = _parsed(self.submit, line)
         from transform_shim.notebook.session import RunOptions, session
 
         with _in_plain_words():
@@ -163,7 +163,7 @@ class TransformMagics(Magics):
     @argument("name", help="name of the module")
     def library(self, line: str, cell: str) -> None:
         """Make the cell a module that transforms and this notebook can import."""
-        options = parse_argstring(self.library, line)
+        options = _parsed(self.library, line)
         from transform_shim.notebook.functions import library
 
         with _in_plain_words():
@@ -234,6 +234,13 @@ class _ProgressLine:
             self._handle = display(data, raw=True, display_id=True)
         else:
             self._handle.update(data, raw=True)
+
+
+def _parsed(magic: Any, line: str) -> Any:
+    try:
+        return parse_argstring(magic, line)
+    except ValueError as error:  # of shlex, about a quote without its end
+        raise UsageError(f"{line.strip()}: {str(error).lower()}") from None
 
 
 def _unquoted(text: str) -> str:

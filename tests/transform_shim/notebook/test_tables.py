@@ -151,6 +151,8 @@ def test_tables_shows_what_there_is_and_forgets(notebook: NotebookKernel) -> Non
         ("or-ders orders.csv", "'or-ders' cannot be a table's name"),
         ("orders", "expected %table NAME SOURCE"),
         ("orders a b", "expected %table NAME SOURCE"),
+        ("orders ''", "expected %table NAME SOURCE"),
+        ("orders 'a b.csv", "orders 'a b.csv: no closing quotation"),
         ("orders orders.csv --format xlsx", "invalid choice: 'xlsx'"),
         ("x broken.jsonl", "Table 'x', line 2"),
         ("--drop nothing", "there is no table 'nothing'"),
