@@ -55,7 +55,13 @@ def table(
         return tables.take(name, source, manifest)
     if isinstance(manifest, Mapping):
         raise NotebookError("the manifest of a file or URL must be a file or URL too")
-    return tables.load(name, source, manifest, cast("DataFormat | None", format))
+    from transform_shim.notebook.progressline import ProgressLine
+
+    progress = ProgressLine(name)
+    try:
+        return tables.load(name, source, manifest, cast("DataFormat | None", format), progress.take)
+    finally:
+        progress.close()
 
 
 def drop_table(name: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,9 +19,6 @@ from transform_shim.notebook.errors import NotebookError
 
 __all__ = ["TransformMagics"]
 
-#: A load that takes less shows no progress.
-_PATIENCE_SECONDS = 0.7
-_PROGRESS_SECONDS = 0.5
 _FORMATS = ("jsonl", "csv", "parquet", "arrow")
 
 
@@ -101,15 +97,11 @@ class TransformMagics(Magics):
         print(loaded)  # noqa: T201
 
     def _load(self, options: Any, source: str, local_ns: dict[str, Any]) -> Any:
-        from transform_shim.notebook.functions import tables
+        from transform_shim.notebook.functions import table, tables
 
         if not source.startswith("@"):
-            progress = _ProgressLine(options.name)
             manifest = _unquoted(options.manifest) if options.manifest else None
-            try:
-                return tables.load(options.name, source, manifest, options.format, progress.take)
-            finally:
-                progress.close()
+            return table(options.name, source, manifest=manifest, format=options.format)
         names = {**self.shell.user_ns, **local_ns}
         if source[1:] not in names:
             raise NotebookError(f"there is no variable {source[1:]!r} in this notebook")
@@ -203,37 +195,6 @@ class _Log:
         if event["event"] == "log":
             stream = sys.stderr if event["stream"] == "stderr" else sys.stdout
             print(event["message"], file=stream, flush=True)
-
-
-class _ProgressLine:
-    """One line that says how much of a table has come, where that takes long."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._shown_at = time.monotonic() + _PATIENCE_SECONDS - _PROGRESS_SECONDS
-        self._handle: Any = None
-
-    def take(self, event: dict[str, Any]) -> None:
-        """Show how far it is."""
-        now = time.monotonic()
-        if event["event"] != "progress" or not event.get("bytes") or now - self._shown_at < _PROGRESS_SECONDS:
-            return
-        self._shown_at = now
-        from transform_shim.notebook.display import size
-
-        self._update(f"{self._name}: {size(event['bytes'])} …")
-
-    def close(self) -> None:
-        """Empty the line."""
-        if self._handle is not None:
-            self._update("")
-
-    def _update(self, text: str) -> None:
-        data = {"text/plain": text}
-        if self._handle is None:
-            self._handle = display(data, raw=True, display_id=True)
-        else:
-            self._handle.update(data, raw=True)
 
 
 def _parsed(magic: Any, line: str) -> Any:

@@ -80,11 +80,12 @@ class _Slow(_Quiet):
         self.wfile.write(half)
 
 
-def test_a_slow_download_shows_how_far_it_is(notebook: NotebookKernel) -> None:
+@pytest.mark.parametrize("asked", ["%table slow {}", "from transform_shim import table; print(table('slow', '{}'))"])
+def test_a_slow_download_shows_how_far_it_is(notebook: NotebookKernel, asked: str) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Slow) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        cell = notebook.run(f"%table slow http://127.0.0.1:{server.server_port}/slow.csv")
+        cell = notebook.run(asked.format(f"http://127.0.0.1:{server.server_port}/slow.csv"))
         server.shutdown()
         thread.join()
     assert cell.stdout.startswith("slow: 100,001 rows")
