@@ -173,6 +173,23 @@ def test_interrupt_cancels_the_job(here: Path, running_gateway: GatewayProcess) 
     assert status["result"]["code"] == "cancelled"
 
 
+def test_termination_cancels_the_job_and_leaves_nothing(here: Path, running_gateway: GatewayProcess) -> None:
+    scratch = here / "tmp"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "gateway", "run", "sleeps.py", "--id", "cli-term"]
+    settings = {**environment(running_gateway), "TMPDIR": str(scratch)}
+    with subprocess.Popen(command, cwd=here, env=settings, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "started\n"
+        assert list(scratch.iterdir())
+        process.terminate()
+        _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, "Traceback" in stderr) == (143, False)
+    assert not list(scratch.iterdir())
+    status = running_gateway.request("GET", "/v1/status?request_id=cli-term").body
+    assert status["result"]["code"] == "cancelled"
+
+
 def test_jobs_are_looked_at_and_ended_by_id(here: Path, running_gateway: GatewayProcess) -> None:
     command = [sys.executable, "-m", "gateway", "run", "sleeps.py", "--id", "cli-77", "--out", "x.csv"]
     with subprocess.Popen(
