@@ -199,7 +199,7 @@ docker-run: ## start a container of it on http://localhost:5001 (AUTH_TOKEN=...;
 	$$engine run --detach --name '$(CONTAINER)' --cap-drop ALL $(CAPABILITIES:%=--cap-add %) --security-opt no-new-privileges \
 		$(PUBLISH) --env AUTH_TOKEN --env ENABLE_INTERNAL_S3 $(RUN_OPTIONS) '$(IMAGE)' >/dev/null || exit 1; \
 	for attempt in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
-		if $$engine exec '$(CONTAINER)' transform-gateway status 2>/dev/null; then exit 0; fi; sleep 1; \
+		if said=$$($$engine exec '$(CONTAINER)' transform-gateway status 2>/dev/null); then echo "$$said"; exit 0; fi; sleep 1; \
 	done; \
 	echo "it did not get healthy within 20 s; its log:" >&2; $$engine logs '$(CONTAINER)' >&2; exit 1
 

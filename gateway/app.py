@@ -296,8 +296,11 @@ def _value_of(trait: TraitType[Any, Any], text: str) -> Any:
 
 
 def _fill_aliases() -> None:
-    for name in TransformGatewayApp.class_own_traits(config=True):
-        TransformGatewayApp.aliases[name.replace("_", "-")] = f"TransformGatewayApp.{name}"
+    for name, trait in TransformGatewayApp.class_own_traits(config=True).items():
+        option = name.replace("_", "-")
+        TransformGatewayApp.aliases[option] = f"TransformGatewayApp.{name}"
+        if isinstance(trait, Bool):  # its option alone, without a value, turns it on
+            TransformGatewayApp.flags[option] = ({"TransformGatewayApp": {name: True}}, trait.help)
 
 
 _fill_aliases()

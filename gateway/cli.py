@@ -38,6 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in ("commands", "help"):
         sys.stdout.write(overview())
         return 0
+    if name == "run" and "--internal-s3" in rest:
+        if scripts := [word for word in rest if word.endswith((".py", ".ipynb"))]:
+            text = (
+                f"run --internal-s3 starts a gateway with its storage beside it and runs no script, so not {scripts[0]}"
+            )
+            sys.stderr.write(f"transform-gateway: {text}\n")
+            return EXIT_USAGE
+        return _start_gateway(["--enable-internal-s3=true", *(word for word in rest if word != "--internal-s3")])
     if name not in COMMANDS:
         sys.stderr.write(f"transform-gateway: unknown command {name!r}\n\n{overview()}")
         return EXIT_USAGE
@@ -50,6 +58,7 @@ def overview() -> str:
     lines = [f"  {name:8} {summary}\n" for name, (_, summary) in COMMANDS.items()]
     return (
         "transform-gateway [OPTIONS]            start the gateway in the foreground; --help-all lists the options\n"
+        "transform-gateway run --internal-s3    the same, with an S3 server beside it\n"
         "transform-gateway COMMAND [OPTIONS]    COMMAND --help explains each\n\n" + "".join(lines)
     )
 

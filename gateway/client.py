@@ -255,8 +255,13 @@ class TransformClient:
         self._http.post_json("/v1/cancel", {"request_id": request_id})
 
     def status(self, request_id: RequestId | None = None) -> dict[str, Any]:
-        """Return where a job stands, or without an id how the gateway is."""
-        return self._http.get_json("/v1/status" + id_query(request_id))
+        """Return where a job stands, or without an id how the gateway is; ``healthy`` is false if it is not well."""
+        try:
+            return self._http.get_json("/v1/status" + id_query(request_id))
+        except GatewayRefused as refusal:
+            if request_id is None and refusal.body.get("healthy") is False:
+                return refusal.body  # 503, and the same answer
+            raise
 
     def held(self) -> list[dict[str, Any]]:
         """Return the kernels that are held for inspection or as a console, oldest first."""

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.errors import ConfigurationError
+from gateway.health import health_of
 from gateway.runfile import (
     DaemonError,
     Running,
@@ -76,9 +78,13 @@ def _check_port(settings: Settings) -> None:
 
 
 def fetch_status(url: str, timeout_seconds: float = 5.0) -> dict[str, Any] | None:
-    """Return the answer of ``GET /v1/status``, or None when nothing answers there with status 200."""
+    """Return the answer of ``GET /v1/status``, also of a gateway that takes no jobs; None when no gateway answers."""
     try:
-        with urllib.request.urlopen(f"{url}/v1/status", timeout=timeout_seconds) as answer:  # noqa: S310 - http
+        try:
+            answer = urllib.request.urlopen(f"{url}/v1/status", timeout=timeout_seconds)  # noqa: S310 - http
+        except urllib.error.HTTPError as refusal:
+            answer = refusal
+        with answer:
             found = json.load(answer)
     except (OSError, ValueError):  # URLError and time-outs are OSErrors
         return None
@@ -134,7 +140,7 @@ def _spawn(settings: Settings, options: Sequence[str]) -> subprocess.Popen[bytes
     if log.exists() and log.stat().st_size > LOG_KEEP_BYTES:
         log.replace(log.with_suffix(".log.1"))
     script = Path(sys.executable).with_name("transform-gateway")
-    command = [str(script)] if script.exists() else [sys.executable, "-m", "gateway"]
+    command = [str(script)] if script.exists() else [sys.executable, "-P", "-m", "gateway"]
     output = open_own(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         # a session of its own: Ctrl-C in the terminal that started it must not stop it
@@ -208,14 +214,13 @@ def describe(state_dir: Path, running: Running) -> str:
         lines.append("health    it does not answer")
     else:
         limits, ready = status.get("limits") or {}, status.get("ready_kernels") or {}
-        health = "ok" if status.get("healthy") else "not healthy"
         busy = f"{status.get('busy_slots', '?')} of {status.get('slots', '?')} slots busy"
         queue = f"queue {status.get('queue_size', '?')} of {status.get('max_queue_size', '?')}"
         memory, cpu = limits.get("memory_bytes", 0) >> 20, limits.get("cpu_seconds", "?")
         sandbox = status.get("sandbox") or {}
         root = ", but the gateway keeps root" if sandbox.get("gateway_has_root") else ""
         lines += [
-            f"health    {health}, {busy}, {queue}",
+            f"health    {health_of(status)}, {busy}, {queue}",
             f"kernels   {ready.get('ready', '?')} ready; {memory} MiB and {cpu} CPU seconds a job",
             f"sandbox   tier {sandbox.get('tier', '?')}{root} (`make doctor` lists the layers)",
         ]

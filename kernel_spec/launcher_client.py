@@ -420,7 +420,8 @@ class LauncherClient:
                 if future is not None and not future.done():
                     future.set_result((message, descriptors))
                     return
-                log.warning("an answer nobody waits for: %s", type(message).__name__)
+                # its asker was cancelled: a start that failed elsewhere, a stop in the middle of one
+                log.debug("an answer nobody waits for any more: %s", type(message).__name__)
         close_all(descriptors)
 
     def _on_exited(self, kernel_id: str, report: ExitReport) -> None:

@@ -14,8 +14,12 @@ disk_bytes          size of everything in the seat directory   a watch over the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+
+# A year: a notebook stays open for as long as it likes, its jobs are limited by the gateway.
+NOTEBOOK_CPU_SECONDS = 365 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +79,37 @@ _SMALLEST = {
     "disk_bytes": 1 << 16,
 }
 _LARGEST = (1 << 63) - 1
+
+
+def notebook_limits() -> Limits:
+    """Return the limits of a notebook's kernel: those of a job but for time, or what the environment sets.
+
+    Raises
+    ------
+    ValueError
+        As `notebook_limit`, or a limit is too small for a kernel.
+    """
+    job = Limits()
+    return Limits(
+        memory_bytes=notebook_limit("MEMORY_BYTES", job.memory_bytes),
+        cpu_seconds=notebook_limit("CPU_SECONDS", NOTEBOOK_CPU_SECONDS),
+        processes=notebook_limit("PROCESSES", job.processes),
+        descriptors=notebook_limit("DESCRIPTORS", job.descriptors),
+        file_size_bytes=notebook_limit("FILE_SIZE_BYTES", job.file_size_bytes),
+    )
+
+
+def notebook_limit(name: str, otherwise: int) -> int:
+    """Return the limit that the environment sets for kernels of notebooks, in ``TRANSFORM_KERNEL_`` and this name.
+
+    Raises
+    ------
+    ValueError
+        It is no whole number; the text names the variable, which may stand in a front end's log beside much else.
+    """
+    variable = f"TRANSFORM_KERNEL_{name}"
+    text = os.environ.get(variable) or str(otherwise)
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"environment variable {variable}={text!r}: expected a whole number") from None

@@ -32,37 +32,37 @@ from kernel_spec.companion import DEFAULT_COMMAND, Companion
 from kernel_spec.kernels import process_start_ticks
 from kernel_spec.launcher_client import LOST, KernelProcess, LauncherClient
 from kernel_spec.launcher_process import LauncherError
-from kernel_spec.limits import Limits
+from kernel_spec.limits import NOTEBOOK_CPU_SECONDS, Limits, notebook_limit
 from kernel_spec.messages import ExitReport, SeatInfo, Start
-from kernel_spec.standalone import CHANNELS, NOTEBOOK_CPU_SECONDS, StandaloneLauncher, write_connection_file
+from kernel_spec.standalone import CHANNELS, StandaloneLauncher, write_connection_file
 
 
 class TransformProvisioner(KernelProvisionerBase):
     """Starts kernels in the sandbox of transform jobs."""
 
     memory_bytes = Integer(
-        int(os.environ.get("TRANSFORM_KERNEL_MEMORY_BYTES", 1 << 30)),
+        notebook_limit("MEMORY_BYTES", 1 << 30),
         config=True,
         help="Memory of the kernel and all it starts, in bytes (TRANSFORM_KERNEL_MEMORY_BYTES).",
     )
     cpu_seconds = Integer(
-        int(os.environ.get("TRANSFORM_KERNEL_CPU_SECONDS", NOTEBOOK_CPU_SECONDS)),
+        notebook_limit("CPU_SECONDS", NOTEBOOK_CPU_SECONDS),
         config=True,
         help="""Processor time of the kernel over its whole life, in seconds (TRANSFORM_KERNEL_CPU_SECONDS).
         A year unless said otherwise, which is to say none: the gateway limits each job, a notebook stays open.""",
     )
     processes = Integer(
-        int(os.environ.get("TRANSFORM_KERNEL_PROCESSES", 50)),
+        notebook_limit("PROCESSES", 50),
         config=True,
         help="Processes and threads of the kernel and all it starts (TRANSFORM_KERNEL_PROCESSES).",
     )
     descriptors = Integer(
-        int(os.environ.get("TRANSFORM_KERNEL_DESCRIPTORS", 256)),
+        notebook_limit("DESCRIPTORS", 256),
         config=True,
         help="Open descriptors of one process (TRANSFORM_KERNEL_DESCRIPTORS).",
     )
     file_size_bytes = Integer(
-        int(os.environ.get("TRANSFORM_KERNEL_FILE_SIZE_BYTES", 500_000_000)),
+        notebook_limit("FILE_SIZE_BYTES", 500_000_000),
         config=True,
         help="Size of one file that the kernel writes, in bytes (TRANSFORM_KERNEL_FILE_SIZE_BYTES).",
     )
@@ -284,8 +284,13 @@ class TransformProvisioner(KernelProvisionerBase):
 
     async def _end_companion(self) -> None:
         companion, self._companion = self._companion, None
-        if companion is not None:
+        if companion is None:
+            return
+        try:
             await asyncio.to_thread(companion.close)
+        except RuntimeError:
+            # `jupyter run` cleans up while its interpreter ends, when no thread can be had any more
+            companion.close()
 
     def _end_standalone(self) -> ExitReport:
         if self._standalone is None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from kernel_spec.companion import DEFAULT_COMMAND, Companion
 from kernel_spec.launcher_process import LauncherError, LauncherProcess
-from kernel_spec.limits import Limits
+from kernel_spec.limits import notebook_limits
 from kernel_spec.messages import ExitReport, Kill, Reserve, SeatInfo, Signal, Start
 from kernel_spec.options import LauncherOptions
 from kernel_spec.relay import relayed
@@ -31,8 +31,6 @@ START_SECONDS = 40.0
 ANSWER_SECONDS = 12.0
 _EXIT_REFUSED = 2
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# A year: a notebook stays open for as long as it likes, its jobs are limited by the gateway.
-NOTEBOOK_CPU_SECONDS = 365 * 86_400
 
 
 class StandaloneLauncher:
@@ -145,9 +143,8 @@ def _run(fields: dict[str, Any]) -> int:
         seat = launcher.reserve("standalone")
         write_connection_file(seat, fields)
         with _reachable(fields, seat) as kernel_is_there, _signals_as_descriptor() as signals:
-            limits = Limits(cpu_seconds=int(os.environ.get("TRANSFORM_KERNEL_CPU_SECONDS", NOTEBOOK_CPU_SECONDS)))
             companion = Companion(DEFAULT_COMMAND, seat, None, os.environ)
-            request = Start(launcher.next_id(), "standalone", limits, style="notebook", has_log=True)
+            request = Start(launcher.next_id(), "standalone", notebook_limits(), style="notebook", has_log=True)
             launcher.start(request, (1, 2, companion.kernel_end))
             companion.hand_over()
             kernel_is_there()

@@ -67,6 +67,10 @@ def test_service_policy_and_pod_name_each_other() -> None:
     assert {port["targetPort"] for port in service["ports"]} <= ports
     assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} <= ports
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    let_in = {
+        peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for r in policy["ingress"] for peer in r["from"]
+    }
+    assert let_in == {"metabase", "prometheus"}, "the pod's annotations ask Prometheus to come"
 
 
 def test_variables_of_the_gateway_are_settings_that_exist() -> None:

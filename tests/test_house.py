@@ -58,7 +58,7 @@ def test_module_has_at_most_500_lines(path: Path) -> None:
 
 def test_every_third_party_import_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [name for extra in ("frames", "otel") for name in project["optional-dependencies"][extra]]
+    extras = [name for extra in ("frames", "otel", "console") for name in project["optional-dependencies"][extra]]
     declared = {
         re.split(r"[<>=\[;! ]", entry)[0].lower().replace("-", "_") for entry in project["dependencies"] + extras
     }

@@ -1,7 +1,7 @@
 """`transform-gateway console`: `jupyter console` on a kernel of the running gateway.
 
-With an id, or when exactly one kernel is held, that one: the job that failed in it stands still there. Else a ready
-kernel is taken out, of the very kind that jobs get, and ended when the console ends.
+With an id, or when exactly one kernel is held, that one: the job that failed in it stands still there. When none is
+held, a ready kernel is taken out, of the very kind that jobs get, and ended when the console ends.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any
 from gateway.client import TransformClient
 from gateway.client_http import GatewayRefused
 from gateway.commands import common
+from gateway.commands.held import described
 
 
 def main(name: str, arguments: Sequence[str]) -> int:
     """Attach a console; the exit code is the console's."""
     parser = common.parser(name, "Attach a console to a kernel of the running gateway.")
     parser.add_argument(
-        "id", nargs="?", help="a held kernel; without it, the one that is held if it is the only one, else a new one"
+        "id", nargs="?", help="a held kernel; without it, the one that is held, or a new one where none is"
     )
     parser.add_argument("--new", action="store_true", help="a kernel that never had a job, whatever is held")
     parser.add_argument("--minutes", type=float, default=60.0, help="when a new one is ended at the latest; default 60")
@@ -60,13 +61,15 @@ def _kernel(client: TransformClient, options: argparse.Namespace) -> tuple[dict[
             raise common.UsageError(f"no kernel {options.id} is held; `transform-gateway held` lists them")
         return found[0], False
     failed = [kernel for kernel in held if kernel["code"]]
-    if len(failed) == 1 and not options.new:
+    if len(failed) > 1 and not options.new:
+        raise common.UsageError(f"{len(failed)} kernels are held; name one, or --new:\n{described(failed).rstrip()}")
+    if failed and not options.new:
         return failed[0], False
     return client.open_console(options.minutes), True
 
 
 def _attach(connection_file: str) -> int:
-    command = [sys.executable, "-m", "jupyter_console", "--existing", connection_file]
+    command = [sys.executable, "-P", "-m", "gateway.commands.attached", "--existing", connection_file]
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the console's; it comes to the whole group
     try:
         return common.exit_code_of(code) if (code := subprocess.run(command, check=False).returncode) else 0

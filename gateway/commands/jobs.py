@@ -12,11 +12,12 @@ from gateway.client import TransformClient
 from gateway.client_http import GatewayRefused
 from gateway.commands import common
 from gateway.commands.display import Display
+from gateway.health import health_of
 
 DESCRIPTIONS = {
     "logs": "Show what a job has said; without an id, the one that runs, waits or ended last.",
     "cancel": "End a job, whether it runs or waits.",
-    "status": "Show how the gateway is; with an id, where that job stands.",
+    "status": "Show how the gateway is (exit code 3: not well); with an id, where that job stands.",
 }
 
 
@@ -64,7 +65,7 @@ def _status(client: TransformClient, options: argparse.Namespace) -> int:
     status = client.status(options.id)
     text = json.dumps(status, indent=2) if options.json else _described(status, options.id is not None)
     sys.stdout.write(text + "\n")
-    return 0
+    return 0 if options.id is not None or status.get("healthy") else common.EXIT_UNREACHABLE
 
 
 def _described(status: dict[str, Any], is_job: bool) -> str:
@@ -82,7 +83,7 @@ def _described(status: dict[str, Any], is_job: bool) -> str:
     return "\n".join(
         (
             f"version   {status.get('version')}",
-            f"health    {'ok' if status.get('healthy') else 'not healthy'}",
+            f"health    {health_of(status)}",
             f"slots     {status.get('busy_slots')} of {status.get('slots')} busy",
             f"queue     {status.get('queue_size')} of {status.get('max_queue_size')}",
             f"held      {kernels.get('held', 0)} of {kernels.get('held_limit', 0)} kernels",

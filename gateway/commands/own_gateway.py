@@ -92,7 +92,7 @@ class OwnGateway:
         with self._log_path.open("wb") as log:
             # a session of its own: Ctrl-C must reach the job by way of a cancel, not kill the gateway under it
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gateway"],
+                [sys.executable, "-P", "-m", "gateway"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,9 @@ from gateway.commands.own_gateway import OwnGateway
 def main(name: str, arguments: Sequence[str]) -> int:
     """Run one transform; the exit code is the job's."""
     options = _options(name, arguments)
+    # what a scheduler sends when it has waited enough ends as Ctrl-C does: the job is cancelled, and nothing is left
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     return common.guarded(lambda: _run(options))
 
 

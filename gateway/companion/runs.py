@@ -79,7 +79,12 @@ class Gateways:
         """
         if request.running:
             url = _running_url()
-            client = TransformClient(url, os.environ.get("AUTH_TOKEN", ""))
+            try:
+                client = TransformClient(url, os.environ.get("AUTH_TOKEN", ""))
+            except ValueError as error:
+                raise GatewayUnreachable(
+                    f"TRANSFORM_GATEWAY_URL, which is set where Jupyter is started: {error}"
+                ) from None
             return self._run(client, url, request, tables, output, tell, cancelled)
         for attempt in ("first", "again"):
             gateway = self._own_gateway(tell)

@@ -43,7 +43,7 @@ def _is_first_request(endpoint: socket.socket) -> bool:
 
 
 def _serve(endpoint: socket.socket, inputs_dir: Path) -> None:
-    from gateway.companion.wire import Cancel, Closed, Wire
+    from gateway.companion.wire import Cancel, Closed, NotUnderstood, Wire
     from gateway.companion.work import Workshop
 
     wire = Wire(endpoint)
@@ -56,8 +56,11 @@ def _serve(endpoint: socket.socket, inputs_dir: Path) -> None:
                 request, descriptor = wire.receive()
             except (Closed, ConnectionError):
                 return
-            except ValueError as error:
-                sys.stderr.write(f"companion: a message of the notebook was not understood: {error}\n")
+            except NotUnderstood as error:
+                if error.request_id is None:
+                    sys.stderr.write(f"companion: a message of the notebook was not understood: {error}\n")
+                else:
+                    wire.send(error.request_id, "error", message=f"this cannot be asked for: {error}")
                 continue
             if isinstance(request, Cancel):
                 workshop.cancel(request.id)

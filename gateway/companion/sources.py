@@ -24,7 +24,7 @@ from gateway.jobs.model import DataFormat, FileSource, InputTable, MetabaseSourc
 from gateway.settings import Settings
 from gateway.storage.fetch import FetchedTable, fetch_tables
 from gateway.storage.metabase import find_table
-from gateway.storage.target import ExchangeError
+from gateway.storage.target import ExchangeError, Target
 
 STALL_SECONDS = 30.0
 METABASE = "metabase:"
@@ -100,7 +100,7 @@ def _place(text: str) -> Source:
 def _hint(text: str) -> str:
     if ":" in text and not Path(text).is_absolute():
         return "; sources are a file, a URL (http, https), metabase:ID, metabase:NAME, or @variable"
-    return "" if Path(text).is_absolute() else f" in {Path.cwd()}"
+    return "" if text.startswith(("/", "~")) else f" in {Path.cwd()}"
 
 
 async def _metabase(which: str) -> MetabaseSource:
@@ -111,7 +111,14 @@ async def _metabase(which: str) -> MetabaseSource:
             f"{' and '.join(missing)} must be set where Jupyter is started; the notebook itself never sees the key"
         )
     try:
-        number = int(which) if which.isdigit() else await find_table(url, key, which, STALL_SECONDS)
+        Target.parse(url)
+    except ExchangeError as error:
+        text = str(error).removeprefix("its URL ")
+        raise SourceError(f"METABASE_URL, which is set where Jupyter is started, {text}") from None
+    if not which:
+        raise SourceError("expected metabase:ID or metabase:NAME")
+    try:
+        number = int(which) if which.isdecimal() else await find_table(url, key, which, STALL_SECONDS)
     except ExchangeError as error:
         raise SourceError(str(error)) from None
     return MetabaseSource(url, key, number)

@@ -9,6 +9,7 @@ Every answer carries the request's ``id`` and an ``event``: any number of ``log`
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -90,6 +91,14 @@ class Closed(ConnectionError):
     """The kernel is gone."""
 
 
+class NotUnderstood(ValueError):
+    """A message that is no request. Who sent it waits for an answer, which goes to `request_id` if there was one."""
+
+    def __init__(self, text: str, request_id: int | None) -> None:
+        super().__init__(text)
+        self.request_id = request_id
+
+
 class Wire:
     """The companion's end of the socket; sending is safe from several threads."""
 
@@ -104,8 +113,9 @@ class Wire:
         ------
         Closed
             End of file.
-        ValueError
-            Not a request; the kernel is the user's own, so a person may have written to the socket.
+        NotUnderstood
+            Not a request: the functions of the notebook pass on what they are given, and the kernel is the user's own,
+            so a person may have written to the socket.
         """
         head, descriptor = self._exactly(_LENGTH.size)
         try:
@@ -119,7 +129,9 @@ class Wire:
                 return _REQUEST.validate_json(body), descriptor
             except ValidationError as error:
                 first = error.errors()[0]
-                raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+                # a place begins with the name of the request
+                where = ".".join(map(str, first["loc"][1:]))
+                raise NotUnderstood(f"{where}: {first['msg']}" if where else first["msg"], _id_of(body)) from None
         except BaseException:
             if descriptor is not None:
                 os.close(descriptor)
@@ -149,3 +161,10 @@ class Wire:
                 raise Closed("end of file")
             found += data
         return bytes(found), descriptor
+
+
+def _id_of(body: bytes) -> int | None:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        request_id = json.loads(body)["id"]
+        return request_id if isinstance(request_id, int) else None
+    return None

@@ -22,6 +22,7 @@ EXPECTED_ID = f"a whole number within 64 bits, or a text of 1 to {MAX_REQUEST_ID
 EXPECTED_URL = "an http:// or https:// URL"
 EXPECTED_TIMEOUT = "a number of seconds above 0"
 EXPECTED_MINUTES = "a number of minutes, 0 or more"
+EXPECTED_CONSOLE_MINUTES = "a number of minutes above 0"
 
 
 def _check_request_id(value: int | str) -> int | str:
@@ -115,8 +116,17 @@ def _check_minutes(value: float, info: ValidationInfo) -> float:
     return value
 
 
+def _check_console_minutes(value: float, info: ValidationInfo) -> float:
+    if value == 0:  # which is "do not hold" of a failed job, and of a console nothing
+        raise ValueError(f"expected {EXPECTED_CONSOLE_MINUTES}, not 0")
+    return _check_minutes(value, info)
+
+
 RequestIdField = Annotated[int | str, AfterValidator(_check_request_id)]
 TimeoutField = Annotated[float, AfterValidator(_check_timeout), Field(json_schema_extra={"exclusiveMinimum": 0})]
 MinutesField = Annotated[float, AfterValidator(_check_minutes), Field(json_schema_extra={"minimum": 0})]
+ConsoleMinutesField = Annotated[
+    float, AfterValidator(_check_console_minutes), Field(json_schema_extra={"exclusiveMinimum": 0})
+]
 UrlField = Annotated[str, AfterValidator(check_url)]
 LibraryField = Annotated[dict[str, str], AfterValidator(_check_library)]

@@ -7,10 +7,12 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gateway.http.fields import (
+    EXPECTED_CONSOLE_MINUTES,
     EXPECTED_ID,
     EXPECTED_MINUTES,
     EXPECTED_TIMEOUT,
     EXPECTED_URL,
+    ConsoleMinutesField,
     LibraryField,
     MinutesField,
     RequestIdField,
@@ -131,9 +133,9 @@ class CancelRequest(RequestModel):
 class ConsoleRequest(RequestModel):
     """How long a kernel is wanted for a console."""
 
-    EXPECTED: ClassVar[dict[str, str]] = {"minutes": EXPECTED_MINUTES}
+    EXPECTED: ClassVar[dict[str, str]] = {"minutes": EXPECTED_CONSOLE_MINUTES}
 
-    minutes: MinutesField = Field(60.0, description="It is ended after that, whoever is attached.")
+    minutes: ConsoleMinutesField = Field(60.0, description="It is ended after that, whoever is attached.")
 
 
 class ReleaseRequest(RequestModel):

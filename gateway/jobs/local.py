@@ -142,6 +142,7 @@ class LocalRun:
         self._verdict: Verdict | None = None
         self._stages: dict[str, float] = {}
         self._bytes_in = 0
+        self._fetch_began = time.monotonic()
         self._fetch = asyncio.create_task(self._fetch_inputs(), name=f"fetch {execution_id}")
 
     async def execute(self) -> None:
@@ -152,13 +153,17 @@ class LocalRun:
             tables = await self._stop.guard(asyncio.shield(self._fetch))
             self._log.emit(StateChanged(JobState.RUNNING, "claim"))
             claimed = time.monotonic()
-            self._kernel = await self._stop.guard(self._runner.kernels.claim())
-            self._runner.waiting.discard(self)
-            self._stages["claim"] = time.monotonic() - claimed
+            try:
+                self._kernel = await self._stop.guard(self._runner.kernels.claim())
+            finally:
+                self._runner.waiting.discard(self)
+                self._stages["claim"] = time.monotonic() - claimed
             self._log.emit(StateChanged(JobState.RUNNING, "execute"))
             self._verdict = await self._run_in(self._kernel, tables)
         except JobFailed as failure:
             self._verdict = Verdict(failure.code, failure.message, failure.exit_code)
+            if self._job.tables:  # a fetch that still goes on ends with the job, too late to be told
+                self._stages.setdefault("fetch", time.monotonic() - self._fetch_began)
         self._verdict = dataclasses.replace(self._verdict, execution_seconds=time.monotonic() - began)
 
     async def settle(self) -> None:
@@ -209,11 +214,12 @@ class LocalRun:
     async def _fetch_inputs(self) -> tuple[FetchedTable, ...]:
         if not self._job.tables:
             return ()
-        began = time.monotonic()
         self._job_dir.mkdir(mode=0o700)
         runner = self._runner
-        tables = await fetch_tables(self._job.tables, self._job_dir, runner.settings, self._log, runner.connections)
-        self._stages["fetch"] = time.monotonic() - began
+        try:
+            tables = await fetch_tables(self._job.tables, self._job_dir, runner.settings, self._log, runner.connections)
+        finally:
+            self._stages.setdefault("fetch", time.monotonic() - self._fetch_began)
         self._bytes_in = sum(table.bytes for table in tables)
         return tables
 

@@ -52,6 +52,7 @@ class Import:
 
 def parse(where: str, source: str) -> Module | Finding:
     """Return the parsed source, or why Python would not take it."""
+    source = source.removeprefix("\ufeff")  # in a file, as the kernel gets it, that is a mark of its encoding
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)

@@ -75,7 +75,9 @@ def write_starter(directory: Path, name: str) -> list[Path]:
     FileExistsError
         One of them is there already.
     """
-    if not name.isidentifier() or keyword.iskeyword(name) or not name.isascii():
+    if keyword.iskeyword(name):
+        raise ValueError(f"{name!r} is a word of Python's own, so nobody could import a script of that name")
+    if not name.isidentifier() or not name.isascii():
         raise ValueError(f"{name!r} is not a name for a script: expected letters, digits and _, and no path")
     texts = {
         directory / f"{name}.py": SCRIPT.format(name=name),

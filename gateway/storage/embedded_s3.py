@@ -162,7 +162,7 @@ class EmbeddedS3:
             except OSError as error:
                 raise ConfigurationError(
                     f"the embedded S3 server cannot listen on {options.host}:{options.port}: {error.strerror}; "
-                    "choose another port for it"
+                    "set another port with INTERNAL_S3_PORT (--internal-s3-port)"
                 ) from None
 
     def _write_identities(self) -> None:

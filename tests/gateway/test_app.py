@@ -30,6 +30,13 @@ def test_every_setting_has_a_flag_an_environment_variable_and_help(name: str) ->
     assert TransformGatewayApp.aliases[name.replace("_", "-")] == f"TransformGatewayApp.{name}"
 
 
+@pytest.mark.parametrize(("option", "holds"), [("", True), ("=true", True), ("=false", False)])
+def test_option_of_a_switch_turns_it_on_by_itself(option: str, holds: bool) -> None:
+    app = TransformGatewayApp()
+    app.initialize([f"--enable-internal-s3{option}", f"--use-fork-server{option}"])
+    assert (app.enable_internal_s3, app.use_fork_server) == (holds, holds)
+
+
 def test_environment_variables_are_not_shared() -> None:
     variables = [trait.metadata["env"] for trait in TransformGatewayApp.class_own_traits(config=True).values()]
     assert len(variables) == len(set(variables))

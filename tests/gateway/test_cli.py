@@ -9,12 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway import cli
 from gateway.client import TransformClient
 from gateway.commands import common, smoke
+from gateway.daemon import describe
+from gateway.runfile import Running
+from tests.gateway.fake_gateway import FakeGateway
 from tests.gateway_process import GatewayProcess, alive, descendants
 
 ROOT = Path(__file__).parents[2]
@@ -169,6 +173,23 @@ def test_interrupt_cancels_the_job(here: Path, running_gateway: GatewayProcess) 
     assert status["result"]["code"] == "cancelled"
 
 
+def test_termination_cancels_the_job_and_leaves_nothing(here: Path, running_gateway: GatewayProcess) -> None:
+    scratch = here / "tmp"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "gateway", "run", "sleeps.py", "--id", "cli-term"]
+    settings = {**environment(running_gateway), "TMPDIR": str(scratch)}
+    with subprocess.Popen(command, cwd=here, env=settings, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "started\n"
+        assert list(scratch.iterdir())
+        process.terminate()
+        _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, "Traceback" in stderr) == (143, False)
+    assert not list(scratch.iterdir())
+    status = running_gateway.request("GET", "/v1/status?request_id=cli-term").body
+    assert status["result"]["code"] == "cancelled"
+
+
 def test_jobs_are_looked_at_and_ended_by_id(here: Path, running_gateway: GatewayProcess) -> None:
     command = [sys.executable, "-m", "gateway", "run", "sleeps.py", "--id", "cli-77", "--out", "x.csv"]
     with subprocess.Popen(
@@ -209,6 +230,25 @@ def test_status_says_how_the_gateway_is(here: Path, running_gateway: GatewayProc
     assert whole["healthy"] is True
 
 
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ({"draining": True}, "it was told to stop and lets running jobs end"),
+        ({"internal_s3": {"healthy": False, "failure": "the S3 server ended"}}, "the S3 server ended"),
+        ({"kernels": {"last_start_failure": "no seat"}}, "kernels do not start: no seat"),
+        ({}, "no kernel is ready yet"),
+    ],
+)
+def test_status_says_why_a_gateway_is_not_well(state: dict[str, Any], why: str, here: Path) -> None:
+    body = {"healthy": False, "internal_s3": None, "kernels": {"last_start_failure": None}, **state}
+    with FakeGateway({"GET /v1/status": lambda asked: (503, body)}) as fake:
+        done = call(here, "status", "--url", fake.url)
+        described = describe(here, Running.of(os.getpid(), fake.url))
+    assert (done.returncode, done.stderr) == (3, "")
+    assert f"health    not healthy: {why}\n" in done.stdout
+    assert f"health    not healthy: {why}, " in described, "as `make status` says it"
+
+
 def test_run_without_url_starts_a_gateway_and_leaves_nothing(here: Path) -> None:
     (here / "says.py").write_text(
         "import time\ndef transform(orders):\n    print('started', flush=True)\n    time.sleep(1)\n    return orders\n"
@@ -225,6 +265,23 @@ def test_run_without_url_starts_a_gateway_and_leaves_nothing(here: Path) -> None
     assert (here / "o.csv").read_text().startswith("status,amount")
     assert not alive(gateway)
     assert not directory.exists()
+
+
+def test_run_is_not_led_astray_by_modules_of_the_users_directory(here: Path) -> None:
+    (here / "json.py").write_text("raise SystemExit('not the json that was meant')")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "gateway", "run", "totals.py", "--table", "orders=orders.csv", "--quiet"],
+        cwd=here, env=environment(), capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_run_with_internal_s3_starts_a_gateway_with_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(cli, "_start_gateway", lambda arguments: started.append(arguments) or 0)
+    assert cli.main(["run", "--internal-s3", "--port=5003"]) == 0
+    assert started == [["--enable-internal-s3=true", "--port=5003"]]
+    assert cli.main(["run", "totals.py", "--internal-s3"]) == 2
 
 
 def test_own_gateway_goes_when_the_command_is_killed(here: Path) -> None:

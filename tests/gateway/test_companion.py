@@ -6,6 +6,7 @@ import gzip
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,11 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
+from gateway.client_http import GatewayUnreachable
 from gateway.companion import runs
 from gateway.companion.sources import SourceError, fetch_source
 from gateway.companion.tables import Table
-from gateway.companion.wire import Closed, LoadTable, Wire
+from gateway.companion.wire import Closed, LoadTable, NotUnderstood, RunTransform, Wire
 from gateway.runfile import Running, write_run_file
 
 CSV = b"a,b\n1,x\n"
@@ -99,6 +101,32 @@ async def test_missing_manifest_names_the_manifest(tmp_path: Path, inputs: Path)
         await fetch(inputs, tmp_path / "t.csv", manifest="gone.json")
 
 
+@pytest.mark.parametrize(
+    ("url", "which", "said"),
+    [
+        ("metabase.example", "7", "METABASE_URL, which is set where Jupyter is started, is neither http nor https"),
+        ("http://a b", "7", "METABASE_URL, which is set where Jupyter is started, holds a space"),
+        ("http://127.0.0.1:1", "", "expected metabase:ID or metabase:NAME"),
+    ],
+)
+async def test_metabase_that_cannot_be_meant_is_told(
+    url: str, which: str, said: str, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METABASE_URL", url)
+    monkeypatch.setenv("METABASE_API_KEY", "k")
+    with pytest.raises(SourceError, match=said):
+        await fetch(inputs, f"metabase:{which}")
+
+
+def test_gateway_url_that_is_none_is_told_with_the_name_of_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFORM_GATEWAY_URL", "gateway.example")
+    request = RunTransform(id=1, op="run", running=True, code="x = 1")
+    with pytest.raises(GatewayUnreachable, match=r"TRANSFORM_GATEWAY_URL, .*: not a gateway's URL"):
+        runs.Gateways().run(request, {}, tmp_path / "out", lambda event, **fields: None, threading.Event())
+
+
 def test_running_gateway_is_the_named_one_else_that_of_the_state_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +165,25 @@ def test_what_is_no_request_is_refused_and_the_next_one_taken(ends: tuple[socket
     assert len(os.listdir("/proc/self/fd")) == before, "the descriptor that came along is closed"
     kernels.sendall(said(b'{"id": 2, "op": "cancel"}'))
     assert wire.receive()[0].id == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "request_id"),
+    [
+        (b'{"id": 7, "op": "load"}', 7),
+        (b'{"id": 7, "op": "files", "prefix": 1}', 7),
+        (b"[1]", None),
+        (b"no json", None),
+    ],
+)
+def test_who_asked_for_what_cannot_be_is_known(
+    ends: tuple[socket.socket, Wire], body: bytes, request_id: int | None
+) -> None:
+    kernels, wire = ends
+    kernels.sendall(said(body))
+    with pytest.raises(NotUnderstood) as refused:
+        wire.receive()
+    assert refused.value.request_id == request_id
 
 
 def test_too_long_a_message_and_end_of_file_end_the_conversation(ends: tuple[socket.socket, Wire]) -> None:

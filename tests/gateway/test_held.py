@@ -304,6 +304,12 @@ def test_minutes_that_make_no_sense_are_refused(gateway: GatewayProcess, minutes
     assert (answer.status, answer.body["field"]) == (400, "hold_minutes")
 
 
+@pytest.mark.parametrize("minutes", [0, -1, "5"])
+def test_console_for_no_time_is_refused(gateway: GatewayProcess, minutes: Any) -> None:
+    answer = gateway.request("POST", "/v1/console", {"minutes": minutes})
+    assert (answer.status, answer.body["field"]) == (400, "minutes")
+
+
 def test_first_form_holds_as_well(gateway: GatewayProcess) -> None:
     request = {"code": "x = 1", "request_id": 5, "output_url": "http://127.0.0.1:9/o", "hold_minutes": 5}
     answer = gateway.request("POST", "/execute", request).body
@@ -340,12 +346,24 @@ def test_console_gets_a_kernel_of_the_running_gateway_and_gives_it_back(gateway:
         console.expect(r"'pid', (\d+)")
         console.sendline("try: open('/etc/shadow')\nexcept OSError as e: print(type(e).__name__)\n")
         console.expect("PermissionError|FileNotFoundError")
+        console.sendline("while True: pass\n")
+        time.sleep(2)
+        console.sendintr()
+        console.expect("KeyboardInterrupt")
         console.sendline("exit")
         console.expect(pexpect.EOF)
     finally:
         console.close(force=True)
     assert console.exitstatus == 0
     assert until(lambda: not held(gateway))
+
+
+def test_console_asks_which_where_several_are_held(gateway: GatewayProcess) -> None:
+    ids = {gateway.execute("x = 1", number, hold_minutes=5).body["held"]["id"] for number in (1, 2)}
+    done = command(gateway, "console")
+    assert done.returncode == 2
+    assert "2 kernels are held; name one, or --new:" in done.stderr
+    assert all(name in done.stderr for name in ids)
 
 
 def test_setting_holds_every_failure_a_request_may_decline_and_the_end_of_the_gateway_ends_all(

@@ -26,6 +26,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from kernel_spec.install import RESOURCE_DIR, install
+from kernel_spec.limits import notebook_limit
 from kernel_spec.provisioner import TransformProvisioner
 from kernel_spec.standalone import CHANNELS
 from tests.kernel_spec.conftest import Desk, is_alive, wait_until
@@ -164,6 +165,14 @@ def test_limits_of_notebooks_are_settings(manager: KernelManager) -> None:
     client.stop_channels()
 
 
+def test_limit_of_the_environment_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFORM_KERNEL_MEMORY_BYTES", "2GB")
+    with pytest.raises(ValueError, match="TRANSFORM_KERNEL_MEMORY_BYTES='2GB': expected a whole number"):
+        notebook_limit("MEMORY_BYTES", 1 << 30)
+    monkeypatch.setenv("TRANSFORM_KERNEL_MEMORY_BYTES", "")
+    assert notebook_limit("MEMORY_BYTES", 1 << 30) == 1 << 30
+
+
 def test_front_end_killed_leaves_no_kernel() -> None:
     code = """
 import sys
@@ -271,7 +280,9 @@ def test_command_serves_a_front_end_that_speaks_tcp_only(connection_file: Path) 
             fields[f"{name}_port"] = probe.getsockname()[1]
     connection_file.write_text(json.dumps(fields | {"transport": "tcp", "ip": "127.0.0.1"}))
     process = subprocess.Popen(
-        [sys.executable, "-m", "kernel_spec.wrapper", "-f", str(connection_file)], stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "kernel_spec.wrapper", "-f", str(connection_file)],
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TRANSFORM_KERNEL_DESCRIPTORS": "100"},
     )
     client = BlockingKernelClient(connection_file=str(connection_file))
     try:
@@ -283,6 +294,7 @@ def test_command_serves_a_front_end_that_speaks_tcp_only(connection_file: Path) 
         assert "Address family not supported" in run(
             client, "import socket\ntry: socket.socket()\nexcept OSError as error: print(error)"
         )
+        assert run(client, "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])") == "100\n"
         client.execute("import os; os._exit(7)")
         assert process.wait(RUN_SECONDS) == 7
     finally:

@@ -12,7 +12,7 @@ __all__ = ["load_ipython_extension"]
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Register the magics, their completion, the name ``tables`` and the banner."""
+    """Register the magics, their completion, the name ``tables`` and the banner, and let ``!command`` work."""
     from transform_shim.notebook.completion import register_completion
     from transform_shim.notebook.magics import TransformMagics
     from transform_shim.notebook.welcome import banner
@@ -22,6 +22,8 @@ def load_ipython_extension(shell: Any) -> None:
     shell.user_ns["tables"] = _LaterTables()
     shell.user_ns_hidden["tables"] = shell.user_ns["tables"]
     shell.banner2 = banner()
+    # `!command` wants a terminal of its own by default, and there is none in the sandbox
+    shell.system = shell.system_raw
 
 
 class _LaterTables:

@@ -61,11 +61,13 @@ def _loaded() -> list[str]:
 
 
 def _frames(shell: Any) -> list[str]:
-    return [
-        name
-        for name, value in shell.user_ns.items()
-        if not name.startswith("_") and any("__arrow_c_stream__" in vars(base) for base in type(value).__mro__)
-    ]
+    return [name for name, value in shell.user_ns.items() if not name.startswith("_") and _is_frame(type(value))]
+
+
+def _is_frame(kind: type) -> bool:
+    """Whether a table can be made of it: of a single column it cannot, of a lazy frame it can."""
+    has_stream = any("__arrow_c_stream__" in vars(base) for base in kind.__mro__)
+    return kind.__name__ == "LazyFrame" or (has_stream and kind.__name__ not in ("Series", "ChunkedArray"))
 
 
 def _files(start: str) -> list[str]:

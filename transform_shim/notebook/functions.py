@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any, cast
 
 from transform_shim.notebook.errors import NotebookError
 from transform_shim.notebook.results import LogLine, Result
-from transform_shim.notebook.session import RunOptions, printer, session
+from transform_shim.notebook.session import RunOptions, check_format, printer, session
 from transform_shim.notebook.tables import Table
 from transform_shim.request import DataFormat
 
@@ -18,7 +19,11 @@ tables = session.tables
 
 
 def table(
-    name: str, source: Any, *, manifest: str | Mapping[str, Any] | None = None, format: str | None = None
+    name: str,
+    source: Any,
+    *,
+    manifest: str | PathLike[str] | Mapping[str, Any] | None = None,
+    format: str | None = None,
 ) -> Table:
     """Load a table under the name that a parameter of transform() has.
 
@@ -39,15 +44,24 @@ def table(
     NotebookError
         The table cannot be had; the text says why.
     """
+    check_format(format)
     if hasattr(source, "__fspath__"):
         source = str(source)
+    if isinstance(manifest, PathLike):
+        manifest = str(manifest)
     if not isinstance(source, str):
         if isinstance(manifest, str):
             raise NotebookError("the manifest of a frame must be the mapping itself")
         return tables.take(name, source, manifest)
     if isinstance(manifest, Mapping):
         raise NotebookError("the manifest of a file or URL must be a file or URL too")
-    return tables.load(name, source, manifest, cast("DataFormat | None", format))
+    from transform_shim.notebook.progressline import ProgressLine
+
+    progress = ProgressLine(name)
+    try:
+        return tables.load(name, source, manifest, cast("DataFormat | None", format), progress.take)
+    finally:
+        progress.close()
 
 
 def drop_table(name: str) -> None:
@@ -67,7 +81,7 @@ def run_transform(
     timeout: float | None = None,
     here: bool = False,
     hold_minutes: float | None = None,
-    output_format: str = "jsonl",
+    output_format: str | None = None,
     show: bool = False,
 ) -> Result:
     """Run a script that defines transform() on the loaded tables, exactly as the gateway does: by a gateway.
@@ -80,11 +94,11 @@ def run_transform(
         Seconds; the gateway's default otherwise.
     here : bool, optional
         Run in this kernel instead: no fresh process and no limits but the notebook's, and after a failure ``%debug``
-        stands in the script's frame.
+        stands in the script's frame. Takes neither `timeout` nor `hold_minutes`.
     hold_minutes : float, optional
         Keep the kernel of a failed job for so long; `Result.held` then says how to attach to it.
     output_format : {'jsonl', 'csv', 'parquet', 'arrow'}, optional
-        What the result is written as.
+        What the result is written as, JSON lines otherwise.
     show : bool, optional
         Print the log while it comes.
 
@@ -100,7 +114,7 @@ def run_transform(
     KeyboardInterrupt
         It was cancelled before it ran.
     """
-    options = RunOptions(timeout, cast("DataFormat", output_format), hold_minutes)
+    options = RunOptions(timeout, cast("DataFormat | None", output_format), hold_minutes)
     return session.run(code, options, here=here, on_event=printer(_print) if show else None)
 
 
@@ -109,21 +123,21 @@ def submit(
     *,
     timeout: float | None = None,
     hold_minutes: float | None = None,
-    output_format: str = "jsonl",
+    output_format: str | None = None,
     show: bool = False,
 ) -> Result:
     """Send a script, or the one that was run last, with the loaded tables to the running gateway.
 
     That is the one that TRANSFORM_GATEWAY_URL names where Jupyter is started (its token in AUTH_TOKEN), else the one on
-    this machine. `Result.comparison` says what differs from the run in the notebook. For the parameters see
-    `run_transform`.
+    this machine. `Result.comparison` says what differs from the run in the notebook, whose time-out and format hold
+    here too unless others are given. For the parameters see `run_transform`.
 
     Raises
     ------
     NotebookError
         There is nothing to send, or no gateway took it.
     """
-    options = RunOptions(timeout, cast("DataFormat", output_format), hold_minutes)
+    options = RunOptions(timeout, cast("DataFormat | None", output_format), hold_minutes)
     return session.submit(code, options, printer(_print) if show else None)
 
 

@@ -35,13 +35,14 @@ def run_here(code: str, library: Mapping[str, str], tables: Sequence[TableFile],
     here; Ctrl-C interrupts.
     """
     place = Path(tempfile.mkdtemp(prefix="here-"))
+    output_format = options.output_format or "jsonl"
     output_path, manifest_path, result_path = place / "output", place / "manifest.json", place / "result.json"
     request = {
         "version": 1,
         "code": code,
         "library": dict(library),
         "tables": [_table(file) for file in tables],
-        "output_format": options.output_format,
+        "output_format": output_format,
         "output_path": str(output_path),
         "manifest_path": str(manifest_path),
         "result_path": str(result_path),
@@ -70,7 +71,7 @@ def run_here(code: str, library: Mapping[str, str], tables: Sequence[TableFile],
         output_bytes=found["output_bytes"],
         sha256=found["sha256"],
         manifest=json.loads(manifest_path.read_bytes()) if ok else {},
-        output=TableFile("output", output_path, manifest_path, options.output_format) if ok else None,
+        output=TableFile("output", output_path, manifest_path, output_format) if ok else None,
     )
     weakref.finalize(result, shutil.rmtree, place, True).atexit = False
     return result

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,9 +19,6 @@ from transform_shim.notebook.errors import NotebookError
 
 __all__ = ["TransformMagics"]
 
-#: A load that takes less shows no progress.
-_PATIENCE_SECONDS = 0.7
-_PROGRESS_SECONDS = 0.5
 _FORMATS = ("jsonl", "csv", "parquet", "arrow")
 
 
@@ -44,7 +40,7 @@ class TransformMagics(Magics):
     @argument("--clear", action="store_true", help="forget all tables")
     def tables(self, line: str) -> Any:
         """Show the loaded tables: name, rows, columns with Metabase's types, and where each came from."""
-        options = parse_argstring(self.tables, line)
+        options = _parsed(self.tables, line)
         from transform_shim.notebook.functions import tables
 
         if options.clear:
@@ -87,7 +83,7 @@ class TransformMagics(Magics):
             %table orders @df
             %table --drop orders
         """
-        options = parse_argstring(self.table, line)
+        options = _parsed(self.table, line)
         from transform_shim.notebook.functions import drop_table
 
         with _in_plain_words():
@@ -95,21 +91,17 @@ class TransformMagics(Magics):
                 drop_table(options.drop)
                 return
             source = [word for word in options.source if word != "="]
-            if not options.name or len(source) != 1:
+            if not options.name or len(source) != 1 or not _unquoted(source[0]):
                 raise NotebookError("expected %table NAME SOURCE; a source with blanks in it wants quotes. See %table?")
             loaded = self._load(options, _unquoted(source[0]), local_ns or {})
         print(loaded)  # noqa: T201
 
     def _load(self, options: Any, source: str, local_ns: dict[str, Any]) -> Any:
-        from transform_shim.notebook.functions import tables
+        from transform_shim.notebook.functions import table, tables
 
         if not source.startswith("@"):
-            progress = _ProgressLine(options.name)
             manifest = _unquoted(options.manifest) if options.manifest else None
-            try:
-                return tables.load(options.name, source, manifest, options.format, progress.take)
-            finally:
-                progress.close()
+            return table(options.name, source, manifest=manifest, format=options.format)
         names = {**self.shell.user_ns, **local_ns}
         if source[1:] not in names:
             raise NotebookError(f"there is no variable {source[1:]!r} in this notebook")
@@ -120,7 +112,7 @@ class TransformMagics(Magics):
     @argument("--timeout", type=float, metavar="SECONDS", help="default: the gateway's")
     @argument("--here", action="store_true", help="run in this kernel, so that %%debug stands in the failed frame")
     @argument("--hold", type=float, metavar="MINUTES", help="keep the kernel of a failed job, to attach to")
-    @argument("--output-format", choices=_FORMATS, default="jsonl", help="what the result is written as")
+    @argument("--output-format", choices=_FORMATS, help="what the result is written as; default: jsonl")
     def transform(self, line: str, cell: str) -> None:
         """Run the cell as a transform on the loaded tables, exactly as in production: a gateway runs it.
 
@@ -129,7 +121,7 @@ class TransformMagics(Magics):
         failure the code and the message that production gives. Afterwards the cell's names, `transform` first, are
         there to be called by hand, and `last_run` is the result.
         """
-        options = parse_argstring(self.transform, line)
+        options = _parsed(self.transform, line)
         from transform_shim.notebook.session import RunOptions, session
 
         with _in_plain_words():
@@ -141,16 +133,16 @@ class TransformMagics(Magics):
 
     @line_cell_magic
     @magic_arguments()
-    @argument("--timeout", type=float, metavar="SECONDS", help="default: the gateway's")
+    @argument("--timeout", type=float, metavar="SECONDS", help="default: that of the %%%%transform, or the gateway's")
     @argument("--hold", type=float, metavar="MINUTES", help="keep the kernel of a failed job, to attach to")
-    @argument("--output-format", choices=_FORMATS, default="jsonl", help="what the result is written as")
+    @argument("--output-format", choices=_FORMATS, help="default: that of the %%%%transform, or jsonl")
     def submit(self, line: str, cell: str | None = None) -> None:
         """Send the last %%transform, or this cell, with the loaded tables to the running gateway, and compare.
 
         The gateway is the one that TRANSFORM_GATEWAY_URL and AUTH_TOKEN name where Jupyter was started, else the one on
         this machine (STATE_DIR, HOST, PORT).
         """
-        options = parse_argstring(self.submit, line)
+        options = _parsed(self.submit, line)
         from transform_shim.notebook.session import RunOptions, session
 
         with _in_plain_words():
@@ -163,7 +155,7 @@ class TransformMagics(Magics):
     @argument("name", help="name of the module")
     def library(self, line: str, cell: str) -> None:
         """Make the cell a module that transforms and this notebook can import."""
-        options = parse_argstring(self.library, line)
+        options = _parsed(self.library, line)
         from transform_shim.notebook.functions import library
 
         with _in_plain_words():
@@ -205,35 +197,11 @@ class _Log:
             print(event["message"], file=stream, flush=True)
 
 
-class _ProgressLine:
-    """One line that says how much of a table has come, where that takes long."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._shown_at = time.monotonic() + _PATIENCE_SECONDS - _PROGRESS_SECONDS
-        self._handle: Any = None
-
-    def take(self, event: dict[str, Any]) -> None:
-        """Show how far it is."""
-        now = time.monotonic()
-        if event["event"] != "progress" or not event.get("bytes") or now - self._shown_at < _PROGRESS_SECONDS:
-            return
-        self._shown_at = now
-        from transform_shim.notebook.display import size
-
-        self._update(f"{self._name}: {size(event['bytes'])} …")
-
-    def close(self) -> None:
-        """Empty the line."""
-        if self._handle is not None:
-            self._update("")
-
-    def _update(self, text: str) -> None:
-        data = {"text/plain": text}
-        if self._handle is None:
-            self._handle = display(data, raw=True, display_id=True)
-        else:
-            self._handle.update(data, raw=True)
+def _parsed(magic: Any, line: str) -> Any:
+    try:
+        return parse_argstring(magic, line)
+    except ValueError as error:  # of shlex, about a quote without its end
+        raise UsageError(f"{line.strip()}: {str(error).lower()}") from None
 
 
 def _unquoted(text: str) -> str:

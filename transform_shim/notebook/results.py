@@ -101,7 +101,8 @@ class Result:
         from transform_shim.reading.tables import load_table
 
         reader = load_table(TableSource(self.output), "arrow_reader").value
-        return next(iter(reader)).slice(0, _HEAD_ROWS).to_pandas()
+        first = next(iter(reader), None)
+        return (reader.schema.empty_table() if first is None else first.slice(0, _HEAD_ROWS)).to_pandas()
 
     @functools.cached_property
     def schema(self) -> Any:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from transform_shim.loading import SCRIPT_FILE
@@ -16,9 +19,9 @@ from transform_shim.notebook.results import LogLine, Result, result_of
 from transform_shim.notebook.tables import Tables
 from transform_shim.request import DataFormat
 
-__all__ = ["RunOptions", "Session", "session"]
+__all__ = ["FORMATS", "RunOptions", "Session", "check_format", "session"]
 
-_FORMATS = ("jsonl", "csv", "parquet", "arrow")
+FORMATS = ("jsonl", "csv", "parquet", "arrow")
 #: Names that the script cannot be shadowed by, nor the interpreter.
 _RESERVED = frozenset({SCRIPT_FILE.removesuffix(".py"), "transform_shim", "__main__", *sys.builtin_module_names})
 
@@ -34,16 +37,33 @@ class RunOptions:
     """
 
     timeout: float | None = None
-    output_format: DataFormat = "jsonl"
+    output_format: DataFormat | None = None
     hold_minutes: float | None = None
 
     def __post_init__(self) -> None:
-        if self.timeout is not None and not self.timeout > 0:
+        if self.timeout is not None and not (_is_finite(self.timeout) and self.timeout > 0):
             raise NotebookError(f"the time-out must be seconds above 0, not {self.timeout!r}")
-        if self.hold_minutes is not None and not self.hold_minutes >= 0:
+        if self.hold_minutes is not None and not (_is_finite(self.hold_minutes) and self.hold_minutes >= 0):
             raise NotebookError(f"a kernel is held for minutes from 0 up, not for {self.hold_minutes!r}")
-        if self.output_format not in _FORMATS:
-            raise NotebookError(f"{self.output_format!r} is not a format; these are: {', '.join(_FORMATS)}")
+        check_format(self.output_format)
+
+    def with_defaults(self, other: RunOptions) -> RunOptions:
+        """Return these, with the time-out and the format of `other` where these name none."""
+        return dataclasses.replace(
+            self,
+            timeout=other.timeout if self.timeout is None else self.timeout,
+            output_format=self.output_format or other.output_format,
+        )
+
+
+def check_format(name: object) -> None:
+    """Refuse what is neither None nor the name of a format."""
+    if name is not None and name not in FORMATS:
+        raise NotebookError(f"{name!r} is not a format; these are: {', '.join(FORMATS)}")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 @dataclasses.dataclass
@@ -53,13 +73,18 @@ class Session:
     tables: Tables = dataclasses.field(default_factory=Tables)
     library: dict[str, str] = dataclasses.field(default_factory=dict)
     script: str | None = None
-    #: The last run of `script` that was not submitted.
+    #: How `script` was run in the notebook, and what came of it.
+    options: RunOptions = RunOptions()
     local: Result | None = None
     last: Result | None = None
 
     def run(self, code: str, options: RunOptions, *, here: bool = False, on_event: OnEvent | None = None) -> Result:
         """Run a script on all tables, in a fresh kernel of a gateway or in this one, and remember it."""
-        self.script, self.local = code, None
+        if not isinstance(code, str):
+            raise NotebookError(f"the script must be text, not {type(code).__name__!r}")
+        if here and (options.timeout is not None or options.hold_minutes is not None):
+            raise NotebookError("in this kernel there is no time-out (Ctrl-C interrupts) and nothing to hold")
+        self.script, self.options, self.local = code, options, None
         if here:
             from transform_shim.notebook.here import run_here
 
@@ -70,12 +95,18 @@ class Session:
         return result
 
     def submit(self, code: str | None, options: RunOptions, on_event: OnEvent | None = None) -> Result:
-        """Run a script, or the last one, through the running gateway and compare it with the run in the notebook."""
+        """Run a script, or the last one, through the running gateway and compare it with the run in the notebook.
+
+        What is to be compared runs as it ran here: with the time-out and format of that run, unless others are given.
+        """
         script = self.script if code is None else code
         if script is None:
             raise NotebookError("there is nothing to submit: no %%transform has been run")
-        result = self._through_gateway(script, options, True, on_event)
-        if self.local is not None and script == self.script:
+        is_same = script == self.script
+        result = self._through_gateway(
+            script, options.with_defaults(self.options) if is_same else options, True, on_event
+        )
+        if self.local is not None and is_same:
             result.comparison = compared(self.local, result)
         self.last = result
         return result
@@ -86,7 +117,7 @@ class Session:
         Raises
         ------
         NotebookError
-            The name cannot be a module's, or the source is not Python.
+            The name cannot be a module's, or the source cannot be imported; what was there before stays.
         """
         name = name.removesuffix(".py")
         if not name.isidentifier() or name in _RESERVED:
@@ -99,13 +130,19 @@ class Session:
             compile(source, path.name, "exec", dont_inherit=True)
         except SyntaxError as error:
             raise NotebookError(f"{path.name}, line {error.lineno}: {error.msg}") from None
-        path.write_text(source, encoding="utf-8")
+        try:
+            module = _imported(path, source)
+        except BaseException as error:
+            sys.modules.pop(name, None)
+            if name in self.library:
+                path.write_text(self.library[name], encoding="utf-8")
+            else:
+                path.unlink(missing_ok=True)
+            if not isinstance(error, Exception):
+                raise
+            raise NotebookError(f"{_place(path, error)}: {type(error).__name__}: {error}") from error
         self.library[name] = source
-        sys.modules.pop(name, None)
-        importlib.invalidate_caches()
-        if str(path.parent) not in sys.path:
-            sys.path.insert(0, str(path.parent))
-        return importlib.import_module(name)
+        return module
 
     def _through_gateway(self, code: str, options: RunOptions, running: bool, on_event: OnEvent | None) -> Result:
         companion = connect()
@@ -118,10 +155,25 @@ class Session:
             library=self.library,
             tables={name: self.tables.info(name).number for name in names},
             timeout=options.timeout,
-            output_format=options.output_format,
+            output_format=options.output_format or "jsonl",
             hold_minutes=options.hold_minutes,
         )
         return result_of(answer, names, companion)
+
+
+def _imported(path: Path, source: str) -> ModuleType:
+    path.write_text(source, encoding="utf-8")
+    sys.modules.pop(path.stem, None)
+    importlib.invalidate_caches()
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    return importlib.import_module(path.stem)
+
+
+def _place(path: Path, error: Exception) -> str:
+    """Return the file and its own line that the error came from."""
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
+    return f"{path.name}, line {lines[-1]}" if lines else path.name
 
 
 def compared(local: Result, submitted: Result) -> str:
@@ -139,7 +191,11 @@ def compared(local: Result, submitted: Result) -> str:
         differences.append("other columns or types")
     if differences:
         return f"differs from the notebook: {'; '.join(differences)}; {times}"
-    data = "the same data" if local.sha256 == submitted.sha256 else "not byte for byte the same data"
+    formats = [run.output.data_format for run in (local, submitted) if run.output is not None]
+    if len(set(formats)) > 1:
+        data = f"but {formats[0]} there and {formats[1]} here, so the data is not compared"
+    else:
+        data = "the same data" if local.sha256 == submitted.sha256 else "not byte for byte the same data"
     return f"same as in the notebook: rows, columns, types, {data}; {times}"
 
 

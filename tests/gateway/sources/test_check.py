@@ -57,6 +57,10 @@ def found(source: str, tables: Sequence[str] | None = None, **modules: str) -> l
     return [f"{f.line} {f.severity} {f.code}" for f in report.findings]
 
 
+def test_mark_of_the_encoding_is_no_fault() -> None:
+    assert found("\ufeffdef transform(orders):\n    return orders", ["orders"]) == []
+
+
 def test_nothing_is_found_in_what_runs() -> None:
     report = check(Transform("script.py", GOOD, {"common": ("common.py", "RATE = 1\n")}), ["orders"])
     assert [str(f) for f in report.findings] == [

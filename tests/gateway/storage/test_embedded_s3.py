@@ -102,7 +102,7 @@ async def test_port_in_use_and_missing_binary_name_what_to_change(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = EmbeddedS3(EmbeddedS3Options(tmp_path, port=taken.getsockname()[1]))
-        with pytest.raises(ConfigurationError, match="choose another port"):
+        with pytest.raises(ConfigurationError, match="set another port with INTERNAL_S3_PORT"):
             await server.start()
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -164,6 +164,7 @@ def test_magics_are_there_in_other_front_ends(front_end: str, tmp_path: Path) ->
         check=False,
     )
     assert "t: 2 rows, 1 columns (t.csv)" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_nbclient_runs_a_notebook_where_it_lies(tmp_path: Path) -> None:

@@ -59,6 +59,11 @@ def test_large_result_is_shown_by_its_head(notebook: NotebookKernel) -> None:
     notebook.run("del last_run")
 
 
+def test_empty_result_has_an_empty_head(notebook: NotebookKernel) -> None:
+    notebook.run("%%transform\ndef transform(orders):\n    return orders[:0]\n")
+    assert notebook.value("len(last_run.head()), list(last_run.head())") == "(0, ['status', 'amount'])"
+
+
 def test_names_of_the_cell_can_be_used_by_hand(notebook: NotebookKernel) -> None:
     assert notebook.run(f"%%transform\n{TOTALS}").stdout.count("imported") == 1
     cell = notebook.run("len(transform(tables.orders)), RATE")
@@ -126,6 +131,17 @@ def test_library_is_for_the_notebook_and_for_transforms(notebook: NotebookKernel
     assert "is the name of a module that is imported already" in notebook.run("%%library json\nx = 1").stderr
 
 
+def test_library_that_cannot_be_imported_leaves_the_one_before(notebook: NotebookKernel) -> None:
+    notebook.run("%%library rates\nRATE = 1")
+    failed = notebook.run("%%library rates\nRATE = 2\n1 / 0")
+    assert failed.stderr == "UsageError: rates.py, line 2: ZeroDivisionError: division by zero\n"
+    assert notebook.value("__import__('rates').RATE") == "1"
+    notebook.run("%%transform\nimport rates\ndef transform(orders):\n    return orders.assign(rate=rates.RATE)\n")
+    assert notebook.value("last_run.frame.rate.unique().tolist()") == "[1]"
+    notebook.run("%%library never\n1 / 0")
+    assert "No module named 'never'" in notebook.run("import never").error
+
+
 def test_submit_goes_to_the_running_gateway_and_compares(notebook: NotebookKernel) -> None:
     notebook.run(f"%%transform\n{TOTALS}")
     cell = notebook.run("%submit")
@@ -137,6 +153,15 @@ def test_submit_goes_to_the_running_gateway_and_compares(notebook: NotebookKerne
     assert "notebook:" not in other.text, "another script is not compared"
     notebook.run(f"%%transform\n{FAILS}")
     assert "same outcome as in the notebook, the same message" in notebook.run("%submit").text
+
+
+def test_submit_runs_with_the_time_out_and_format_of_the_run_it_is_compared_with(notebook: NotebookKernel) -> None:
+    slow = "import time\ndef transform(orders):\n    time.sleep(1.5)\n    return orders\n"
+    notebook.run(f"%%transform --output-format parquet --timeout 1\n{slow}")
+    assert "same outcome as in the notebook" in notebook.run("%submit").text
+    notebook.run(f"%%transform --output-format parquet\n{TOTALS}")
+    assert "same as in the notebook: rows, columns, types, the same data; " in notebook.run("%submit").text
+    assert "but parquet there and csv here" in notebook.run("%submit --output-format csv").text
 
 
 def test_submit_to_nobody_is_told_in_plain_words(
@@ -172,6 +197,8 @@ def test_interrupt_cancels_the_job(notebook: NotebookKernel) -> None:
         ("%%transform --timeout 1e9", "the gateway refused the job: bad_request: "),
         ("%%transform --hold -1", "held for minutes from 0 up"),
         ("%%transform --output-format xlsx", "invalid choice: 'xlsx'"),
+        ("%%transform --here --timeout 5", "in this kernel there is no time-out"),
+        ("%%transform --here --hold 5", "nothing to hold"),
         ("%%transform --nonsense", "unrecognized arguments: --nonsense"),
         ("%%library 2x", "'2x' cannot be the name of a library module"),
     ],
@@ -207,11 +234,34 @@ def test_functions_do_what_the_magics_do(notebook: NotebookKernel) -> None:
     assert notebook.value("run_transform(code, output_format='parquet').frame.r.tolist()") == "[4, 4, 4]"
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("table('orders', 'orders.csv', format='xml')", "'xml' is not a format; these are: jsonl, csv, parquet, arrow"),
+        ("table('orders', 'orders.csv', manifest=5)", "this cannot be asked for: manifest: "),
+        ("run_transform(None)", "the script must be text, not 'NoneType'"),
+        ("run_transform('x = 1', timeout='9')", "the time-out must be seconds above 0, not '9'"),
+        ("run_transform('x = 1', timeout=float('inf'))", "the time-out must be seconds above 0, not inf"),
+        ("run_transform('x = 1', hold_minutes=float('inf'))", "a kernel is held for minutes from 0 up, not for inf"),
+    ],
+)
+def test_mistakes_in_calls_are_answered(notebook: NotebookKernel, call: str, said: str) -> None:
+    cell = notebook.run(f"from transform_shim import run_transform, table\n{call}")
+    assert f"NotebookError: {said}" in cell.error
+
+
+def test_shell_commands_work_without_a_terminal(notebook: NotebookKernel) -> None:
+    assert notebook.run("!echo out; echo err >&2").stdout == "out\n"
+    assert notebook.value("get_ipython().user_ns['_exit_code']") == "0"
+
+
 def test_tab_completes_tables_files_variables_and_options(notebook: NotebookKernel) -> None:
-    notebook.run("import pandas as pd; deeds = pd.DataFrame()")
+    notebook.run("import pandas as pd; import polars as pl; deeds = pd.DataFrame({'x': [1]})")
+    notebook.run("lazy_deeds = pl.LazyFrame({'x': [1]}); lazy_column = deeds['x']")
     assert notebook.complete("%table ord") == ["orders"]
     assert notebook.complete("%table x or") == ["orders.csv"]
     assert notebook.complete("%table x @dee") == ["deeds"]
+    assert notebook.complete("%table x @lazy") == ["lazy_deeds"]
     assert notebook.complete("%table --drop o") == ["orders"]
     assert "--manifest" in notebook.complete("%table x y --m")
     assert notebook.complete("%%transform --h") == ["--here", "--hold"]

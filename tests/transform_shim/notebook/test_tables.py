@@ -80,11 +80,12 @@ class _Slow(_Quiet):
         self.wfile.write(half)
 
 
-def test_a_slow_download_shows_how_far_it_is(notebook: NotebookKernel) -> None:
+@pytest.mark.parametrize("asked", ["%table slow {}", "from transform_shim import table; print(table('slow', '{}'))"])
+def test_a_slow_download_shows_how_far_it_is(notebook: NotebookKernel, asked: str) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Slow) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        cell = notebook.run(f"%table slow http://127.0.0.1:{server.server_port}/slow.csv")
+        cell = notebook.run(asked.format(f"http://127.0.0.1:{server.server_port}/slow.csv"))
         server.shutdown()
         thread.join()
     assert cell.stdout.startswith("slow: 100,001 rows")
@@ -151,6 +152,8 @@ def test_tables_shows_what_there_is_and_forgets(notebook: NotebookKernel) -> Non
         ("or-ders orders.csv", "'or-ders' cannot be a table's name"),
         ("orders", "expected %table NAME SOURCE"),
         ("orders a b", "expected %table NAME SOURCE"),
+        ("orders ''", "expected %table NAME SOURCE"),
+        ("orders 'a b.csv", "orders 'a b.csv: no closing quotation"),
         ("orders orders.csv --format xlsx", "invalid choice: 'xlsx'"),
         ("x broken.jsonl", "Table 'x', line 2"),
         ("--drop nothing", "there is no table 'nothing'"),
