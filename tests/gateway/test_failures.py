@@ -122,15 +122,15 @@ def test_a_job_that_forges_its_reply_is_not_a_success(running_gateway: GatewayPr
     script = (
         "import gc\n"
         "def transform():\n"
-        "    from ipykernel.kernelapp import IPKernelApp\n"
-        "    kernel = IPKernelApp.instance().kernel\n"
+        "    from ipykernel.kernelbase import Kernel\n"
+        "    kernel = next(o for o in gc.get_objects() if isinstance(o, Kernel))\n"
         "    parent = kernel.get_parent('shell')\n"
         "    kernel.session.send(kernel.iopub_socket, 'status', {'execution_state': 'idle'}, parent=parent, ident=b'status')\n"
         "    import time; time.sleep(2)\n"
         "    raise RuntimeError('really failed')\n"
     )
     answer = running_gateway.execute(script, "forger")
-    assert answer.status == 500
+    assert (answer.status, answer.body["code"]) == (500, "exited"), "the reply was sent, and looked into"
     assert answer.body["exit_code"] != 0
 
 
