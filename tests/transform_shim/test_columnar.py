@@ -115,6 +115,7 @@ def test_csv_text_that_only_looks_like_a_date_stays_text(tmp_path: Path, texts: 
         ("JSON", pa.array([{"t": dt.datetime(2024, 1, 1), "d": Decimal("1.10"), "b": b"x"}]),
          ['{"t":"2024-01-01T00:00:00","d":1.10,"b":"eA=="}']),
         ("Text", pa.array([b"ok", None]), ["ok", None]),
+        ("Time", pa.array([dt.time(10, 30), dt.time(1, 2, 3, 400_000)]), ["10:30:00", "01:02:03.4"]),
         ("Date", KOLKATA_MIDNIGHT, [dt.date(2024, 1, 15)]),
         ("DateTime", KOLKATA_MIDNIGHT, [dt.datetime(2024, 1, 15)]),
         ("Instant", KOLKATA_MIDNIGHT, [dt.datetime(2024, 1, 14, 18, 30, tzinfo=dt.UTC)]),

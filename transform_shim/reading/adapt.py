@@ -19,6 +19,7 @@ from transform_shim.reading.convert import TEMPORAL, array_of
 from transform_shim.reading.numbers import WIDE, tighten
 from transform_shim.reading.temporal import NotTemporal
 from transform_shim.writing.canonical import canonical, canonical_type, decoded
+from transform_shim.writing.cells import cell_texts
 from transform_shim.writing.objects import nested_text
 
 __all__ = ["adapt", "plain"]
@@ -103,6 +104,8 @@ def _from_type(array: pa.Array, kind: Kind) -> pa.Array | None:
     """A column of another type, where a cast keeps all it says; else None."""
     given = array.type
     if kind in _TEXTS:
+        if pa.types.is_time(given):  # as it is written: 10:30:00 without a fraction of zeros
+            return cell_texts(canonical(array, "", canonical_type(given, "")), "", 0)
         return None if pa.types.is_nested(given) else array.cast(_TEXT)
     if pa.types.is_timestamp(given):
         return _from_timestamps(array, kind)
