@@ -413,7 +413,7 @@ def test_tier_decides_whether_the_gateway_starts(tier: str, required: str, unsan
 
 
 def test_doctor_exits_by_the_required_tier() -> None:
-    asked = command("doctor", "--require", "A")
+    asked = command("doctor", "--require-tier", "A")
     assert asked.returncode == 1
     assert "mount_namespace" in asked.stdout
     assert command("doctor", REQUIRE_TIER="A").returncode == 1

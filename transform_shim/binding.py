@@ -24,6 +24,8 @@ _FORMS: Mapping[tuple[str, str], Form] = {
     ("pyarrow", "RecordBatchReader"): "arrow_reader",
     ("duckdb", "DuckDBPyRelation"): "duckdb",
 }
+#: Names that may stand for names, before an annotation is taken to go in a circle.
+_MOST_NAMES = 8
 _UNIONS = (typing.Union, types.UnionType)
 
 
@@ -89,21 +91,35 @@ def bind_tables(function: Callable[..., Any], aliases: Iterable[str]) -> dict[st
 
 def _form(annotation: Any, function: Callable[..., Any]) -> Form:
     """The form an annotation names; pandas for none, an unknown one, or one that cannot be evaluated."""
+    annotation = _named(annotation, getattr(inspect.unwrap(function), "__globals__", {}))
     if annotation is inspect.Parameter.empty:
         return "pandas"
-    if isinstance(annotation, str):
-        scope = getattr(inspect.unwrap(function), "__globals__", {})
-        try:
-            annotation = eval(annotation, scope)  # noqa: S307 - the user's own annotation in the user's own process
-        except Exception:  # an annotation is a note to readers: a wrong one must not stop the job
-            return "pandas"
     if typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
+        return _form(typing.get_args(annotation)[0], function)
     if typing.get_origin(annotation) in _UNIONS:
         forms = [_form(part, function) for part in typing.get_args(annotation) if part is not type(None)]
         return forms[0] if forms else "pandas"
     package = getattr(annotation, "__module__", "").split(".")[0].removeprefix("_")
     return _FORMS.get((package, getattr(annotation, "__name__", "")), "pandas")
+
+
+def _named(annotation: Any, scope: dict[str, Any]) -> Any:
+    """What an annotation names, by way of texts, aliases and new types; ``empty`` for one that cannot be evaluated."""
+    for _ in range(_MOST_NAMES):
+        if isinstance(annotation, typing.ForwardRef):  # a text within Optional[...]
+            annotation = annotation.__forward_arg__
+        try:
+            if isinstance(annotation, str):
+                annotation = eval(annotation, scope)  # noqa: S307 - the user's own annotation in the user's own process
+            elif isinstance(annotation, typing.NewType):
+                annotation = annotation.__supertype__
+            elif type(annotation).__name__ == "TypeAliasType":  # of Python 3.12, or of typing_extensions
+                annotation = annotation.__value__
+            else:
+                return annotation
+        except Exception:  # an annotation is a note to readers: a wrong one must not stop the job
+            break
+    return inspect.Parameter.empty
 
 
 def _missing_text(function: Callable[..., Any], missing: list[inspect.Parameter], aliases: list[str]) -> str:

@@ -14,7 +14,18 @@ The message is a sentence for the person who wrote the transform.
 
 from __future__ import annotations
 
-__all__ = ["InputInvalid", "InvalidReturn", "MissingTable", "NoTransform", "OutputInvalid", "ShimError", "shorten"]
+from decimal import Decimal
+
+__all__ = [
+    "InputInvalid",
+    "InvalidReturn",
+    "MissingTable",
+    "NoTransform",
+    "OutputInvalid",
+    "ShimError",
+    "cut",
+    "shorten",
+]
 
 _SHOWN_CHARS = 80
 
@@ -22,9 +33,14 @@ _SHOWN_CHARS = 80
 def shorten(value: object) -> str:
     """Show a value in a message, cut to a length that a log line bears."""
     try:
-        text = repr(value)
+        text = str(value) if type(value) is Decimal else repr(value)  # a number of a table's: 1.5 is what stands there
     except Exception as error:  # a value of the user's class may refuse to be shown
         text = f"<{type(value).__name__}, whose repr() raises {type(error).__name__}>"
+    return cut(text)
+
+
+def cut(text: str) -> str:
+    """A piece of a file as it stands there, cut in the same way."""
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
 
 

@@ -5,8 +5,10 @@ Texts are Metabase's (its tests compare them), but for the traceback, which begi
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
+import os
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ _HEADLINES = {
 }
 _MESSAGE_CHARS = 64 << 10
 _MIB = 1 << 20
+_SCRATCH = ("/dev/shm", "/tmp")  # noqa: S108
 #: Exceptions of engines that are no MemoryError and mean one (DuckDB).
 _MEMORY_ERRORS = frozenset({"OutOfMemoryException"})
 #: Functions of the standard library that start processes; the innermost frame of an EAGAIN that came from fork().
@@ -130,10 +133,22 @@ def _limit_hit(error: BaseException, limits: Mapping[str, int]) -> tuple[str, st
         return "memory_limit", f"Memory limit of {limit} reached (peak {_mib(peak_memory_bytes())} resident)"
     if number == errno.EFBIG:
         return "file_size_limit", f"File size limit of {_mib(limits.get('file_size_bytes'))} reached"
+    if number == errno.ENOSPC and (full := _full_place()) is not None:
+        return "disk_limit", f"Disk limit reached: {full}; the job's own directory has more room"
     if number == errno.EMFILE:
         return "descriptor_limit", f"Limit of {_count(limits, 'descriptors')} open files reached"
     if (number == errno.EAGAIN and _is_fork(error)) or _is_thread_start(error):
         return "process_limit", f"Limit of {_count(limits, 'processes')} processes and threads reached"
+    return None
+
+
+def _full_place() -> str | None:
+    """Which of the places outside of the job's directory is full, if one is: they are small, and lie in memory."""
+    for place in _SCRATCH:
+        with contextlib.suppress(OSError):
+            found = os.statvfs(place)
+            if not found.f_bavail or (found.f_files and not found.f_favail):
+                return f"{place} is full, it holds {_mib(found.f_blocks * found.f_frsize)}"
     return None
 
 

@@ -27,6 +27,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--require",
+        "--require-tier",
         choices=TIERS,
         default=os.environ.get("REQUIRE_TIER") or DEFAULT_REQUIRED,
         help="fail when this tier is not reached; default: REQUIRE_TIER, or C, without which no gateway starts unasked",

@@ -80,9 +80,18 @@ def read_inline(kept: KeptResult, output: OutputFacts, cap_bytes: int) -> dict[s
         return {}
     try:
         data = kept.output_path.read_bytes()
-        members: dict[str, Any] = {"manifest": json.loads(kept.manifest_path.read_bytes())}
+        members: dict[str, Any] = {"manifest": _object_in(kept.manifest_path.read_bytes())}
     except FileNotFoundError:
         return {}  # expired this very moment
     if output.data_format in ("jsonl", "csv"):
         return members | {"output": data.decode("utf-8", "replace"), "output_encoding": "utf-8"}
     return members | {"output": base64.b64encode(data).decode("ascii"), "output_encoding": "base64"}
+
+
+def _object_in(manifest: bytes) -> dict[str, Any] | None:
+    """The manifest, or None where the job wrote something else in its place: it is the job's file, as its data is."""
+    try:
+        value = json.loads(manifest)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

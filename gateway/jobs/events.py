@@ -16,6 +16,9 @@ from gateway.jobs.model import JobState, Verdict
 
 StreamName = Literal["stdout", "stderr"]
 
+MOST_PROGRESS = 1000
+"""Stages and tables of one job whose progress is kept: more than a request may name, fewer than a job can make up."""
+
 
 @dataclass(frozen=True, slots=True)
 class StateChanged:
@@ -100,7 +103,9 @@ class EventLog:
             case StateChanged(state, stage):
                 self.state, self.stage = state, stage
             case Progress(stage, table):
-                self.progress[stage, table] = event
+                # a job may report what it likes about itself, tables that it has not got included
+                if (stage, table) in self.progress or len(self.progress) < MOST_PROGRESS:
+                    self.progress[stage, table] = event
             case Finished(verdict):
                 self.verdict, self.state = verdict, JobState.FINISHED
                 self.finished.set()

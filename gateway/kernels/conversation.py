@@ -7,18 +7,28 @@ thing learnt here is *when to look*: the verdict comes from files and from the p
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
-MAX_MESSAGE_BYTES = 64 << 20
-"""libzmq drops a connection that sends more in one message; reply and idle are then lost, which the process watch
-covers.
+MAX_MESSAGE_BYTES = 4 << 20
+"""libzmq drops a connection that sends more in one part of a message; what it said is then lost, which the shim's own
+last word and the process watch cover. Long output does not come this way.
 """
+MAX_WAITING_MESSAGES = 16
+"""Messages of one kernel that wait in this process, which a job can fill with the largest there are."""
+FLOOD_BYTES = 64 << 20
+"""By how much this process may grow while a kernel is listened to. A message may have parts without end, and libzmq
+takes them all in before it shows the first; nobody but the kernel's own job is any worse off for not being heard.
+"""
+_LOOK_SECONDS = 0.05
+_STATM = Path("/proc/self/statm")
 
 
 class KernelConversation:
@@ -35,7 +45,6 @@ class KernelConversation:
         # no heartbeat thread (a live heartbeat says nothing about progress) and no stdin (nobody is there to answer)
         client.start_channels(hb=False, stdin=False, control=False)
         for channel in (client.shell_channel, client.iopub_channel):
-            channel.socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
             channel.socket.linger = 0
 
     async def welcome(self) -> None:
@@ -60,16 +69,22 @@ class KernelConversation:
         Notes
         -----
         Either message may be forged: the return only says "look now". Waits for ever: the caller has the deadline.
+        A kernel that floods is not heard any more, whatever it says.
         """
         request = self._client.execute(code, silent=False, store_history=False, allow_stdin=False, stop_on_error=True)
         reply = asyncio.ensure_future(self._replied(request))
         idle = asyncio.ensure_future(self._went_idle(request, on_text))
+        flooded = asyncio.ensure_future(_flooded())
+        tasks = {reply, idle, flooded}
         try:
-            await asyncio.wait({reply, idle}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (reply, idle):
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait({reply, idle})
+            await asyncio.wait(tasks)
+        if done == {flooded}:
+            self.close()
+            await asyncio.Event().wait()
 
     def connection_info(self) -> dict[str, Any]:
         """Return what a connection file holds, the key included."""
@@ -110,10 +125,25 @@ class KernelConversation:
             yield message
 
 
+async def _flooded() -> None:
+    """Return when this process has grown by more than what is said to it by a kernel that means well."""
+    most_bytes = resident_bytes() + FLOOD_BYTES
+    while resident_bytes() <= most_bytes:  # noqa: ASYNC110 - nothing tells of memory that grows in another thread
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+def resident_bytes() -> int:
+    """Memory of this process that lies in RAM."""
+    return int(_STATM.read_bytes().split()[1]) * resource.getpagesize()
+
+
 @asynccontextmanager
 async def shared_context() -> AsyncIterator[zmq.asyncio.Context]:
     """Yield the one ZeroMQ context of the gateway; each further context would cost a thread and descriptors."""
     context = zmq.asyncio.Context(io_threads=1)
+    # For the sockets to come: an option that is set on one which is connected already is of no effect.
+    context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    context.setsockopt(zmq.RCVHWM, MAX_WAITING_MESSAGES)
     try:
         yield context
     finally:

@@ -22,6 +22,8 @@ _ETC: Final = (
         "/etc/fonts",
         "/etc/mime.types",
     ),
+    # Debian's Python starts with a link to there, and complains on standard error where it leads nowhere
+    f"/etc/python{sys.version_info.major}.{sys.version_info.minor}",
 )
 _NETWORK: Final = (
     *("/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/gai.conf", "/etc/services", "/etc/protocols"),

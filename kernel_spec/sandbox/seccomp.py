@@ -12,6 +12,7 @@ library falls back from clone3 to clone only at ENOSYS (clone3 hides its flags i
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -79,6 +80,8 @@ _ABSENT: Final = (
     # Writes that are on their way after their process was stopped.
     *("io_setup", "io_submit"),
     *("uselib", "ustat", "sysfs", "_sysctl", "lookup_dcookie", "modify_ldt"),
+    # These tell of what others do, with names, in every directory that may be read: Landlock is not asked.
+    *("inotify_init", "inotify_init1", "inotify_add_watch"),
 )
 _FORBIDDEN: Final = (
     *(
@@ -392,6 +395,8 @@ class _Assembler:
         self._when("clone", clone)
         self._when("personality", self._values(0, {0: _ALLOW, _PERSONALITY_QUERY: _ALLOW}, eperm))
         self._when("ioctl", self._values(1, {_TIOCSTI: eperm, _TIOCLINUX: eperm}, _ALLOW))
+        # dnotify, the elder brother of inotify; a kernel that is built without it says the same
+        self._when("fcntl", self._values(1, {fcntl.F_NOTIFY: _errno(errno.EINVAL)}, _ALLOW))
         # A kernel must die with its launcher and stay closed to its equals.
         keep_death = self._values(1, {int(signal.SIGKILL): _ALLOW}, eperm)
         keep_closed = self._values(1, {0: _ALLOW}, eperm)

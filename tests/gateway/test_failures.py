@@ -126,16 +126,34 @@ def test_a_job_that_forges_its_reply_is_not_a_success(running_gateway: GatewayPr
     script = (
         "import gc\n"
         "def transform():\n"
-        "    from ipykernel.kernelapp import IPKernelApp\n"
-        "    kernel = IPKernelApp.instance().kernel\n"
+        "    from ipykernel.kernelbase import Kernel\n"
+        "    kernel = next(o for o in gc.get_objects() if isinstance(o, Kernel))\n"
         "    parent = kernel.get_parent('shell')\n"
         "    kernel.session.send(kernel.iopub_socket, 'status', {'execution_state': 'idle'}, parent=parent, ident=b'status')\n"
         "    import time; time.sleep(2)\n"
         "    raise RuntimeError('really failed')\n"
     )
     answer = running_gateway.execute(script, "forger")
-    assert answer.status == 500
+    assert (answer.status, answer.body["code"]) == (500, "exited"), "the reply was sent, and looked into"
     assert answer.body["exit_code"] != 0
+
+
+def test_a_job_that_forges_its_result_does_not_fail_the_gateway(running_gateway: GatewayProcess) -> None:
+    script = (
+        "import json, os, struct, sys, time\n"
+        "def transform():\n"
+        "    frame = sys._getframe()\n"
+        "    while 'request' not in frame.f_locals:\n"
+        "        frame = frame.f_back\n"
+        "    request = frame.f_locals['request']\n"
+        "    request.output_path.write_text('{}\\n')\n"
+        "    request.manifest_path.write_text('[][]')\n"
+        "    request.result_path.write_text(json.dumps({'outcome': 'ok', 'code': 'ok', 'rows': 1}))\n"
+        "    os.write(int(os.environ['TRANSFORM_LOG_FD']), struct.pack('<cI', b'd', 4) + b'done')\n"
+        "    time.sleep(20)\n"
+    )
+    answer = running_gateway.execute(script, "own-result", inline=True)
+    assert (answer.status, answer.body.get("manifest")) == (200, None), answer.body
 
 
 def test_an_unreachable_table_names_the_table_and_not_the_signature(running_gateway: GatewayProcess) -> None:

@@ -8,6 +8,8 @@ forger           tells idle for a request that goes on
 stranger         answers with a signature of another key, then tells text and idle properly
 babbler          talks about other requests and sends 100,000 bytes of junk, then replies
 deaf             welcomes, and never answers a request
+shouter          tells a gigabyte in one part of a message
+flooder          tells a gigabyte in small parts of one message
 =============== ===================================================================
 """
 
@@ -17,6 +19,11 @@ import sys
 
 import zmq
 from jupyter_client.session import Session
+
+
+def flood(iopub: zmq.Socket, parts: int) -> None:
+    part = b"x" * (1_000_000_000 // parts)
+    iopub.send_multipart([b"stream", *[part] * parts], copy=False)
 
 
 def main(prefix: str, key: str, mode: str) -> None:
@@ -53,6 +60,8 @@ def main(prefix: str, key: str, mode: str) -> None:
                 iopub.send_multipart([b"junk", b"x" * 100_000])
                 shell.send_multipart([*identities, b"x" * 100_000])
                 session.send(shell, "execute_reply", reply, parent=message, ident=identities)
+            case "shouter" | "flooder":
+                flood(iopub, parts=1000 if mode == "flooder" else 1)
 
 
 if __name__ == "__main__":

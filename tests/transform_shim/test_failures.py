@@ -217,6 +217,18 @@ def test_descriptor_limit_is_named(job: Job) -> None:
     assert outcome.result["message"] == "Limit of 256 open files reached"
 
 
+@pytest.mark.parametrize(("full", "code"), [("/dev/shm", "disk_limit"), ("/", "user_error")])
+def test_full_scratch_place_is_named(monkeypatch: pytest.MonkeyPatch, full: str, code: str) -> None:
+    def statvfs(place: str) -> os.statvfs_result:
+        free = 0 if place == full else 7
+        return os.statvfs_result((4096, 4096, 65536, free, free, 9, 9, 9, 0, 255))
+
+    monkeypatch.setattr("transform_shim.failures.os.statvfs", statvfs)
+    failure = describe(OSError(errno.ENOSPC, "No space left on device"), "transform", {})
+    assert failure.code == code
+    assert code == "user_error" or "/dev/shm is full, it holds 256 MiB" in failure.message
+
+
 def test_process_limit_is_named_for_forks_and_threads() -> None:
     def raised(action: Callable[[], Any]) -> BaseException:
         try:

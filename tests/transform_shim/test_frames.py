@@ -77,6 +77,12 @@ def test_annotated_frame_goes_through_with_same_values_and_types(job: Job, annot
         "import polars as pl\ndef transform(orders: 'pl.LazyFrame'):",
         "import polars as pl\nfrom typing import Optional\ndef transform(orders: Optional[pl.LazyFrame] = None):",
         "import polars as pl\ndef transform(orders: pl.LazyFrame | None = None):",
+        "import polars as pl\nfrom typing import Optional\ndef transform(orders: Optional['pl.LazyFrame'] = None):",
+        "import polars as pl\nfrom typing import NewType\nLazy = NewType('Lazy', pl.LazyFrame)\ndef transform(orders: Lazy):",
+        "import polars as pl\nfrom typing import Annotated\ndef transform(orders: Annotated['pl.LazyFrame', 'x']):",
+        "import polars as pl\nLazy = 'pl.LazyFrame'\ndef transform(orders: 'Lazy'):",
+        "import polars as pl\nfrom typing_extensions import TypeAliasType\nLazy = TypeAliasType('Lazy', 'pl.LazyFrame')\n"
+        "def transform(orders: Lazy):",
         "import polars as pl\nfrom typing import Annotated\ndef transform(orders: Annotated[pl.LazyFrame, 'x']):",
         "import polars as pl\ndef transform(**orders: pl.LazyFrame):\n    orders = orders['orders']",
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,9 @@ CLOCKS = pd.to_datetime(["2024-01-15 10:30", None])
     [
         ([1, 2], "Integer", "Integer"),
         ([1, 2], "BigInteger", "BigInteger"),
+        ([2**53], "Float", "Float"),
+        ([2**53 + 1], "Float", "BigInteger"),
+        ([Decimal("0.12345678901234567890")], "Float", "Decimal"),
         ([1, 2], "Number", "Number"),
         ([2**31], "Integer", "BigInteger"),
         ([2**40], "BigInteger", "BigInteger"),

@@ -317,6 +317,46 @@ def test_damaged_packed_file_is_named(tmp_path: Path) -> None:
         read(tmp_path, fields(a="Integer"), gzip.compress(b'{"a":1}\n' * 1000)[:-20] + b"x" * 20, compression="gzip")
 
 
+@pytest.mark.parametrize("value", ["1" * 39, "1.5E38", "9" * 76])
+def test_decimal_that_overflows_the_fast_parser_is_exact(tmp_path: Path, value: str) -> None:
+    data = '{"c":1}\n{"c":' + value + "}\n"
+    table = read(tmp_path, fields(c="Decimal"), data, form="arrow")
+    assert table.column("c").to_pylist() == [1, Decimal(value)]
+
+
+@pytest.mark.parametrize(("base_type", "zone"), [("DateTime", None), ("Instant", "UTC")])
+def test_zeros_that_look_like_nanoseconds_lose_no_years(tmp_path: Path, base_type: str, zone: str | None) -> None:
+    values = ('"2024-01-15T10:30:00.123456000Z"', '"1500-01-15T10:30:00Z"')
+    stamps = ["2024-01-15T10:30:00.123456", "1500-01-15T10:30:00"]
+    assert column(tmp_path, base_type, *values).tolist() == [pd.Timestamp(stamp, tz=zone) for stamp in stamps]
+
+
+def test_year_that_nanoseconds_cannot_say_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputInvalid, match=r"line 2, column 'c': .*1678 and 2262"):
+        column(tmp_path, "DateTime", '"2024-01-15T10:30:00.123456789Z"', '"1500-01-15T10:30:00Z"')
+
+
+def test_offset_of_local_mean_time_keeps_its_instant(tmp_path: Path) -> None:
+    found = column(tmp_path, "Instant", '"1900-01-01T00:00:00.5+00:19:32"', '"1900-01-01T00:00:00-05:00"', "null")
+    assert found.dropna().tolist() == [
+        pd.Timestamp("1899-12-31T23:40:28.5Z"),
+        pd.Timestamp("1900-01-01T05:00:00Z"),
+    ]
+
+
+def test_large_double_without_manifest_stays_a_double(tmp_path: Path) -> None:
+    frame = read(tmp_path, None, '{"d":1e300,"i":9223372036854775808}\n{"d":0.1,"i":1}\n')
+    assert frame["d"].tolist() == [1e300, 0.1]
+    assert frame["i"].tolist() == [2**63, 1]
+
+
+@pytest.mark.parametrize(("line", "shown"), [("null", "null"), ("[1]", "[1]")])
+def test_line_that_is_no_object_is_shown_as_it_stands(tmp_path: Path, line: str, shown: str) -> None:
+    with pytest.raises(InputInvalid) as caught:
+        read(tmp_path, fields(a="Integer"), '{"a":1}\n' + line + "\n")
+    assert str(caught.value).endswith(f"line 2: expected one JSON object a line, found {shown}")
+
+
 CSV = 'i,s,d,b,m,at\n1,"a,""b""\nc",2024-01-15,true,12345678901234567.89,2024-01-15 10:30:00\n,"",,False,0.1,\n007,x,2024-02-01,,,\n'
 CSV_FIELDS = fields(i="Integer", s="Text", d="Date", b="Boolean", m="Decimal", at="DateTime")
 

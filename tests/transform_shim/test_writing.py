@@ -320,6 +320,7 @@ def test_csv_is_what_pandas_and_python_read(tmp_path: Path) -> None:
     assert '"' not in text(tmp_path, pd.DataFrame({"a": ["x"], "b": [1]}), "csv")
     assert text(tmp_path, pd.DataFrame({"a": ["x", None, ""]}), "csv") == 'a\nx\n""\n""\n'
     assert text(tmp_path, pd.DataFrame({"a": []}), "csv") == "a\n"
+    assert text(tmp_path, pd.DataFrame({"a\rb": [1], "c": [2]}), "csv") == '"a\rb",c\n1,2\n'
 
 
 @pytest.mark.parametrize("data_format", ["parquet", "arrow"])

@@ -3,61 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import re
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet
 
-from transform_shim.basetypes import Kind
-from transform_shim.errors import InputInvalid
+from transform_shim.errors import InputInvalid, shorten
 from transform_shim.manifest import Field
-from transform_shim.reading.convert import TEMPORAL, array_of
+from transform_shim.reading.adapt import adapt, plain
+from transform_shim.reading.csvfile import LargeRow, check_last_quote, csv_failure, csv_line, open_csv
 from transform_shim.reading.jsonlines import Columns
-from transform_shim.reading.jsontext import json_text
-from transform_shim.reading.lines import BLOCK_BYTES, open_binary
-from transform_shim.reading.numbers import WIDE, tighten
-from transform_shim.reading.temporal import NotTemporal
+from transform_shim.reading.lines import open_binary
 from transform_shim.request import TableFile
 
 __all__ = ["ColumnarFile", "own_fields"]
 
 _BATCH_ROWS = 65_536
 _ARROW_FILE_MAGIC = b"ARROW1"
-#: The names of a CSV file must end within its first bytes, this many.
-_HEADER_BYTES = 1 << 20
-_CAST_TARGETS: dict[Kind, pa.DataType] = {
-    Kind.INTEGER: pa.int64(),
-    Kind.NUMBER: pa.int64(),
-    Kind.FLOAT: pa.float64(),
-    Kind.DECIMAL: WIDE,
-    Kind.BOOLEAN: pa.bool_(),
-}
-#: Which Arrow types hold a kind's values as they are.
-_FITTING: dict[Kind, Any] = {
-    Kind.INTEGER: lambda t: pa.types.is_integer(t) or (pa.types.is_decimal(t) and t.scale == 0),
-    Kind.NUMBER: lambda t: pa.types.is_integer(t) or pa.types.is_decimal(t),
-    Kind.FLOAT: pa.types.is_floating,
-    Kind.DECIMAL: pa.types.is_decimal,
-    Kind.BOOLEAN: pa.types.is_boolean,
-    Kind.TEXT: pa.types.is_large_string,
-    Kind.JSON_TEXT: pa.types.is_large_string,
-    Kind.DATE: pa.types.is_date32,
-    Kind.DATETIME: lambda t: pa.types.is_timestamp(t) and t.tz is None,
-    Kind.INSTANT: lambda t: pa.types.is_timestamp(t) and t.tz is not None,
-}
+#: Where Arrow's messages say which value is wrong.
+_BAD_INDEX = re.compile(r"\bindex (\d+)")
 
 
 class ColumnarFile:
     """A table in CSV, Parquet or Arrow IPC, with these fields in this order.
 
-    ``typed`` says that the fields know their kinds; otherwise the file's own types stay. Errors count rows from 1: a
-    Parquet file has no lines, and a line of CSV need not be a row.
+    ``typed`` says that the fields know their kinds; otherwise the file's own types stay. Errors name the line of a CSV
+    file, and the row, counted from 1, of the others.
     """
 
     def __init__(self, file: TableFile, fields: Sequence[Field], *, typed: bool) -> None:
@@ -71,30 +44,49 @@ class ColumnarFile:
         InputInvalid
             Where the file is damaged or contradicts the manifest.
         """
+        rows = 0
+        try:
+            for block in self._blocks():
+                rows += block.rows
+                yield block
+        except LargeRow:
+            yield from self._blocks(rows, has_large_rows=True)
+
+    def _blocks(self, skipped_rows: int = 0, *, has_large_rows: bool = False) -> Iterator[Columns]:
         first_row = 1
         size_bytes = self.file.data_path.stat().st_size
-        try:
-            with _open(self.file) as reader:
-                for batch in reader:
-                    arrays = [self._column(batch, field, first_row) for field in self.fields]
-                    first_row += batch.num_rows
-                    yield Columns(arrays, batch.num_rows, size_bytes)
-        except pa.ArrowInvalid as error:
-            problem = f"not readable as {self.file.data_format} ({error})"
-            raise InputInvalid(self.file.alias, problem, line=first_row) from None
+        last: pa.RecordBatch | None = None
+        with _open(self.file, has_large_rows=has_large_rows) as reader:
+            self._check_names(reader.schema.names)
+            for batch in reader:
+                last = batch.slice(min(max(skipped_rows - first_row + 1, 0), batch.num_rows))
+                first_row += batch.num_rows - last.num_rows
+                arrays = [self._column(last, field, first_row) for field in self.fields]
+                first_row += last.num_rows
+                if last.num_rows or not skipped_rows:
+                    yield Columns(arrays, last.num_rows, size_bytes)
+        if last is not None and self.file.data_format == "csv":
+            with _placed(self.file, first_row - 1):
+                check_last_quote(self.file, last)
+
+    def _check_names(self, names: list[str]) -> None:
+        """An empty file names nothing and is an empty table; any other has each column wanted, once."""
+        for field in self.fields if names else ():
+            if names.count(field.name) == 1:
+                continue
+            problem = "the file has several columns of this name"
+            if field.name not in names:
+                problem = f"the file has no such column; it has {shorten(names)}"
+            line = 1 if self.file.data_format == "csv" else None
+            raise InputInvalid(self.file.alias, problem, line=line, column=field.name)
 
     def _column(self, batch: pa.RecordBatch, field: Field, first_row: int) -> pa.Array:
-        index = batch.schema.get_field_index(field.name)
-        if index < 0:
-            return pa.nulls(batch.num_rows)
-        array = batch.column(index)
-        if isinstance(array, pa.DictionaryArray):
-            array = array.dictionary_decode()
-        if pa.types.is_string(array.type) or pa.types.is_string_view(array.type):
-            array = array.cast(pa.large_string())
-        if not self._typed:
-            return array
-        return _adapt(array, field, self.file.alias, first_row)
+        array = batch.column(batch.schema.get_field_index(field.name))
+        with _placed(self.file):
+            if self.file.data_format != "csv":
+                _check_content(array, self.file.alias, field.name, first_row)
+            array = plain(array, field.name)
+            return adapt(array, field, self.file.alias, first_row) if self._typed else array
 
 
 def own_fields(file: TableFile) -> tuple[Field, ...]:
@@ -103,14 +95,43 @@ def own_fields(file: TableFile) -> tuple[Field, ...]:
         return tuple(Field(name) for name in dict.fromkeys(reader.schema.names))
 
 
+def _check_content(array: pa.Array, table: str, column: str, first_row: int) -> None:
+    """Refuse what a damaged or carelessly written file makes of a column: its readers trust offsets and encodings."""
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid as error:
+        found = _BAD_INDEX.search(str(error))
+        row = None if found is None else first_row + int(found[1])
+        raise InputInvalid(table, f"damaged ({error})", line=row, column=column) from None
+
+
 @contextlib.contextmanager
-def _open(file: TableFile) -> Iterator[pa.RecordBatchReader]:
+def _placed(file: TableFile, row: int | None = None) -> Iterator[None]:
+    """Errors of a CSV file, which come with a row (`row` without), get the line on which it stands."""
+    try:
+        yield
+    except InputInvalid as error:
+        row = error.line or row
+        if file.data_format != "csv" or row is None:
+            raise
+        raise InputInvalid(file.alias, error.problem, line=csv_line(file, row), column=error.column) from None
+
+
+@contextlib.contextmanager
+def _open(file: TableFile, *, has_large_rows: bool = False) -> Iterator[pa.RecordBatchReader]:
     """The file as a reader of batches; both forms of Arrow IPC are recognised."""
     try:
         with contextlib.ExitStack() as stack:
-            yield _OPENERS[file.data_format](file, stack)
-    except pa.ArrowInvalid as error:
-        raise InputInvalid(file.alias, f"not readable as {file.data_format} ({error})") from None
+            if file.data_format == "csv":
+                yield open_csv(file, stack, has_large_rows=has_large_rows)
+            else:
+                yield (_open_parquet if file.data_format == "parquet" else _open_arrow)(file, stack)
+    except (pa.ArrowInvalid, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        if file.data_format == "csv":
+            raise csv_failure(file, str(error), has_large_rows=has_large_rows) from None
+        raise InputInvalid(file.alias, f"not readable as {file.data_format} ({str(error).strip()})") from None
 
 
 def _open_parquet(file: TableFile, stack: contextlib.ExitStack) -> pa.RecordBatchReader:
@@ -133,78 +154,3 @@ def _open_arrow(file: TableFile, stack: contextlib.ExitStack) -> pa.RecordBatchR
     ipc = pyarrow.ipc.open_file(source)
     batches = (ipc.get_batch(i) for i in range(ipc.num_record_batches))
     return pa.RecordBatchReader.from_batches(ipc.schema, batches)
-
-
-def _open_csv(file: TableFile, stack: contextlib.ExitStack) -> pa.RecordBatchReader:
-    """CSV with every column as text: its own types are guesses, and 007 is no number until the manifest says so."""
-    with open_binary(file.data_path, file.compression) as head:
-        first = head.read(_HEADER_BYTES)
-    if not first.strip():
-        return pa.RecordBatchReader.from_batches(pa.schema([]), [])
-    convert = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(_header_names(first), pa.large_string()),
-        null_values=[""],
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
-    )
-    source = stack.enter_context(open_binary(file.data_path, file.compression))
-    return stack.enter_context(
-        pyarrow.csv.open_csv(
-            source,
-            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-            convert_options=convert,
-        )
-    )
-
-
-def _header_names(head: bytes) -> list[str]:
-    """Column names of a CSV file, as Python's own parser sees them: it needs no whole file to do so."""
-    return next(csv.reader(io.StringIO(head.decode("utf-8-sig", "replace"))), [])
-
-
-_OPENERS: dict[str, Callable[[TableFile, contextlib.ExitStack], Any]] = {
-    "csv": _open_csv,
-    "parquet": _open_parquet,
-    "arrow": _open_arrow,
-}
-
-
-def _adapt(array: pa.Array, field: Field, table: str, first_row: int) -> pa.Array:
-    """A column as its kind wants it, or InputInvalid."""
-    kind = field.kind
-    if array.null_count == len(array):
-        return pa.nulls(len(array))
-    if _FITTING[kind](array.type):
-        return array
-    try:
-        if pa.types.is_large_string(array.type):
-            return _from_text(array, kind)
-        if kind in (Kind.TEXT, Kind.JSON_TEXT) and not pa.types.is_nested(array.type):
-            return array.cast(pa.large_string())
-        if kind is Kind.DATE and pa.types.is_timestamp(array.type):
-            return array.cast(pa.timestamp(array.type.unit)).cast(pa.date32(), safe=False)
-        if kind is Kind.DATETIME and pa.types.is_date(array.type):
-            return array.cast(pa.timestamp("us"))
-        if kind in _CAST_TARGETS and not pa.types.is_nested(array.type):
-            return array.cast(_CAST_TARGETS[kind])
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, NotTemporal):
-        pass
-    rows = range(first_row, first_row + len(array))
-    return array_of([_plain(value) for value in array.to_pylist()], kind, table, field.name, rows)
-
-
-def _from_text(array: pa.Array, kind: Kind) -> pa.Array:
-    if kind in TEMPORAL:
-        return TEMPORAL[kind](array)
-    if kind is Kind.BOOLEAN:
-        return pc.utf8_lower(array).cast(pa.bool_())
-    cast = array.cast(_CAST_TARGETS[kind])
-    return tighten(cast) if kind is Kind.DECIMAL else cast
-
-
-def _plain(value: object) -> object:
-    """A value of CSV text or an Arrow scalar as the JSON value it stands for."""
-    if isinstance(value, (dict, list, tuple)):
-        return json_text(value)
-    return value

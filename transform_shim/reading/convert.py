@@ -146,6 +146,8 @@ def _boolean(value: object) -> bool:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, bytes):  # of a columnar file; what is UTF-8 has been taken for text before
+        raise _Unfit("text in UTF-8")
     return value if isinstance(value, str) else json_text(value)
 
 

@@ -7,12 +7,16 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 import orjson
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from transform_shim.basetypes import kind_of
 from transform_shim.manifest import Field
+from transform_shim.reading.convert import TEMPORAL
 from transform_shim.reading.jsonlines import Columns
 from transform_shim.reading.jsontext import rows_of
 from transform_shim.reading.lines import line_blocks
+from transform_shim.reading.temporal import NotTemporal
 from transform_shim.request import TableFile
 
 __all__ = ["infer_csv_fields", "infer_fields"]
@@ -39,13 +43,31 @@ def infer_fields(file: TableFile) -> tuple[Field, ...]:
     """
     seen: dict[str, set[type]] = {}
     for block in line_blocks(file):
-        for row in _parsed(block.data) or (row for _, row in rows_of(block, file.alias)):
-            for key, value in row.items():
-                kind = type(value)
-                if kind is float and abs(value) >= _INT64_END:
-                    kind = Decimal  # orjson turns integers beyond 64 bits into doubles; decimals hold either
-                seen.setdefault(key, set()).add(kind)
+        parsed = _parsed(block.data)
+        if parsed is None or not _note(parsed, seen):
+            _note((_counted(row) for _, row in rows_of(block, file.alias)), seen, is_exact=True)
     return tuple(Field(name, _base_type(kinds)) for name, kinds in seen.items())
+
+
+def _note(rows: Iterable[dict[str, Any]], seen: dict[str, set[type]], *, is_exact: bool = False) -> bool:
+    """Add what types the values have; False at a double that may have been a whole number beyond 64 bits."""
+    for row in rows:
+        for key, value in row.items():
+            kind = type(value)
+            if kind is float and not is_exact and abs(value) >= _INT64_END:
+                return False
+            seen.setdefault(key, set()).add(kind)
+    return True
+
+
+def _counted(row: dict[str, Any]) -> dict[str, Any]:
+    """A row read exactly, as the fast parser shows it, but for whole numbers beyond 64 bits: those are Decimals."""
+    shown: dict[type, Any] = {Decimal: float, int: lambda n: n if -_INT64_END <= n < _INT64_END else Decimal(n)}
+    return {key: shown.get(type(value), _same)(value) for key, value in row.items()}
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _parsed(data: bytes) -> Iterable[dict[str, Any]] | None:
@@ -88,9 +110,18 @@ def infer_csv_fields(file: _Blocks) -> tuple[Field, ...]:
                 continue
             has_value[index] = True
             for name, pattern in list(possible[index].items()):
-                if not pc.all(pc.match_substring_regex(array, pattern)).as_py():
+                if not pc.all(pc.match_substring_regex(array, pattern)).as_py() or not _parses(array, name):
                     del possible[index][name]
     return tuple(
         Field(field.name, next(iter(names), "Text") if seen else "Text")
         for field, names, seen in zip(file.fields, possible, has_value, strict=True)
     )
+
+
+def _parses(array: pa.Array, base_type: str) -> bool:
+    """Whether texts that look like a date or date-time are one: 2024-02-30 and 0000-00-00 are none."""
+    parse = TEMPORAL.get(kind_of(base_type))
+    try:
+        return parse is None or parse(array) is not None
+    except NotTemporal:
+        return False

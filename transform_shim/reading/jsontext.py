@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
-from transform_shim.errors import InputInvalid, shorten
+from transform_shim.errors import InputInvalid, cut
 from transform_shim.reading.lines import LineBlock
 
 __all__ = ["json_text", "rows_of"]
@@ -61,16 +61,16 @@ def _objects(text: str, table: str, line: int, is_last: bool) -> Iterator[dict[s
         try:
             value, position = _DECODER.raw_decode(text, position)
         except json.JSONDecodeError as error:
-            cut = error.pos >= len(text) or error.msg.startswith("Unterminated string")
-            problem = "the line is cut short" if cut else f"not valid JSON ({error.msg})"
-            if cut and is_last:
+            is_short = error.pos >= len(text) or error.msg.startswith("Unterminated string")
+            problem = "the line is cut short" if is_short else f"not valid JSON ({error.msg})"
+            if is_short and is_last:
                 problem += " (the file ends within it)"
             problem += f" at character {error.pos + 1}"
             raise InputInvalid(table, problem, line=line, column=_last_key(text[: error.pos])) from None
         except (ValueError, RecursionError) as error:  # thousands of digits, thousands of brackets
             raise InputInvalid(table, f"not readable as JSON ({error})", line=line) from None
         if not isinstance(value, dict):
-            raise InputInvalid(table, f"expected one JSON object a line, found {shorten(value)}", line=line)
+            raise InputInvalid(table, f"expected one JSON object a line, found {cut(text)}", line=line)
         yield value
         while position < len(text) and text[position].isspace():
             position += 1

@@ -15,6 +15,8 @@ MOST_DIGITS = 76
 _MOST_DIGITS_128 = 38
 #: Any 15 digits survive the way through a double (IEEE 754: DBL_DIG).
 _DOUBLE_DIGITS = 15
+#: Digits after the point that a number parsed fast may need. One that has overflowed needs them all but once in 10^12.
+_PARSED_SCALE = 20
 #: What decimals are parsed into before their own precision is known.
 WIDE = pa.decimal256(MOST_DIGITS, 38)
 
@@ -26,7 +28,14 @@ def decimal_type(precision: int, scale: int) -> pa.DataType:
 
 
 def tighten(values: pa.Array) -> pa.Array:
-    """Cast a decimal array to the least scale and precision that lose nothing."""
+    """Cast a decimal array to the least scale and precision that lose nothing.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        If Arrow's parser has let 256 bits overflow, as it does with 39 digits before the point and more: whatever looks
+        as if it had is to be read again, exactly.
+    """
     low, high = 0, values.type.scale
     while low < high:
         middle = (low + high) // 2
@@ -38,6 +47,8 @@ def tighten(values: pa.Array) -> pa.Array:
             high = middle
     extremes = pc.min_max(values)
     whole_digits = max((_whole_digits(extremes[end].as_py()) for end in ("min", "max")), default=0)
+    if whole_digits > _MOST_DIGITS_128 or low > _PARSED_SCALE:
+        raise pa.ArrowInvalid("more digits than the parser is to be trusted with")
     return values.cast(decimal_type(whole_digits + low, low))
 
 

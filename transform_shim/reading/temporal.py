@@ -6,6 +6,7 @@ attached (first builds: bare ISO). There the offset means nothing; only zoned ty
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ __all__ = ["NotTemporal", "to_clock", "to_dates", "to_instants"]
 
 #: An offset at the end of a date-time, perhaps followed by the zone's name as Java writes it.
 _OFFSET = r"(?:Z|[+-]\d\d(?::?\d\d){0,2})(?:\[[^\]]*\])?$"
+_SECONDS_OFFSET = re.compile(r"([+-])(\d\d):(\d\d):(\d\d)$")
 _DATE_CHARS = 10  # YYYY-MM-DD
 _SECONDS_Z_CHARS = 20  # YYYY-MM-DDTHH:MM:SSZ
 _ISO = re.compile(
@@ -25,6 +27,8 @@ _EXPECTED = {
     "clock": "a date-time such as 2024-01-15T10:30:00",
     "instant": "a date-time such as 2024-01-15T10:30:00Z",
 }
+#: What a column must hold of which other values have nanoseconds.
+_NANOSECONDS = "a date-time between 1678 and 2262, as others of the column have nanoseconds"
 
 
 class NotTemporal(ValueError):
@@ -59,11 +63,35 @@ def to_instants(texts: pa.Array) -> pa.Array:
     except pa.ArrowInvalid:
         pass
     texts_in_utc = pc.replace_substring_regex(texts, r"\[[^\]]*\]$", "")
+    texts_in_utc = _with_whole_minutes(texts_in_utc)
     texts_in_utc = pc.if_else(
         pc.equal(pc.binary_length(texts_in_utc), _DATE_CHARS), _add(texts_in_utc, "T00:00:00"), texts_in_utc
     )
     has_offset = pc.match_substring_regex(texts_in_utc, _OFFSET)
     return _parse(pc.if_else(has_offset, texts_in_utc, _add(texts_in_utc, "Z")), texts, "instant", "UTC")
+
+
+def _with_whole_minutes(texts: pa.Array) -> pa.Array:
+    """Offsets of local mean time, +00:19:32 as Java writes it for Amsterdam before 1937, which Arrow does not take."""
+    found = pc.fill_null(pc.match_substring_regex(texts, _SECONDS_OFFSET.pattern), False)
+    if not pc.any(found).as_py():
+        return texts
+    return pa.array([text and _shifted(text) for text in texts.to_pylist()], texts.type)
+
+
+def _shifted(text: str) -> str:
+    """A text with such an offset as its instant in UTC; any other as it is."""
+    offset = _SECONDS_OFFSET.search(text)
+    if offset is None:
+        return text
+    sign, hours, minutes, seconds = offset[1], *map(int, offset.groups()[1:])
+    shift = dt.timedelta(hours=hours, minutes=minutes, seconds=seconds)
+    clock, point, fraction = text[: offset.start()].partition(".")
+    try:
+        instant = dt.datetime.fromisoformat(clock) - (shift if sign == "+" else -shift)
+    except (ValueError, OverflowError):
+        return text
+    return f"{instant.isoformat()}{point}{fraction}Z"
 
 
 def _without_offset(texts: pa.Array) -> pa.Array:
@@ -86,26 +114,35 @@ def _parse(cleaned: pa.Array, texts: pa.Array, what: str, zone: str | None) -> p
             return cleaned.cast(pa.timestamp(unit, zone))
         except pa.ArrowInvalid:  # seven digits and more need nanoseconds, which end in 2262
             continue
-    raise _first_bad(texts, what, pa.timestamp("us", zone), cleaned)
+    try:  # unless those digits are zeros
+        return pc.replace_substring_regex(cleaned, r"(\.\d{6})0+", r"\1").cast(pa.timestamp("us", zone))
+    except pa.ArrowInvalid:
+        raise _first_bad(texts, what, pa.timestamp("us", zone), cleaned) from None
 
 
 def _first_bad(texts: pa.Array, what: str, kind: pa.DataType, cleaned: pa.Array | None = None) -> NotTemporal:
-    """Find the text that does not parse; if each one does alone, the one that asks for nanoseconds outside of them."""
+    """Find the text that does not parse; if each one does alone, the one that nanoseconds cannot say."""
     prepared = pc.utf8_slice_codeunits(texts, 0, _DATE_CHARS) if cleaned is None else cleaned
+    beyond: NotTemporal | None = None
     for index, (text, ready) in enumerate(zip(texts, prepared, strict=True)):
         if not text.is_valid:
             continue
         value = text.as_py()
         if not _ISO.fullmatch(value):
             return NotTemporal(index, value, _EXPECTED[what])
-        try:
-            ready.cast(kind)
-        except pa.ArrowInvalid:
-            try:
-                ready.cast(pa.timestamp("ns", getattr(kind, "tz", None)))
-            except pa.ArrowInvalid:
+        if not _casts(ready, pa.timestamp("ns", getattr(kind, "tz", None))):
+            if not _casts(ready, kind):
                 return NotTemporal(index, value, _EXPECTED[what])
-    return NotTemporal(0, "", "a column whose nanoseconds lie between 1678 and 2262")
+            beyond = beyond or NotTemporal(index, value, _NANOSECONDS)
+    return beyond or NotTemporal(0, "", _EXPECTED[what])
+
+
+def _casts(text: pa.Scalar, kind: pa.DataType) -> bool:
+    try:
+        text.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _add(texts: pa.Array, suffix: str) -> pa.Array:

@@ -11,7 +11,8 @@ decimal                     ``float64`` if every value reads back the same, else
 text                        pandas' own text dtype (``str``; ``object`` before pandas 3)
 date                        ``datetime64[us]`` at midnight
 timestamp                   ``datetime64`` of the same unit, zoned ones in UTC
-time, duration, nested      what Arrow's own conversion gives
+nested                      Python lists and dictionaries (``object``)
+time, duration              what Arrow's own conversion gives
 =========================== ==================================================================
 """
 
@@ -61,6 +62,10 @@ def series_values(column: pa.ChunkedArray, kind: Kind | None = None) -> Any:
         return _owned(column)
     if pa.types.is_timestamp(arrow_type):
         return _timestamps(column)
+    if pa.types.is_nested(arrow_type):  # pandas would make floats of integers beside a null in there
+        values = np.empty(len(column), dtype=object)
+        values[:] = column.to_pylist()
+        return values
     return column.to_pandas()
 
 

@@ -6,6 +6,7 @@ What a table column of a database cannot hold becomes text: bytes base64, interv
 from __future__ import annotations
 
 import base64
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +17,10 @@ import pyarrow as pa
 from transform_shim.errors import OutputInvalid
 from transform_shim.writing.objects import nested_text
 
-__all__ = ["canonical", "canonical_type"]
+__all__ = ["canonical", "canonical_type", "decoded"]
 
 _TEXT = pa.large_string()
+_BAD_INDEX = re.compile(r"\bindex (\d+)")
 
 
 def canonical_type(kind: pa.DataType, column: str) -> pa.DataType:
@@ -59,39 +61,73 @@ def canonical(array: pa.Array, column: str, target: pa.DataType, first_row: int 
             return _by_value(array.storage, lambda raw: str(uuid.UUID(bytes=raw)), column, first_row)
         return canonical(array.storage, column, target, first_row)
     if pa.types.is_dictionary(kind):
-        return canonical(array.dictionary_decode(), column, target, first_row)
+        return canonical(decoded(array), column, target, first_row)
     if pa.types.is_run_end_encoded(kind):
         return canonical(pa.compute.run_end_decode(array), column, target, first_row)
+    if _is_text(kind):
+        _check_utf8(array, column, first_row)
     if kind == target:
         return array
-    if _is_binary(kind):
-        return _by_value(array, lambda raw: base64.b64encode(raw).decode(), column, first_row)
-    if pa.types.is_duration(kind):
-        return _by_value(array, lambda value: pd.Timedelta(value).isoformat(), column, first_row)
-    if pa.types.is_interval(kind):
-        return _by_value(array, _interval_text, column, first_row)
-    if pa.types.is_nested(kind):
-        return _by_value(array, nested_text, column, first_row)
-    return array.cast(target)
+    render = next((text for matches, text in _RENDERED if matches(kind)), None)
+    return _cast(array, target, column, first_row) if render is None else _by_value(array, render, column, first_row)
+
+
+def decoded(array: pa.DictionaryArray) -> pa.Array:
+    """The values of a dictionary array; Arrow's own way does not take views, which Polars writes."""
+    values = array.dictionary
+    if pa.types.is_string_view(values.type):
+        values = values.cast(_TEXT)
+    elif pa.types.is_binary_view(values.type):
+        values = values.cast(pa.large_binary())
+    return values.take(array.indices)
 
 
 def _by_value(array: pa.Array, render: Callable[[Any], str], column: str, first_row: int) -> pa.Array:
     texts: list[str | None] = []
-    for value in array.to_pylist():
+    for cell in array:
         try:
+            value = cell.as_py()
             texts.append(None if value is None else render(value))
-        except (TypeError, ValueError, RecursionError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise OutputInvalid(str(error), column=column, row=first_row + len(texts)) from None
     return pa.array(texts, _TEXT)
 
 
+def _cast(array: pa.Array, target: pa.DataType, column: str, first_row: int) -> pa.Array:
+    try:
+        return array.cast(target)
+    except pa.ArrowInvalid:
+        for row, cell in enumerate(array):
+            try:
+                cell.cast(target)
+            except pa.ArrowInvalid as error:
+                raise OutputInvalid(str(error), column=column, row=first_row + row) from None
+        raise
+
+
+def _check_utf8(array: pa.Array, column: str, first_row: int) -> None:
+    """Refuse what only looks like text: Arrow makes of any bytes one without a look, where it is told to."""
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid as error:
+        found = _BAD_INDEX.search(str(error))
+        row = None if found is None else first_row + int(found[1])
+        raise OutputInvalid(f"a text is not valid ({error})", column=column, row=row) from None
+
+
 def _interval_text(value: Any) -> str:
     """Months, days and nanoseconds as an ISO 8601 duration."""
-    return f"P{value.months}M{value.days}DT{value.nanoseconds / 1e9:.9f}".rstrip("0").rstrip(".") + "S"
+    whole, fraction = divmod(abs(value.nanoseconds), 10**9)
+    seconds = f"{'-' if value.nanoseconds < 0 else ''}{whole}" + f".{fraction:09}".rstrip("0").rstrip(".")
+    return f"P{value.months}M{value.days}DT{seconds}S"
 
 
 def _is_uuid(kind: pa.BaseExtensionType) -> bool:
     return bool(kind.extension_name == "arrow.uuid")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -103,6 +139,13 @@ def _is_binary(kind: pa.DataType) -> bool:
     )
 
 
+#: Types that become text value by value.
+_RENDERED: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], str]], ...] = (
+    (_is_binary, lambda raw: base64.b64encode(raw).decode()),
+    (pa.types.is_duration, lambda value: pd.Timedelta(value).isoformat()),
+    (pa.types.is_interval, _interval_text),
+    (pa.types.is_nested, nested_text),
+)
 _TARGETS: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType], ...] = (
     (pa.types.is_null, _TEXT),
     (pa.types.is_large_string, _TEXT),

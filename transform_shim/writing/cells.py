@@ -6,6 +6,7 @@ escaping. 100 MB take 0.4 s on one core.
 
 from __future__ import annotations
 
+import decimal
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transform_shim.errors import OutputInvalid
+from transform_shim.reading.numbers import MOST_DIGITS
 
 __all__ = [
     "EMPTY",
@@ -30,6 +32,8 @@ EMPTY = pa.scalar("", TEXT)
 #: Arrow renders whole doubles below this without an exponent, and without a point.
 _PLAIN_DOUBLE_END = 1e10
 _SHORT_ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"}
+#: Python's own context rounds to 28 digits, or to what user code has set.
+_ALL_DIGITS = decimal.Context(prec=MOST_DIGITS, traps=[decimal.Inexact])
 #: First and last day that text with four digits for the year can say.
 _FIRST_DAY, _LAST_DAY = "0001-01-01", "9999-12-31"
 
@@ -95,7 +99,7 @@ def _decimals(array: pa.Array) -> pa.Array:
 
 def _plain_decimals(array: pa.Array) -> pa.Array:
     """Small numbers as 1E-10: rare enough for Python."""
-    rendered = [None if value is None else str(value.normalize()) for value in array.to_pylist()]
+    rendered = [None if value is None else str(value.normalize(_ALL_DIGITS)) for value in array.to_pylist()]
     return pa.array(rendered, TEXT)
 
 

@@ -22,6 +22,7 @@ from transform_shim.manifest import ATTRS_KEY, Field, fields_of
 from transform_shim.writing.canonical import canonical, canonical_type
 from transform_shim.writing.frompandas import PlannedColumn, plan_column
 from transform_shim.writing.names import text_names
+from transform_shim.writing.refused import refuse_duckdb_types, refuse_polars_types
 
 __all__ = ["Batch", "OutputFrame", "is_frame", "open_frame"]
 
@@ -123,8 +124,11 @@ def _reader(value: Any) -> tuple[pa.RecordBatchReader, Mapping[str, Any] | None]
     elif isinstance(value, pa.Table):
         reader = value.to_reader(max_chunksize=_BATCH_ROWS)
     elif type(value).__module__.split(".")[0] in ("duckdb", "_duckdb") and hasattr(value, "to_arrow_reader"):
+        refuse_duckdb_types(zip(value.columns, value.types, strict=True))
         reader = value.to_arrow_reader(_BATCH_ROWS)  # its own interface hands over the whole result
     else:
+        if _is_polars(value, "DataFrame"):
+            refuse_polars_types(value.schema.items())
         reader = pa.RecordBatchReader.from_stream(value)
     return reader, _carried_by_schema(reader.schema)
 
@@ -159,7 +163,9 @@ def _from_batches(schema: pa.Schema, batches: Iterable[Any], carried: Sequence[M
 def _from_lazy_polars(value: Any, inputs: Sequence[Mapping[str, Any]]) -> OutputFrame:
     """Run the query on the streaming engine and take its batches as they come."""
     polars = sys.modules["polars"]
-    schema = polars.DataFrame(schema=value.collect_schema()).to_arrow().schema
+    own_schema = value.collect_schema()
+    refuse_polars_types(own_schema.items())
+    schema = polars.DataFrame(schema=own_schema).to_arrow().schema
     frames = value.collect_batches(chunk_size=_LAZY_ROWS, maintain_order=True, engine="streaming")
     batches = (batch for frame in frames for batch in frame.to_arrow().cast(schema).to_batches())
     return _from_batches(schema, batches, inputs)

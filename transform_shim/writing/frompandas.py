@@ -71,6 +71,8 @@ def plan_column(name: str, series: pd.Series[Any], source: Field | None) -> Plan
         return _categories(name, series)
     if isinstance(dtype, (pd.PeriodDtype, pd.IntervalDtype)):
         return ObjectColumn(name, series.array.astype(object))
+    if isinstance(dtype, pd.StringDtype) and dtype.storage == "python":
+        return ObjectColumn(name, series.array.astype(object))  # may hold what no Arrow text can
     if isinstance(dtype, np.dtype):
         return _numpy_column(name, series, source)
     if isinstance(dtype, pd.DatetimeTZDtype):

@@ -42,19 +42,21 @@ from transform_shim.reading.numbers import decimal_array
 
 __all__ = ["ObjectColumn", "nested_text"]
 
+#: NaN, and numpy's NaT, which is of no type of its own.
+_MAYBE_NULL_TYPES = (float, np.floating, np.datetime64, np.timedelta64)
 _NULL_TYPES = (type(None), type(pd.NaT), type(pd.NA))
-#: First match counts: bool before int, datetime before date.
+#: First match counts: bool before int, numpy's timedelta before its integers, datetime before date.
 _GROUPS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("null", _NULL_TYPES),
     ("text", (str,)),
     ("boolean", (bool, np.bool_)),
+    ("duration", (dt.timedelta, np.timedelta64)),
     ("integer", (int, np.integer)),
     ("float", (float, np.floating)),
     ("decimal", (Decimal,)),
     ("datetime", (dt.datetime, np.datetime64)),
     ("date", (dt.date,)),
     ("time", (dt.time,)),
-    ("duration", (dt.timedelta, np.timedelta64)),
     ("bytes", (bytes, bytearray)),
     (
         "label",
@@ -132,7 +134,7 @@ class ObjectColumn:
         cells: list[Any] = []
         for value in values:
             kind = type(value)
-            if issubclass(kind, _NULL_TYPES) or (issubclass(kind, (float, np.floating)) and value != value):
+            if issubclass(kind, _NULL_TYPES) or (issubclass(kind, _MAYBE_NULL_TYPES) and value != value):
                 cells.append(None)
                 continue
             try:
@@ -205,7 +207,7 @@ class ObjectColumn:
     def _look_at_datetimes(self) -> None:
         aware: set[bool] = set()
         for row, value in enumerate(self._values):
-            if _group(type(value)) not in {"date", "datetime"}:
+            if _group(type(value)) not in {"date", "datetime"} or value != value:
                 continue
             aware.add(getattr(value, "tzinfo", None) is not None)
             if len(aware) > 1:
@@ -237,6 +239,8 @@ def _nested_default(value: Any) -> Any:
         return orjson.Fragment(str(int(value)))
     if group == "nested":
         return dict(value) if isinstance(value, dict) else list(value)
+    if group in ("datetime", "date", "time"):
+        return (pd.Timestamp(value) if isinstance(value, np.datetime64) else value).isoformat()
     if group in ("label", "text"):
         return str(value)
     if group == "bytes":
@@ -280,10 +284,15 @@ def _double(value: Any) -> float:
 
 def _datetime(value: Any, is_aware: bool, unit: str) -> Any:
     """Microseconds or nanoseconds since 1970, which pa.array takes for timestamps without a look at zones."""
-    stamp = pd.Timestamp(value)
-    if is_aware:
-        stamp = stamp.tz_convert("UTC").tz_localize(None)
-    return int(stamp.to_datetime64().astype(f"M8[{unit}]").astype(np.int64))
+    if not isinstance(value, np.datetime64):  # pandas misreads those finer than nanoseconds
+        stamp = pd.Timestamp(value)
+        value = (stamp.tz_convert("UTC").tz_localize(None) if is_aware else stamp).to_datetime64()
+    ticks = value.astype(f"M8[{unit}]")
+    if ticks.astype(value.dtype) != value:  # numpy lets an overflow pass
+        if unit == "ns":
+            raise ValueError("a date-time outside of 1678 to 2262, beside others that have nanoseconds")
+        raise ValueError("a date-time that microseconds cannot say")
+    return int(ticks.astype(np.int64))
 
 
 def _time(value: dt.time) -> dt.time:

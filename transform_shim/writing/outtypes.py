@@ -20,6 +20,7 @@ __all__ = ["ColumnFacts", "base_type_for", "facts_of", "output_field"]
 
 _INT32_END = 2**31
 _INT64_END = 2**63
+_DOUBLE_END = 2**53
 _UUID = r"^(?i:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$"
 
 
@@ -87,6 +88,8 @@ def _fits(source: Field, kind: pa.DataType, facts: ColumnFacts) -> bool:
             return wanted is Kind.NUMBER and pa.types.is_decimal(kind)
         needed = _integer_type(facts)
         return needed == "Integer" or (needed == "BigInteger" and base != "Integer")
+    if wanted is Kind.FLOAT and not pa.types.is_floating(kind):  # the column's doubles would take digits away
+        return pa.types.is_integer(kind) and facts.smallest >= -_DOUBLE_END and facts.largest <= _DOUBLE_END
     if wanted is Kind.TEXT and descends(base, "UUID"):
         return pa.types.is_large_string(kind) and facts.is_uuid
     return bool(_FITS[wanted](kind))

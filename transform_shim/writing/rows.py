@@ -70,8 +70,9 @@ def csv_rows(names: Sequence[str], arrays: Sequence[pa.Array], first_row: int) -
 def csv_header(names: Sequence[str]) -> bytes:
     """The first line."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(names)
-    return line.getvalue().encode()
+    # the writer quotes what its own line end holds, and before Python 3.13 no other: "\r" would end a line for readers
+    csv.writer(line, lineterminator="\r\n").writerow(names)
+    return line.getvalue().removesuffix("\r\n").encode() + b"\n"
 
 
 def _joined(pieces: list[Any], null: str) -> memoryview:

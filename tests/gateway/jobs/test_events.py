@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from gateway.jobs import delivery
-from gateway.jobs.events import EventLog, LogLine, Progress
+from gateway.jobs.events import MOST_PROGRESS, EventLog, LogLine, Progress
 
 
 def texts(log: EventLog) -> list[str]:
@@ -49,6 +49,15 @@ def test_empty_lines_are_not_free() -> None:
     for _ in range(100_000):
         log.line("stdout", "")
     assert len(texts(log)) < 1_000
+
+
+def test_progress_that_a_job_makes_up_is_bounded() -> None:
+    log = EventLog()
+    for number in range(10 * MOST_PROGRESS):
+        log.emit(Progress(f"stage {number}", f"table {number}", 1, 1))
+    log.emit(Progress("stage 0", "table 0", 2, 2))
+    assert len(log.progress) == MOST_PROGRESS
+    assert log.progress["stage 0", "table 0"].rows == 2
 
 
 def test_followers_see_what_readers_see() -> None:

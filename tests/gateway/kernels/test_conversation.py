@@ -13,7 +13,7 @@ import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from gateway.errors import FailureCode, JobFailed
-from gateway.kernels.conversation import KernelConversation, shared_context
+from gateway.kernels.conversation import FLOOD_BYTES, KernelConversation, resident_bytes, shared_context
 from gateway.kernels.kernel import _unless_dead
 from kernel_spec.messages import ExitReport
 from tests import kernels
@@ -80,6 +80,22 @@ async def test_a_kernel_that_never_answers_keeps_nobody_but_its_caller(tmp_path:
     async with conversation_with("deaf", tmp_path) as conversation:
         assert await returns(conversation.welcome(), 20)
         assert not await returns(conversation.execute("pass"), 0.5)
+
+
+@pytest.mark.parametrize("mode", ["shouter", "flooder"])
+async def test_what_a_kernel_says_does_not_fill_the_gateways_memory(tmp_path: Path, mode: str) -> None:
+    most_bytes = resident_bytes() + 4 * FLOOD_BYTES
+    async with conversation_with(mode, tmp_path) as conversation:
+        assert await returns(conversation.welcome(), 20)
+        answer = asyncio.ensure_future(conversation.execute("pass"))
+        peak_bytes = 0
+        for _ in range(300):
+            peak_bytes = max(peak_bytes, resident_bytes())
+            await asyncio.sleep(0.01)
+        assert not answer.done()
+        answer.cancel()
+        await asyncio.wait({answer})
+    assert peak_bytes < most_bytes
 
 
 async def test_death_while_it_starts_is_told_at_once_with_its_reason() -> None:

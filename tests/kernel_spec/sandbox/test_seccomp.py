@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import resource
@@ -10,6 +11,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -155,6 +157,20 @@ def test_memory_files_look_absent() -> None:
     assert before_and_after(lambda: os.close(os.memfd_create("x"))) == ["worked", "ENOSYS"]
 
 
+def test_watching_what_others_do_in_a_directory_looks_absent(tmp_path: Path) -> None:
+    def watch_names() -> None:
+        watcher = call_by_number(number("inotify_init1"), os.O_CLOEXEC)
+        path = ctypes.create_string_buffer(os.fsencode(tmp_path))
+        call_by_number(number("inotify_add_watch"), watcher, ctypes.addressof(path), 0x100)
+
+    def watch_quietly() -> None:
+        directory = os.open(tmp_path, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.fcntl(directory, fcntl.F_NOTIFY, fcntl.DN_CREATE)
+
+    assert before_and_after(watch_names) == ["worked", "ENOSYS"]
+    assert before_and_after(watch_quietly)[1] == "EINVAL"
+
+
 @pytest.mark.parametrize("flag", ["NEWUSER", "NEWNS", "NEWPID", "NEWNET", "NEWIPC", "NEWUTS", "NEWCGROUP"])
 def test_clone_makes_processes_and_no_namespaces(flag: str) -> None:
     def child() -> list[str]:
@@ -237,8 +253,6 @@ def test_attributes_that_protect_the_kernel_stay() -> None:
 
 def test_terminal_injection_and_personality_are_refused() -> None:
     def child() -> list[str]:
-        import fcntl
-
         enter(OPEN)
         with open(os.devnull) as null:
             inject = outcome(lambda: fcntl.ioctl(null, 0x5412, b"x"))
