@@ -321,6 +321,7 @@ class LauncherClient:
         """
         await self._ask(Remove(next(self._ids), kernel_id), Removed, seconds=60.0)
         self._seats.pop(kernel_id, None)
+        self._early_exits.pop(kernel_id, None)
         process = self._processes.pop(kernel_id, None)
         if process is not None:
             process.close()

@@ -299,7 +299,7 @@ class LocalRun:
     async def _answered(self, kernel: JobKernel, request: str) -> None:
         """Execute the request; return at the shim's last word or the kernel's answer, whichever comes first."""
         done = asyncio.ensure_future(kernel.pipes.done())
-        replied = asyncio.ensure_future(kernel.conversation.execute(request, kernel.pipes.feed_text))
+        replied = asyncio.ensure_future(kernel.conversation.execute(request, kernel.pipes.feed_text, is_job=True))
         try:
             await asyncio.wait({done, replied}, return_when=asyncio.FIRST_COMPLETED)
         finally:

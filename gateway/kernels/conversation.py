@@ -24,8 +24,9 @@ last word and the process watch cover. Long output does not come this way.
 MAX_WAITING_MESSAGES = 16
 """Messages of one kernel that wait in this process, which a job can fill with the largest there are."""
 FLOOD_BYTES = 64 << 20
-"""By how much this process may grow while a kernel is listened to. A message may have parts without end, and libzmq
-takes them all in before it shows the first; nobody but the kernel's own job is any worse off for not being heard.
+"""By how much this process may grow while a kernel with a job is listened to. A message may have parts without end, and
+libzmq takes them all in before it shows the first. Whose they are cannot be told: something else that grows this
+process may end the listening as well. That costs a job no more than the second of two ways to hear that it is done.
 """
 _LOOK_SECONDS = 0.05
 _STATM = Path("/proc/self/statm")
@@ -42,6 +43,7 @@ class KernelConversation:
 
     def __init__(self, client: AsyncKernelClient) -> None:
         self._client = client
+        self._is_deaf = False
         # no heartbeat thread (a live heartbeat says nothing about progress) and no stdin (nobody is there to answer)
         client.start_channels(hb=False, stdin=False, control=False)
         for channel in (client.shell_channel, client.iopub_channel):
@@ -56,7 +58,9 @@ class KernelConversation:
             if message["msg_type"] == "iopub_welcome":
                 return
 
-    async def execute(self, code: str, on_text: Callable[[str, str], None] | None = None) -> None:
+    async def execute(
+        self, code: str, on_text: Callable[[str, str], None] | None = None, *, is_job: bool = False
+    ) -> None:
         """Send one ``execute_request`` and return when its reply or its idle status arrives, whichever is first.
 
         Parameters
@@ -65,17 +69,24 @@ class KernelConversation:
             The request's code; no user code is run before it.
         on_text : callable, optional
             Called with stream name and text for what was printed around the shim's own streams.
+        is_job : bool
+            Whether the code is a job, which may flood this process. What boots a kernel is our own, and a kernel must
+            not fail to start because another request has grown this process meanwhile.
 
         Notes
         -----
         Either message may be forged: the return only says "look now". Waits for ever: the caller has the deadline.
-        A kernel that floods is not heard any more, whatever it says.
+        A kernel whose job floods is not heard any more, whatever it says.
         """
+        if self._is_deaf:
+            await asyncio.Event().wait()
         request = self._client.execute(code, silent=False, store_history=False, allow_stdin=False, stop_on_error=True)
         reply = asyncio.ensure_future(self._replied(request))
         idle = asyncio.ensure_future(self._went_idle(request, on_text))
-        flooded = asyncio.ensure_future(_flooded())
-        tasks = {reply, idle, flooded}
+        tasks = {reply, idle}
+        flooded = asyncio.ensure_future(_flooded()) if is_job else None
+        if flooded is not None:
+            tasks.add(flooded)
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -83,6 +94,7 @@ class KernelConversation:
                 task.cancel()
             await asyncio.wait(tasks)
         if done == {flooded}:
+            self._is_deaf = True
             self.close()
             await asyncio.Event().wait()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Coroutine
@@ -87,7 +88,7 @@ async def test_what_a_kernel_says_does_not_fill_the_gateways_memory(tmp_path: Pa
     most_bytes = resident_bytes() + 4 * FLOOD_BYTES
     async with conversation_with(mode, tmp_path) as conversation:
         assert await returns(conversation.welcome(), 20)
-        answer = asyncio.ensure_future(conversation.execute("pass"))
+        answer = asyncio.ensure_future(conversation.execute("pass", is_job=True))
         peak_bytes = 0
         for _ in range(300):
             peak_bytes = max(peak_bytes, resident_bytes())
@@ -96,6 +97,21 @@ async def test_what_a_kernel_says_does_not_fill_the_gateways_memory(tmp_path: Pa
         answer.cancel()
         await asyncio.wait({answer})
     assert peak_bytes < most_bytes
+
+
+async def test_growth_of_the_gateway_ends_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another request may grow this process while a kernel boots: only a job's kernel is not heard any more for it."""
+    sizes = itertools.count(0, 2 * FLOOD_BYTES)
+    monkeypatch.setattr("gateway.kernels.conversation.resident_bytes", lambda: next(sizes))
+    async with conversation_with("forger", tmp_path) as conversation:
+        assert await returns(conversation.welcome(), 20)
+        assert await returns(conversation.execute("pass"), 20)
+    async with conversation_with("silent", tmp_path) as conversation:
+        assert await returns(conversation.welcome(), 20)
+        assert not await returns(conversation.execute("pass", is_job=True), 0.5)
+        assert not await returns(conversation.execute("pass"), 0.1), (
+            "asked again, as one that is held is, it is no fault"
+        )
 
 
 async def test_death_while_it_starts_is_told_at_once_with_its_reason() -> None:
