@@ -65,10 +65,12 @@ def _serve(options: LauncherOptions, channel: Channel) -> int:
         for user in leased:
             end_leftovers(user.uid)
         seats.open(end_marked)
-        supervisor.warm_up()
+        fork_server_pid = supervisor.warm_up()
         host = confinement.survey(options, seats.root_dir, leased[0].uid if leased else None)
         if leased and not host.own_uids:
             seats.replace_users(shared_users(options.seats))
+        if host.groups is not None:
+            host.groups.adopt(fork_server_pid)
         supervisor.run(seats, host)
         if host.groups is not None:
             host.groups.close()

@@ -102,9 +102,10 @@ class Supervisor:
             Stop: self._stop,
         }
 
-    def warm_up(self) -> None:
-        """Start the fork server, which imports while the caller looks at the host."""
+    def warm_up(self) -> int:
+        """Start the fork server, which imports while the caller looks at the host; return its pid."""
         self._keeper.start()
+        return self._keeper.pid
 
     def run(self, seats: Seats, host: Host) -> None:
         """Serve until the gateway is gone or asks to stop; afterwards nothing is left of any kernel."""

@@ -2,9 +2,15 @@
 
 One tree of ours, ``transform-gateway.<stamp>``, lies beneath the group in which this process runs, so that
 the limits of a container or service go on holding; each seat has a group in it. On a hybrid machine the controllers
-are in version 1 hierarchies, while the unified one has none but still counts CPU time, stops and kills at once.
+are in version 1 hierarchies, while the unified one has none but still counts CPU time and stops a group at once.
 
-Everything is done by the launcher. Nothing here is needed in the kernel process.
+A process that moves with all its threads waits until every processor has passed a quiescent state, 5 to 15 ms on an
+idle machine (measured; the kernel keeps exec and exit of threads out, cgroup_attach_lock). A thread that moves itself
+alone does not: 0.1 ms. So the first process of a seat, which has one thread, enters as a thread, by ``tasks`` in
+version 1 and by ``cgroup.threads`` in a unified hierarchy without controllers. The latter asks for threaded groups
+beneath a root that the process comes from (cgroups(7), "Thread mode"), so whoever opens a tree lives in its root.
+
+Everything else is done by the launcher. Nothing here is needed in the kernel process.
 """
 
 from __future__ import annotations
@@ -15,28 +21,18 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from kernel_spec.limits import Limits
-from kernel_spec.sandbox import procfs
+from kernel_spec.sandbox import hierarchies, procfs
 from kernel_spec.sandbox.errors import SandboxError
+from kernel_spec.sandbox.hierarchies import PREFIX, Hierarchy, write
 from kernel_spec.sandbox.plan import CGROUP
 
-PREFIX: Final = "transform-gateway."
-_CONTROLLERS: Final = ("memory", "pids")
 _REMOVE_SECONDS: Final = 2.0
 _PAUSE_SECONDS: Final = 0.002
-
-
-@dataclass(frozen=True, slots=True)
-class Hierarchy:
-    """A mounted hierarchy and the directory in it beneath which groups may be made."""
-
-    version: int
-    controllers: frozenset[str]
-    directory: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +55,7 @@ class Group:
     @property
     def entrances(self) -> tuple[str, ...]:
         """Paths that a process writes ``0`` to in order to move itself, and so its later children, into the group."""
-        return tuple(str(directory / "cgroup.procs") for directory in self._directories)
+        return tuple(str(directory / hierarchy.entrance) for directory, hierarchy in self._directories.items())
 
     def attach(self, pid: int) -> None:
         """Move a process; its children follow, what it has allocated stays accounted where it was.
@@ -70,7 +66,7 @@ class Group:
             The process is gone or the kernel refused.
         """
         for directory in self._directories:
-            _write(directory / "cgroup.procs", pid)
+            write(directory / "cgroup.procs", pid)
 
     def pids(self) -> frozenset[int]:
         """Return the processes in the group, as the launcher sees them."""
@@ -108,7 +104,7 @@ class Group:
         for directory, hierarchy in self._directories.items():
             if hierarchy.version == 2:
                 with suppress(SandboxError):
-                    _write(directory / "cgroup.freeze", 1)
+                    write(directory / "cgroup.freeze", 1)
                     return True
         return False
 
@@ -133,11 +129,15 @@ class Group:
         )
 
     def kill(self) -> None:
-        """Send SIGKILL to every process of the group: at once in version 2, one by one in version 1."""
+        """Send SIGKILL to every process of the group: at once in version 2, else one by one.
+
+        Threaded groups cannot be killed at once (cgroup.kill). They are frozen, so that what a process has forked
+        before it stopped does not run on and is met by the next call.
+        """
         for directory, hierarchy in self._directories.items():
             if hierarchy.version == 2:
                 with suppress(SandboxError):
-                    _write(directory / "cgroup.kill", 1)
+                    write(directory / ("cgroup.freeze" if hierarchy.is_threaded else "cgroup.kill"), 1)
         for pid in self.pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -218,6 +218,8 @@ class Tree:
                 directory = root / name
                 directory.mkdir(parents=True, exist_ok=True)
                 directories[directory] = hierarchy
+                if hierarchy.is_threaded:
+                    write(directory / "cgroup.type", "threaded")
                 _limit(directory, hierarchy, limits, extra_processes)
         except (OSError, SandboxError) as error:
             group.remove()
@@ -225,6 +227,16 @@ class Tree:
                 raise
             raise SandboxError(CGROUP, f"cannot make group {name}: {error}") from error
         return group
+
+    def adopt(self, pid: int) -> None:
+        """Move a process that was started before the tree was opened to where it would have been born after.
+
+        One that has ended meanwhile is no error: its successor is born there.
+        """
+        for root, hierarchy in self._roots.items():
+            if hierarchy.is_threaded:
+                with suppress(SandboxError):
+                    write(root / "cgroup.procs", pid)
 
     def sweep(self) -> int:
         """Kill and remove every group in the tree, as after a launcher that was killed; return how many."""
@@ -245,7 +257,9 @@ class Tree:
         while self._locks:
             if (lock := self._locks.pop()) is not None:
                 os.close(lock)
-        for root in self._roots:
+        for root, hierarchy in self._roots.items():
+            if hierarchy.is_threaded:
+                write(hierarchy.directory / "cgroup.procs", 0)
             if not _removed(root):
                 raise SandboxError(CGROUP, f"cannot remove {root}")
 
@@ -253,26 +267,40 @@ class Tree:
 def open_tree(stamp: str) -> Tree | None:
     """Return a tree that can bound memory and processes, made and tried; None where no hierarchy lets us.
 
+    In a unified hierarchy without controllers the calling process moves into the root of the tree until that is closed,
+    and what it starts is born there.
+
     `stamp` names the installation (one state directory), so that a successor finds the leftovers and two gateways
     on one machine do not meet.
     """
     usable: list[Hierarchy] = []
-    for hierarchy in find_hierarchies():
+    for hierarchy in hierarchies.find_hierarchies():
         root = hierarchy.directory / f"{PREFIX}{stamp}"
         try:
             root.mkdir(exist_ok=True)
             if hierarchy.version == 2 and hierarchy.controllers:
-                _write(root / "cgroup.subtree_control", " ".join(f"+{c}" for c in hierarchy.controllers))
+                write(root / "cgroup.subtree_control", " ".join(f"+{c}" for c in hierarchy.controllers))
         except (OSError, SandboxError):
             _removed(root)
             continue
-        usable.append(hierarchy)
+        usable.append(replace(hierarchy, is_threaded=_joined(root, hierarchy)))
     tree = Tree(stamp, tuple(usable))
     if not tree.bounds_memory:
         for hierarchy in usable:
             _removed(hierarchy.directory / f"{PREFIX}{stamp}")
         return None
     return tree
+
+
+def _joined(root: Path, hierarchy: Hierarchy) -> bool:
+    """Move this process into a root that shall have threaded groups; return whether it may."""
+    if hierarchy.version == 1 or hierarchy.controllers:
+        return False
+    try:
+        write(root / "cgroup.procs", 0)
+    except SandboxError:
+        return False
+    return True
 
 
 def sweep_abandoned() -> int:
@@ -282,7 +310,7 @@ def sweep_abandoned() -> int:
     something still runs stays for its successor to end.
     """
     count = 0
-    for hierarchy in find_hierarchies():
+    for hierarchy in hierarchies.find_hierarchies():
         for root in _subdirectories(hierarchy.directory):
             lock = _lock(root) if root.name.startswith(PREFIX) else None
             if lock is None:
@@ -308,107 +336,20 @@ def _lock(root: Path) -> int | None:
     return descriptor
 
 
-def find_hierarchies(mounts: str | None = None, membership: str | None = None) -> tuple[Hierarchy, ...]:
-    """Return the hierarchies that are mounted and of use, memory first.
-
-    Parameters
-    ----------
-    mounts, membership
-        Texts of ``/proc/self/mountinfo`` and ``/proc/self/cgroup``; read when absent.
-    """
-    if mounts is None:
-        mounts = Path("/proc/self/mountinfo").read_text()
-    if membership is None:
-        membership = Path("/proc/self/cgroup").read_text()
-    own = _own_groups(membership)
-    found = [h for line in mounts.splitlines() if (h := _hierarchy(line, own)) is not None]
-    return tuple(sorted(found, key=lambda h: ("memory" not in h.controllers, h.version)))
-
-
-def _own_groups(membership: str) -> dict[str, str]:
-    """Map each controller (version 2: the empty name) to the path of our group."""
-    own: dict[str, str] = {}
-    for line in membership.splitlines():
-        _, controllers, path = line.split(":", 2)
-        own.update(dict.fromkeys(controllers.split(","), path))
-    return own
-
-
-def _hierarchy(mount: str, own: dict[str, str]) -> Hierarchy | None:
-    # mountinfo: id parent major:minor root mountpoint options ... - type source superoptions
-    before, _, after = mount.partition(" - ")
-    kind, _, options = after.partition(" ")
-    fields = before.split()
-    if len(fields) < 5 or kind not in ("cgroup", "cgroup2"):
-        return None
-    root, mountpoint = fields[3], fields[4]
-    if kind == "cgroup2":
-        directory = _visible(root, mountpoint, own.get("", "/"))
-        return Hierarchy(2, _delegated(directory), directory)
-    controllers = frozenset(options.rpartition(" ")[2].split(",")) & set(_CONTROLLERS)
-    if not controllers:
-        return None
-    return Hierarchy(1, controllers, _visible(root, mountpoint, own.get(min(controllers), "/")))
-
-
-def _visible(root: str, mountpoint: str, path: str) -> Path:
-    """Return where our group is in the mount: a container may see a part of the hierarchy only."""
-    relative = path[len(root) :] if root != "/" and path.startswith(root) else path
-    directory = Path(mountpoint + "/" + relative.strip("/"))
-    return directory if directory.is_dir() else Path(mountpoint)
-
-
-def _delegated(directory: Path) -> frozenset[str]:
-    """Return the controllers that a child of this version 2 group gets, enabling them if that is possible.
-
-    A group with processes of its own cannot hand out controllers (the "no internal processes" rule). A service started
-    with ``Delegate=yes`` or a container with its own tree has to put itself into a leaf first, see the manual.
-    """
-    try:
-        available = set((directory / "cgroup.controllers").read_text().split()) & set(_CONTROLLERS)
-        enabled = set((directory / "cgroup.subtree_control").read_text().split())
-        for controller in available - enabled:
-            with suppress(SandboxError):
-                _write(directory / "cgroup.subtree_control", f"+{controller}")
-        return frozenset(available & set((directory / "cgroup.subtree_control").read_text().split()))
-    except OSError:
-        return frozenset()
-
-
-def move_into_leaf(hierarchy: Hierarchy, name: str = f"{PREFIX}self") -> frozenset[str]:
-    """Move all processes of our version 2 group into a leaf so that it may hand out controllers; return those.
-
-    For a container or service whose group is ours alone; the caller decides that it is.
-
-    Raises
-    ------
-    SandboxError
-        A process could not be moved.
-    """
-    leaf = hierarchy.directory / name
-    try:
-        leaf.mkdir(exist_ok=True)
-        for pid in (hierarchy.directory / "cgroup.procs").read_text().split():
-            _write(leaf / "cgroup.procs", pid)
-    except OSError as error:
-        raise SandboxError(CGROUP, f"cannot move into {leaf}: {error}") from error
-    return _delegated(hierarchy.directory)
-
-
 def _limit(directory: Path, hierarchy: Hierarchy, limits: Limits, extra_processes: int) -> None:
     if "memory" in hierarchy.controllers and hierarchy.version == 2:
-        _write(directory / "memory.max", limits.memory_bytes)
+        write(directory / "memory.max", limits.memory_bytes)
         # Swap is memory that the limit would not see; the file is absent where there is no swap accounting.
         with suppress(SandboxError):
-            _write(directory / "memory.swap.max", 0)
+            write(directory / "memory.swap.max", 0)
         with suppress(SandboxError):
-            _write(directory / "memory.oom.group", 1)
+            write(directory / "memory.oom.group", 1)
     elif "memory" in hierarchy.controllers:
-        _write(directory / "memory.limit_in_bytes", limits.memory_bytes)
+        write(directory / "memory.limit_in_bytes", limits.memory_bytes)
         with suppress(SandboxError):
-            _write(directory / "memory.memsw.limit_in_bytes", limits.memory_bytes)
+            write(directory / "memory.memsw.limit_in_bytes", limits.memory_bytes)
     if "pids" in hierarchy.controllers:
-        _write(directory / "pids.max", limits.processes + extra_processes)
+        write(directory / "pids.max", limits.processes + extra_processes)
 
 
 def _subdirectories(directory: Path) -> Iterator[Path]:
@@ -424,15 +365,3 @@ def _removed(directory: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _write(path: Path, value: int | str) -> None:
-    # O_WRONLY without O_CREAT: a controller that is not there must not become a file of ours.
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, str(value).encode())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise SandboxError(CGROUP, f"cannot write {value} to {path}: {error.strerror}") from error

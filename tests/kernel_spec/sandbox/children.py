@@ -26,10 +26,10 @@ from kernel_spec.sandbox import (
     Identity,
     SandboxPlan,
     bound_memory,
-    cgroup,
     confine,
     default_read_only_paths,
     enter_namespaces,
+    hierarchies,
     processes,
     seal,
     seccomp,
@@ -127,7 +127,7 @@ def be_in_default_container() -> None:
     """Have what root has in an ordinary container: 14 capabilities, and no namespaces and mounts by the filter."""
     keep_capabilities(DOCKER_CAPABILITIES)
     deny_namespaces()
-    cgroup.find_hierarchies = lambda *_: ()  # a container sees them read-only
+    hierarchies.find_hierarchies = lambda *_: ()  # a container sees them read-only
 
 
 def keep_capabilities(kept: tuple[int, ...]) -> None:

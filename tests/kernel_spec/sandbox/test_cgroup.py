@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from kernel_spec.limits import Limits
-from kernel_spec.sandbox import SandboxError, cgroup
-from kernel_spec.sandbox.cgroup import Group, Hierarchy, Tree
+from kernel_spec.sandbox import SandboxError, cgroup, hierarchies
+from kernel_spec.sandbox.cgroup import Group, Tree
+from kernel_spec.sandbox.hierarchies import Hierarchy
 from tests.kernel_spec.sandbox.children import fork
 
 MIB = 1 << 20
@@ -209,8 +210,8 @@ def test_trees_that_nobody_came_back_to_are_swept_and_those_in_use_are_not(tree:
         left.create("seat", SMALL)
         os._exit(0)  # as if killed: nothing is closed in order
     os.waitpid(pid, 0)
-    abandoned = [h.directory / f"{cgroup.PREFIX}{stamp}" for h in tree.hierarchies]
-    own = [h.directory / f"{cgroup.PREFIX}test-{os.getpid()}" for h in tree.hierarchies]
+    abandoned = [h.directory / f"{hierarchies.PREFIX}{stamp}" for h in tree.hierarchies]
+    own = [h.directory / f"{hierarchies.PREFIX}test-{os.getpid()}" for h in tree.hierarchies]
     assert all(place.is_dir() for place in abandoned)
     assert cgroup.sweep_abandoned() >= len(abandoned)
     assert not any(place.exists() for place in abandoned)
@@ -229,20 +230,85 @@ def test_process_that_is_gone_cannot_be_attached(group: Group) -> None:
 
 def test_tree_leaves_nothing(tree: Tree) -> None:
     tree.create("seat", SMALL)
-    places = [h.directory / f"{cgroup.PREFIX}test-{os.getpid()}" for h in tree.hierarchies]
+    places = [h.directory / f"{hierarchies.PREFIX}test-{os.getpid()}" for h in tree.hierarchies]
     assert all(place.is_dir() for place in places)
     tree.close()
     assert not any(place.exists() for place in places)
 
 
 @pytest.fixture
+def threaded() -> Iterator[tuple[Tree, Hierarchy]]:
+    """A tree opened by this process, and its unified hierarchy without controllers."""
+    before = Path("/proc/self/cgroup").read_text()
+    tree = cgroup.open_tree(f"test-threaded-{os.getpid()}")
+    found = [h for h in tree.hierarchies if h.is_threaded] if tree is not None else []
+    try:
+        if tree is None or not found:
+            pytest.skip("no unified hierarchy without controllers can be written to here")
+        yield tree, found[0]
+    finally:
+        if tree is not None:
+            tree.close()
+        assert Path("/proc/self/cgroup").read_text() == before, "whoever closes its tree is back where it came from"
+
+
+def entered(group: Group) -> int:
+    """Fork a process that enters the group by itself, as a kernel does; return when it is in."""
+    reader, writer = os.pipe()
+    pid = fork()
+    if pid == 0:
+        try:
+            for entrance in group.entrances:
+                Path(entrance).write_text("0")
+            os.write(writer, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writer)
+    assert os.read(reader, 1) == b"x", "the process could not enter"
+    os.close(reader)
+    return pid
+
+
+def test_process_enters_as_a_thread_and_not_as_a_process_that_must_wait(threaded: tuple[Tree, Hierarchy]) -> None:
+    """By the files that take a thread; all that the group is for holds for a process that came in by them."""
+    tree, _ = threaded
+    group = tree.create("seat", SMALL)
+    names = {Path(entrance).name for entrance in group.entrances}
+    assert names == {"tasks", "cgroup.threads"}
+    pid = entered(group)
+    assert group.pids() == {pid}
+    assert group.freeze()
+    while not group.is_frozen():
+        os.sched_yield()
+    end(group, pid)
+
+
+def test_process_from_before_the_tree_enters_once_it_is_adopted(threaded: tuple[Tree, Hierarchy]) -> None:
+    tree, hierarchy = threaded
+    group = tree.create("seat", SMALL)
+    outside, release = waiting_child()
+    (hierarchy.directory / "cgroup.procs").write_text(str(outside))
+    (path,) = [entrance for entrance in group.entrances if entrance.endswith("cgroup.threads")]
+    try:
+        with pytest.raises(OSError, match="not supported"):
+            Path(path).write_text(str(outside))
+        tree.adopt(outside)
+        Path(path).write_text(str(outside))
+    finally:
+        os.kill(outside, signal.SIGKILL)
+        os.waitpid(outside, 0)
+        os.close(release)
+
+
+@pytest.fixture
 def unified() -> Iterator[Hierarchy]:
     """A group of our own in a real version 2 hierarchy, most often one without memory and processes."""
-    found = [h for h in cgroup.find_hierarchies() if h.version == 2]
+    found = [h for h in hierarchies.find_hierarchies() if h.version == 2]
     if os.geteuid() != 0 or not found:
         pytest.skip("no version 2 hierarchy is mounted that could be written to")
     (hierarchy,) = found
-    place = hierarchy.directory / f"{cgroup.PREFIX}test-v2-{os.getpid()}"
+    place = hierarchy.directory / f"{hierarchies.PREFIX}test-v2-{os.getpid()}"
     try:
         place.mkdir()
     except OSError:
@@ -283,15 +349,15 @@ def test_version_2_hands_out_controllers_only_from_a_leaf(unified: Hierarchy, mo
     if not free:
         pytest.skip("version 2 has no controller here that could be lent to a test")
     controller = free.pop()
-    monkeypatch.setattr(cgroup, "_CONTROLLERS", (controller,))
+    monkeypatch.setattr(hierarchies, "_CONTROLLERS", (controller,))
     was_on = controller in (root / "cgroup.subtree_control").read_text().split()
     (root / "cgroup.subtree_control").write_text(f"+{controller}")
     pid, release = waiting_child()
     try:
         Group({unified.directory: unified}).attach(pid)
-        assert cgroup._delegated(unified.directory) == frozenset()
-        assert cgroup.move_into_leaf(unified) == {controller}
-        assert Group({unified.directory / f"{cgroup.PREFIX}self": unified}).pids() == {pid}
+        assert hierarchies._delegated(unified.directory) == frozenset()
+        assert hierarchies.move_into_leaf(unified) == {controller}
+        assert Group({unified.directory / f"{hierarchies.PREFIX}self": unified}).pids() == {pid}
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -310,16 +376,16 @@ HYBRID = """\
 
 
 def test_hierarchies_of_use_are_read_from_the_mounts() -> None:
-    found = cgroup.find_hierarchies(HYBRID, "4:memory:/a/b\n1:cpu:/\n0::/\n")
+    found = hierarchies.find_hierarchies(HYBRID, "4:memory:/a/b\n1:cpu:/\n0::/\n")
     assert [(h.version, sorted(h.controllers)) for h in found] == [(1, ["memory"]), (2, [])]
 
 
 def test_own_group_is_found_in_a_container_that_sees_a_part(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     mounts = f"25 20 0:22 /docker/abc {tmp_path} ro - cgroup cgroup rw,memory\n"
-    (found,) = cgroup.find_hierarchies(mounts, "4:memory:/docker/abc/sub\n")
+    (found,) = hierarchies.find_hierarchies(mounts, "4:memory:/docker/abc/sub\n")
     assert found.directory == tmp_path / "sub"
-    (found,) = cgroup.find_hierarchies(mounts, "4:memory:/elsewhere\n")
+    (found,) = hierarchies.find_hierarchies(mounts, "4:memory:/elsewhere\n")
     assert found.directory == tmp_path
 
 
@@ -328,24 +394,24 @@ def delegated(tmp_path: Path) -> Hierarchy:
     """A version 2 group as files: what the code writes where, on machines whose controllers are in version 1."""
     (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
     (tmp_path / "cgroup.subtree_control").write_text("memory pids\n")
-    seat = tmp_path / f"{cgroup.PREFIX}x" / "seat"
+    seat = tmp_path / f"{hierarchies.PREFIX}x" / "seat"
     seat.mkdir(parents=True)
     for name in ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cgroup.procs"):
         (seat / name).touch()
-    return Hierarchy(2, cgroup._delegated(tmp_path), tmp_path)
+    return Hierarchy(2, hierarchies._delegated(tmp_path), tmp_path)
 
 
 def test_version_2_limits_are_written_where_the_kernel_reads_them(delegated: Hierarchy) -> None:
     assert delegated.controllers == {"memory", "pids"}
     Tree("x", (delegated,)).create("seat", SMALL)
-    seat = delegated.directory / f"{cgroup.PREFIX}x" / "seat"
+    seat = delegated.directory / f"{hierarchies.PREFIX}x" / "seat"
     assert (seat / "memory.max").read_text() == str(64 * MIB)
     assert (seat / "memory.swap.max").read_text() == "0"
     assert (seat / "pids.max").read_text() == "9"
 
 
 def test_version_2_counters_are_read(delegated: Hierarchy) -> None:
-    seat = delegated.directory / f"{cgroup.PREFIX}x" / "seat"
+    seat = delegated.directory / f"{hierarchies.PREFIX}x" / "seat"
     (seat / "memory.current").write_text("11\n")
     (seat / "memory.peak").write_text("22\n")
     (seat / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")

@@ -13,7 +13,7 @@ from kernel_spec.sandbox import (
     Report,
     State,
     Tier,
-    cgroup,
+    hierarchies,
     landlock,
     plan,
     probe,
@@ -85,8 +85,8 @@ def test_probe_leaves_nothing(scratch_dir: str) -> None:
         mine = [s.pid for s in procfs.all_statuses() if s.parent_pid == os.getpid()]
         groups = [
             str(path)
-            for hierarchy in cgroup.find_hierarchies()
-            for path in hierarchy.directory.glob(f"{cgroup.PREFIX}test-*")
+            for hierarchy in hierarchies.find_hierarchies()
+            for path in hierarchy.directory.glob(f"{hierarchies.PREFIX}test-*")
         ]
         mounts = Path("/proc/self/mounts").read_text().count("\n")
         return [mine, groups, mounts, os.listdir(scratch_dir), len(os.listdir("/proc/self/fd"))]
