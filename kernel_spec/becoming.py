@@ -35,7 +35,13 @@ _LAST_DESCRIPTOR = 0xFFFF_FFFF
 
 
 def become_middle(
-    plan: KernelPlan, gate: int, lifeline: int, outputs: Sequence[int], warm: Callable[[], None]
+    plan: KernelPlan,
+    gate: int,
+    lifeline: int,
+    outputs: Sequence[int],
+    *,
+    warm: Callable[[], None],
+    early: Callable[[], None] = lambda: None,
 ) -> NoReturn:
     """Turn the calling process into the middle process and its child into the kernel; nothing here returns.
 
@@ -52,6 +58,8 @@ def become_middle(
     warm
         Called in the confined kernel before it boots: what a forked kernel has to renew, or what a freshly started
         one has to import.
+    early
+        Called in the kernel while it would only wait at its gate.
     """
     channel: Channel | None = None
     step = "descriptors"
@@ -69,6 +77,7 @@ def become_middle(
         if child:
             channel.send(Prepared(child, init_pid))
             os._exit(0)
+        early()
         step = "gate"
         _await_gate(channel)
         # The kernel leads a session of its own, so that a signal to its group reaches nobody else.
@@ -138,7 +147,7 @@ def _await_gate(channel: Channel) -> None:
 
 
 def _boot(plan: KernelPlan, channel: Channel) -> NoReturn:
-    kernel = boot.boot(plan, on_bound=lambda: channel.send(Staged("bound")))
+    kernel = boot.boot(plan.connection_path, plan.style, on_bound=lambda: channel.send(Staged("bound")))
     confinement.bound_memory(plan.limits)
     confinement.seal(plan)
     if _is_fenced(plan):

@@ -8,19 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kernel_spec.messages import KernelPlan
+from kernel_spec.messages import Style
 
 # By name, so that nothing outside of a kernel imports it through this package.
 _NOTEBOOK_EXTENSION = "transform_shim.notebook"
 
 
-def boot(plan: KernelPlan, on_bound: Callable[[], None]) -> Any:
-    """Create the kernel application over the plan's connection file; return it ready to `serve`.
+def boot(connection_path: str, style: Style, on_bound: Callable[[], None]) -> Any:
+    """Create the kernel application over a connection file; return it ready to `serve`.
 
     Parameters
     ----------
-    plan
-        Where the connection file is, and whether the kernel is for a job or a notebook.
+    connection_path
+        Where the connection file is.
+    style
+        Whether the kernel is for a job or a notebook.
     on_bound
         Called when clients can connect, before the shell exists.
 
@@ -29,18 +31,18 @@ def boot(plan: KernelPlan, on_bound: Callable[[], None]) -> Any:
     FileNotFoundError
         Nobody has written the connection file.
     """
-    if not Path(plan.connection_path).is_file():
+    if not Path(connection_path).is_file():
         # Without one ipykernel would make up its own, on TCP ports that nobody knows.
-        raise FileNotFoundError(f"there is no connection file {plan.connection_path}")
+        raise FileNotFoundError(f"there is no connection file {connection_path}")
     _fresh_standard_streams()
     sys.dont_write_bytecode = True
     from kernel_spec import debugger_off  # noqa: F401
     from kernel_spec.kernel_app import JobKernelApp
 
-    application = JobKernelApp(on_bound, connection_file=plan.connection_path)
+    application = JobKernelApp(on_bound, connection_file=connection_path)
     # A gateway kernel's descriptors 1 and 2 are pipes that the gateway reads. A notebook has no such reader, so
     # there ipykernel forwards what C code and child processes print.
-    application.capture_fd_output = application.for_person = plan.style == "notebook"
+    application.capture_fd_output = application.for_person = style == "notebook"
     application.initialize()
     if application.for_person:
         _load_notebook_extension(application.shell)

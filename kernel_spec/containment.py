@@ -60,6 +60,9 @@ class Containment:
             return ()
         if self._group is None:
             self._group = tree.create(self._seat.name, limits, extra_processes=_OWN_PROCESSES)
+        else:
+            # Frozen when the kernel before was halted or killed.
+            self._group.thaw()
         return self._group.entrances
 
     def strike(self) -> None:

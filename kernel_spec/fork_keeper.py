@@ -101,6 +101,11 @@ class ForkServerKeeper:
         """Whether it is starting for the first time: then waiting for it is cheaper than starting beside it."""
         return self.state == "starting" and self.counters.starts == 1
 
+    @property
+    def copies_pages(self) -> bool:
+        """Whether forked kernels have the pages of a first job from the start, see `kernel_spec.pages`."""
+        return self.ready is not None and self.ready.copied_pages > 0
+
     def anonymous_bytes(self) -> int:
         """Return the memory of the fork server that each forked kernel shows as its own."""
         status = procfs.read_status(self.pid) if self.pid else None
@@ -155,6 +160,7 @@ class ForkServerKeeper:
             "refusals": self.counters.refusals,
             "missing_modules": list(self.ready.missing) if self.ready else [],
             "resident_bytes": self.ready.resident_bytes if self.ready else 0,
+            "copied_pages": self.ready.copied_pages if self.ready else 0,
         }
 
     def give_up(self, reason: str) -> None:

@@ -13,10 +13,10 @@ import contextlib
 import os
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from kernel_spec import warmth
 from kernel_spec.becoming import become_middle
@@ -29,9 +29,9 @@ from kernel_spec.messages import (
     ForkServerReady,
     ForkServerUnfit,
 )
+from kernel_spec.pages import Pages, written_by
 from kernel_spec.sandbox import dumpable
-
-_SELF_TEST_SECONDS = 10
+from kernel_spec.self_test import is_whole, live_as_a_kernel, self_test
 
 
 class ForkServer:
@@ -40,6 +40,7 @@ class ForkServer:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._expected_descriptors: frozenset[int] = frozenset()
+        self._pages = Pages()
 
     def run(self, modules: Sequence[str]) -> None:
         """Import, test, say `ForkServerReady` or `ForkServerUnfit`, and serve."""
@@ -49,10 +50,11 @@ class ForkServer:
         self._expected_descriptors = frozenset(_open_descriptors())
         # Freezing first: the self-test's child then shares pages as a kernel will.
         warmth.freeze()
-        reason = self.unfit() or _self_test()
+        reason = self.unfit() or self_test()
         if reason is not None:
             self._channel.send(ForkServerUnfit(reason))
             return
+        self._pages = _find_pages()
         self._channel.send(
             ForkServerReady(
                 import_seconds=imported - started,
@@ -60,6 +62,7 @@ class ForkServer:
                 modules=len(sys.modules),
                 resident_bytes=_resident_bytes(),
                 missing=missing,
+                copied_pages=self._pages.count,
             )
         )
         with contextlib.suppress(ChannelClosed):
@@ -106,67 +109,18 @@ class ForkServer:
             self._channel.send(ForkRefused(message.number, f"fork: {error}"))
             return
         if middle == 0:
-            _become(message, descriptors)
+            gate, lifeline, *outputs = descriptors
+            become_middle(message.plan, gate, lifeline, outputs, early=self._pages.copy, warm=warmth.renew_after_fork)
         os.waitpid(middle, 0)
         self._channel.send(Forked(message.number))
 
 
-def _become(message: Fork, descriptors: list[int]) -> NoReturn:
-    gate, lifeline, *outputs = descriptors
-    become_middle(message.plan, gate, lifeline, outputs, warm=warmth.renew_after_fork)
-
-
-def _self_test() -> str | None:
-    """Fork a child that uses the libraries as a job would; return what went wrong, or None.
-
-    Arrow and BLAS have both had releases that hang after a fork. The child's alarm ends it if this one does.
-    """
-    child = os.fork()
-    if child == 0:
-        _run_and_exit(_exercise_libraries)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return f"the self-test after a fork hung or crashed (signal {number})"
-    if os.WEXITSTATUS(status):
-        return f"the self-test after a fork failed (exit code {os.WEXITSTATUS(status)}); see the log"
-    return None
-
-
-def _run_and_exit(work: Callable[[], None]) -> NoReturn:
-    import signal
-    import traceback
-
-    code = 1
-    try:
-        signal.alarm(_SELF_TEST_SECONDS)
-        work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def _exercise_libraries() -> None:
-    warmth.renew_after_fork()
-    pandas, pyarrow = sys.modules.get("pandas"), sys.modules.get("pyarrow")
-    if pandas is None or pyarrow is None:
-        return
-    frame = pandas.DataFrame({"group": ["a", "b"] * 500, "value": range(1000)})
-    totals = frame.groupby("group")["value"].sum()
-    compute, parquet = sys.modules.get("pyarrow.compute"), sys.modules.get("pyarrow.parquet")
-    table = pyarrow.Table.from_pandas(frame)
-    if compute is not None and compute.sum(table["value"]).as_py() != totals.sum():
-        raise AssertionError("pyarrow and pandas disagree")
-    if parquet is not None:
-        sink = pyarrow.BufferOutputStream()
-        parquet.write_table(table, sink)
-        if parquet.read_table(pyarrow.BufferReader(sink.getvalue())).num_rows != 1000:
-            raise AssertionError("a Parquet file lost rows")
-    matrix = frame[["value"]].to_numpy(dtype=float).reshape(100, 10)
-    if (matrix.T @ matrix).shape != (10, 10):
-        raise AssertionError("a matrix product has a wrong shape")
+def _find_pages() -> Pages:
+    """Return what each kernel writes to, as a child shows that lives as one; none for a list without a kernel."""
+    if not is_whole():
+        return Pages()
+    with tempfile.TemporaryDirectory(prefix="tg-") as directory:
+        return written_by(lambda: live_as_a_kernel(directory))
 
 
 def _thread_names() -> list[str]:

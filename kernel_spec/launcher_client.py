@@ -88,6 +88,7 @@ class KernelProcess:
     started_by: StartedBy
     spawn_seconds: float
     bound_seconds: float
+    is_warm: bool
 
     @property
     def uid(self) -> int:
@@ -265,6 +266,7 @@ class LauncherClient:
             started_by=answer.started_by,
             spawn_seconds=answer.spawn_seconds,
             bound_seconds=answer.bound_seconds,
+            is_warm=answer.is_warm,
         )
         self._processes[kernel_id] = process
         if kernel_id in self._early_exits:

@@ -213,13 +213,17 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The answer to `Start`: clients can connect."""
+    """The answer to `Start`: clients can connect.
+
+    ``is_warm`` says that the pages which a first job writes to are the kernel's own already.
+    """
 
     id: int
     pid: int
     started_by: StartedBy
     spawn_seconds: float
     bound_seconds: float
+    is_warm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,13 +328,14 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class ForkServerReady:
-    """Imported and tested; from now on it forks."""
+    """Imported and tested; from now on it forks, and copies that many pages into each kernel ahead of its boot."""
 
     import_seconds: float
     self_test_seconds: float
     modules: int
     resident_bytes: int
     missing: tuple[str, ...] = ()
+    copied_pages: int = 0
 
 
 @dataclass(frozen=True, slots=True)

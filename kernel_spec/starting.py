@@ -267,6 +267,7 @@ class StartAttempt:
                 started_by=self.started_by,
                 spawn_seconds=round((self._spawned or now) - self._began, 6),
                 bound_seconds=round(now - self._began, 6),
+                is_warm=self.started_by == "fork" and self._tools.keeper.copies_pages,
             ),
         )
 

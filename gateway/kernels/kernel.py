@@ -24,6 +24,7 @@ from gateway.kernels.output import OutputPipes
 from kernel_spec.launcher_client import LauncherClient, LauncherError
 from kernel_spec.limits import Limits
 from kernel_spec.messages import ExitReport, SeatInfo, StartedBy
+from kernel_spec.warmth import REHEARSAL_CODE
 
 if TYPE_CHECKING:
     import zmq.asyncio
@@ -38,11 +39,9 @@ plain start takes 1.3 s on an idle machine, and a loaded one is not a reason to 
 KILL_SECONDS = 10.0
 """Deadline of a kill that must leave nothing alive; measured in milliseconds, so more than this is a fault."""
 
-REHEARSAL_CODE = '__import__("transform_shim.rehearsal", fromlist=["rehearse"]).rehearse()'
-"""Pays what the first job of a kernel costs (compilers, traps, pages) before there is one."""
-
 FIRST_CODE = "import transform_shim.job"
-"""The first execute_request of a kernel that a job is waiting for: it had better do its own work than rehearse it."""
+"""The first execute_request of a kernel that need not rehearse a job: it has the pages of one already, or a job is
+waiting for it, which had better be done than rehearsed."""
 
 SPEC_DIR = Path(kernel_spec.__file__).parent / "resources" / "transform"
 
@@ -205,7 +204,8 @@ async def _boot(
     undo.callback(conversation.close)
     await _unless_dead(conversation.welcome(), process.exited)
     welcomed = time.monotonic()
-    await _unless_dead(conversation.execute(FIRST_CODE if in_demand() else REHEARSAL_CODE), process.exited)
+    code = FIRST_CODE if process.is_warm or in_demand() else REHEARSAL_CODE
+    await _unless_dead(conversation.execute(code), process.exited)
     _forget_connection_file(manager)
     undo.pop_all()
     stages = {"start": spawned - began, "boot": welcomed - spawned, "warm_up": time.monotonic() - welcomed}

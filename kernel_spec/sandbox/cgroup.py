@@ -108,6 +108,18 @@ class Group:
                     return True
         return False
 
+    def thaw(self) -> None:
+        """Let whatever is in the group run, and whatever enters it.
+
+        Raises
+        ------
+        SandboxError
+            The group is gone.
+        """
+        for directory, hierarchy in self._directories.items():
+            if hierarchy.version == 2:
+                write(directory / "cgroup.freeze", 0)
+
     def is_frozen(self) -> bool:
         """Return whether every thread of the group has stopped, new ones included (cgroup.events)."""
         for directory, hierarchy in self._directories.items():

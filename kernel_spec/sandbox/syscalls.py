@@ -31,6 +31,8 @@ _NUMBERS: Final[dict[str, tuple[int, int]]] = {
     "open_tree": (428, 428),
     "move_mount": (429, 429),
     "close_range": (436, 436),
+    "madvise": (28, 233),
+    "process_madvise": (440, 440),
     "mount_setattr": (442, 442),
     "landlock_create_ruleset": (444, 444),
     "landlock_add_rule": (445, 445),

@@ -214,6 +214,7 @@ def test_files_beyond_the_disk_limit_end_the_kernel(desk: Desk) -> None:
 def test_another_kernel_starts_in_the_seat_of_a_killed_one(desk: Desk) -> None:
     with desk.kernel() as kernel:
         Path(kernel.process.seat.out_dir, "kept").touch()
+        desk.do(desk.launcher.halt(kernel.kernel_id))
         kernel.kill()
         null = os.open(os.devnull, os.O_RDWR)
         again = desk.do(desk.launcher.start_kernel(kernel.kernel_id, output_fds=(null, null)))
