@@ -1,9 +1,15 @@
 """How a process becomes the kernel of a seat; the same steps for a forked one and for a freshly started one.
 
-Two forks, as for a daemon. The middle process enters the namespaces, because a pid namespace begins with the next
-child, and ends; the kernel is thereby handed to the nearest subreaper, the launcher, and outlives the fork server.
-The kernel waits at its gate until the launcher says that the middle process is gone: a parent-death signal set sooner
-would be delivered when the middle process ends, and in a pid namespace the kernel could not see who its parent is.
+The launcher shall be its parent, whoever forks it. Where the fork server can fork a sibling of its own and no user
+namespace is needed, that is all there is to it:
+
+    fork server ── clone ──▶ kernel: session, descriptors, namespaces, waits, confines itself, boots
+         └── Forked(pid) to the launcher
+
+Elsewhere it takes two forks, as for a daemon. The middle process enters the namespaces, because a pid namespace begins
+with the next child, and ends; the kernel is thereby handed to the nearest subreaper, the launcher. Either way it
+outlives the fork server. It waits at its gate until the launcher knows it and is its parent: a parent-death signal set
+sooner would be delivered when a middle process ends, and in a pid namespace the kernel could not see who its parent is.
 
     fork server ── fork ──▶ middle: session, descriptors, namespaces ── fork ──▶ kernel: waits, confines itself, boots
                                  └── Prepared(pid) to the launcher, ends
@@ -19,6 +25,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 from kernel_spec import boot, confinement
@@ -34,6 +41,63 @@ _EXIT_START_FAILED = 70
 _LAST_DESCRIPTOR = 0xFFFF_FFFF
 
 
+@dataclass(slots=True)
+class _Start:
+    """How far it has come, for whoever has to say what went wrong."""
+
+    plan: KernelPlan
+    step: str = "descriptors"
+    channel: Channel | None = None
+
+    def open(self, gate: int) -> Channel:
+        self.channel = Channel(socket.socket(fileno=gate), accepts=GATE_ORDERS)
+        return self.channel
+
+
+def become_kernel(
+    plan: KernelPlan,
+    gate: int,
+    launcher_pidfd: int,
+    outputs: Sequence[int],
+    *,
+    early: Callable[[], None],
+    warm: Callable[[], None],
+) -> NoReturn:
+    """Turn the calling process, a child of the launcher in the plan's pid namespace, into the kernel.
+
+    Parameters
+    ----------
+    plan
+        What the kernel shall be.
+    gate
+        The kernel's end of the socket pair of this start.
+    launcher_pidfd
+        Of the parent.
+    outputs
+        Descriptors for standard output, standard error and, if the plan says so, the log pipe.
+    early
+        Called while the kernel would only wait at its gate.
+    warm
+        Called in the confined kernel before it boots: what a forked kernel has to renew, or what a freshly started
+        one has to import.
+    """
+    start = _Start(plan)
+    try:
+        gate, launcher_pidfd = place_descriptors(outputs, (gate, launcher_pidfd))
+        channel = start.open(gate)
+        os.umask(0o007)
+        start.step = "cgroup"
+        _enter_group(plan.group_entrances)
+        start.step = "namespaces"
+        confinement.enter_directly(plan, launcher_pidfd)
+        early()
+        _live(start, channel, warm)
+    except BaseException as error:
+        _tell_failure(start, error)
+    finally:
+        os._exit(_EXIT_START_FAILED)
+
+
 def become_middle(
     plan: KernelPlan,
     gate: int,
@@ -47,58 +111,53 @@ def become_middle(
 
     Parameters
     ----------
-    plan
-        What the kernel shall be.
-    gate
-        The kernel's end of the socket pair of this start.
     lifeline
         The read end of the pipe that ends with the launcher.
-    outputs
-        Descriptors for standard output, standard error and, if the plan says so, the log pipe.
-    warm
-        Called in the confined kernel before it boots: what a forked kernel has to renew, or what a freshly started
-        one has to import.
-    early
-        Called in the kernel while it would only wait at its gate.
+    plan, gate, outputs, early, warm
+        As for `become_kernel`.
     """
-    channel: Channel | None = None
-    step = "descriptors"
+    start = _Start(plan)
     try:
         gate, lifeline = place_descriptors(outputs, (gate, lifeline))
-        channel = Channel(socket.socket(fileno=gate), accepts=GATE_ORDERS)
+        channel = start.open(gate)
         os.umask(0o007)
-        step = "cgroup"
+        start.step = "cgroup"
         _enter_group(plan.group_entrances)
-        step = "namespaces"
+        start.step = "namespaces"
         init_pid = confinement.enter(plan, lifeline)
         os.close(lifeline)
-        step = "fork"
+        start.step = "fork"
         child = os.fork()
         if child:
             channel.send(Prepared(child, init_pid))
             os._exit(0)
         early()
-        step = "gate"
-        _await_gate(channel)
-        # The kernel leads a session of its own, so that a signal to its group reaches nobody else.
-        os.setsid()
-        step = "environment"
-        os.environ.clear()
-        os.environ.update(plan.environment)
-        if _is_fenced(plan):
-            os.environ.update(RESOLVER_WITHOUT_DATAGRAMS)
-        step = "sandbox"
-        confinement.confine(plan)
-        os.chdir(plan.seat.work_dir)
-        channel.send(Staged("confined"))
-        step = "warm-up"
-        warm()
-        step = "boot"
-        _boot(plan, channel)
+        _live(start, channel, warm)
     except BaseException as error:
-        _tell_failure(channel, step, error)
+        _tell_failure(start, error)
     finally:
         os._exit(_EXIT_START_FAILED)
+
+
+def _live(start: _Start, channel: Channel, warm: Callable[[], None]) -> NoReturn:
+    plan = start.plan
+    start.step = "gate"
+    _await_gate(channel)
+    # The kernel leads a session of its own, so that a signal to its group reaches nobody else.
+    os.setsid()
+    start.step = "environment"
+    os.environ.clear()
+    os.environ.update(plan.environment)
+    if _is_fenced(plan):
+        os.environ.update(RESOLVER_WITHOUT_DATAGRAMS)
+    start.step = "sandbox"
+    confinement.confine(plan)
+    os.chdir(plan.seat.work_dir)
+    channel.send(Staged("confined"))
+    start.step = "warm-up"
+    warm()
+    start.step = "boot"
+    _boot(plan, channel)
 
 
 def _enter_group(entrances: Sequence[str]) -> None:
@@ -164,7 +223,8 @@ def _is_fenced(plan: KernelPlan) -> bool:
     return plan.allow_network and not plan.allow_loopback
 
 
-def _tell_failure(channel: Channel | None, step: str, error: BaseException) -> None:
+def _tell_failure(start: _Start, error: BaseException) -> None:
+    step, channel = start.step, start.channel
     reason = f"{type(error).__name__}: {error}"
     if channel is not None:
         try:

@@ -16,7 +16,16 @@ from kernel_spec.limits import Limits
 from kernel_spec.messages import Hello, KernelPlan
 from kernel_spec.options import LauncherOptions
 from kernel_spec.sandbox import cgroup, memory_watch, tiers
-from kernel_spec.sandbox.plan import CGROUP, DISK_QUOTA, IDENTITY, LANDLOCK, MEMORY_WATCH, MOUNT_NAMESPACE
+from kernel_spec.sandbox.plan import (
+    CGROUP,
+    DISK_QUOTA,
+    IDENTITY,
+    LANDLOCK,
+    MEMORY_WATCH,
+    MOUNT_NAMESPACE,
+    PID_NAMESPACE,
+    USER_NAMESPACE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +153,30 @@ def enter(plan: KernelPlan, lifeline: int) -> int | None:
         The pid of the init of a new pid namespace, as the launcher sees it.
     """
     return sandbox.enter_namespaces(_sandbox_plan(plan), lifeline).init_pid
+
+
+def enters_directly(plan: KernelPlan) -> bool:
+    """Return whether the kernel of this plan can be forked as the launcher's child, without a middle process.
+
+    Without root a user namespace has to be entered first, and a broker of sockets has to stay outside.
+    """
+    return USER_NAMESPACE not in plan.layers and not _sandbox_plan(plan).brokers_sockets
+
+
+def start_init(plan: KernelPlan, lifeline: int) -> int | None:
+    """Make the pid namespace of a kernel that enters directly; return the pid of its init, None without that layer.
+
+    Raises
+    ------
+    SandboxError
+        It could not be made.
+    """
+    return sandbox.start_init(_sandbox_plan(plan), lifeline) if PID_NAMESPACE in plan.layers else None
+
+
+def enter_directly(plan: KernelPlan, launcher_pidfd: int) -> None:
+    """Enter all namespaces of the plan but that of processes, in the kernel itself."""
+    sandbox.enter_directly(_sandbox_plan(plan), launcher_pidfd)
 
 
 def confine(plan: KernelPlan) -> None:

@@ -115,7 +115,9 @@ class Ending:
         kernel.containment.strike()
 
     def _is_reaped(self) -> bool:
-        return self._kernel.pid == 0 or self._kernel.wait_status is not None
+        """Return whether kernel and init are; the init is the last of its namespace, but not in the control group."""
+        kernel = self._kernel
+        return (kernel.pid == 0 or kernel.wait_status is not None) and kernel.init_pid is None
 
     def _confirm(self) -> None:
         kernel = self._kernel

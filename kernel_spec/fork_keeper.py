@@ -34,7 +34,6 @@ from kernel_spec.messages import (
     ForkRefused,
     ForkServerReady,
     ForkServerUnfit,
-    KernelPlan,
 )
 from kernel_spec.options import LauncherOptions
 from kernel_spec.sandbox import procfs
@@ -76,7 +75,7 @@ class ForkServerKeeper:
         self,
         loop: Loop,
         options: LauncherOptions,
-        on_forked: Callable[[int], None],
+        on_forked: Callable[[int, int], None],
         on_refused: Callable[[int, str], None],
         on_change: Callable[[State, str], None],
     ) -> None:
@@ -105,6 +104,11 @@ class ForkServerKeeper:
     def copies_pages(self) -> bool:
         """Whether forked kernels have the pages of a first job from the start, see `kernel_spec.pages`."""
         return self.ready is not None and self.ready.copied_pages > 0
+
+    @property
+    def forks_directly(self) -> bool:
+        """Whether it can fork children of ours, without a middle process."""
+        return self.ready is not None and self.ready.forks_directly
 
     def anonymous_bytes(self) -> int:
         """Return the memory of the fork server that each forked kernel shows as its own."""
@@ -136,16 +140,16 @@ class ForkServerKeeper:
         self._set_state("starting", "importing")
         self._deadline = self._loop.call_later(_START_SECONDS, lambda: self.give_up("did not get ready in time"))
 
-    def fork(self, number: int, plan: KernelPlan, descriptors: list[int]) -> bool:
+    def fork(self, request: Fork, descriptors: list[int]) -> bool:
         """Ask for a kernel; return whether the fork server took the request."""
         if self.state != "ready" or self._channel is None:
             return False
         try:
-            self._channel.send(Fork(number, plan), descriptors)
+            self._channel.send(request, descriptors)
         except (ChannelClosed, ChannelError, BlockingIOError) as error:
             self.give_up(f"does not take requests: {error}")
             return False
-        self._pending.add(number)
+        self._pending.add(request.number)
         return True
 
     def status(self) -> dict[str, object]:
@@ -230,7 +234,7 @@ class ForkServerKeeper:
             case Forked() if message.number in self._pending:
                 self._pending.discard(message.number)
                 self.counters.forks += 1
-                self._on_forked(message.number)
+                self._on_forked(message.number, message.pid)
             case ForkRefused() if message.number in self._pending:
                 self._pending.discard(message.number)
                 self.counters.refusals += 1

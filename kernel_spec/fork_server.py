@@ -2,8 +2,8 @@
 
 Started by the launcher as ``python -P -m kernel_spec.fork_server <control descriptor>``. It has one thread, no ZeroMQ
 context, no event loop, no connection but the control socket, and no secret, because every kernel is a copy of it; it
-checks the first three before each fork and refuses otherwise. It never reads what a job sends: kernels are its
-grandchildren and the launcher's children, and the only thing it waits for is the middle process of a fork.
+checks the first three before each fork and refuses otherwise. It never reads what a job sends: kernels are the
+launcher's children, and the only thing that it waits for is a middle process, where a fork needs one.
 """
 
 from __future__ import annotations
@@ -15,23 +15,32 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypedDict
 
-from kernel_spec import warmth
-from kernel_spec.becoming import become_middle
+from kernel_spec import siblings, warmth
+from kernel_spec.becoming import become_kernel, become_middle
 from kernel_spec.channel import Channel, ChannelClosed, ChannelError, close_all
 from kernel_spec.messages import (
     FORK_REQUESTS,
+    GATE_ORDERS,
     Fork,
     Forked,
     ForkRefused,
     ForkServerReady,
     ForkServerUnfit,
+    StartFailed,
 )
 from kernel_spec.pages import Pages, written_by
-from kernel_spec.sandbox import dumpable
+from kernel_spec.sandbox import SandboxError, children_in, dumpable
+from kernel_spec.sandbox.plan import PID_NAMESPACE
 from kernel_spec.self_test import is_whole, live_as_a_kernel, self_test
+
+
+class _InKernel(TypedDict):
+    early: Callable[[], None]
+    warm: Callable[[], None]
 
 
 class ForkServer:
@@ -41,6 +50,11 @@ class ForkServer:
         self._channel = channel
         self._expected_descriptors: frozenset[int] = frozenset()
         self._pages = Pages()
+        self._launcher_pidfd = os.pidfd_open(os.getppid())
+
+    @property
+    def _in_kernel(self) -> _InKernel:
+        return {"early": self._pages.copy, "warm": warmth.renew_after_fork}
 
     def run(self, modules: Sequence[str]) -> None:
         """Import, test, say `ForkServerReady` or `ForkServerUnfit`, and serve."""
@@ -50,7 +64,7 @@ class ForkServer:
         self._expected_descriptors = frozenset(_open_descriptors())
         # Freezing first: the self-test's child then shares pages as a kernel will.
         warmth.freeze()
-        reason = self.unfit() or self_test()
+        reason = self.unfit() or self_test(os.fork)
         if reason is not None:
             self._channel.send(ForkServerUnfit(reason))
             return
@@ -63,6 +77,7 @@ class ForkServer:
                 resident_bytes=_resident_bytes(),
                 missing=missing,
                 copied_pages=self._pages.count,
+                forks_directly=_can_fork_directly(),
             )
         )
         with contextlib.suppress(ChannelClosed):
@@ -91,7 +106,7 @@ class ForkServer:
             print(f"fork server: refused a packet: {error}", file=sys.stderr, flush=True)  # noqa: T201
             return
         try:
-            # gate, lifeline and outputs
+            # gate, lifeline or init, outputs
             expected = 5 if message.plan.has_log else 4
             if len(descriptors) != expected:
                 reason = f"{len(descriptors)} descriptors came where {expected} are needed"
@@ -104,15 +119,50 @@ class ForkServer:
 
     def _fork(self, message: Fork, descriptors: list[int]) -> None:
         try:
-            middle = os.fork()
+            fork = self._fork_directly if message.is_direct else self._fork_middle
+            pid = fork(message, descriptors)
         except OSError as error:
             self._channel.send(ForkRefused(message.number, f"fork: {error}"))
             return
+        self._channel.send(Forked(message.number, pid))
+
+    def _fork_directly(self, message: Fork, descriptors: list[int]) -> int:
+        gate, init_pidfd, *outputs = descriptors
+        has_init = PID_NAMESPACE in message.plan.layers
+        try:
+            with children_in(init_pidfd) if has_init else contextlib.nullcontext():
+                kernel = siblings.fork()
+                if kernel == 0:
+                    become_kernel(message.plan, gate, self._launcher_pidfd, outputs, **self._in_kernel)
+        except SandboxError as error:
+            # Of this kernel alone: its init has ended.
+            _tell_failure(gate, error)
+            return 0
+        return kernel
+
+    def _fork_middle(self, message: Fork, descriptors: list[int]) -> int:
+        middle = os.fork()
         if middle == 0:
             gate, lifeline, *outputs = descriptors
-            become_middle(message.plan, gate, lifeline, outputs, early=self._pages.copy, warm=warmth.renew_after_fork)
+            become_middle(message.plan, gate, lifeline, outputs, **self._in_kernel)
         os.waitpid(middle, 0)
-        self._channel.send(Forked(message.number))
+        return 0
+
+
+def _tell_failure(gate: int, error: SandboxError) -> None:
+    with contextlib.closing(Channel(socket.socket(fileno=os.dup(gate)), accepts=GATE_ORDERS)) as channel:
+        channel.send(StartFailed("namespaces", str(error)))
+
+
+def _can_fork_directly() -> bool:
+    """Return whether kernels can be forked as the launcher's children; why not, or what went wrong, is in the log."""
+    if not siblings.is_possible():
+        reason: str | None = "this system does not tell what that takes"
+    else:
+        reason = self_test(lambda: siblings.fork(as_sibling=False))
+    if reason is not None:
+        print(f"fork server: a middle process will fork each kernel: {reason}", file=sys.stderr, flush=True)  # noqa: T201
+    return reason is None
 
 
 def _find_pages() -> Pages:

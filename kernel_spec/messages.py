@@ -320,15 +320,24 @@ class ForkServerChanged:
 # ----------------------------------------------------------------------------- launcher and fork server
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Fork the kernel of a plan."""
+    """Fork the kernel of a plan: directly, as the launcher's child, or by a middle process.
+
+    The gate and the outputs come with it, and between them for a direct fork a pidfd of the init in whose pid namespace
+    the kernel shall be, else the lifeline.
+    """
 
     number: int
     plan: KernelPlan
+    is_direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ForkServerReady:
-    """Imported and tested; from now on it forks, and copies that many pages into each kernel ahead of its boot."""
+    """Imported and tested; from now on it forks.
+
+    ``forks_directly`` says that it can fork the launcher's children, ``copied_pages`` how many pages each kernel is
+    given ahead of its boot.
+    """
 
     import_seconds: float
     self_test_seconds: float
@@ -336,6 +345,7 @@ class ForkServerReady:
     resident_bytes: int
     missing: tuple[str, ...] = ()
     copied_pages: int = 0
+    forks_directly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,9 +357,10 @@ class ForkServerUnfit:
 
 @dataclass(frozen=True, slots=True)
 class Forked:
-    """The middle process has ended well or badly; the gate tells."""
+    """The kernel of this pid is the launcher's child; or the middle process has ended well or badly, the gate tells."""
 
     number: int
+    pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,7 +382,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Proceed:
-    """The middle process is gone and the launcher is the kernel's parent."""
+    """The launcher is the kernel's parent and knows it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,18 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from kernel_spec import warmth
+from kernel_spec import siblings, warmth
 
 _SECONDS = 10
 _KERNEL_APP, _CONNECT = "kernel_spec.kernel_app", "jupyter_client.connect"
 
 
-def self_test() -> str | None:
+def self_test(fork: Callable[[], int]) -> str | None:
     """Fork a child that uses the libraries as a job would; return what went wrong, or None.
 
     Arrow and BLAS have both had releases that hang after a fork. The child's alarm ends it if this one does.
     """
-    child = os.fork()
+    child = fork()
     if child == 0:
         run_and_exit(_exercise_libraries)
     _, status = os.waitpid(child, 0)
@@ -77,6 +77,8 @@ def live_as_a_kernel(directory: str) -> None:
 
 def _exercise_libraries() -> None:
     warmth.renew_after_fork()
+    if siblings.is_possible() and not siblings.knows_its_thread():
+        raise AssertionError("the C library has the thread id of another process")
     pandas, pyarrow = sys.modules.get("pandas"), sys.modules.get("pyarrow")
     if pandas is None or pyarrow is None:
         return

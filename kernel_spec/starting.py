@@ -1,19 +1,22 @@
 """One attempt to start a kernel, seen from the launcher: asked for, prepared, handed over, bound, booted.
 
-Two things must have happened before the kernel may pass its gate, in either order: it told its pid (`Prepared`), and
-the middle process of its double fork is reaped, so that the launcher is its parent. Whoever started the middle
-process tells the second: the fork server (`Forked`), or the launcher's own reaper.
+Two things must have happened before the kernel may pass its gate, in either order: its pid is known, and the launcher
+is its parent. The fork server tells both at once of a kernel that it forked directly (`Forked`). Where there was a
+middle process, that tells the pid (`Prepared`), and whoever started it tells that it is reaped: the fork server, or
+the launcher's own reaper.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from kernel_spec import confinement
 from kernel_spec.channel import Channel, ChannelClosed, ChannelError, close_all, pair
 from kernel_spec.environment import LOG_DESCRIPTOR, interpreter_command, interpreter_environment
 from kernel_spec.fork_keeper import ForkServerKeeper
@@ -112,21 +115,53 @@ class StartAttempt:
         self.plan = dataclasses.replace(self.plan, group_entrances=entrances)
         gate = self._open_gate()
         try:
-            self.started_by = "fork"
-            if self._plain or not self._tools.keeper.fork(
-                self.number, self.plan, [gate, self._tools.lifeline, *self._outputs]
-            ):
+            if self._plain or not self._ask_fork_server(gate):
                 self._start_plainly(gate)
-            else:
-                self._fork_deadline = self._tools.loop.call_later(FORK_SECONDS, self._fork_server_hangs)
+        except (SandboxError, OSError) as error:
+            self._fail("sandbox_failed", str(error))
         finally:
             os.close(gate)
 
-    def forked(self) -> None:
-        """The fork server has reaped the middle process."""
+    def _ask_fork_server(self, gate: int) -> bool:
+        """Ask for the kernel, and return whether the fork server has taken the request."""
+        keeper = self._tools.keeper
+        if keeper.state != "ready":
+            return False
+        self.started_by = "fork"
+        is_direct = keeper.forks_directly and confinement.enters_directly(self.plan)
+        init_pidfd = self._start_init() if is_direct else None
+        second = self._tools.lifeline if init_pidfd is None else init_pidfd
+        try:
+            taken = keeper.fork(Fork(self.number, self.plan, is_direct), [gate, second, *self._outputs])
+        finally:
+            if init_pidfd is not None:
+                os.close(init_pidfd)
+        if taken:
+            self._fork_deadline = self._tools.loop.call_later(FORK_SECONDS, self._fork_server_hangs)
+        else:
+            self._end_init()
+        return taken
+
+    def _start_init(self) -> int | None:
+        """Make the kernel's pid namespace; return a pidfd of its init, or None without that layer."""
+        init_pid = self.kernel.init_pid = confinement.start_init(self.plan, self._tools.lifeline)
+        return None if init_pid is None else os.pidfd_open(init_pid)
+
+    def _end_init(self) -> None:
+        """End the pid namespace that was made for a fork, with whatever may have come into it."""
+        init_pid, self.kernel.init_pid = self.kernel.init_pid, None
+        if init_pid is not None:
+            # Ours and not reaped, or the reaper would have forgotten it.
+            os.kill(init_pid, signal.SIGKILL)
+
+    def forked(self, pid: int) -> None:
+        """The fork server has forked the kernel, or has reaped the middle process."""
         if self._fork_deadline is not None:
             self._fork_deadline.cancel()
         self._handed_over = True
+        if pid:
+            self._prepare(pid, self.kernel.init_pid)
+            return
         # What it had to say it said before it ended: a middle process that was killed is not waited for.
         self._read_gate()
         if not self._prepared:
@@ -143,7 +178,9 @@ class StartAttempt:
             # It waits at its gate with an unknown parent; another start in the same seat would meet it.
             self._fail("kernel_start_failed", f"the fork server was lost in the middle of a fork: {reason}")
             return
+        # A kernel that was forked and not told of finds its gate closed, and ends.
         self._close_gate()
+        self._end_init()
         gate = self._open_gate()
         try:
             self._start_plainly(gate)
@@ -222,11 +259,7 @@ class StartAttempt:
     def _handle(self, message: object) -> None:
         match message:
             case Prepared() if not self._prepared:
-                self._prepared = True
-                self.kernel.pid = message.pid
-                self.kernel.init_pid = message.init_pid
-                self._tools.listener.pid_known(self)
-                self._proceed_when_possible()
+                self._prepare(message.pid, message.init_pid)
             case Staged(stage="confined"):
                 self._spawned = time.monotonic()
             case Staged(stage="bound"):
@@ -239,6 +272,13 @@ class StartAttempt:
                 self._fail(code, f"at {message.step}: {message.reason}")
             case _:
                 self._fail("kernel_start_failed", f"unexpected {type(message).__name__} from the kernel")
+
+    def _prepare(self, pid: int, init_pid: int | None) -> None:
+        self._prepared = True
+        self.kernel.pid = pid
+        self.kernel.init_pid = init_pid
+        self._tools.listener.pid_known(self)
+        self._proceed_when_possible()
 
     def _proceed_when_possible(self) -> None:
         if not (self._prepared and self._handed_over) or self.is_over or self._gate is None:

@@ -336,9 +336,9 @@ class Supervisor:
             self._waiting.remove(attempt)
             attempt.begin()
 
-    def _on_forked(self, number: int) -> None:
+    def _on_forked(self, number: int, pid: int) -> None:
         if number in self._attempts:
-            self._attempts[number].forked()
+            self._attempts[number].forked(pid)
 
     def _on_fork_refused(self, number: int, reason: str) -> None:
         if number in self._attempts:

@@ -13,8 +13,8 @@ seccomp             refused system calls                  kernel, `confine` and 
 network_policy      no answer from this machine           middle process and kernel; a process for each kernel
 answer_filter       a fence around a TCP socket           the broker of `network_policy`
 signed_peers        another one, where that is refused    the broker of `network_policy`
-namespaces          user, mount, pid, net, ipc, uts       middle process, `enter_namespaces`
-private_root        the mount namespace's content         middle process and kernel, `confine`
+namespaces          user, mount, pid, net, ipc, uts       launcher and kernel, or middle process
+private_root        the mount namespace's content         kernel or middle process; kernel, `confine`
 cgroup              memory and processes of a seat        launcher
 processes           finding and killing                   launcher
 memory_watch        memory where there is no cgroup       launcher, on a timer
@@ -25,7 +25,7 @@ descriptors         nothing inherited                     who forks
 
 from kernel_spec.sandbox.confine import confine
 from kernel_spec.sandbox.errors import SandboxError
-from kernel_spec.sandbox.namespaces import Entered, enter_namespaces
+from kernel_spec.sandbox.namespaces import Entered, children_in, enter_directly, enter_namespaces, start_init
 from kernel_spec.sandbox.paths import default_read_only_paths
 from kernel_spec.sandbox.plan import LAYERS, Identity, SandboxPlan
 from kernel_spec.sandbox.probe import probe
@@ -45,10 +45,13 @@ __all__ = [
     "State",
     "Tier",
     "bound_memory",
+    "children_in",
     "confine",
     "default_read_only_paths",
+    "enter_directly",
     "enter_namespaces",
     "probe",
     "seal",
     "seat_mark",
+    "start_init",
 ]

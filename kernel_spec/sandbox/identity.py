@@ -47,8 +47,8 @@ def become(identity: Identity) -> None:
 def borrowed(identity: Identity | None) -> Iterator[None]:
     """Act as `identity` in the block: a program that is started there is that user for good, with no capability.
 
-    Our way back is the saved user id, which exec overwrites (credentials(7), execve(2)). The supplementary groups are
-    gone afterwards as well. Nothing happens without an identity, or for a process that is not root.
+    Our way back is the saved user id, which exec overwrites (credentials(7), execve(2)). Nothing happens without an
+    identity, or for a process that is not root.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def borrowed(identity: Identity | None) -> Iterator[None]:
     if identity is None or os.geteuid() != 0:
         yield
         return
-    uids, gids = os.getresuid(), os.getresgid()
+    uids, gids, groups = os.getresuid(), os.getresgid(), os.getgroups()
     try:
         os.setgroups([])
         os.setresgid(identity.gid, identity.gid, gids[1])
@@ -70,6 +70,7 @@ def borrowed(identity: Identity | None) -> Iterator[None]:
     finally:
         os.setresuid(*uids)
         os.setresgid(*gids)
+        os.setgroups(groups)
 
 
 def _prove_no_way_back() -> None:

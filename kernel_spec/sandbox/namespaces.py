@@ -1,9 +1,14 @@
-"""Namespaces of one kernel: entered by the middle process of the double fork, finished by the kernel itself.
+"""Namespaces of one kernel: entered by the kernel itself, or by the middle process of a double fork before it.
+
+A pid namespace begins with the next child, so it has to be there before the kernel. Where a fork server is root, the
+launcher makes one with its init (`start_init`), the fork server puts its next child there (`children_in`), and the
+kernel enters all others by itself (`enter_directly`). Without root the right to make any comes from a user namespace,
+which the fork server must not enter for one kernel; there a middle process enters all of them (`enter_namespaces`).
 
 The pid namespace has an init of its own. A kernel that is pid 1 would be immune to its own signals
 (``os.kill(os.getpid(), 9)``, abort) and would collect the zombies of every orphan until its process limit is full. As
-the second process it is an ordinary one, and as both are children of the middle, both become children of the launcher,
-which sees their true exits. The end of the init ends everything in the namespace at once.
+the second process it is an ordinary one. Both are children of the launcher, which sees their true exits, those of a
+middle as soon as that has ended. The end of the init ends everything in the namespace at once.
 
 The init is cat(1), reading the launcher's lifeline: a pipe that nothing is ever written to and that ends with the
 launcher, however that ends. A process that ignores SIGCHLD, as exec lets it go on doing, has its orphans reaped by the
@@ -17,6 +22,8 @@ import os
 import shutil
 import signal
 import socket
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -48,14 +55,14 @@ _FLAGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """What the middle process learned, and what its children need.
+    """What the process learned that entered, and what the kernel needs.
 
     Attributes
     ----------
     lineage
-        Pidfds that tell a child when it belongs to the launcher.
+        Pidfds that tell the kernel when it belongs to the launcher.
     init_pid
-        Init of the pid namespace as the launcher sees it, or None without one. It is a child of the launcher as soon
+        Init that a middle process has started, as the launcher sees it, or None. It is a child of the launcher as soon
         as the middle has ended; killing it kills all of the kernel's processes. It is gone only when the kernel has
         been reaped as well, so never wait for it before waiting for the kernel.
     proc_fd
@@ -74,13 +81,13 @@ class Entered:
 
 
 class _Current:
-    """What `enter_namespaces` left in this process, for `confine` in its child."""
+    """What `enter_namespaces` or `enter_directly` left in this process, for `confine`."""
 
     entered: Entered | None = None
 
 
 def current() -> Entered | None:
-    """Return what `enter_namespaces` returned in this process or in the one that forked it."""
+    """Return what was entered by this process or by the one that forked it."""
     return _Current.entered
 
 
@@ -120,10 +127,8 @@ def enter_namespaces(plan: SandboxPlan, lifeline: int | None = None) -> Entered:
         broker = network_policy.start_broker_of(plan, lineage) if plan.brokers_sockets else None
         if plan.has(USER_NAMESPACE):
             _enter_user_namespace(plan)
-        _unshare(plan)
-        if plan.has(UTS_NAMESPACE):
-            syscalls.sethostname(HOST_NAME)
-        base = private_root.build(plan) if plan.has(MOUNT_NAMESPACE) else None
+        _unshare(plan, _FLAGS)
+        base = _furnish(plan)
         if plan.has(PID_NAMESPACE):
             init_pid = _start_init(plan, lifeline)
     except OSError as error:
@@ -131,6 +136,81 @@ def enter_namespaces(plan: SandboxPlan, lifeline: int | None = None) -> Entered:
     # After an error the caller ends; until then the two handles do no harm.
     _Current.entered = Entered(lineage, init_pid, proc_fd, broker, base)
     return _Current.entered
+
+
+def enter_directly(plan: SandboxPlan, launcher_pidfd: int) -> None:
+    """Enter all namespaces but that of processes, in the kernel, which was born in that one as the launcher's child.
+
+    Parameters
+    ----------
+    plan
+        What to enter; without a user namespace and without a broker of sockets.
+    launcher_pidfd
+        Of our parent; ours from now on, see `forget`.
+
+    Raises
+    ------
+    SandboxError
+        A namespace of the plan could not be had; the caller must end.
+    """
+    lineage = Lineage(None, launcher_pidfd)
+    proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _unshare(plan, _FLAGS.keys() - {PID_NAMESPACE})
+        base = _furnish(plan)
+    except OSError as error:
+        raise SandboxError(_first_namespace(plan), str(error)) from error
+    _Current.entered = Entered(lineage, None, proc_fd, None, base)
+
+
+def start_init(plan: SandboxPlan, lifeline: int) -> int:
+    """Start the init of a new pid namespace as our child and return its pid; we stay where we are.
+
+    Parameters
+    ----------
+    plan
+        Whose user the init runs as.
+    lifeline
+        Read end of a pipe that ends with us.
+
+    Raises
+    ------
+    SandboxError
+        There is no namespace or no init to be had.
+    """
+    try:
+        with _children_elsewhere():
+            syscalls.unshare(syscalls.CLONE_NEWPID)
+            return _start_init(plan, lifeline)
+    except OSError as error:
+        raise SandboxError(PID_NAMESPACE, str(error)) from error
+
+
+@contextmanager
+def children_in(init_pidfd: int) -> Iterator[None]:
+    """Have what is forked in the block be born in the pid namespace of another process; the child must not leave it.
+
+    Raises
+    ------
+    SandboxError
+        It cannot be entered: most often its init has ended.
+    """
+    with _children_elsewhere():
+        try:
+            syscalls.setns(init_pidfd, syscalls.CLONE_NEWPID)
+        except OSError as error:
+            raise SandboxError(PID_NAMESPACE, str(error)) from error
+        yield
+
+
+@contextmanager
+def _children_elsewhere() -> Iterator[None]:
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield
+    finally:
+        syscalls.setns(own, syscalls.CLONE_NEWPID)
+        os.close(own)
 
 
 def settle(plan: SandboxPlan) -> None:
@@ -156,14 +236,21 @@ def _first_namespace(plan: SandboxPlan) -> str:
     return next((name for name in _FLAGS if plan.has(name)), USER_NAMESPACE)
 
 
-def _unshare(plan: SandboxPlan) -> None:
+def _unshare(plan: SandboxPlan, names: Collection[str]) -> None:
     for name, flag in _FLAGS.items():
-        if not plan.has(name) or (name == NETWORK_NAMESPACE and plan.allow_network):
+        if name not in names or not plan.has(name) or (name == NETWORK_NAMESPACE and plan.allow_network):
             continue
         try:
             syscalls.unshare(flag)
         except OSError as error:
             raise SandboxError(name, str(error)) from error
+
+
+def _furnish(plan: SandboxPlan) -> str | None:
+    """Give the namespaces that this process has entered their content; return where the private root stands."""
+    if plan.has(UTS_NAMESPACE):
+        syscalls.sethostname(HOST_NAME)
+    return private_root.build(plan) if plan.has(MOUNT_NAMESPACE) else None
 
 
 def _enter_user_namespace(plan: SandboxPlan) -> None:

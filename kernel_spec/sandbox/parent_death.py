@@ -1,10 +1,11 @@
 """A kernel dies with its launcher, whatever way the launcher ends.
 
-The parent-death signal follows the process that is the parent *when it dies*, and a kernel has two parents in its life:
-the middle process of the double fork, then the launcher, its nearest subreaper. A signal asked for too early would be
-the middle's death. getppid(2) tells the two apart, except in a new pid namespace, where every parent outside is 0. So
-the middle leaves two pidfds behind, its own and the launcher's: the first becomes readable only after the kernel has
-been handed over, the second says whether the launcher still lived when the signal was asked for.
+The parent-death signal follows the process that is the parent *when it dies*. A kernel that is forked as the launcher's
+child has one parent in its life. One that comes from a double fork has two: the middle process, then the launcher, its
+nearest subreaper; a signal asked for too early would be the middle's death. getppid(2) tells the two apart, except in a
+new pid namespace, where every parent outside is 0. So a kernel is left two pidfds, the middle's and the launcher's: the
+first becomes readable only after the kernel has been handed over, the second says whether the launcher still lived when
+the signal was asked for.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ _HANDOVER_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """What a middle process leaves to its children: pidfds of itself and of the launcher."""
+    """Pidfds of the middle process, None for a kernel that had none, and of the launcher."""
 
-    middle_pidfd: int
+    middle_pidfd: int | None
     launcher_pidfd: int
 
     def close(self) -> None:
         """Close both descriptors; a job must not inherit a handle on the launcher."""
-        os.close(self.middle_pidfd)
-        os.close(self.launcher_pidfd)
+        for descriptor in (self.middle_pidfd, self.launcher_pidfd):
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def leave_lineage(launcher_pid: int) -> Lineage:
@@ -64,7 +66,7 @@ def follow_launcher(launcher_pid: int, lineage: Lineage | None) -> None:
     SandboxError
         The middle process did not end, the launcher is gone, or another process is the parent.
     """
-    if lineage is not None:
+    if lineage is not None and lineage.middle_pidfd is not None:
         _await_handover(lineage.middle_pidfd)
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -26,6 +26,7 @@ _NUMBERS: Final[dict[str, tuple[int, int]]] = {
     "capget": (125, 90),
     "capset": (126, 91),
     "unshare": (272, 97),
+    "setns": (308, 268),
     "sethostname": (170, 161),
     "seccomp": (317, 277),
     "open_tree": (428, 428),
@@ -132,6 +133,11 @@ def prctl(option: int, argument2: int = 0, argument3: int = 0) -> int:
 def unshare(flags: int) -> None:
     """Move the caller (for pid: its next children) into new namespaces; see unshare in section 2 of the manual."""
     call("unshare", flags)
+
+
+def setns(descriptor: int, flags: int) -> None:
+    """Move the caller (for pid: its next children) into one namespace, or with a pidfd into those of a process."""
+    call("setns", descriptor, flags)
 
 
 def mount(source: str, target: str, filesystem: str, flags: int, data: str = "") -> None:

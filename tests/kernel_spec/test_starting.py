@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from typing import Any
+import signal
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
 from kernel_spec.containment import Containment
 from kernel_spec.kernels import Kernel
 from kernel_spec.loop import Loop
-from kernel_spec.messages import Start
+from kernel_spec.messages import Fork, Start
+from kernel_spec.sandbox.plan import PID_NAMESPACE
 from kernel_spec.seats import SeatUser
 from kernel_spec.starting import StartAttempt, Tools
 from tests.kernel_spec.test_messages import PLAN
@@ -19,12 +21,15 @@ from tests.kernel_spec.test_messages import PLAN
 
 @dataclass
 class Keeper:
-    """A fork server whose middle process dies before it has said which kernel it forked."""
+    """A fork server that takes requests, while what it forks dies before it has said which kernel that is."""
 
-    keeps_gate: bool
+    keeps_gate: bool = False
+    forks_directly: bool = False
+    state: str = "ready"
     gates: list[int] = field(default_factory=list)
 
-    def fork(self, number: int, plan: Any, descriptors: list[int]) -> bool:
+    def fork(self, request: Fork, descriptors: list[int]) -> bool:
+        assert request.is_direct == self.forks_directly
         if self.keeps_gate:
             self.gates.append(os.dup(descriptors[0]))
         return True
@@ -47,10 +52,40 @@ def test_middle_process_that_dies_silently_fails_the_start(kernel_lives: bool) -
     attempt = StartAttempt(tools, Start(1, "k", PLAN.limits), 1, kernel, PLAN, outputs)
     try:
         attempt.begin()
-        attempt.forked()
+        attempt.forked(0)
         assert [code for code, _ in listener.failures] == ["kernel_start_failed"]
         assert attempt.is_over
     finally:
         attempt.abort()
         for gate in keeper.gates:
             os.close(gate)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root the launcher makes no pid namespace")
+def test_pid_namespace_made_for_a_fork_ends_when_the_fork_server_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain start that follows makes its own; a kernel that was forked into the first one must not live on."""
+    starts: list[int | None] = []
+    monkeypatch.setattr(StartAttempt, "_start_plainly", lambda self, _: starts.append(self.kernel.init_pid))
+    lifeline, end = os.pipe()
+    keeper, listener = Keeper(forks_directly=True), Listener()
+    tools = Tools(Loop(), keeper, listener, lambda: None, None, lifeline)  # type: ignore[arg-type]
+    kernel = Kernel("k", SeatUser(1, 1), PLAN.seat, Containment(PLAN.seat, own_uid=False))
+    plan = replace(PLAN, layers=(PID_NAMESPACE,), uid=None, gid=None, allow_network=False)
+    attempt = StartAttempt(tools, Start(1, "k", plan.limits), 1, kernel, plan, [])
+    try:
+        attempt.begin()
+        init_pid = kernel.init_pid
+        assert init_pid is not None
+        here = Path("/proc/self/ns/pid").readlink()
+        assert Path(f"/proc/{init_pid}/ns/pid").readlink() != here
+        child = os.fork()
+        if child == 0:
+            os._exit(Path("/proc/self/ns/pid").readlink() != here)
+        assert os.waitpid(child, 0)[1] == 0, "what is forked afterwards is born where we are"
+        attempt.fork_refused("it is gone")
+        assert starts == [None]
+        assert os.WTERMSIG(os.waitpid(init_pid, 0)[1]) == signal.SIGKILL
+    finally:
+        attempt.abort()
+        os.close(lifeline)
+        os.close(end)

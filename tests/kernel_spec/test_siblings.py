@@ -1,0 +1,240 @@
+"""Kernels are forked as the launcher's children, by a call that the C library has no function for."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernel_spec import siblings
+from kernel_spec.channel import Channel, pair
+from kernel_spec.environment import interpreter_environment
+from kernel_spec.limits import Limits
+from kernel_spec.messages import (
+    FORK_ANSWERS,
+    GATE_REPORTS,
+    Fork,
+    Forked,
+    ForkRefused,
+    ForkServerReady,
+    KernelPlan,
+    SeatInfo,
+    StartFailed,
+)
+from kernel_spec.sandbox import processes
+from kernel_spec.sandbox.plan import IDENTITY, PID_NAMESPACE, USER_NAMESPACE
+from tests.kernel_spec.conftest import ANSWER_SECONDS, Desk
+from tests.kernel_spec.sandbox.children import in_child
+
+pytestmark = pytest.mark.skipif(
+    not siblings.is_possible(), reason="this system does not tell where the C library keeps its thread id"
+)
+
+
+def in_fork(work: Any, *, as_sibling: bool) -> Any:
+    """Return what `work` returns in a process that is forked by the module under test, as a text."""
+    reader, writer = os.pipe()
+    pid = siblings.fork(as_sibling=as_sibling)
+    if pid == 0:
+        try:
+            os.write(writer, repr(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        told = pipe.read()
+    return pid, told
+
+
+def test_child_of_the_bare_call_is_a_whole_process() -> None:
+    """Threads, locks, a thread's own id, processes and hooks of Python work as after os.fork."""
+    called: list[str] = []
+
+    def work() -> list[Any]:
+        results: list[int] = []
+        lock = threading.RLock()
+        with lock:
+            threads = [threading.Thread(target=results.append, args=(number,)) for number in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        program = subprocess.run([sys.executable, "-c", "print(6 * 7)"], stdout=subprocess.PIPE, check=True)
+        names = threading.active_count(), threading.current_thread() is threading.main_thread()
+        return [siblings.knows_its_thread(), sorted(results), program.stdout, names, called, os.getpid() != parent]
+
+    parent = os.getpid()
+
+    def process_of_one_thread() -> str:
+        os.register_at_fork(after_in_child=lambda: called.append("hook"))
+        pid, told = in_fork(work, as_sibling=False)
+        assert os.waitpid(pid, 0) == (pid, 0)
+        return str(told)
+
+    expected = [True, list(range(8)), b"42\n", (1, True), ["hook"], True]
+    assert in_child(process_of_one_thread) == repr(expected)
+
+
+def test_fork_makes_random_numbers_of_its_own_and_leaves_the_parent_whole() -> None:
+    def process_of_one_thread() -> list[bool]:
+        pid, told = in_fork(random.random, as_sibling=False)
+        os.waitpid(pid, 0)
+        thread = threading.Thread(target=lambda: None)
+        thread.start()
+        thread.join()
+        return [siblings.knows_its_thread(), float(told) != random.random()]
+
+    assert in_child(process_of_one_thread) == [True, True]
+
+
+def test_sibling_is_the_parents_child() -> None:
+    def grandparent() -> list[Any]:
+        processes.become_subreaper()
+        reader, writer = os.pipe()
+        parent = os.fork()
+        if parent == 0:
+            pid, told = in_fork(os.getppid, as_sibling=True)
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                told += " not ours"
+            os.write(writer, f"{pid} {told}".encode())
+            os._exit(0)
+        os.waitpid(parent, 0)
+        pid, rest = os.read(reader, 100).decode().split(" ", 1)
+        return [rest == f"{os.getpid()} not ours", os.waitpid(int(pid), 0)[1]]
+
+    assert in_child(grandparent) == [True, 0]
+
+
+def test_kernel_is_the_launchers_child_and_not_the_fork_servers(desk: Desk) -> None:
+    assert desk.status()["fork_server"]["state"] == "ready"
+    with desk.kernel() as kernel:
+        status = Path(f"/proc/{kernel.process.pid}/status").read_text()
+        (parent,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:")]
+        assert parent == desk.launcher.pid
+        assert kernel.process.started_by == "fork"
+
+
+# ------------------------------------------------------------------------------------- a fork server of our own
+@pytest.fixture
+def server() -> Iterator[Channel]:
+    """A fork server with next to nothing imported, whose launcher is this process."""
+    ours, theirs = pair()
+    os.set_inheritable(theirs.fileno(), True)
+    command = [sys.executable, "-P", "-m", "kernel_spec.fork_server", str(theirs.fileno()), "--module=json"]
+    environment = {**interpreter_environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
+    with (
+        subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()]) as process,
+        closing(Channel(ours, accepts=FORK_ANSWERS)) as channel,
+    ):
+        theirs.close()
+        channel.set_timeout(ANSWER_SECONDS)
+        try:
+            ready, _ = channel.receive()
+            assert isinstance(ready, ForkServerReady)
+            assert ready.forks_directly
+            assert ready.copied_pages == 0, "no kernel was imported"
+            yield channel
+        finally:
+            process.kill()
+
+
+def plan_of(seat_dir: Path, *layers: str) -> KernelPlan:
+    places = {name: str(seat_dir) for name in ("seat_dir", "ipc_dir", "inputs_dir", "work_dir", "out_dir")}
+    return KernelPlan(
+        kernel_id="k",
+        seat=SeatInfo("seat", 0, 0, **places),
+        connection_path=str(seat_dir / "none.json"),
+        uid=None,
+        gid=None,
+        limits=Limits(),
+        layers=layers,
+        read_only_paths=(),
+        allow_network=False,
+        style="job",
+        has_log=False,
+        launcher_pid=os.getpid(),
+        environment={},
+    )
+
+
+def ask(server: Channel, request: Fork, second: int) -> tuple[Any, Any]:
+    """Send a request; return the answer, and what is said at the gate once it is passed, if it was reached."""
+    ours, theirs = pair()
+    null = os.open(os.devnull, os.O_RDWR)
+    with closing(Channel(ours, accepts=GATE_REPORTS)) as gate:
+        gate.set_timeout(ANSWER_SECONDS)
+        server.send(request, [theirs.fileno(), second, null, null])
+        theirs.close()
+        os.close(null)
+        answer, _ = server.receive()
+        return answer, gate.receive()[0] if isinstance(answer, Forked) and not answer.pid else None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root no process may enter another pid namespace")
+def test_fork_into_a_namespace_that_has_ended_fails_that_kernel_alone(server: Channel, tmp_path: Path) -> None:
+    ended = os.fork()
+    if ended == 0:
+        os._exit(0)
+    pidfd = os.pidfd_open(ended)
+    os.waitpid(ended, 0)
+    request = Fork(1, plan_of(tmp_path, PID_NAMESPACE), is_direct=True)
+    for number in (1, 2):
+        answer, told = ask(server, replace(request, number=number), pidfd)
+        assert answer == Forked(number, 0)
+        assert isinstance(told, StartFailed)
+        assert told.step == "namespaces"
+    os.close(pidfd)
+
+
+def test_kernel_whose_gate_closes_ends_by_itself(server: Channel, tmp_path: Path) -> None:
+    """As one does that was forked in the moment in which the fork server was lost."""
+    null = os.open(os.devnull, os.O_RDWR)
+    answer, _ = ask(server, Fork(1, plan_of(tmp_path), is_direct=True), null)
+    os.close(null)
+    assert isinstance(answer, Forked)
+    _, status = os.waitpid(answer.pid, 0)  # a child of ours
+    assert os.waitstatus_to_exitcode(status) == 70
+
+
+def test_wrong_number_of_descriptors_is_refused(server: Channel, tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    server.send(Fork(1, plan_of(tmp_path), is_direct=True), [theirs.fileno()])
+    answer, _ = server.receive()
+    assert isinstance(answer, ForkRefused)
+    assert "1 descriptors came where 4 are needed" in answer.reason
+    ours.close()
+    theirs.close()
+
+
+def test_plans_that_need_a_middle_process_are_known(tmp_path: Path) -> None:
+    from kernel_spec import confinement
+
+    plain = plan_of(tmp_path, PID_NAMESPACE, IDENTITY)
+    assert confinement.enters_directly(plain)
+    assert not confinement.enters_directly(replace(plain, layers=(PID_NAMESPACE, USER_NAMESPACE)))
+    assert not confinement.enters_directly(replace(plain, allow_network=True))
+    assert confinement.enters_directly(replace(plain, allow_network=True, allow_loopback=True))
+
+
+def test_signal_of_a_forked_process_is_seen_by_its_parent() -> None:
+    def process_of_one_thread() -> int:
+        pid = siblings.fork(as_sibling=False)
+        if pid == 0:
+            signal.pause()
+        os.kill(pid, signal.SIGTERM)
+        return os.WTERMSIG(os.waitpid(pid, 0)[1])
+
+    assert in_child(process_of_one_thread) == signal.SIGTERM
