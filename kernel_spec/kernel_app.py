@@ -21,6 +21,7 @@ Nobody imports this module but `kernel_spec.boot`, in a kernel, and the fork ser
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -155,6 +156,11 @@ class JobKernelApp(IPKernelApp):
         super().__init__(**kwargs)
         self._on_bound = on_bound
 
+    @default("log_level")
+    def _errors_only(self) -> int:
+        # Not in the configuration: a level that changes has all of logging configured once more, 0.5 ms.
+        return logging.ERROR
+
     @default("ipython_dir")
     def _no_ipython_dir(self) -> str:
         return os.environ.get("IPYTHONDIR", ".")
@@ -248,8 +254,7 @@ class JobKernelApp(IPKernelApp):
 _CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 _CONFIG = Config(
     {
-        "IPKernelApp": {"outstream_class": "kernel_spec.kernel_app.ForkAwareOutStream", "log_level": 40},
-        "JobKernelApp": {"default_extensions": [], "log_level": 40},
+        "IPKernelApp": {"outstream_class": "kernel_spec.kernel_app.ForkAwareOutStream"},
         "HistoryManager": {"enabled": False},
         "InteractiveShell": {"colors": "nocolor", "cache_size": 0},
         "Completer": {"use_jedi": False},
