@@ -44,6 +44,8 @@ class Host:
         Where the seats' control groups are made; None without that layer.
     notes
         Sentences about what differs from the report.
+    starts_inits
+        Whether the launcher can make the pid namespaces of kernels, so that they need no middle process for that.
     hidden_bytes
         Tells how much memory some seat, it cannot be seen which, hides in /dev/shm; see `_watch_hidden`.
     """
@@ -53,6 +55,7 @@ class Host:
     own_uids: bool
     groups: cgroup.Tree | None
     notes: tuple[str, ...]
+    starts_inits: bool = False
     hidden_bytes: Callable[[], int] = lambda: 0
 
     def hello(self, seat_gids: tuple[int, ...]) -> Hello:
@@ -114,7 +117,13 @@ def survey(options: LauncherOptions, scratch_dir: Path, uid: int | None) -> Host
         groups.sweep()
         cgroup.sweep_abandoned()
     return Host(
-        report, tuple(sorted(layers)), own_uids, groups, tuple(notes), _watch_hidden(report, layers, own_uids=own_uids)
+        report=report,
+        layers=tuple(sorted(layers)),
+        own_uids=own_uids,
+        groups=groups,
+        notes=tuple(notes),
+        starts_inits=sandbox.can_start_init(),
+        hidden_bytes=_watch_hidden(report, layers, own_uids=own_uids),
     )
 
 
@@ -155,12 +164,15 @@ def enter(plan: KernelPlan, lifeline: int) -> int | None:
     return sandbox.enter_namespaces(_sandbox_plan(plan), lifeline).init_pid
 
 
-def enters_directly(plan: KernelPlan) -> bool:
+def enters_directly(plan: KernelPlan, *, starts_inits: bool) -> bool:
     """Return whether the kernel of this plan can be forked as the launcher's child, without a middle process.
 
-    Without root a user namespace has to be entered first, and a broker of sockets has to stay outside.
+    Without root a user namespace has to be entered first, a broker of sockets has to stay outside, and a pid namespace
+    has to be made by the launcher.
     """
-    return USER_NAMESPACE not in plan.layers and not _sandbox_plan(plan).brokers_sockets
+    if USER_NAMESPACE in plan.layers or _sandbox_plan(plan).brokers_sockets:
+        return False
+    return starts_inits or PID_NAMESPACE not in plan.layers
 
 
 def start_init(plan: KernelPlan, lifeline: int) -> int | None:

@@ -66,6 +66,8 @@ class Tools:
     ----------
     lifeline
         Read end of a pipe that ends with the launcher, for the init of each pid namespace.
+    starts_inits
+        Whether the launcher can start these inits.
     """
 
     loop: Loop
@@ -74,6 +76,7 @@ class Tools:
     count_plain: Callable[[], None]
     groups: Tree | None
     lifeline: int
+    starts_inits: bool
 
 
 class StartAttempt:
@@ -128,7 +131,9 @@ class StartAttempt:
         if keeper.state != "ready":
             return False
         self.started_by = "fork"
-        is_direct = keeper.forks_directly and confinement.enters_directly(self.plan)
+        is_direct = keeper.forks_directly and confinement.enters_directly(
+            self.plan, starts_inits=self._tools.starts_inits
+        )
         init_pidfd = self._start_init() if is_direct else None
         second = self._tools.lifeline if init_pidfd is None else init_pidfd
         try:

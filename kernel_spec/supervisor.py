@@ -114,7 +114,7 @@ class Supervisor:
         self._host = host
         # Nobody else ever has the write end, so it closes when this process ends.
         lifeline, self._lifeline_end = os.pipe2(os.O_CLOEXEC)
-        self._tools = Tools(self._loop, self._keeper, self, self._count_plain, host.groups, lifeline)
+        self._tools = Tools(self._loop, self._keeper, self, self._count_plain, host.groups, lifeline, host.starts_inits)
         self._watches = Watches(
             self._loop,
             memory=host.watches_memory,

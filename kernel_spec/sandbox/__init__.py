@@ -25,7 +25,14 @@ descriptors         nothing inherited                     who forks
 
 from kernel_spec.sandbox.confine import confine
 from kernel_spec.sandbox.errors import SandboxError
-from kernel_spec.sandbox.namespaces import Entered, children_in, enter_directly, enter_namespaces, start_init
+from kernel_spec.sandbox.namespaces import (
+    Entered,
+    can_start_init,
+    children_in,
+    enter_directly,
+    enter_namespaces,
+    start_init,
+)
 from kernel_spec.sandbox.paths import default_read_only_paths
 from kernel_spec.sandbox.plan import LAYERS, Identity, SandboxPlan
 from kernel_spec.sandbox.probe import probe
@@ -45,6 +52,7 @@ __all__ = [
     "State",
     "Tier",
     "bound_memory",
+    "can_start_init",
     "children_in",
     "confine",
     "default_read_only_paths",

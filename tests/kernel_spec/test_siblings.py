@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from kernel_spec import siblings
+from kernel_spec import confinement, siblings
 from kernel_spec.channel import Channel, pair
 from kernel_spec.environment import interpreter_environment
 from kernel_spec.limits import Limits
@@ -127,6 +128,26 @@ def test_kernel_is_the_launchers_child_and_not_the_fork_servers(desk: Desk) -> N
         assert kernel.process.started_by == "fork"
 
 
+def test_orphans_of_a_job_are_reaped_while_it_runs(desk: Desk) -> None:
+    if PID_NAMESPACE not in desk.launcher.hello.layers:
+        pytest.skip("no pid namespace can be had here, so orphans are the launcher's")
+    code = """
+import os, time
+for _ in range(20):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os._exit(0)          # an orphan: its parent is gone
+        os._exit(0)
+    os.wait()
+deadline = time.monotonic() + 10
+while len([n for n in os.listdir("/proc") if n.isdigit()]) > 2 and time.monotonic() < deadline:
+    time.sleep(0.005)
+print(sorted(int(n) for n in os.listdir("/proc") if n.isdigit()))
+"""
+    with desk.kernel() as kernel:
+        assert kernel.run(code) == "[1, 2]\n"
+
+
 # ------------------------------------------------------------------------------------- a fork server of our own
 @pytest.fixture
 def server() -> Iterator[Channel]:
@@ -220,13 +241,14 @@ def test_wrong_number_of_descriptors_is_refused(server: Channel, tmp_path: Path)
 
 
 def test_plans_that_need_a_middle_process_are_known(tmp_path: Path) -> None:
-    from kernel_spec import confinement
-
     plain = plan_of(tmp_path, PID_NAMESPACE, IDENTITY)
-    assert confinement.enters_directly(plain)
-    assert not confinement.enters_directly(replace(plain, layers=(PID_NAMESPACE, USER_NAMESPACE)))
-    assert not confinement.enters_directly(replace(plain, allow_network=True))
-    assert confinement.enters_directly(replace(plain, allow_network=True, allow_loopback=True))
+    direct = functools.partial(confinement.enters_directly, starts_inits=True)
+    assert direct(plain)
+    assert not direct(replace(plain, layers=(PID_NAMESPACE, USER_NAMESPACE)))
+    assert not direct(replace(plain, allow_network=True))
+    assert direct(replace(plain, allow_network=True, allow_loopback=True))
+    assert not confinement.enters_directly(plain, starts_inits=False)
+    assert confinement.enters_directly(replace(plain, layers=(IDENTITY,)), starts_inits=False)
 
 
 def test_signal_of_a_forked_process_is_seen_by_its_parent() -> None:

@@ -46,7 +46,7 @@ class Listener:
 @pytest.mark.parametrize("kernel_lives", [False, True], ids=["nothing was forked", "an unnamed kernel waits"])
 def test_middle_process_that_dies_silently_fails_the_start(kernel_lives: bool) -> None:
     keeper, listener = Keeper(kernel_lives), Listener()
-    tools = Tools(Loop(), keeper, listener, lambda: None, None, lifeline=-1)  # type: ignore[arg-type]
+    tools = Tools(Loop(), keeper, listener, lambda: None, None, lifeline=-1, starts_inits=True)  # type: ignore[arg-type]
     kernel = Kernel("k", SeatUser(1, 1), PLAN.seat, Containment(PLAN.seat, own_uid=False))
     outputs = [os.open(os.devnull, os.O_WRONLY) for _ in range(3)]
     attempt = StartAttempt(tools, Start(1, "k", PLAN.limits), 1, kernel, PLAN, outputs)
@@ -68,7 +68,7 @@ def test_pid_namespace_made_for_a_fork_ends_when_the_fork_server_is_lost(monkeyp
     monkeypatch.setattr(StartAttempt, "_start_plainly", lambda self, _: starts.append(self.kernel.init_pid))
     lifeline, end = os.pipe()
     keeper, listener = Keeper(forks_directly=True), Listener()
-    tools = Tools(Loop(), keeper, listener, lambda: None, None, lifeline)  # type: ignore[arg-type]
+    tools = Tools(Loop(), keeper, listener, lambda: None, None, lifeline, starts_inits=True)  # type: ignore[arg-type]
     kernel = Kernel("k", SeatUser(1, 1), PLAN.seat, Containment(PLAN.seat, own_uid=False))
     plan = replace(PLAN, layers=(PID_NAMESPACE,), uid=None, gid=None, allow_network=False)
     attempt = StartAttempt(tools, Start(1, "k", plan.limits), 1, kernel, plan, [])

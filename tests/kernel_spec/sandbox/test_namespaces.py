@@ -318,6 +318,30 @@ def test_end_of_the_init_ends_every_process_of_the_namespace(seat_dir: str) -> N
     assert in_child(launcher) is True
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace without a user namespace takes root")
+def test_end_of_another_child_is_not_lost_while_an_init_is_started(seat_dir: str) -> None:
+    """Whoever ignores SIGCHLD, be it for a moment, never hears of a child that ends in that moment."""
+
+    def launcher() -> list[int]:
+        assert namespaces.can_start_init()
+        plan = make_plan(seat_dir, layers_for("pid_namespace") | FLAGS)
+        lifeline, end = os.pipe()
+        codes = []
+        for number in range(100):
+            ending = os.fork()
+            if ending == 0:
+                os._exit(7)
+            init_pid = namespaces.start_init(plan, lifeline)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(ending, 0)[1]))
+            if number % 2:
+                os.kill(init_pid, signal.SIGKILL)
+                codes.append(os.waitstatus_to_exitcode(os.waitpid(init_pid, 0)[1]))
+        os.close(end)
+        return [codes.count(7), codes.count(-signal.SIGKILL)]
+
+    assert in_child(launcher) == [100, 50]
+
+
 def test_interpreter_behind_a_closed_directory_is_reachable_inside(scratch_dir: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("a directory that only root may enter takes root to make")
