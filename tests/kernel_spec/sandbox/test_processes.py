@@ -36,8 +36,10 @@ import os, signal, time
 signal.alarm(30)
 if os.fork() == 0:
     os.setsid()
+    middle = os.getpid()
     if os.fork() == 0:
         signal.alarm(30)
+        while os.getppid() == middle: os.sched_yield()  # it shall not be counted
         for number in range(1, 32):
             try: signal.signal(number, signal.SIG_IGN)
             except OSError: pass
