@@ -22,6 +22,11 @@ M = TypeVar("M")
 LARGEST_PACKET_BYTES = 96 * 1024
 MOST_DESCRIPTORS = 8
 
+# As numbers: the enumerations of `socket` take microseconds to be combined, each time.
+_CUT_OFF = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+_RIGHTS_BYTES = socket.CMSG_LEN(MOST_DESCRIPTORS * array.array("i").itemsize)
+_to_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 class ChannelError(ValueError):
     """A packet was refused; the channel itself is still in order."""
@@ -99,16 +104,15 @@ class Channel:
         BlockingIOError
             The socket does not block and nothing is there.
         """
-        space = socket.CMSG_LEN(MOST_DESCRIPTORS * array.array("i").itemsize)
         try:
-            data, rights, flags, _ = self._socket.recvmsg(LARGEST_PACKET_BYTES, space, socket.MSG_CMSG_CLOEXEC)
+            data, rights, flags, _ = self._socket.recvmsg(LARGEST_PACKET_BYTES, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError as error:
             raise ChannelClosed(str(error)) from None
         descriptors = _descriptors(rights)
         if not data and not descriptors:
             raise ChannelClosed("end of file")
         try:
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            if flags & _CUT_OFF:
                 raise ChannelError("a packet was larger than a message may be")
             return decode(data, self._accepts), descriptors
         except ChannelError:
@@ -130,7 +134,7 @@ def close_all(descriptors: Iterable[int]) -> None:
 def encode(message: object) -> bytes:
     """Return the packet of a message."""
     fields = {"kind": type(message).__name__, **to_json(message)}
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return _to_text(fields).encode("utf-8", "surrogatepass")
 
 
 def decode(data: bytes, accepts: dict[str, type[M]]) -> M:

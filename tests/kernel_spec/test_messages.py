@@ -59,6 +59,10 @@ def test_message_survives_the_way_over_the_socket(message: object) -> None:
             "memory_bytes must be between",
         ),
         (b'{"kind": "Start", "id": 1, "kernel_id": "k", "limits": {}, "style": "root"}', "must be one of"),
+        (
+            b'{"kind": "Start", "id": 1, "kernel_id": "k", "limits": {"processes": "9"}}',
+            "Start.limits.processes must be int",
+        ),
         (b'{"kind": "Kill", "id": 1, "kernel_id": "' + b"k" * 40_000 + b'"}', "longer than"),
     ],
 )
@@ -128,6 +132,12 @@ def test_whatever_comes_is_a_message_or_refused(kind: str, fields: dict[str, obj
     except ChannelError:
         return
     assert type(message).__name__ == kind
+
+
+def test_a_number_beyond_all_floats_is_refused() -> None:
+    packet = b'{"kind": "Killed", "id": 1, "seconds": 1' + b"0" * 400 + b"}"
+    with pytest.raises(ChannelError, match="larger than any float"):
+        decode(packet, {"Killed": messages.Killed})
 
 
 @pytest.mark.parametrize(
