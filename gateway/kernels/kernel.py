@@ -73,6 +73,7 @@ class JobKernel:
     started_at: float
     stages_seconds: dict[str, float] = field(default_factory=dict)
     started_by: StartedBy = "fork"
+    _killing: asyncio.Task[ExitReport] | None = None
 
     @property
     def alive(self) -> bool:
@@ -113,14 +114,16 @@ class JobKernel:
         return await self._ended(self.parts.launcher.halt(self.kernel_id))
 
     async def kill(self) -> ExitReport:
-        """End everything of this kernel, and return when nothing of it lives.
+        """End everything of this kernel, and return when nothing of it lives; whoever asks again gets the same answer.
 
         Raises
         ------
         JobFailed
             When that could not be confirmed; the seat is then not used again.
         """
-        return await self._ended(self.parts.launcher.kill(self.kernel_id))
+        if self._killing is None or (self._killing.done() and not _succeeded(self._killing)):
+            self._killing = asyncio.create_task(self._ended(self.parts.launcher.kill(self.kernel_id)))
+        return await asyncio.shield(self._killing)
 
     async def _ended(self, ending: Awaitable[ExitReport]) -> ExitReport:
         try:
@@ -212,6 +215,10 @@ async def _boot(
     return JobKernel(
         kernel_id, process.seat, pipes, conversation, process.exited, parts, began, stages, process.started_by
     )
+
+
+def _succeeded(task: asyncio.Task[ExitReport]) -> bool:
+    return not task.cancelled() and task.exception() is None
 
 
 def _start_failure(error: Exception) -> JobFailed:
