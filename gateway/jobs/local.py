@@ -206,7 +206,7 @@ class LocalRun:
         if self._kernel is not None:
             await self._kernel.end()
         for directory in (self._job_dir, self._job.upload_dir):
-            if directory is not None and not _was_empty(directory):
+            if directory is not None:
                 await asyncio.to_thread(shutil.rmtree, directory, True)
         # The job is answered and gone, so a kernel that boots is in nobody's way.
         self._runner.kernels.fill()
@@ -341,17 +341,6 @@ class LocalRun:
             raise
         self._log.emit(Progress("write", None, None, output.size_bytes))
         return Results(output, manifest)
-
-
-def _was_empty(directory: Path) -> bool:
-    """Remove a directory that has nothing in it (any more); what a job fetched was moved to its kernel."""
-    try:
-        directory.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def _moved(table: FetchedTable, inputs_dir: Path) -> dict[str, Any]:
