@@ -165,15 +165,16 @@ class Seats:
         seat_dir = self.root_dir / name
         # The umask must not take bits away, and the mode must be right before anybody can get in.
         os.mkdir(name, 0o700, dir_fd=self._lock)
-        for child, mode in _SUBDIRECTORIES.items():
-            path = seat_dir / child
-            with _as_group(user.gid):
+        with _as_group(user.gid):
+            for child, mode in _SUBDIRECTORIES.items():
+                path = seat_dir / child
                 path.mkdir(mode=0o700)
                 path.chmod(mode)
-            _own(path, self.gateway_uid if child == _OWNED_BY_GATEWAY else user.uid, user.gid)
-            if stat.S_IMODE(path.stat().st_mode) != mode:
-                # the kernel could then read nothing that the gateway makes
-                raise SeatError(f"{path} does not keep its mode {mode:o}; STATE_DIR is on a file system that drops it")
+                _own(path, self.gateway_uid if child == _OWNED_BY_GATEWAY else user.uid, user.gid)
+                if stat.S_IMODE(path.stat().st_mode) != mode:
+                    # the kernel could then read nothing that the gateway makes
+                    text = f"{path} does not keep its mode {mode:o}; STATE_DIR is on a file system that drops it"
+                    raise SeatError(text)
         _own(seat_dir, os.geteuid(), user.gid)
         seat_dir.chmod(0o750)
         return SeatInfo(

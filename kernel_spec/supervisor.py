@@ -236,7 +236,7 @@ class Supervisor:
 
     def _frozen(self, message: Halt, kernel: Kernel, *, frozen: bool) -> None:
         if frozen:
-            self._halted(message, kernel.make_report())
+            self._halted(message, kernel.make_report(stands_still=True))
         else:
             self._halt_by_ending(message, kernel)
 
@@ -368,7 +368,7 @@ class Supervisor:
                 break
             self._was_reaped(pid, status, usage)
         for ending in tuple(self._endings.values()):
-            ending.round()
+            ending.on_reaped()
 
     def _was_reaped(self, pid: int, status: int, usage: Any) -> None:
         if pid == self._keeper.pid:
