@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import time
@@ -188,8 +189,7 @@ async def _boot(
     """Start, greet and warm up a kernel; what is in `undo` is kept only when all of that succeeded."""
     began = time.monotonic()
     manager = AsyncKernelManager(kernel_name="transform", context=parts.context, transport="ipc")
-    # the spec beside the provisioner's own code, not whichever of that name is installed for this user
-    manager._kernel_spec = KernelSpec.from_resource_dir(str(SPEC_DIR))
+    manager._kernel_spec = _spec()
     await manager.start_kernel(
         kernel_id=kernel_id,
         launcher=parts.launcher,
@@ -203,7 +203,7 @@ async def _boot(
     manager._close_control_socket()
     process = manager.provisioner.process  # type: ignore[union-attr]
     spawned = time.monotonic()
-    conversation = KernelConversation(manager.client(context=parts.context))
+    conversation = KernelConversation(parts.context, manager.get_connection_info())
     undo.callback(conversation.close)
     await _unless_dead(conversation.welcome(), process.exited)
     welcomed = time.monotonic()
@@ -215,6 +215,12 @@ async def _boot(
     return JobKernel(
         kernel_id, process.seat, pipes, conversation, process.exited, parts, began, stages, process.started_by
     )
+
+
+@functools.cache
+def _spec() -> KernelSpec:
+    """Return the spec beside the provisioner's own code, not whichever of that name is installed for this user."""
+    return KernelSpec.from_resource_dir(str(SPEC_DIR))
 
 
 def _succeeded(task: asyncio.Task[ExitReport]) -> bool:

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from gateway.errors import FailureCode, JobFailed
 from gateway.kernels.conversation import FLOOD_BYTES, KernelConversation, resident_bytes, shared_context
@@ -33,12 +32,9 @@ async def conversation_with(mode: str, directory: Path) -> AsyncIterator[KernelC
             assert process.stdout is not None
             assert process.stdout.readline() == b"bound\n"
             async with shared_context() as context:
-                client = AsyncKernelClient(context=context)
                 ports = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "control_port": 4, "hb_port": 5}
-                client.load_connection_info(
-                    {"transport": "ipc", "ip": prefix, "key": KEY, "signature_scheme": "hmac-sha256", **ports}
-                )
-                conversation = KernelConversation(client)
+                signing = {"key": KEY.encode(), "signature_scheme": "hmac-sha256"}
+                conversation = KernelConversation(context, {"transport": "ipc", "ip": prefix, **signing, **ports})
                 try:
                     yield conversation
                 finally:
