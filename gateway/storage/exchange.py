@@ -30,6 +30,7 @@ from gateway.storage.connections import CONNECT_SECONDS, Connections, StaleConne
 from gateway.storage.target import ExchangeError, Target
 
 BLOCK_BYTES = 1 << 20
+SMALL_BYTES = 1 << 16
 REFUSAL_BODY_BYTES = 8192
 _UNLIMITED_BODY_BYTES = 1 << 62
 
@@ -66,6 +67,7 @@ class Exchange:
         self._after = "close" if connections is None else "keep-alive"
         self._was_used = False
         self._unsent_bytes = int(headers.get("Content-Length", "0"))
+        self._is_headed = False
         self._left_bytes = 0
         self._stream: IOStream | None = None
         self._connection: HTTP1Connection | None = None
@@ -102,7 +104,8 @@ class Exchange:
                 self._reader.detach = self._detach
             # the answer is read from the start: a server may refuse long before it took the whole body
             self._task = asyncio.create_task(self._read(self._connection))
-            await self._send_headers(self._connection)
+            if not self._unsent_bytes:
+                await self._send_headers(self._connection)
         except BaseException:
             await self._close()
             raise
@@ -117,6 +120,12 @@ class Exchange:
         """Send a piece of the body; returns False when the server has answered already and wants no more."""
         connection = self._live()
         self._unsent_bytes -= len(chunk)
+        if not self._is_headed and len(chunk) <= SMALL_BYTES:
+            # A small body goes out with its headers: the server reads it in one go, and need not be woken twice.
+            await self._send_headers(connection, chunk)
+            return not self._reader.headed.done()
+        if not self._is_headed:
+            await self._send_headers(connection)
         writing = asyncio.ensure_future(connection.write(chunk))
         await self._first_of(writing, self._reader.headed)
         return not self._reader.headed.done()
@@ -124,6 +133,8 @@ class Exchange:
     async def answer(self) -> int:
         """End the request and return the status of the answer; the body then comes from `chunks`."""
         connection = self._live()
+        if not self._is_headed:
+            await self._send_headers(connection)
         # an answer that came before the whole body is the last one on this connection
         if not self._detached and not (self._unsent_bytes and self._reader.headed.done()):
             connection.finish()
@@ -213,7 +224,8 @@ class Exchange:
         self._was_used = stream is not None
         return stream or await connect(self._target, min(CONNECT_SECONDS, self._stall_seconds))
 
-    async def _send_headers(self, connection: HTTP1Connection) -> None:
+    async def _send_headers(self, connection: HTTP1Connection, chunk: bytes | None = None) -> None:
+        self._is_headed = True
         headers = HTTPHeaders(
             {"Host": self._target.authority, "User-Agent": "transform-gateway", "Connection": self._after}
         )
@@ -223,7 +235,9 @@ class Exchange:
         for name, value in self._headers.items():
             headers[name] = value
         start = RequestStartLine(self._method, self._target.request_target, "HTTP/1.1")
-        await self._first_of(asyncio.ensure_future(connection.write_headers(start, headers)), self._reader.headed)
+        await self._first_of(
+            asyncio.ensure_future(connection.write_headers(start, headers, chunk)), self._reader.headed
+        )
 
     async def _read(self, connection: HTTP1Connection) -> None:
         try:
