@@ -120,11 +120,21 @@ def take_plain_blocks() -> None:
     assert PolarsLines([Field("a", "Decimal")]).parse(b'{"a":1.5}\n') is None
 
 
+def leave_what_only_looks_like_a_text() -> None:
+    """Polars' text of an object or a list has other digits and blanks than the file."""
+    fields = [Field("a", "Text"), Field("b", "JSON")]
+    for cell in ('{"k":0.1234567890123456789}', '["x",1E3]', '["x"]', '{"k":{}}', "1E3"):
+        assert PolarsLines(fields).parse(b'{"a":"x","b":%s}\n' % cell.encode()) is None, cell
+    # what one column has too few, another that nobody asked for has too many
+    assert PolarsLines(fields[:1], fields[1:]).parse(b'{"a":1E3,"b":{"k":"v"}}\n') is None
+
+
 @pytest.mark.parametrize(
     "check",
     [
         read_as_the_exact_reader_does,
         take_plain_blocks,
+        leave_what_only_looks_like_a_text,
     ],
     ids=lambda check: check.__name__,
 )
