@@ -12,15 +12,14 @@ import pyarrow as pa
 import pyarrow.csv
 
 from transform_shim.errors import InputInvalid
-from transform_shim.reading.lines import open_binary
+from transform_shim.reading.lines import BLOCK_BYTES, open_binary
 from transform_shim.request import TableFile
 
 __all__ = ["LargeRow", "check_last_quote", "csv_failure", "csv_line", "open_csv"]
 
 #: The names of a CSV file must end within its first bytes, this many.
 _HEADER_BYTES = 1 << 20
-#: Arrow wants a whole row in a block; a file of larger rows is read in the larger ones, or as a whole.
-_BLOCK_BYTES = 4 << 20
+#: Arrow wants a whole row in a block; a file of larger rows is read in blocks of this, or as a whole.
 _LARGE_BLOCK_BYTES = 64 << 20
 #: Where Arrow's messages say what is wrong; it counts the header as a row.
 _ROW = re.compile(r"Row #(\d+)")
@@ -45,7 +44,7 @@ def open_csv(file: TableFile, stack: contextlib.ExitStack, *, has_large_rows: bo
         quoted_strings_can_be_null=False,
     )
     source = stack.enter_context(open_binary(file.data_path, file.compression))
-    block_bytes = _LARGE_BLOCK_BYTES if has_large_rows else _BLOCK_BYTES
+    block_bytes = _LARGE_BLOCK_BYTES if has_large_rows else BLOCK_BYTES
     return stack.enter_context(
         pyarrow.csv.open_csv(
             source,
