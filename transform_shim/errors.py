@@ -76,6 +76,11 @@ class InputInvalid(ShimError):
             place += f", column '{column}'"
         super().__init__(f"{place}: {problem}")
 
+    def moved(self, lines: int) -> InputInvalid:
+        """The same that many lines further down."""
+        line = None if self.line is None else self.line + lines
+        return InputInvalid(self.table, self.problem, line=line, column=self.column)
+
 
 class OutputInvalid(ShimError):
     """The returned frame cannot be written.

@@ -24,21 +24,23 @@ _MOST_WORKERS = 4
 _LESSON_BYTES = (32 << 20) - (8 << 10)
 
 
-def ordered_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def ordered_map(function: Callable[[T], R], items: Iterable[T], *, spare_threads: int = 0) -> Iterator[R]:
     """Like ``map``, with several calls at a time; at most two results per thread are held.
 
     `function` should spend its time outside the interpreter lock (Arrow does). A single item is worked on in the
     caller's thread, and so is everything when no thread can be started (process limit, memory limit).
+
+    There is a thread for each core and `spare_threads` more, for a function that waits for threads of its own.
     """
     source = iter(items)
     head = list(islice(source, 2))
-    workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
-    if len(head) < 2 or workers < 2:
+    cores = len(os.sched_getaffinity(0))
+    if len(head) < 2 or cores < 2:
         yield from map(function, chain(head, source))
         return
     _reuse_freed_memory()
     tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-    threads = _start(workers, tasks)
+    threads = _start(min(_MOST_WORKERS, cores + spare_threads), tasks)
     if not threads:
         yield from map(function, chain(head, source))
         return
@@ -102,3 +104,4 @@ def _start(workers: int, tasks: queue.SimpleQueue[Callable[[], None] | None]) ->
 def _serve(tasks: queue.SimpleQueue[Callable[[], None] | None]) -> None:
     while (task := tasks.get()) is not None:
         task()
+        del task  # and what it worked on, while the next is waited for

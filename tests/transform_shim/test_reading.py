@@ -274,10 +274,32 @@ def test_error_names_table_line_and_column(tmp_path: Path, base_type: str, data:
     assert [part for part in parts if part not in message] == []
 
 
-def test_line_number_counts_the_blocks_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_line_number_counts_the_blocks_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str | None
+) -> None:
     monkeypatch.setattr(lines.line_blocks, "__defaults__", (100,))
+    data = b'{"a":1}\n\n' * 500 + b'{"a":"x"}\n' + b'{"a":1}\n' * 1000
+    packed = gzip.compress(data) if compression else data
     with pytest.raises(InputInvalid, match="line 1001, column 'a'"):
-        read(tmp_path, fields(a="Integer"), '{"a":1}\n' * 1000 + '{"a":"x"}\n' + '{"a":1}\n' * 1000)
+        read(tmp_path, fields(a="Integer"), packed, compression=compression)
+    broken = data.replace(b"x", b"\xff")
+    with pytest.raises(InputInvalid, match="line 1001, column 'a'"):  # no manifest: the columns are looked for first
+        read(tmp_path, None, gzip.compress(broken) if compression else broken, compression=compression)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "a", "a\n", "a\nbc", "ab\n" * 50, "a\n" + "b" * 200_000 + "\nc\n", "\n" * 99]
+)
+def test_blocks_are_all_lines_of_the_file(tmp_path: Path, text: str) -> None:
+    data = text.encode()
+    (tmp_path / "plain").write_bytes(data)
+    (tmp_path / "packed").write_bytes(gzip.compress(data))
+    for name, compression in (("plain", None), ("packed", "gzip")):
+        blocks = list(lines.line_blocks(TableFile("t", tmp_path / name, None, compression=compression), 20))
+        assert b"".join(block.read() for block in blocks) == data
+        assert all(block.read().endswith(b"\n") for block in blocks[:-1])
+        assert [block.start_bytes for block in blocks] == [0, *(block.end_bytes for block in blocks)][: len(blocks)]
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,12 @@ def infer_fields(file: TableFile) -> tuple[Field, ...]:
     """
     seen: dict[str, set[type]] = {}
     for block in line_blocks(file):
-        parsed = _parsed(block.data)
+        data = block.read()
+        parsed = _parsed(data)
         if parsed is None or not _note(parsed, seen):
-            _note((_counted(row) for _, row in rows_of(block, file.alias)), seen, is_exact=True)
+            with block.numbered():
+                rows = rows_of(data, file.alias, is_first=block.start_bytes == 0)
+                _note((_counted(row) for _, row in rows), seen, is_exact=True)
     return tuple(Field(name, _base_type(kinds)) for name, kinds in seen.items())
 
 

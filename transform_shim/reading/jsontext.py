@@ -13,7 +13,6 @@ from decimal import Decimal
 from typing import Any
 
 from transform_shim.errors import InputInvalid, cut
-from transform_shim.reading.lines import LineBlock
 
 __all__ = ["json_text", "rows_of"]
 
@@ -21,26 +20,23 @@ _KEY = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:')
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-def rows_of(block: LineBlock, table: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a block with their line numbers; blank lines are none. Numbers with a point become Decimals.
+def rows_of(data: bytes, table: str, *, is_first: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a block with their line numbers in it; blank lines are none. Numbers with a point become Decimals.
 
     Raises
     ------
     InputInvalid
         At the first line that is not one JSON object in UTF-8.
     """
-    data = block.data
-    if block.first_line == 1:
+    if is_first:
         if data.startswith(_UTF16_MARKS):
             raise InputInvalid(table, "the file is not UTF-8 (it begins like UTF-16)", line=1)
         data = data.removeprefix(b"\xef\xbb\xbf")
-    lines = data.split(b"\n")
-    for number, raw in enumerate(lines, block.first_line):
+    lines = data.split(b"\n")  # nothing follows the last line feed; only a file's last line may lack it
+    for number, raw in enumerate(lines, 1):
         if raw.isspace() or not raw:
             continue
-        text = _decode(raw, table, number)
-        is_last = block.is_cut and number == block.first_line + len(lines) - 1
-        for row in _objects(text, table, number, is_last):
+        for row in _objects(_decode(raw, table, number), table, number, is_last=number == len(lines)):
             yield number, row
 
 
@@ -53,7 +49,7 @@ def _decode(raw: bytes, table: str, line: int) -> str:
         raise InputInvalid(table, problem, line=line, column=column) from None
 
 
-def _objects(text: str, table: str, line: int, is_last: bool) -> Iterator[dict[str, Any]]:
+def _objects(text: str, table: str, line: int, *, is_last: bool) -> Iterator[dict[str, Any]]:
     """Usually one object; several without a line feed between them are read as well."""
     position = 0
     text = text.strip()

@@ -2,15 +2,15 @@
 
 The parser itself refuses broken lines, broken UTF-8, and in columns of numbers or booleans everything else (whole
 numbers beyond 64 bits and 1.0 for an integer too). What it lets pass shows elsewhere: a number or an object in a text
-column becomes its text, which takes two quotation marks less than a string, and a missing or repeated key changes the
-marks of its row as well; half a surrogate pair becomes a NUL, so a block that escapes one is not given to it.
+column becomes its text, which has all the quotation marks that stand in the file where a string has two less, and a
+missing or repeated key changes the marks of its row as well; half a surrogate pair becomes a NUL, so a block that
+escapes one is not given to it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import orjson
@@ -67,8 +67,7 @@ class PolarsLines:
         if polars is None or data.isspace():
             return None
         # the pattern alone takes 0.3 ms per MB and keeps the interpreter lock; most blocks escape nothing
-        has_escapes = b"\\" in data
-        if has_escapes and _SURROGATE.search(data):
+        if b"\\" in data and _SURROGATE.search(data):
             return None
         schema = {name: getattr(polars, kind) for name, kind in self._kinds.items()}
         try:
@@ -76,24 +75,20 @@ class PolarsLines:
         except polars.exceptions.PolarsError:
             self._is_usable = False  # most likely the next block is no better, and each attempt costs
             return None
-        arrays = {name: frame.get_column(name).to_arrow() for name in self._names}
-        if self._checks:
-            if has_escapes:  # what was read for the check alone
-                arrays |= {name: frame.get_column(name).to_arrow() for name in self._kinds if name not in arrays}
-            if not self._is_literal(data, frame, arrays if has_escapes else {}):
-                self._is_usable = False
-                return None
+        arrays = {name: frame.get_column(name).to_arrow() for name in (self._kinds if self._checks else self._names)}
+        if self._checks and not self._is_literal(data, arrays, frame.height):
+            self._is_usable = False
+            return None
         return [arrays[name] for name in self._names]
 
-    def _is_literal(self, data: bytes, frame: Any, escaped: dict[str, pa.Array]) -> bool:
+    def _is_literal(self, data: bytes, arrays: dict[str, pa.Array], rows: int) -> bool:
         if not self._has_all_keys(data):
             return False
-        expected = frame.height * self._row_marks
+        expected = rows * self._row_marks
         for name, kind in self._kinds.items():
             if kind == "String":
-                expected += 2 * (frame.height - frame.get_column(name).null_count())
-                if name in escaped:
-                    expected += count_of(_QUOTE, used_bytes(escaped[name]))
+                # {"k":1} has as many in the file as a string; but a string without escapes has none within
+                expected += 2 * (rows - arrays[name].null_count) + count_of(_QUOTE, used_bytes(arrays[name]))
         return bool(expected == count_of(_QUOTE, np.frombuffer(data, dtype=np.uint8)))
 
     def _has_all_keys(self, data: bytes) -> bool:
