@@ -123,12 +123,13 @@ class Exchange:
         if not self._is_headed and len(chunk) <= SMALL_BYTES:
             # A small body goes out with its headers: the server reads it in one go, and need not be woken twice.
             await self._send_headers(connection, chunk)
-            return not self._reader.headed.done()
-        if not self._is_headed:
-            await self._send_headers(connection)
-        writing = asyncio.ensure_future(connection.write(chunk))
-        await self._first_of(writing, self._reader.headed)
-        return not self._reader.headed.done()
+        else:
+            if not self._is_headed:
+                await self._send_headers(connection)
+            writing = asyncio.ensure_future(connection.write(chunk))
+            await self._first_of(writing, self._reader.headed)
+        # An answer to all of it may be there by now, and is none that came too soon.
+        return not (self._unsent_bytes and self._reader.headed.done())
 
     async def answer(self) -> int:
         """End the request and return the status of the answer; the body then comes from `chunks`."""

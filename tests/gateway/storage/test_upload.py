@@ -14,6 +14,7 @@ from gateway.errors import FailureCode, JobFailed
 from gateway.settings import Settings
 from gateway.storage import transfer
 from gateway.storage.artifacts import OpenOutput, open_output
+from gateway.storage.exchange import Exchange
 from gateway.storage.upload import put_object
 from tests.gateway.storage.faulty_server import Conversation, FaultyServer, answer, reset
 from tests.s3 import BUCKET, S3Server
@@ -86,6 +87,24 @@ async def test_refusal_in_the_middle_of_a_large_body_is_heard(settings: Settings
         assert "answered 403 (RequestExpired)" in await failure(server.url(), output, settings)
         heard.set()
     assert len(server.received) == 1
+
+
+@pytest.mark.parametrize("content", [b"small", b"large" * 100_000], ids=["small", "large"])
+async def test_answer_to_a_whole_body_is_never_taken_for_an_early_one(
+    content: bytes, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if it is there before the last piece counts as sent, as with a store that is faster than our loop."""
+    first_of = Exchange._first_of
+
+    async def first_of_and_the_answer(self: Exchange, *futures: asyncio.Future[None]) -> None:
+        await first_of(self, *futures)
+        if self._is_headed and not self._unsent_bytes:
+            await asyncio.wait({self._reader.headed}, timeout=0.2)  # the headers of a large body are not answered
+
+    monkeypatch.setattr(Exchange, "_first_of", first_of_and_the_answer)
+    with FaultyServer([answer(200)]) as server:
+        await put_object(server.url(), content, settings, "the output")
+    assert [request.body for request in server.received] == [content]
 
 
 async def test_server_errors_and_resets_are_survived(settings: Settings, tmp_path: Path) -> None:
