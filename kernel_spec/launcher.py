@@ -12,6 +12,7 @@ launcher itself is killed, the parent-death signal ends every kernel, and the ne
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kernel_spec import confinement
-from kernel_spec.channel import Channel
+from kernel_spec.channel import Channel, ChannelClosed
 from kernel_spec.codec import from_json
 from kernel_spec.containment import end_leftovers, end_marked
 from kernel_spec.messages import GATEWAY_REQUESTS, Refused
@@ -52,7 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dumpable.apply()
         return _serve(options, channel)
     except (SeatError, SandboxError, OSError) as error:
-        channel.send(Refused(0, "launcher_failed", str(error)))
+        print(f"launcher: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        # Nobody listens to one that failed to tidy up after its gateway.
+        with contextlib.suppress(ChannelClosed):
+            channel.send(Refused(0, "launcher_failed", str(error)))
         return 1
 
 
