@@ -2,8 +2,9 @@
 
 Started as ``python -P -m kernel_spec.launcher <control descriptor> <options>`` by `kernel_spec.launcher_client`. It is
 the only process that may be root: it has no network, no secret, one thread, the standard library, and talks in
-validated messages on one inherited socket. Kernels are its children, also those that the fork server forked, because it
-is a subreaper (prctl(2)); so it alone learns their true exit status.
+validated messages on one inherited socket. Kernels are its children, also those that the fork server forked: as its
+siblings (`kernel_spec.siblings`) or by a process in between, whose orphans come to it, a subreaper (prctl(2)). So it
+alone learns their true exit status.
 
 When the socket closes, the gateway is gone: everything is ended and removed, then the launcher exits. When the
 launcher itself is killed, the parent-death signal ends every kernel, and the next launcher sweeps the directories.

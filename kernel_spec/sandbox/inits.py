@@ -2,15 +2,15 @@
 
 The pid namespace has an init of its own. A kernel that is pid 1 would be immune to its own signals
 (``os.kill(os.getpid(), 9)``, abort) and would collect the zombies of every orphan until its process limit is full. As
-the second process it is an ordinary one. Both are children of the launcher, which sees their true exits, those of a
-middle as soon as that has ended. The end of the init ends everything in the namespace at once.
+the second process it is an ordinary one. Both are children of the launcher, which sees their true exits; where a middle
+process forked them, as soon as that has ended. The end of the init ends everything in the namespace at once.
 
 The init is cat(1), reading the launcher's lifeline: a pipe that nothing is ever written to and that ends with the
 launcher, however that ends. A process that ignores SIGCHLD, as exec lets it go on doing, has its orphans reaped by the
-kernel (wait(2)). The middle ignores it for that while. The launcher may not: a kernel that ended in this while would be
-gone without a word. It needs an env(1) that does it, of GNU coreutils 8.31, or leaves the namespace to a middle. A fork
-of our own did the same with a copy of our page tables and of 800 pages: 3 ms to start and 2 to end, where this takes
-0.4 and 0.2 (measured).
+kernel (wait(2)). A middle process ignores it for that while. The launcher may not: a kernel that ended meanwhile would
+be gone without a word. It needs an env(1) that does it, of GNU coreutils 8.31, or leaves the namespace to a middle
+process (`can_start_init`). A fork of our own did the same with a copy of our page tables and of 800 pages: 3 ms to
+start and 2 to end, where this takes 0.4 and 0.2 (measured).
 
 Where the launcher starts it and the fork server forks into it, the process that does so moves its next children into
 that namespace and then back (setns(2)). A process that does not get back must not go on (`StrandedError`).
