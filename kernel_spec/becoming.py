@@ -3,15 +3,16 @@
 The launcher shall be its parent, whoever forks it. Where the fork server can fork a sibling of its own and no user
 namespace is needed, that is all there is to it:
 
-    fork server ── clone ──▶ kernel: session, descriptors, namespaces, waits, confines itself, boots
+    fork server ── clone ──▶ kernel: descriptors, control group, namespaces, waits, confines itself
          └── Forked(pid) to the launcher
 
 Elsewhere it takes two forks, as for a daemon. The middle process enters the namespaces, because a pid namespace begins
 with the next child, and ends; the kernel is thereby handed to the nearest subreaper, the launcher. Either way it
 outlives the fork server. It waits at its gate until the launcher knows it and is its parent: a parent-death signal set
 sooner would be delivered when a middle process ends, and in a pid namespace the kernel could not see who its parent is.
+Then it leads a session of its own, confines itself and boots.
 
-    fork server ── fork ──▶ middle: session, descriptors, namespaces ── fork ──▶ kernel: waits, confines itself, boots
+    fork server ── fork ──▶ middle: descriptors, control group, namespaces ── fork ──▶ kernel: waits, confines itself
                                  └── Prepared(pid) to the launcher, ends
 
 Every failure is told through the gate and ends the process: a kernel with less than all its layers must not run.

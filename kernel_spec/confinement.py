@@ -45,7 +45,8 @@ class Host:
     notes
         Sentences about what differs from the report.
     starts_inits
-        Whether the launcher can make the pid namespaces of kernels, so that they need no middle process for that.
+        Whether the launcher can make the pid namespaces of kernels, so that they need no middle process for that; it is
+        tried where there are any.
     hidden_bytes
         Tells how much memory some seat, it cannot be seen which, hides in /dev/shm; see `_watch_hidden`.
     """
@@ -112,6 +113,12 @@ def survey(options: LauncherOptions, scratch_dir: Path, uid: int | None) -> Host
         notes.append("seats have no user of their own: a kernel under another user did not work here")
     if not own_uids:
         layers.discard(IDENTITY)
+    starts_inits = False
+    if PID_NAMESPACE in layers and USER_NAMESPACE not in layers:
+        tried = sandbox.can_start_init(identity if own_uids else None)
+        starts_inits = tried.succeeded
+        if not starts_inits:
+            notes.append(f"each kernel takes a process in between to start: {tried.why}")
     groups = cgroup.open_tree(stamp) if CGROUP in layers else None
     if groups is not None:
         groups.sweep()
@@ -122,7 +129,7 @@ def survey(options: LauncherOptions, scratch_dir: Path, uid: int | None) -> Host
         own_uids=own_uids,
         groups=groups,
         notes=tuple(notes),
-        starts_inits=sandbox.can_start_init(),
+        starts_inits=starts_inits,
         hidden_bytes=_watch_hidden(report, layers, own_uids=own_uids),
     )
 

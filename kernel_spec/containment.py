@@ -17,7 +17,8 @@ from kernel_spec.sandbox.plan import MEMORY_WATCH
 _BLOCKING_SECONDS = 0.03
 _LONGEST_LOOK_ENTRIES = 20_000
 
-# The kernel, the init of its pid namespace and, with the network, the broker of its sockets: not the job's to count.
+# The kernel and, where a middle process starts them, the init of its pid namespace and the broker of its sockets: not
+# the job's to count. Where there are fewer it is RLIMIT_NPROC that keeps the job from having more.
 _OWN_PROCESSES = 3
 
 

@@ -65,8 +65,9 @@ class ForkServerKeeper:
     Parameters
     ----------
     on_forked, on_refused
-        Called with the number of a `fork` when its middle process has ended, or when it failed; a refusal for every
-        unanswered number follows the fork server's death too.
+        Called with the number of a `fork` and the kernel's pid, 0 where a middle process has forked it and ended, or
+        with the reason why nothing was forked; a refusal for every unanswered number follows the fork server's death
+        too.
     on_change
         Called with the new state and the reason for it.
     """

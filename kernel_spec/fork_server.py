@@ -150,7 +150,11 @@ class ForkServer:
 
 
 def _tell_failure(gate: int, error: SandboxError) -> None:
-    with contextlib.closing(Channel(socket.socket(fileno=os.dup(gate)), accepts=GATE_ORDERS)) as channel:
+    # Nobody listens when the start was given up, which is also what most often ends an init.
+    with (
+        contextlib.closing(Channel(socket.socket(fileno=os.dup(gate)), accepts=GATE_ORDERS)) as channel,
+        contextlib.suppress(ChannelClosed),
+    ):
         channel.send(StartFailed("namespaces", str(error)))
 
 
@@ -159,18 +163,33 @@ def _can_fork_directly() -> bool:
     if not siblings.is_possible():
         reason: str | None = "this system does not tell what that takes"
     else:
-        reason = self_test(lambda: siblings.fork(as_sibling=False))
+        reason = self_test(lambda: siblings.fork(as_sibling=False)) or _try_sibling()
     if reason is not None:
         print(f"fork server: a middle process will fork each kernel: {reason}", file=sys.stderr, flush=True)  # noqa: T201
     return reason is None
+
+
+def _try_sibling() -> str | None:
+    """Fork a child of the launcher, which reaps it; return why that is refused, or None."""
+    try:
+        if siblings.fork() == 0:
+            os._exit(0)
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def _find_pages() -> Pages:
     """Return what each kernel writes to, as a child shows that lives as one; none for a list without a kernel."""
     if not is_whole():
         return Pages()
-    with tempfile.TemporaryDirectory(prefix="tg-") as directory:
-        return written_by(lambda: live_as_a_kernel(directory))
+    try:
+        with tempfile.TemporaryDirectory(prefix="tg-") as directory:
+            return written_by(lambda: live_as_a_kernel(directory))
+    except OSError as error:
+        # Without a place for a moment's files each kernel rehearses a job instead.
+        print(f"fork server: no pages are copied ahead: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        return Pages()
 
 
 def _thread_names() -> list[str]:

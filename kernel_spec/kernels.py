@@ -21,6 +21,7 @@ from kernel_spec.seats import SeatUser
 # After the soft limit a process gets SIGXCPU; one that ignores it is killed this much later (setrlimit(2)).
 _CPU_GRACE_SECONDS = 2
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_MOST_EARLY_ENDS = 256
 
 
 class Phase(enum.Enum):
@@ -165,6 +166,27 @@ class Kernel:
     def age_seconds(self) -> float:
         """Seconds since the start was asked for."""
         return time.monotonic() - self.started
+
+
+class EarlyEnds:
+    """Ends of children that nobody knew when they were reaped: orphans of jobs, and kernels not yet told of."""
+
+    def __init__(self) -> None:
+        self._ends: dict[int, tuple[int, resource.struct_rusage]] = {}
+
+    def note(self, pid: int, status: int, usage: resource.struct_rusage) -> None:
+        """Keep an end, and forget the oldest."""
+        self._ends[pid] = (status, usage)
+        while len(self._ends) > _MOST_EARLY_ENDS:
+            del self._ends[next(iter(self._ends))]
+
+    def take(self, pid: int) -> tuple[int, resource.struct_rusage] | None:
+        """Return the end of a process that is known only now, None if it has not been reaped.
+
+        Then there is a process of that number, and an end that was noted is that of an earlier one.
+        """
+        end = self._ends.pop(pid, None)
+        return None if os.path.exists(f"/proc/{pid}") else end  # noqa: PTH110
 
 
 def _signal_name(number: int) -> str:

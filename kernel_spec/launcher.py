@@ -2,8 +2,9 @@
 
 Started as ``python -P -m kernel_spec.launcher <control descriptor> <options>`` by `kernel_spec.launcher_client`. It is
 the only process that may be root: it has no network, no secret, one thread, the standard library, and talks in
-validated messages on one inherited socket. Kernels are its children, also those that the fork server forked, because it
-is a subreaper (prctl(2)); so it alone learns their true exit status.
+validated messages on one inherited socket. Kernels are its children, also those that the fork server forked: as its
+siblings (`kernel_spec.siblings`) or by a process in between, whose orphans come to it, a subreaper (prctl(2)). So it
+alone learns their true exit status.
 
 When the socket closes, the gateway is gone: everything is ended and removed, then the launcher exits. When the
 launcher itself is killed, the parent-death signal ends every kernel, and the next launcher sweeps the directories.
@@ -12,6 +13,7 @@ launcher itself is killed, the parent-death signal ends every kernel, and the ne
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -21,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kernel_spec import confinement
-from kernel_spec.channel import Channel
+from kernel_spec.channel import Channel, ChannelClosed
 from kernel_spec.codec import from_json
 from kernel_spec.containment import end_leftovers, end_marked
 from kernel_spec.messages import GATEWAY_REQUESTS, Refused
@@ -52,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dumpable.apply()
         return _serve(options, channel)
     except (SeatError, SandboxError, OSError) as error:
-        channel.send(Refused(0, "launcher_failed", str(error)))
+        print(f"launcher: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        # Nobody listens to one that failed to tidy up after its gateway.
+        with contextlib.suppress(ChannelClosed):
+            channel.send(Refused(0, "launcher_failed", str(error)))
         return 1
 
 

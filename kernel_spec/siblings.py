@@ -9,8 +9,9 @@ is made here, with what `os.fork` and fork(3) do around it:
 - the thread id that the C library keeps in memory and by which it knows the owner of a lock: the system writes it, to
   the address at which it would also clear it (PR_GET_TID_ADDRESS).
 
-What is left out are the handlers of C libraries (pthread_atfork(3)). They bring locks and thread pools into order, of
-which a process with one thread has none; a fork server with more does not fork.
+What is left out are the handlers of C libraries (pthread_atfork(3)), which bring locks and thread pools into order, of
+which a process with one thread has none (a fork server with more does not fork); and the list of robust mutexes of the
+first thread (get_robust_list(2)), which tells its death to processes that share such a lock with it.
 """
 
 from __future__ import annotations

@@ -163,6 +163,9 @@ class StartAttempt:
         """The fork server has forked the kernel, or has reaped the middle process."""
         if self._fork_deadline is not None:
             self._fork_deadline.cancel()
+        if self.is_over:
+            self._leave(pid)
+            return
         self._handed_over = True
         if pid:
             self._prepare(pid, self.kernel.init_pid)
@@ -172,6 +175,20 @@ class StartAttempt:
         if not self._prepared:
             self._fail("kernel_start_failed", "the process between fork server and kernel was ended")
         self._proceed_when_possible()
+
+    def _leave(self, pid: int) -> None:
+        """Have a kernel that came too late end with the rest of its start, or by itself at its closed gate.
+
+        Once the rest has ended its pid must not be taken for that of another kernel, which may have been started in
+        the same seat since.
+        """
+        kernel = self.kernel
+        if pid and kernel.phase is Phase.ENDING and kernel.pid == 0:
+            kernel.pid = pid
+            self._tools.listener.pid_known(self)
+            if kernel.wait_status is None:
+                # Ours and not reaped, so the number is still its own.
+                os.kill(pid, signal.SIGKILL)
 
     def fork_refused(self, reason: str) -> None:
         """Start plainly instead, unless the kernel exists already."""

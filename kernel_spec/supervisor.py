@@ -16,7 +16,7 @@ from kernel_spec.containment import Containment
 from kernel_spec.ending import Ending, Freezing, send_signal
 from kernel_spec.environment import kernel_environment
 from kernel_spec.fork_keeper import ForkServerKeeper
-from kernel_spec.kernels import Kernel, Phase
+from kernel_spec.kernels import EarlyEnds, Kernel, Phase
 from kernel_spec.limits import Limits
 from kernel_spec.loop import Loop, Timer
 from kernel_spec.messages import (
@@ -60,7 +60,6 @@ FIRST_FORK_SERVER_SECONDS = 15.0
 # How long everything may take to end when the gateway is gone.
 SHUTDOWN_SECONDS = 10.0
 UNBOUND_CPU_SECONDS = 7 * 86_400
-_MOST_UNKNOWN = 256
 
 
 class RequestError(Exception):
@@ -85,7 +84,7 @@ class Supervisor:
         self._attempts: dict[int, StartAttempt] = {}
         self._endings: dict[str, Ending] = {}
         self._waiting: list[StartAttempt] = []
-        self._unknown: dict[int, tuple[int, Any]] = {}
+        self._early_ends = EarlyEnds()
         self._numbers = itertools.count(1)
         self._plain_starts = 0
         self._stopping: list[Callable[[], None]] | None = None
@@ -325,10 +324,10 @@ class Supervisor:
     def pid_known(self, attempt: StartAttempt) -> None:
         """Take up an end that was reaped before its name was known; see `kernel_spec.starting.StartListener`."""
         kernel = attempt.kernel
-        early = self._unknown.pop(kernel.pid, None)
+        early = self._early_ends.take(kernel.pid)
         if early is not None:
             kernel.was_reaped(*early)
-        if kernel.init_pid is not None and self._unknown.pop(kernel.init_pid, None) is not None:
+        if kernel.init_pid is not None and self._early_ends.take(kernel.init_pid) is not None:
             kernel.init_pid = None
 
     def _begin(self, attempt: StartAttempt) -> None:
@@ -387,9 +386,7 @@ class Supervisor:
                 kernel.init_pid = None
                 return
         # An orphan of some job, or a kernel whose pid is not known yet.
-        self._unknown[pid] = (status, usage)
-        while len(self._unknown) > _MOST_UNKNOWN:
-            del self._unknown[next(iter(self._unknown))]
+        self._early_ends.note(pid, status, usage)
 
     def _kernel_ended(self, kernel: Kernel) -> None:
         for attempt in tuple(self._attempts.values()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import resource
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +19,8 @@ import zmq
 import zmq.asyncio
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.session import Session
+
+log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4 << 20
 """libzmq drops a connection that sends more in one part of a message; what it said is then lost, which the shim's own
@@ -151,9 +154,14 @@ class KernelConversation:
                 parts = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.ZMQError:
                 return  # nothing more is there
-            with contextlib.suppress(*_UNREADABLE):  # a wrong signature or a malformed message: not for us
+            try:
                 _, unsigned = self._session.feed_identities(parts)
                 self._take(self._session.deserialize(unsigned), is_reply=socket is self._shell)
+            except _UNREADABLE:
+                pass  # a wrong signature or a malformed message: not for us
+            except Exception:
+                # whatever it was, the answer may wait behind it, and the descriptor does not tell of it again
+                log.exception("a message of a kernel could not be taken")
         self._loop.call_soon(self._read, socket)
 
     def _take(self, message: dict[str, Any], *, is_reply: bool) -> None:

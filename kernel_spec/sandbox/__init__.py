@@ -25,14 +25,8 @@ descriptors         nothing inherited                     who forks
 
 from kernel_spec.sandbox.confine import confine
 from kernel_spec.sandbox.errors import SandboxError
-from kernel_spec.sandbox.namespaces import (
-    Entered,
-    can_start_init,
-    children_in,
-    enter_directly,
-    enter_namespaces,
-    start_init,
-)
+from kernel_spec.sandbox.inits import can_start_init, children_in, start_init
+from kernel_spec.sandbox.namespaces import Entered, enter_directly, enter_namespaces
 from kernel_spec.sandbox.paths import default_read_only_paths
 from kernel_spec.sandbox.plan import LAYERS, Identity, SandboxPlan
 from kernel_spec.sandbox.probe import probe

@@ -201,11 +201,6 @@ class Tree:
         self._roots = {h.directory / f"{PREFIX}{stamp}": h for h in hierarchies}
         self._locks = [_lock(root) for root in self._roots]
 
-    @property
-    def bounds_memory(self) -> bool:
-        """Whether groups of this tree have a memory limit."""
-        return any("memory" in hierarchy.controllers for hierarchy in self.hierarchies)
-
     def create(self, name: str, limits: Limits, *, extra_processes: int = 1) -> Group:
         """Make the group of a seat with its limits.
 
@@ -269,11 +264,15 @@ class Tree:
         while self._locks:
             if (lock := self._locks.pop()) is not None:
                 os.close(lock)
+        deadline = time.monotonic() + _REMOVE_SECONDS
         for root, hierarchy in self._roots.items():
             if hierarchy.is_threaded:
                 write(hierarchy.directory / "cgroup.procs", 0)
-            if not _removed(root):
-                raise SandboxError(CGROUP, f"cannot remove {root}")
+            # What was killed before, a fork server above all, takes its time to give its memory back.
+            while not _removed(root):
+                if time.monotonic() > deadline:
+                    raise SandboxError(CGROUP, f"cannot remove {root}")
+                time.sleep(_PAUSE_SECONDS)
 
 
 def open_tree(stamp: str) -> Tree | None:
@@ -295,13 +294,13 @@ def open_tree(stamp: str) -> Tree | None:
         except (OSError, SandboxError):
             _removed(root)
             continue
-        usable.append(replace(hierarchy, is_threaded=_joined(root, hierarchy)))
-    tree = Tree(stamp, tuple(usable))
-    if not tree.bounds_memory:
+        usable.append(hierarchy)
+    if not any("memory" in hierarchy.controllers for hierarchy in usable):
         for hierarchy in usable:
             _removed(hierarchy.directory / f"{PREFIX}{stamp}")
         return None
-    return tree
+    # Only now: nobody can remove a group that it is in.
+    return Tree(stamp, tuple(replace(h, is_threaded=_joined(h.directory / f"{PREFIX}{stamp}", h)) for h in usable))
 
 
 def _joined(root: Path, hierarchy: Hierarchy) -> bool:

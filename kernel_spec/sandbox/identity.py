@@ -60,12 +60,12 @@ def borrowed(identity: Identity | None) -> Iterator[None]:
         return
     uids, gids, groups = os.getresuid(), os.getresgid(), os.getgroups()
     try:
-        os.setgroups([])
-        os.setresgid(identity.gid, identity.gid, gids[1])
-        os.setresuid(identity.uid, identity.uid, uids[1])
-    except OSError as error:
-        raise SandboxError(IDENTITY, f"cannot become uid {identity.uid} for a while: {error}") from error
-    try:
+        try:
+            os.setgroups([])
+            os.setresgid(identity.gid, identity.gid, gids[1])
+            os.setresuid(identity.uid, identity.uid, uids[1])
+        except OSError as error:
+            raise SandboxError(IDENTITY, f"cannot become uid {identity.uid} for a while: {error}") from error
         yield
     finally:
         os.setresuid(*uids)

@@ -1,36 +1,21 @@
 """Namespaces of one kernel: entered by the kernel itself, or by the middle process of a double fork before it.
 
 A pid namespace begins with the next child, so it has to be there before the kernel. Where a fork server is root, the
-launcher makes one with its init (`start_init`), the fork server puts its next child there (`children_in`), and the
-kernel enters all others by itself (`enter_directly`). Without root the right to make any comes from a user namespace,
-which the fork server must not enter for one kernel; there a middle process enters all of them (`enter_namespaces`).
-
-The pid namespace has an init of its own. A kernel that is pid 1 would be immune to its own signals
-(``os.kill(os.getpid(), 9)``, abort) and would collect the zombies of every orphan until its process limit is full. As
-the second process it is an ordinary one. Both are children of the launcher, which sees their true exits, those of a
-middle as soon as that has ended. The end of the init ends everything in the namespace at once.
-
-The init is cat(1), reading the launcher's lifeline: a pipe that nothing is ever written to and that ends with the
-launcher, however that ends. A process that ignores SIGCHLD, as exec lets it go on doing, has its orphans reaped by the
-kernel (wait(2)). The middle ignores it for that while. The launcher may not: a kernel that ended in this while would be
-gone without a word. It needs an env(1) that does it, of GNU coreutils 8.31, or leaves the namespace to a middle. A fork
-of our own did the same with a copy of our page tables and of 800 pages: 3 ms to start and 2 to end, where this takes
-0.4 and 0.2 (measured).
+launcher makes one with its init and the fork server puts its next child there (`kernel_spec.sandbox.inits`), which
+enters all others by itself (`enter_directly`). Without root the right to make any comes from a user namespace, which
+the fork server must not enter for one kernel; there a middle process enters all of them (`enter_namespaces`).
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import signal
 import socket
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from kernel_spec.sandbox import descriptors, identity, network_policy, parent_death, private_root, syscalls
+from kernel_spec.sandbox import identity, inits, network_policy, parent_death, private_root, syscalls
 from kernel_spec.sandbox.errors import SandboxError
 from kernel_spec.sandbox.parent_death import Lineage
 from kernel_spec.sandbox.plan import (
@@ -44,8 +29,6 @@ from kernel_spec.sandbox.plan import (
 )
 
 HOST_NAME: Final = "transform"
-_INIT: Final = "cat"
-_IGNORING_SIGCHLD: Final = ("env", "--ignore-signal=CHLD")
 
 _FLAGS: Final = {
     MOUNT_NAMESPACE: syscalls.CLONE_NEWNS,
@@ -133,7 +116,7 @@ def enter_namespaces(plan: SandboxPlan, lifeline: int | None = None) -> Entered:
         _unshare(plan, _FLAGS)
         base = _furnish(plan)
         if plan.has(PID_NAMESPACE):
-            init_pid = _start_init_ignoring(plan, lifeline)
+            init_pid = inits.start_while_ignoring(plan.identity, lifeline)
     except OSError as error:
         raise SandboxError(_first_namespace(plan), str(error)) from error
     # After an error the caller ends; until then the two handles do no harm.
@@ -164,66 +147,6 @@ def enter_directly(plan: SandboxPlan, launcher_pidfd: int) -> None:
     except OSError as error:
         raise SandboxError(_first_namespace(plan), str(error)) from error
     _Current.entered = Entered(lineage, None, proc_fd, None, base)
-
-
-def can_start_init() -> bool:
-    """Return whether `start_init` finds what it needs on this system; it is tried."""
-    program = shutil.which(_IGNORING_SIGCHLD[0], path=os.defpath)
-    if program is None:
-        return False
-    to_null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
-    tried = os.posix_spawn(program, [*_IGNORING_SIGCHLD, "true"], {}, file_actions=to_null)
-    return os.waitpid(tried, 0)[1] == 0
-
-
-def start_init(plan: SandboxPlan, lifeline: int) -> int:
-    """Start the init of a new pid namespace as our child and return its pid; we stay where we are.
-
-    Parameters
-    ----------
-    plan
-        Whose user the init runs as.
-    lifeline
-        Read end of a pipe that ends with us.
-
-    Raises
-    ------
-    SandboxError
-        There is no namespace or no init to be had.
-    """
-    try:
-        with _children_elsewhere():
-            syscalls.unshare(syscalls.CLONE_NEWPID)
-            return _start_init(plan, lifeline, _IGNORING_SIGCHLD)
-    except OSError as error:
-        raise SandboxError(PID_NAMESPACE, str(error)) from error
-
-
-@contextmanager
-def children_in(init_pidfd: int) -> Iterator[None]:
-    """Have what is forked in the block be born in the pid namespace of another process; the child must not leave it.
-
-    Raises
-    ------
-    SandboxError
-        It cannot be entered: most often its init has ended.
-    """
-    with _children_elsewhere():
-        try:
-            syscalls.setns(init_pidfd, syscalls.CLONE_NEWPID)
-        except OSError as error:
-            raise SandboxError(PID_NAMESPACE, str(error)) from error
-        yield
-
-
-@contextmanager
-def _children_elsewhere() -> Iterator[None]:
-    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield
-    finally:
-        syscalls.setns(own, syscalls.CLONE_NEWPID)
-        os.close(own)
 
 
 def settle(plan: SandboxPlan) -> None:
@@ -281,35 +204,3 @@ def _enter_user_namespace(plan: SandboxPlan) -> None:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     except OSError as error:
         raise SandboxError(USER_NAMESPACE, str(error)) from error
-
-
-def _to_close() -> list[int]:
-    """Return what the init would inherit beside its standard descriptors: exec closes only what is not inheritable."""
-    return [number for number in descriptors.open_descriptors() if number > 2 and os.get_inheritable(number)]
-
-
-def _start_init_ignoring(plan: SandboxPlan, lifeline: int | None) -> int:
-    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    try:
-        return _start_init(plan, lifeline)
-    finally:
-        signal.signal(signal.SIGCHLD, before)
-
-
-def _start_init(plan: SandboxPlan, lifeline: int | None, by: Sequence[str] = ()) -> int:
-    """Start the init, as the seat's user with no right and no other descriptor; return its pid as seen from here."""
-    command = [*by, _INIT]
-    program, init = (shutil.which(name, path=os.defpath) for name in (command[0], _INIT))
-    if program is None or init is None or lifeline is None:
-        missing = "no lifeline" if lifeline is None else f"no {_INIT}(1) in {os.defpath}"
-        raise SandboxError(PID_NAMESPACE, f"there is nothing to be its init: {missing}")
-    # env would look for it in its environment, which is empty.
-    command[-1] = init
-    actions = [
-        (os.POSIX_SPAWN_DUP2, lifeline, 0),
-        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-        *((os.POSIX_SPAWN_CLOSE, number) for number in _to_close()),
-    ]
-    with identity.borrowed(plan.identity):
-        return os.posix_spawn(program, command, {}, file_actions=actions, setsid=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kernel_spec.kernels import EarlyEnds
 from kernel_spec.limits import Limits
 from tests.kernel_spec.conftest import Desk, RunningKernel
 
@@ -217,3 +220,18 @@ def test_waiting_kernel_keeps_little_memory_for_itself(desk: Desk) -> None:
     fields = dict(line.split(":") for line in text.splitlines()[1:])
     private_kilobytes = int(fields["Private_Dirty"].split()[0])
     assert private_kilobytes < 25 * 1024, f"{private_kilobytes} kB"
+
+
+def test_end_of_an_earlier_process_is_not_that_of_a_later_one_with_its_number() -> None:
+    """Numbers come back, on a small host after 32,768 processes; an orphan's end must not be taken for a kernel's."""
+    ends = EarlyEnds()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(3)
+    ends.note(pid, 0, resource.getrusage(resource.RUSAGE_SELF))
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert ends.take(pid) is None, "it is a zombie, and nobody has reaped it"
+    reaped = os.wait4(pid, 0)
+    ends.note(*reaped)
+    assert ends.take(pid) == reaped[1:]
+    assert ends.take(pid) is None

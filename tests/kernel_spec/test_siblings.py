@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from kernel_spec import confinement, siblings
+from kernel_spec import confinement, fork_server, siblings
 from kernel_spec.channel import Channel, pair
 from kernel_spec.environment import interpreter_environment
 from kernel_spec.limits import Limits
@@ -218,6 +219,42 @@ def test_fork_into_a_namespace_that_has_ended_fails_that_kernel_alone(server: Ch
         assert isinstance(told, StartFailed)
         assert told.step == "namespaces"
     os.close(pidfd)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root no process may enter another pid namespace")
+def test_start_that_was_given_up_costs_no_fork_server(server: Channel, tmp_path: Path) -> None:
+    """Its init has been killed and its gate closed by the time that the fork server comes to it."""
+    ended = os.fork()
+    if ended == 0:
+        os._exit(0)
+    pidfd = os.pidfd_open(ended)
+    os.waitpid(ended, 0)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.close()
+    server.send(Fork(1, plan_of(tmp_path, PID_NAMESPACE), is_direct=True), [theirs.fileno(), pidfd, pidfd, pidfd])
+    theirs.close()
+    os.close(pidfd)
+    answer, _ = server.receive()
+    assert answer == Forked(1, 0)
+
+
+def test_direct_forks_are_tried_for_real(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """A filter of system calls may refuse just that."""
+
+    def refuse(*, as_sibling: bool = True) -> int:
+        if as_sibling:
+            raise PermissionError(1, "clone: Operation not permitted")
+        return os.fork()
+
+    monkeypatch.setattr(siblings, "fork", refuse)
+    assert in_child(fork_server._can_fork_directly) is False
+    assert "clone: Operation not permitted" in capfd.readouterr().err
+
+
+def test_fork_server_without_a_place_for_files_copies_no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_server, "is_whole", lambda: True)
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    assert fork_server._find_pages().count == 0
 
 
 def test_kernel_whose_gate_closes_ends_by_itself(server: Channel, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kernel_spec.containment import Containment
-from kernel_spec.kernels import Kernel
+from kernel_spec.kernels import Kernel, Phase
 from kernel_spec.loop import Loop
 from kernel_spec.messages import Fork, Start
 from kernel_spec.sandbox.plan import PID_NAMESPACE
@@ -38,6 +38,10 @@ class Keeper:
 @dataclass
 class Listener:
     failures: list[tuple[str, str]] = field(default_factory=list)
+    known: list[int] = field(default_factory=list)
+
+    def pid_known(self, attempt: StartAttempt) -> None:
+        self.known.append(attempt.kernel.pid)
 
     def start_failed(self, attempt: StartAttempt, code: str, message: str) -> None:
         self.failures.append((code, message))
@@ -89,3 +93,30 @@ def test_pid_namespace_made_for_a_fork_ends_when_the_fork_server_is_lost(monkeyp
         attempt.abort()
         os.close(lifeline)
         os.close(end)
+
+
+@pytest.mark.parametrize("phase", [Phase.ENDING, Phase.ENDED, Phase.STARTING])
+def test_kernel_that_is_forked_after_its_start_was_given_up_is_no_other_kernels(phase: Phase) -> None:
+    """While that start is being ended the kernel ends with it; the next start in the seat has one of its own."""
+    keeper, listener = Keeper(forks_directly=True), Listener()
+    tools = Tools(Loop(), keeper, listener, lambda: None, None, lifeline=-1, starts_inits=True)  # type: ignore[arg-type]
+    kernel = Kernel("k", SeatUser(1, 1), PLAN.seat, Containment(PLAN.seat, own_uid=False))
+    plan = replace(PLAN, layers=(), uid=None, gid=None, allow_network=False)
+    attempt = StartAttempt(tools, Start(1, "k", plan.limits), 1, kernel, plan, [])
+    attempt.begin()
+    attempt.abort()
+    kernel.phase = phase
+    late = os.fork()
+    if late == 0:
+        signal.alarm(10)
+        signal.pause()
+    try:
+        attempt.forked(late)
+        is_ending = phase is Phase.ENDING
+        assert (kernel.pid, listener.known) == ((late, [late]) if is_ending else (0, []))
+        ended = is_ending and os.waitstatus_to_exitcode(os.waitpid(late, 0)[1])
+        assert ended == (-signal.SIGKILL if is_ending else False)
+    finally:
+        if phase is not Phase.ENDING:
+            os.kill(late, signal.SIGKILL)
+            os.waitpid(late, 0)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -71,6 +72,19 @@ async def test_an_answer_with_another_key_does_not_count(tmp_path: Path) -> None
         # were the stranger's idle taken for an answer, execute would be over before the proper text arrived
         assert await returns(conversation.execute("pass", lambda _name, _text: said.set()), 20)
     assert said.is_set()
+
+
+async def test_an_answer_is_heard_behind_a_message_that_cannot_be_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_down(_name: str, _text: str) -> None:
+        time.sleep(0.3)  # until the answer has come: nothing tells of it afterwards
+        raise RuntimeError("a fault of our own")
+
+    async with conversation_with("stranger", tmp_path) as conversation:
+        assert await returns(conversation.welcome(), 20)
+        assert await returns(conversation.execute("pass", break_down), 5)
+    assert "a fault of our own" in caplog.text
 
 
 async def test_a_kernel_that_never_answers_keeps_nobody_but_its_caller(tmp_path: Path) -> None:

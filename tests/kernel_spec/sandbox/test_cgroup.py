@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -299,6 +300,45 @@ def test_process_from_before_the_tree_enters_once_it_is_adopted(threaded: tuple[
         os.kill(outside, signal.SIGKILL)
         os.waitpid(outside, 0)
         os.close(release)
+
+
+def test_tree_that_closes_waits_for_what_is_still_ending_in_it(threaded: tuple[Tree, Hierarchy]) -> None:
+    """As the fork server does, which is killed a moment before and has much memory to give back."""
+    tree, hierarchy = threaded
+    ending = fork()
+    if ending == 0:
+        time.sleep(0.2)
+        os._exit(0)
+    tree.close()
+    os.waitpid(ending, 0)
+    assert not (hierarchy.directory / f"{hierarchies.PREFIX}test-threaded-{os.getpid()}").exists()
+
+
+def test_leftovers_of_a_launcher_whose_groups_were_not_threaded_are_swept(threaded: tuple[Tree, Hierarchy]) -> None:
+    """As of one from before; while such a group has processes, none beside it can be threaded."""
+    tree, hierarchy = threaded
+    root = hierarchy.directory / f"{hierarchies.PREFIX}test-threaded-{os.getpid()}"
+    pid, release = waiting_child()
+    old = {h.directory / root.name / "old": replace(h, is_threaded=False) for h in tree.hierarchies}
+    for place in old:
+        place.mkdir(parents=True)
+    Group(old).attach(pid)
+    assert tree.sweep() == 1
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    os.close(release)
+    group = tree.create("seat", SMALL)
+    end(group, entered(group))
+
+
+def test_host_without_a_limit_of_memory_gets_no_tree_and_keeps_none(
+    threaded: tuple[Tree, Hierarchy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where version 2 is alone and keeps its controllers to itself: whoever is in a group cannot remove it."""
+    _, hierarchy = threaded
+    before = Path("/proc/self/cgroup").read_text(), sorted(hierarchy.directory.iterdir())
+    monkeypatch.setattr(hierarchies, "find_hierarchies", lambda: (replace(hierarchy, is_threaded=False),))
+    assert cgroup.open_tree(f"none-{os.getpid()}") is None
+    assert (Path("/proc/self/cgroup").read_text(), sorted(hierarchy.directory.iterdir())) == before
 
 
 @pytest.fixture

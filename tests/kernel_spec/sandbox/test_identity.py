@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kernel_spec.sandbox import Identity, SandboxError, identity
-from tests.kernel_spec.sandbox.children import SEAT_USER, in_child, outcome
+from tests.kernel_spec.sandbox.children import SEAT_USER, in_child, keep_capabilities, outcome
 from tests.kernel_spec.sandbox.conftest import needs_root
 
 
@@ -66,3 +66,17 @@ def test_a_plain_user_that_may_not_change_is_told_so() -> None:
         return "worked"
 
     assert in_child(child) == "identity"
+
+
+@needs_root
+def test_launcher_that_may_become_nobody_else_stays_who_it_is() -> None:
+    """It may change its groups and not its user: then it must not go on with the groups of a seat."""
+
+    def child() -> bool:
+        keep_capabilities((6, 8))  # SETGID, SETPCAP
+        before = os.getresuid(), os.getresgid(), os.getgroups()
+        with pytest.raises(SandboxError, match="for a while"), identity.borrowed(SEAT_USER):
+            pass
+        return before == (os.getresuid(), os.getresgid(), os.getgroups())
+
+    assert in_child(child)

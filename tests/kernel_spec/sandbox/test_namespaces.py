@@ -1,16 +1,29 @@
 # ruff: noqa: PTH110, PTH115
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kernel_spec.sandbox import Identity, SandboxError, confine, enter_namespaces, namespaces, paths, processes
+from kernel_spec.sandbox import (
+    Identity,
+    SandboxError,
+    confine,
+    enter_namespaces,
+    inits,
+    namespaces,
+    paths,
+    processes,
+    seccomp,
+    syscalls,
+)
 from kernel_spec.sandbox.attempt import attempt
 from kernel_spec.sandbox.trials import try_namespace
 from tests.kernel_spec.sandbox.children import (
@@ -323,7 +336,6 @@ def test_end_of_another_child_is_not_lost_while_an_init_is_started(seat_dir: str
     """Whoever ignores SIGCHLD, be it for a moment, never hears of a child that ends in that moment."""
 
     def launcher() -> list[int]:
-        assert namespaces.can_start_init()
         plan = make_plan(seat_dir, layers_for("pid_namespace") | FLAGS)
         lifeline, end = os.pipe()
         codes = []
@@ -331,7 +343,7 @@ def test_end_of_another_child_is_not_lost_while_an_init_is_started(seat_dir: str
             ending = os.fork()
             if ending == 0:
                 os._exit(7)
-            init_pid = namespaces.start_init(plan, lifeline)
+            init_pid = inits.start_init(plan, lifeline)
             codes.append(os.waitstatus_to_exitcode(os.waitpid(ending, 0)[1]))
             if number % 2:
                 os.kill(init_pid, signal.SIGKILL)
@@ -340,6 +352,77 @@ def test_end_of_another_child_is_not_lost_while_an_init_is_started(seat_dir: str
         return [codes.count(7), codes.count(-signal.SIGKILL)]
 
     assert in_child(launcher) == [100, 50]
+
+
+def refuse(name: str) -> None:
+    """Refuse one system call from now on."""
+    assembler = seccomp._Assembler(syscalls.MACHINE)
+    assembler._refuse_foreign_tables()
+    assembler._deny((name,), errno.EPERM)
+    assembler._code.append((0x06, 0, 0, 0x7FFF0000))
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    syscalls.seccomp_filter(b"".join(struct.pack("=HBBI", *i) for i in assembler._code))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace without a user namespace takes root")
+@pytest.mark.parametrize("broken", ["", "unshare", "setns", "env"])
+def test_what_an_init_takes_is_tried_and_no_child_of_ours_is_born_elsewhere(broken: str) -> None:
+    """A host that refuses the way back would else be found out by the first kernel, with no way to go on."""
+
+    def launcher() -> list[Any]:
+        if broken == "env":
+            inits._IGNORING_SIGCHLD = ("env", "--no-such-option")  # type: ignore[misc]
+        elif broken:
+            refuse(broken)
+        here = inits._own_namespace()
+        tried = inits.can_start_init(PLAIN_USER)
+        return [tried.succeeded, tried.layer, inits._fork_and_look(here), len(os.listdir("/proc/self/fd"))]
+
+    before = len(os.listdir("/proc/self/fd"))
+    succeeded, layer, is_here, after = in_child(launcher)
+    assert succeeded == (not broken)
+    assert is_here
+    assert after <= before + 1  # the pipe of the answer
+    if broken in ("unshare", "env"):
+        assert layer == "pid_namespace"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace without a user namespace takes root")
+def test_process_without_a_way_back_is_told_to_end_and_not_to_go_on(seat_dir: str) -> None:
+    """Neither as of a kernel that could not start (SandboxError) nor as of a call that failed (OSError)."""
+
+    def launcher() -> list[Any]:
+        refuse("setns")
+        plan = make_plan(seat_dir, layers_for("pid_namespace") | FLAGS)
+        lifeline, _end = os.pipe()
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(inits.StrandedError):
+            inits.start_init(plan, lifeline)
+        return [len(os.listdir("/proc/self/fd")) - before]
+
+    assert in_child(launcher) == [0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace without a user namespace takes root")
+def test_fork_into_a_namespace_whose_init_is_ending_is_that_namespaces_failure(seat_dir: str) -> None:
+    """And none of the process that forks, which is well."""
+
+    def launcher() -> list[str]:
+        plan = make_plan(seat_dir, layers_for("pid_namespace") | FLAGS)
+        lifeline, _end = os.pipe()
+        here = inits._own_namespace()
+        init_pid = inits.start_init(plan, lifeline)
+        try:
+            with inits.children_in(os.pidfd_open(init_pid)):
+                os.kill(init_pid, signal.SIGKILL)
+                os.waitid(os.P_PID, init_pid, os.WEXITED | os.WNOWAIT)
+                os.fork()
+        except SandboxError as error:
+            os.waitpid(init_pid, 0)
+            return [error.layer, str(inits._fork_and_look(here))]
+        return []
+
+    assert in_child(launcher) == ["pid_namespace", "True"]
 
 
 def test_interpreter_behind_a_closed_directory_is_reachable_inside(scratch_dir: str) -> None:
