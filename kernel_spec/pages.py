@@ -4,9 +4,9 @@ A forked process shares the pages of the fork server until it writes to one (for
 and its first small job write to some 5,000 of them, each by a fault of its own: a third of the processor time that a
 kernel costs. Which ones hardly differs from kernel to kernel (97 of 100, measured), so a child of the fork server lives
 a kernel's life once, before there are any, and says which pages have become its own (proc_pid_pagemap(5)). Each kernel
-then has these copied by a few system calls while it waits at its gate. That takes 16 ms where the faults take 21, and
-saves the rehearsal of a whole job in each kernel, which takes 27 ms and is there for its faults alone; where no pages
-are known a kernel still rehearses (`Started.is_warm`).
+then has these copied by a few system calls while it waits at its gate. That takes what the faults would, 11 to 16 ms,
+but ahead of the job; and it saves the rehearsal of a whole job in each kernel, which takes 27 ms and is there for its
+faults alone. Where no pages are known a kernel still rehearses (`Started.is_warm`).
 """
 
 from __future__ import annotations
