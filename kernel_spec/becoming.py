@@ -50,9 +50,15 @@ class _Start:
     step: str = "descriptors"
     channel: Channel | None = None
 
-    def open(self, gate: int) -> Channel:
+    def begin(self, outputs: Sequence[int], gate: int, other: int) -> tuple[Channel, int]:
+        """Take up the descriptors and enter the control group; return the gate's channel and the other's new number."""
+        gate, other = place_descriptors(outputs, (gate, other))
         self.channel = Channel(socket.socket(fileno=gate), accepts=GATE_ORDERS)
-        return self.channel
+        os.umask(0o007)
+        self.step = "cgroup"
+        _enter_group(self.plan.group_entrances)
+        self.step = "namespaces"
+        return self.channel, other
 
 
 def become_kernel(
@@ -84,12 +90,7 @@ def become_kernel(
     """
     start = _Start(plan)
     try:
-        gate, launcher_pidfd = place_descriptors(outputs, (gate, launcher_pidfd))
-        channel = start.open(gate)
-        os.umask(0o007)
-        start.step = "cgroup"
-        _enter_group(plan.group_entrances)
-        start.step = "namespaces"
+        channel, launcher_pidfd = start.begin(outputs, gate, launcher_pidfd)
         confinement.enter_directly(plan, launcher_pidfd)
         early()
         _live(start, channel, warm)
@@ -119,12 +120,7 @@ def become_middle(
     """
     start = _Start(plan)
     try:
-        gate, lifeline = place_descriptors(outputs, (gate, lifeline))
-        channel = start.open(gate)
-        os.umask(0o007)
-        start.step = "cgroup"
-        _enter_group(plan.group_entrances)
-        start.step = "namespaces"
+        channel, lifeline = start.begin(outputs, gate, lifeline)
         init_pid = confinement.enter(plan, lifeline)
         os.close(lifeline)
         start.step = "fork"
@@ -162,7 +158,7 @@ def _live(start: _Start, channel: Channel, warm: Callable[[], None]) -> NoReturn
 
 
 def _enter_group(entrances: Sequence[str]) -> None:
-    """Move this process into the seat's control group; the kernel, its child, is then born there."""
+    """Move this process into the seat's control group; it has one thread, and all that it forks is born there."""
     for path in entrances:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:

@@ -17,6 +17,7 @@ first thread (get_robust_list(2)), which tells its death to processes that share
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import signal
@@ -57,7 +58,7 @@ def fork(*, as_sibling: bool = True) -> int:
     """
     address = _thread_id_address()
     if address is None:
-        raise OSError(38, "the C library does not tell where it keeps its thread id")
+        raise OSError(errno.ENOSYS, "the C library does not tell where it keeps its thread id")
     number, place = _CLONE[platform.machine()]
     flags = signal.SIGCHLD | _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID | (_CLONE_PARENT if as_sibling else 0)
     words = [flags, 0, 0, 0, 0]

@@ -37,7 +37,7 @@ from kernel_spec.messages import (
 from kernel_spec.sandbox import processes
 from kernel_spec.sandbox.plan import IDENTITY, PID_NAMESPACE, USER_NAMESPACE
 from tests.kernel_spec.conftest import ANSWER_SECONDS, Desk
-from tests.kernel_spec.sandbox.children import in_child
+from tests.kernel_spec.sandbox.children import MAKE_ORPHANS, in_child
 
 pytestmark = pytest.mark.skipif(
     not siblings.is_possible(), reason="this system does not tell where the C library keeps its thread id"
@@ -132,21 +132,8 @@ def test_kernel_is_the_launchers_child_and_not_the_fork_servers(desk: Desk) -> N
 def test_orphans_of_a_job_are_reaped_while_it_runs(desk: Desk) -> None:
     if PID_NAMESPACE not in desk.launcher.hello.layers:
         pytest.skip("no pid namespace can be had here, so orphans are the launcher's")
-    code = """
-import os, time
-for _ in range(20):
-    if os.fork() == 0:
-        if os.fork() == 0:
-            os._exit(0)          # an orphan: its parent is gone
-        os._exit(0)
-    os.wait()
-deadline = time.monotonic() + 10
-while len([n for n in os.listdir("/proc") if n.isdigit()]) > 2 and time.monotonic() < deadline:
-    time.sleep(0.005)
-print(sorted(int(n) for n in os.listdir("/proc") if n.isdigit()))
-"""
     with desk.kernel() as kernel:
-        assert kernel.run(code) == "[1, 2]\n"
+        assert kernel.run(MAKE_ORPHANS) == "[1, 2]\n"
 
 
 # ------------------------------------------------------------------------------------- a fork server of our own
@@ -205,13 +192,18 @@ def ask(server: Channel, request: Fork, second: int) -> tuple[Any, Any]:
         return answer, gate.receive()[0] if isinstance(answer, Forked) and not answer.pid else None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="without root no process may enter another pid namespace")
-def test_fork_into_a_namespace_that_has_ended_fails_that_kernel_alone(server: Channel, tmp_path: Path) -> None:
+def pidfd_of_an_ended_process() -> int:
     ended = os.fork()
     if ended == 0:
         os._exit(0)
     pidfd = os.pidfd_open(ended)
     os.waitpid(ended, 0)
+    return pidfd
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root no process may enter another pid namespace")
+def test_fork_into_a_namespace_that_has_ended_fails_that_kernel_alone(server: Channel, tmp_path: Path) -> None:
+    pidfd = pidfd_of_an_ended_process()
     request = Fork(1, plan_of(tmp_path, PID_NAMESPACE), is_direct=True)
     for number in (1, 2):
         answer, told = ask(server, replace(request, number=number), pidfd)
@@ -224,11 +216,7 @@ def test_fork_into_a_namespace_that_has_ended_fails_that_kernel_alone(server: Ch
 @pytest.mark.skipif(os.geteuid() != 0, reason="without root no process may enter another pid namespace")
 def test_start_that_was_given_up_costs_no_fork_server(server: Channel, tmp_path: Path) -> None:
     """Its init has been killed and its gate closed by the time that the fork server comes to it."""
-    ended = os.fork()
-    if ended == 0:
-        os._exit(0)
-    pidfd = os.pidfd_open(ended)
-    os.waitpid(ended, 0)
+    pidfd = pidfd_of_an_ended_process()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.close()
     server.send(Fork(1, plan_of(tmp_path, PID_NAMESPACE), is_direct=True), [theirs.fileno(), pidfd, pidfd, pidfd])

@@ -42,6 +42,21 @@ DOCKER_CAPABILITIES = (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31)
 LEAST_CAPABILITIES = (0, 1, 5, 6, 7)  # CHOWN, DAC_OVERRIDE, KILL, SETGID, SETUID
 _DEADLINE_SECONDS = 30.0
 
+#: A program for a pid namespace: prints the processes that are left when its orphans have been reaped, or after 10 s.
+MAKE_ORPHANS = """
+import os, time
+for _ in range(20):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os._exit(0)          # an orphan: its parent is gone
+        os._exit(0)
+    os.wait()
+deadline = time.monotonic() + 10
+while len([n for n in os.listdir("/proc") if n.isdigit()]) > 2 and time.monotonic() < deadline:
+    time.sleep(0.005)
+print(sorted(int(n) for n in os.listdir("/proc") if n.isdigit()), flush=True)
+"""
+
 FLAGS = frozenset({"no_new_privs", "dumpable", "parent_death"})
 TIER_C = FLAGS | {"rlimits", "landlock", "seccomp"}
 TIER_B = TIER_C | {"identity"}

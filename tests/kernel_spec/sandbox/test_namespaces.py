@@ -28,6 +28,7 @@ from kernel_spec.sandbox.attempt import attempt
 from kernel_spec.sandbox.trials import try_namespace
 from tests.kernel_spec.sandbox.children import (
     FLAGS,
+    MAKE_ORPHANS,
     NAMESPACES,
     PLAIN_USER,
     become,
@@ -181,20 +182,7 @@ def test_init_is_the_seats_user_with_no_right_and_nothing_open(seat_dir: str) ->
 
 
 def test_kernel_dies_of_its_own_signal_and_orphans_are_reaped(seat_dir: str, owner: Identity | None) -> None:
-    code = """
-import os, signal, sys, time
-for _ in range(20):
-    if os.fork() == 0:
-        if os.fork() == 0:
-            os._exit(0)          # an orphan: its parent is gone
-        os._exit(0)
-    os.wait()
-deadline = time.monotonic() + 5
-while len([n for n in os.listdir("/proc") if n.isdigit()]) > 2 and time.monotonic() < deadline:
-    time.sleep(0.005)
-print(sorted(int(n) for n in os.listdir("/proc") if n.isdigit()), flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
+    code = MAKE_ORPHANS + "import signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
     layers = layers_for("mount_namespace", "pid_namespace") | FLAGS | {"rlimits"}
     if owner is not None:
         layers |= {"identity"}
