@@ -164,6 +164,7 @@ class ForkServerKeeper:
             "forks": self.counters.forks,
             "refusals": self.counters.refusals,
             "missing_modules": list(self.ready.missing) if self.ready else [],
+            "set_aside": list(self.ready.set_aside) if self.ready else [],
             "resident_bytes": self.ready.resident_bytes if self.ready else 0,
             "copied_pages": self.ready.copied_pages if self.ready else 0,
         }

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from kernel_spec import siblings, warmth
+from kernel_spec import set_aside, siblings, warmth
 from kernel_spec.becoming import become_kernel, become_middle
 from kernel_spec.channel import Channel, ChannelClosed, ChannelError, close_all
 from kernel_spec.messages import (
@@ -59,7 +59,11 @@ class ForkServer:
     def run(self, modules: Sequence[str]) -> None:
         """Import, test, say `ForkServerReady` or `ForkServerUnfit`, and serve."""
         started = time.monotonic()
+        apart = set_aside.installed(modules)
+        # At once: it has the other processor while all else is imported here.
+        trial = set_aside.Trial(apart)
         missing = warmth.import_all(modules)
+        apart = _set_aside(apart) if trial.passed() else _not_set_aside(apart)
         imported = time.monotonic()
         self._expected_descriptors = frozenset(_open_descriptors())
         # Freezing first: the self-test's child then shares pages as a kernel will.
@@ -76,6 +80,7 @@ class ForkServer:
                 modules=len(sys.modules),
                 resident_bytes=_resident_bytes(),
                 missing=missing,
+                set_aside=apart,
                 copied_pages=self._pages.count,
                 forks_directly=_can_fork_directly(),
             )
@@ -147,6 +152,17 @@ class ForkServer:
             become_middle(message.plan, gate, lifeline, outputs, **self._in_kernel)
         os.waitpid(middle, 0)
         return 0
+
+
+def _set_aside(packages: tuple[str, ...]) -> tuple[str, ...]:
+    for package in packages:
+        set_aside.set_aside(package)
+    return packages
+
+
+def _not_set_aside(packages: tuple[str, ...]) -> tuple[str, ...]:
+    print(f"fork server: {' and '.join(packages)}: imported by each job that wants it", file=sys.stderr, flush=True)  # noqa: T201
+    return ()
 
 
 def _tell_failure(gate: int, error: SandboxError) -> None:
@@ -227,7 +243,7 @@ def _resident_bytes() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the fork server on the control socket whose descriptor is named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m kernel_spec.fork_server", description=__doc__)
     parser.add_argument("control", type=int, help="descriptor of the control socket")
@@ -237,8 +253,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     channel = Channel(socket.socket(fileno=options.control), accepts=FORK_REQUESTS)
     dumpable.apply()
     ForkServer(channel).run(options.modules or warmth.DEFAULT_MODULES)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: DuckDB would take each object that is frozen for a leak of its own, and write 100 lines about it.
+    os._exit(0)

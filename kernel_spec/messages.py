@@ -336,7 +336,7 @@ class ForkServerReady:
     """Imported and tested; from now on it forks.
 
     ``forks_directly`` says that it can fork the launcher's children, ``copied_pages`` how many pages each kernel is
-    given ahead of its boot.
+    given ahead of its boot, ``set_aside`` what is imported but waits for a job that wants it.
     """
 
     import_seconds: float
@@ -344,6 +344,7 @@ class ForkServerReady:
     modules: int
     resident_bytes: int
     missing: tuple[str, ...] = ()
+    set_aside: tuple[str, ...] = ()
     copied_pages: int = 0
     forks_directly: bool = False
 

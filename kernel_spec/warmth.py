@@ -6,11 +6,13 @@ differs is paid by every job. A module that is not installed is left out and nam
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
+import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -34,23 +36,24 @@ DEFAULT_MODULES: tuple[str, ...] = (
     "collections", "concurrent.futures", "csv", "datetime", "decimal", "functools", "hashlib", "inspect", "io",
     "itertools", "json", "linecache", "logging", "math", "multiprocessing", "random", "re", "statistics", "string",
     "subprocess", "tempfile", "textwrap", "traceback", "typing", "unittest.mock", "uuid", "warnings",
-    # Not Polars and DuckDB: Polars starts a thread with its import, and a process with a thread must not fork.
+    # for whom `kernel_spec.set_aside` is there
+    "polars", "duckdb",
     # last: it may import or warm up any of the above
     SHIM_MODULE,
 )  # fmt: skip
+
+SET_ASIDE = ("polars", "duckdb")
+"""What must not be imported as the others are: `kernel_spec.set_aside` says why."""
 
 
 def import_all(modules: Sequence[str] = DEFAULT_MODULES) -> tuple[str, ...]:
     """Import the modules in order, call the shim's ``warm_up`` if it has one, and return what was missing.
 
-    A module that is there but fails to import raises: it would fail in every job.
+    Those of `SET_ASIDE` are only looked for. A module that is there but fails to import raises: it would fail in every
+    job.
     """
-    environment = dict(os.environ)
-    missing = tuple(name for name in modules if not _import_if_there(name))
-    for name in os.environ.keys() | environment.keys():  # Polars adds to the settings of its allocator
-        if os.environ.get(name) != environment.get(name):
-            os.environ.pop(name, None)
-            os.environ.update({name: environment[name]} if name in environment else {})
+    with environment_kept():
+        missing = tuple(name for name in modules if not _import_if_there(name))
     shim = sys.modules.get(SHIM_MODULE)
     if shim is not None and hasattr(shim, "warm_up"):
         shim.warm_up()
@@ -60,7 +63,22 @@ def import_all(modules: Sequence[str] = DEFAULT_MODULES) -> tuple[str, ...]:
     return missing
 
 
+@contextlib.contextmanager
+def environment_kept() -> Iterator[None]:
+    """Undo what is done to the environment in the block: Polars adds to the settings of its allocator."""
+    environment = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() | environment.keys():
+            if os.environ.get(name) != environment.get(name):
+                os.environ.pop(name, None)
+                os.environ.update({name: environment[name]} if name in environment else {})
+
+
 def _import_if_there(name: str) -> bool:
+    if name in SET_ASIDE:
+        return importlib.util.find_spec(name) is not None
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -6,7 +6,9 @@ Its writer of JSON lines gains nothing over :mod:`transform_shim.writing.cells` 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.util
 import mmap
 import sys
 import threading
@@ -48,7 +50,15 @@ def json_engine() -> Any:
 
 def worthwhile_bytes() -> int:
     """Size of a table from which on the engine should be asked for."""
-    return WORTHWHILE_BYTES if "polars" in sys.modules else _IMPORT_BYTES
+    return WORTHWHILE_BYTES if "polars" in sys.modules or _waits_to_be_imported() else _IMPORT_BYTES
+
+
+def _waits_to_be_imported() -> bool:
+    """Whether the process that this one is forked from has done the work of the import."""
+    with contextlib.suppress(ValueError):  # a module of that name without a spec
+        loader = getattr(importlib.util.find_spec("polars"), "loader", None)
+        return bool(getattr(loader, "holds_imported_module", False))
+    return False
 
 
 def has_room() -> bool:
