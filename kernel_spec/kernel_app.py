@@ -158,8 +158,21 @@ class JobKernelApp(IPKernelApp):
 
     @default("log_level")
     def _errors_only(self) -> int:
-        # Not in the configuration: a level that changes has all of logging configured once more, 0.5 ms.
         return logging.ERROR
+
+    def _configure_logging(self) -> None:
+        """Let errors through to standard error.
+
+        Upstream goes through ``logging.config``, which writes to 190 pages of a forked kernel, and then makes a record
+        of all that ipykernel has to say of each message, for a handler that drops it.
+        """
+        handler = logging.StreamHandler()
+        handler.setFormatter(_LOG_FORMAT)
+        log = logging.getLogger(type(self).__name__)
+        log.handlers[:] = [handler]
+        level: Any = self.log_level
+        log.setLevel(level)
+        self._logging_configured = True
 
     @default("ipython_dir")
     def _no_ipython_dir(self) -> str:
@@ -251,6 +264,8 @@ class JobKernelApp(IPKernelApp):
         self.reset_io()
 
 
+# As upstream writes it, without the colours.
+_LOG_FORMAT = logging.Formatter("[%(name)s] %(levelname)s | %(message)s")
 _CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 _CONFIG = Config(
     {

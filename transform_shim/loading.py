@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.machinery
 import importlib.util
 import linecache
@@ -44,7 +43,9 @@ def write_modules(work_dir: Path, code: str, library: Mapping[str, str]) -> Path
 def load_script(script_path: Path) -> ModuleType:
     """Run the script as module ``script``; whatever it raises comes out."""
     sys.modules.pop(_MODULE, None)
-    importlib.invalidate_caches()
+    # What an earlier job's imports saw of this directory. Not importlib.invalidate_caches(): that writes to the finder
+    # of each directory there is, which copies 260 pages into a forked kernel, one in twenty of all that it writes to.
+    sys.path_importer_cache.pop(str(script_path.parent), None)
     loader = importlib.machinery.SourceFileLoader(_MODULE, str(script_path))
     spec = importlib.util.spec_from_file_location(_MODULE, script_path, loader=loader)
     if spec is None:

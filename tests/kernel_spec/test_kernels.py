@@ -96,6 +96,11 @@ def test_kernel_has_its_three_pipes_and_nothing_of_the_launcher(forked: RunningK
     assert (forked.read("stdout"), forked.read("stderr"), forked.read("log")) == (b"out", b"err", b"log")
 
 
+def test_errors_of_the_kernel_itself_are_told_on_standard_error_and_nothing_else(forked: RunningKernel) -> None:
+    forked.run("log = get_ipython().kernel.log; log.debug('d'); log.warning('w'); log.error('went %s', 'wrong')")
+    assert forked.read("stderr") == b"[JobKernelApp] ERROR | went wrong\n"
+
+
 def test_kernel_opens_no_internet_socket(forked: RunningKernel) -> None:
     assert (
         forked.run(
