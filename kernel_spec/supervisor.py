@@ -13,15 +13,14 @@ from kernel_spec import confinement
 from kernel_spec.channel import Channel, ChannelClosed, ChannelError, close_all
 from kernel_spec.confinement import Host
 from kernel_spec.containment import Containment
-from kernel_spec.ending import Ending, Freezing, send_signal
+from kernel_spec.ending import Freezing, send_signal
 from kernel_spec.environment import kernel_environment
 from kernel_spec.fork_keeper import ForkServerKeeper
-from kernel_spec.kernels import EarlyEnds, Kernel, Phase
+from kernel_spec.kernels import Kernel, Phase
 from kernel_spec.limits import Limits
 from kernel_spec.loop import Loop, Timer
 from kernel_spec.messages import (
     Cause,
-    Exited,
     ExitReport,
     ForkServerChanged,
     Halt,
@@ -49,6 +48,7 @@ from kernel_spec.messages import (
     UsageReport,
 )
 from kernel_spec.options import LauncherOptions
+from kernel_spec.roster import Roster
 from kernel_spec.sandbox import SandboxError
 from kernel_spec.seats import SeatError, Seats, SeatUser
 from kernel_spec.starting import StartAttempt, Tools
@@ -80,11 +80,8 @@ class Supervisor:
         self._keeper = ForkServerKeeper(
             self._loop, options, self._on_forked, self._on_fork_refused, self._on_fork_server_change
         )
-        self._kernels: dict[str, Kernel] = {}
-        self._attempts: dict[int, StartAttempt] = {}
-        self._endings: dict[str, Ending] = {}
+        self._roster = Roster(self._loop, self._tell)
         self._waiting: list[StartAttempt] = []
-        self._early_ends = EarlyEnds()
         self._numbers = itertools.count(1)
         self._plain_starts = 0
         self._stopping: list[Callable[[], None]] | None = None
@@ -156,17 +153,17 @@ class Supervisor:
             close_all(descriptors)
 
     def _reserve(self, message: Reserve, _: list[int]) -> None:
-        if message.kernel_id in self._kernels:
+        if self._roster.get(message.kernel_id) is not None:
             raise RequestError("kernel_exists", f"kernel {message.kernel_id} exists already")
         if self._stopping is not None:
             raise RequestError("stopping", "the launcher is stopping")
 
         def seated(user: SeatUser, seat: SeatInfo) -> None:
             containment = Containment(seat, own_uid=self._host.own_uids, hidden_bytes=self._host.hidden_bytes)
-            self._kernels[message.kernel_id] = Kernel(message.kernel_id, user, seat, containment)
+            self._roster.add(Kernel(message.kernel_id, user, seat, containment))
             self._tell(Reserved(message.id, seat))
 
-        some_leave = any(kernel.phase in (Phase.ENDING, Phase.ENDED) for kernel in self._kernels.values())
+        some_leave = any(kernel.phase in (Phase.ENDING, Phase.ENDED) for kernel in self._roster.all())
         self._turnover.reserve(
             seated, lambda reason: self._tell(Refused(message.id, "no_seat", reason)), some_leave=some_leave
         )
@@ -182,9 +179,8 @@ class Supervisor:
         kernel.cpu_limit_seconds = message.limits.cpu_seconds
         plan = self._plan(kernel, message)
         outputs, descriptors[:] = list(descriptors), []
-        number = next(self._numbers)
-        attempt = StartAttempt(self._tools, message, number, kernel, plan, outputs)
-        self._attempts[number] = attempt
+        attempt = StartAttempt(self._tools, message, next(self._numbers), kernel, plan, outputs)
+        self._roster.begin_attempt(attempt)
         if self._keeper.is_first_start and not message.plain:
             self._waiting.append(attempt)
             kernel.timers.add(self._loop.call_later(FIRST_FORK_SERVER_SECONDS, lambda: self._begin(attempt)))
@@ -240,8 +236,8 @@ class Supervisor:
             self._halt_by_ending(message, kernel)
 
     def _halt_by_ending(self, message: Halt, kernel: Kernel) -> None:
-        self._end(kernel, lambda _: None)
-        ending = self._endings.get(kernel.kernel_id)
+        self._roster.end(kernel)
+        ending = self._roster.ending(kernel)
         if ending is None:
             self._halted(message, kernel.report)
         else:
@@ -260,11 +256,11 @@ class Supervisor:
             if report is None:
                 self._tell(Refused(message.id, "not_confirmed", "processes of the kernel do not end"))
             else:
-                seconds = self._endings[kernel.kernel_id].seconds if kernel.kernel_id in self._endings else 0.0
-                self._tell(Killed(message.id, report, round(seconds, 6)))
+                ending = self._roster.ending(kernel)
+                self._tell(Killed(message.id, report, round(ending.seconds, 6) if ending is not None else 0.0))
 
         kernel.asked_to_end = kernel.asked_to_end or kernel.wait_status is None
-        self._end(kernel, ended)
+        self._roster.end(kernel, ended)
 
     def _remove(self, message: Remove, _: list[int]) -> None:
         kernel = self._kernel(message.kernel_id)
@@ -298,7 +294,7 @@ class Supervisor:
         self._shut_down(lambda: self._tell(Stopped(message.id)))
 
     def _kernel(self, kernel_id: str) -> Kernel:
-        kernel = self._kernels.get(kernel_id)
+        kernel = self._roster.get(kernel_id)
         if kernel is None:
             raise RequestError("no_kernel", f"there is no kernel {kernel_id}")
         return kernel
@@ -315,20 +311,15 @@ class Supervisor:
         kernel = attempt.kernel
 
         def ended(report: ExitReport | None) -> None:
-            self._attempts.pop(attempt.number, None)
+            self._roster.drop_attempt(attempt)
             if not attempt.answered:
                 self._tell(Refused(attempt.request_id, code, message, report))
 
-        self._end(kernel, ended)
+        self._roster.end(kernel, ended)
 
     def pid_known(self, attempt: StartAttempt) -> None:
         """Take up an end that was reaped before its name was known; see `kernel_spec.starting.StartListener`."""
-        kernel = attempt.kernel
-        early = self._early_ends.take(kernel.pid)
-        if early is not None:
-            kernel.was_reaped(*early)
-        if kernel.init_pid is not None and self._early_ends.take(kernel.init_pid) is not None:
-            kernel.init_pid = None
+        self._roster.pid_known(attempt.kernel)
 
     def _begin(self, attempt: StartAttempt) -> None:
         if attempt in self._waiting:
@@ -336,12 +327,14 @@ class Supervisor:
             attempt.begin()
 
     def _on_forked(self, number: int, pid: int) -> None:
-        if number in self._attempts:
-            self._attempts[number].forked(pid)
+        attempt = self._roster.attempt(number)
+        if attempt is not None:
+            attempt.forked(pid)
 
     def _on_fork_refused(self, number: int, reason: str) -> None:
-        if number in self._attempts:
-            self._attempts[number].fork_refused(reason)
+        attempt = self._roster.attempt(number)
+        if attempt is not None:
+            attempt.fork_refused(reason)
 
     def _on_fork_server_change(self, state: str, reason: str) -> None:
         self._tell(ForkServerChanged(state, reason))
@@ -355,74 +348,16 @@ class Supervisor:
     # ------------------------------------------------------------------ ends
     def _on_limit(self, kernel: Kernel, cause: Cause, reason: str) -> None:
         kernel.limit_hit = (cause, reason)
-        self._end(kernel, lambda _: None)
+        self._roster.end(kernel)
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            self._was_reaped(pid, status, usage)
-        for ending in tuple(self._endings.values()):
-            ending.on_reaped()
+        self._roster.reap(self._is_fork_server)
 
-    def _was_reaped(self, pid: int, status: int, usage: Any) -> None:
-        if pid == self._keeper.pid:
-            self._keeper.on_ended(status)
-            return
-        for attempt in tuple(self._attempts.values()):
-            if pid == attempt.middle_pid:
-                attempt.middle_reaped(status)
-                return
-        for kernel in self._kernels.values():
-            if pid == kernel.pid and kernel.wait_status is None:
-                kernel.was_reaped(status, usage)
-                self._kernel_ended(kernel)
-                return
-            if pid == kernel.init_pid:
-                kernel.init_pid = None
-                return
-        # An orphan of some job, or a kernel whose pid is not known yet.
-        self._early_ends.note(pid, status, usage)
-
-    def _kernel_ended(self, kernel: Kernel) -> None:
-        for attempt in tuple(self._attempts.values()):
-            if attempt.kernel is kernel and not attempt.is_over:
-                attempt.kernel_reaped()
-        kernel.report = kernel.make_report()
-        self._tell(Exited(kernel.kernel_id, kernel.report))
-        # A kernel's processes do not outlive it, whether or not anybody asks.
-        self._end(kernel, lambda _: None)
-
-    def _end(self, kernel: Kernel, then: Callable[[ExitReport | None], None]) -> None:
-        if kernel.phase is Phase.ENDED:
-            then(kernel.report)
-            return
-        kernel.when_ended.append(then)
-        if kernel.phase is Phase.ENDING:
-            return
-        for attempt in tuple(self._attempts.values()):
-            if attempt.kernel is kernel and not attempt.is_over:
-                attempt.abort()
-                if not attempt.answered:
-                    kernel.when_ended.append(
-                        lambda report, attempt=attempt: self._tell(  # type: ignore[misc]
-                            Refused(attempt.request_id, "killed", "the kernel was ended while it started", report)
-                        )
-                    )
-        ending = Ending(self._loop, kernel, lambda report: self._ended(kernel, report))
-        self._endings[kernel.kernel_id] = ending
-        ending.round()
-
-    def _ended(self, kernel: Kernel, report: ExitReport | None) -> None:
-        callbacks, kernel.when_ended = kernel.when_ended, []
-        for callback in callbacks:
-            callback(report)
-        if report is not None:
-            self._endings.pop(kernel.kernel_id, None)
+    def _is_fork_server(self, pid: int, status: int) -> bool:
+        if pid != self._keeper.pid:
+            return False
+        self._keeper.on_ended(status)
+        return True
 
     def _clear(self, kernel: Kernel, then: Callable[[str | None], None]) -> None:
         """Remove the seat's directory in small steps and free the seat; what cannot be removed is not used again."""
@@ -431,10 +366,7 @@ class Supervisor:
         except SandboxError as error:
             then(str(error))
             return
-        kernel.close()
-        kernel.phase = Phase.ENDED
-        del self._kernels[kernel.kernel_id]
-        self._attempts = {number: a for number, a in self._attempts.items() if a.kernel is not kernel}
+        self._roster.forget(kernel)
         self._turnover.clear(kernel.user, kernel.seat.seat_dir, then)
 
     # ------------------------------------------------------------------ the whole
@@ -444,7 +376,7 @@ class Supervisor:
             "layers": list(self._host.layers),
             "own_uids": self._host.own_uids,
             "seats": {"all": len(self._seats.users), "free": self._seats.free},
-            "kernels": {kernel_id: kernel.phase.value for kernel_id, kernel in self._kernels.items()},
+            "kernels": {kernel.kernel_id: kernel.phase.value for kernel in self._roster.all()},
             "plain_starts": self._plain_starts,
             "fork_server": self._keeper.status(),
         }
@@ -457,13 +389,13 @@ class Supervisor:
         self._turnover.refuse_all("the launcher is stopping")
         self._keeper.stop()
         deadline = self._loop.call_later(SHUTDOWN_SECONDS, self._loop.stop)
-        for kernel in tuple(self._kernels.values()):
+        for kernel in self._roster.all():
             kernel.asked_to_end = True
-            self._end(kernel, lambda report, kernel=kernel: self._clear_at_the_end(kernel, report, deadline))  # type: ignore[misc]
+            self._roster.end(kernel, lambda report, kernel=kernel: self._clear_at_the_end(kernel, report, deadline))  # type: ignore[misc]
         self._stop_when_empty(deadline)
 
     def _clear_at_the_end(self, kernel: Kernel, report: ExitReport | None, deadline: Timer) -> None:
-        if report is not None and kernel.kernel_id in self._kernels:
+        if report is not None and self._roster.get(kernel.kernel_id) is kernel:
             self._clear(kernel, lambda _: self._stop_when_empty(deadline))
 
     def _stop_when_empty(self, deadline: Timer) -> None:
