@@ -256,6 +256,8 @@ class LauncherClient:
             plain=plain,
             has_log=len(output_fds) > 2,
         )
+        # Of a start in this seat that failed: it has answered with all there is to know of that end.
+        self._early_exits.pop(kernel_id, None)
         answer, (pidfd,) = await self._exchange(request, Started, START_SECONDS, output_fds)
         process = KernelProcess(
             kernel_id=kernel_id,
