@@ -124,6 +124,9 @@ def leave_what_only_looks_like_a_text() -> None:
     fields = [Field("a", "Text"), Field("b", "JSON")]
     for cell in ('{"k":0.1234567890123456789}', '["x",1E3]', '["x"]', '{"k":{}}', "1E3"):
         assert PolarsLines(fields).parse(b'{"a":"x","b":%s}\n' % cell.encode()) is None, cell
+    # what a row has too few, another has too many by a key that is not asked for, or that is there twice
+    for row in (b'{"a":"x","b":"[]","c":1}', b'{"a":"x","b":"[]","b":1}'):
+        assert PolarsLines(fields).parse(b'{"a":"x","b":"[]"}\n%s\n{"a":1E3,"b":"[]"}\n' % row) is None, row
     # what one column has too few, another that nobody asked for has too many
     assert PolarsLines(fields[:1], fields[1:]).parse(b'{"a":1E3,"b":{"k":"v"}}\n') is None
 

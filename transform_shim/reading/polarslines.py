@@ -2,9 +2,9 @@
 
 The parser itself refuses broken lines, broken UTF-8, and in columns of numbers or booleans everything else (whole
 numbers beyond 64 bits and 1.0 for an integer too). What it lets pass shows elsewhere: a number or an object in a text
-column becomes its text, which has all the quotation marks that stand in the file where a string has two less, and a
-missing or repeated key changes the marks of its row as well; half a surrogate pair becomes a NUL, so a block that
-escapes one is not given to it.
+column becomes its text, which has all the quotation marks that stand in the file where a string has two less. A missing
+or repeated key changes the number of marks as well, and could make up for that; so colons are counted too, of which a
+row has one for each key. Half a surrogate pair becomes a NUL, so a block that escapes one is not given to it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from transform_shim.writing.cells import used_bytes
 
 __all__ = ["PolarsLines"]
 
-_QUOTE = ord('"')
+#: What is counted, and how often it stands around a string and after a key.
+_MARKS = ((ord('"'), 2, 0), (ord(":"), 0, 1))
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _TYPES: dict[Kind, str] = {
     Kind.INTEGER: "Int64",
@@ -57,9 +58,11 @@ class PolarsLines:
         if self._checks:
             kinds |= dict.fromkeys(texts, "String")
         self._kinds = kinds
+        self._texts = [name for name, kind in kinds.items() if kind == "String"]
         keys = [field.name for field in (*fields, *others)]
         self._keys = frozenset(keys)
-        self._row_marks = sum(orjson.dumps(key).count(b'"') for key in keys)
+        written = [orjson.dumps(key) for key in keys]
+        self._row_marks = [sum(key.count(mark) + after for key in written) for mark, _, after in _MARKS]
 
     def parse(self, data: bytes) -> list[pa.Array] | None:
         """The columns of a block of whole lines; None if another parser has to look at it."""
@@ -84,12 +87,16 @@ class PolarsLines:
     def _is_literal(self, data: bytes, arrays: dict[str, pa.Array], rows: int) -> bool:
         if not self._has_all_keys(data):
             return False
-        expected = rows * self._row_marks
-        for name, kind in self._kinds.items():
-            if kind == "String":
+        texts = [(array, used_bytes(array)) for array in (arrays[name] for name in self._texts)]
+        whole = np.frombuffer(data, dtype=np.uint8)
+        for (mark, around, _), of_a_row in zip(_MARKS, self._row_marks, strict=True):
+            expected = rows * of_a_row
+            for array, used in texts:
                 # {"k":1} has as many in the file as a string; but a string without escapes has none within
-                expected += 2 * (rows - arrays[name].null_count) + count_of(_QUOTE, used_bytes(arrays[name]))
-        return bool(expected == count_of(_QUOTE, np.frombuffer(data, dtype=np.uint8)))
+                expected += around * (rows - array.null_count) + count_of(mark, used)
+            if expected != count_of(mark, whole):
+                return False
+        return True
 
     def _has_all_keys(self, data: bytes) -> bool:
         """Whether the first row has the keys expected and no other: more keys in all rows would make up for texts."""
