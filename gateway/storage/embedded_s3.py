@@ -132,6 +132,8 @@ class EmbeddedS3:
         """End the server; stopping again is harmless."""
         self._stopping = True
         tasks, self._tasks = self._tasks, []
+        for task in tasks:  # or expiry complains of a server that is gone
+            task.cancel()
         process = self._process
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -143,8 +145,6 @@ class EmbeddedS3:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
-        for task in tasks:
-            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _check_port(self) -> None:

@@ -31,6 +31,7 @@ from gateway.storage.embedded_s3 import EmbeddedS3, EmbeddedS3Options
 from gateway.storage.fetch import fetch_tables
 from gateway.storage.rclone import executable
 from gateway.storage.sigv4 import Signer
+from gateway.storage.target import ExchangeError
 from gateway.storage.upload import put_object
 from tests.gateway.http.harness import eventually
 from tests.gateway.storage.conftest import Recorder
@@ -204,6 +205,25 @@ async def test_old_objects_expire_and_young_ones_stay(server: EmbeddedS3) -> Non
     assert [key async for key, _ in server.bucket.objects()] == ["run-2/young"]
     assert await server.bucket.remove_older_than(-60) == 1
     await server.bucket.put("the bucket is still there", b"x")
+
+
+async def test_a_stop_in_the_midst_of_expiry_is_not_told_as_its_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = EmbeddedS3(options(tmp_path))
+    began = asyncio.Event()
+
+    async def asks_until_the_server_is_gone(_: float) -> int:
+        assert server._process is not None
+        began.set()
+        await server._process.wait()
+        raise ExchangeError("connection refused")
+
+    monkeypatch.setattr(server.bucket, "remove_older_than", asks_until_the_server_is_gone)
+    await server.start()
+    await began.wait()
+    await server.stop()
+    assert "could not be expired" not in caplog.text
 
 
 async def test_death_of_the_server_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
