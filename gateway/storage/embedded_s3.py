@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
@@ -115,8 +116,8 @@ class EmbeddedS3:
         options = self.options
         binary = rclone_path()
         environment = server_environment(options.data_dir, options.access_key, options.secret_key)
-        self._check_port()
-        self._prepare_directory()
+        await self._check_port()
+        await asyncio.to_thread(self._prepare_directory)
         try:
             await self._spawn(binary, environment)
             await self._wait_until_ready()
@@ -147,14 +148,15 @@ class EmbeddedS3:
                 await process.wait()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _check_port(self) -> None:
+    async def _check_port(self) -> None:
         """Find out before the server does, whose words for it name no setting."""
         options = self.options
         try:
-            found = socket.getaddrinfo(
-                options.host or None, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-            family, *_, address = found[0]
+            family, *_, address = (
+                await asyncio.get_running_loop().getaddrinfo(
+                    options.host or None, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                )
+            )[0]
             with socket.socket(family) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
@@ -168,6 +170,8 @@ class EmbeddedS3:
         try:
             for directory in (self.options.data_dir, self._objects):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # the server would start without the right to write, and answer 500 to whoever puts something
+            tempfile.TemporaryFile(dir=self._objects).close()
             remove_unfinished(self._objects)
         except OSError as error:
             raise ConfigurationError(

