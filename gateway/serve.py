@@ -145,7 +145,7 @@ async def running_service(settings: Settings, launcher: LauncherClient, metrics:
         internal_s3 = _internal_s3(settings)
         s3_started: asyncio.Future[None] | None = None
         if internal_s3 is not None:
-            # it takes seconds, most of them waiting, in which the first kernels get ready
+            # the first kernels get ready meanwhile
             stack.push_async_callback(internal_s3.stop)
             s3_started = asyncio.ensure_future(internal_s3.start())
             stack.callback(s3_started.cancel)

@@ -1,12 +1,11 @@
-"""A real S3 server for tests: SeaweedFS on loopback, with identities, so that signatures are really checked."""
+"""A real S3 server for tests: rclone on loopback, called as the gateway calls it, so that signatures are really checked."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -18,14 +17,14 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from gateway.storage.weed import free_ports, remove_sockets, weed_path
+from gateway.storage.rclone import rclone_path, server_arguments, server_environment
 
-READY_SECONDS = 60.0
+READY_SECONDS = 20.0
 ACCESS_KEY, SECRET_KEY, REGION, BUCKET = "test", "secret-of-the-tests", "us-east-1", "metabase-python-runner"
 
 
 class S3Server:
-    """A ``weed server`` process with one bucket, its data in a directory of its own.
+    """An ``rclone serve s3`` process with one bucket, its data in a directory of its own.
 
     Use as a context manager. Objects are put and read with boto3, URLs presigned by boto3 as Metabase's SDK does it:
     in the query, with only ``host`` signed.
@@ -47,9 +46,8 @@ class S3Server:
     ) -> None:
         process: subprocess.Popen[bytes] | None = getattr(self, "process", None)
         if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGKILL)  # nothing in it is worth a clean end, which takes seconds
+            process.send_signal(signal.SIGKILL)  # nothing in it is worth a clean end, which may take seconds
             process.wait(10)
-        remove_sockets(getattr(self, "_arguments", ()))
         if hasattr(self, "client"):
             self.client.close()
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -82,27 +80,16 @@ class S3Server:
         return f"run-{uuid.uuid4().hex}"
 
     def _start(self) -> None:
-        directory = self._directory
-        identity = {
-            "name": "metabase",
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-        }
-        (directory / "identities.json").write_text(json.dumps({"identities": [identity]}))
-        (directory / "data").mkdir()
-        ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
-        argv = [
-            weed_path(), "-logtostderr=true", "server", f"-dir={directory}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-            "-master.peers=none", "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=40", "-filer", "-s3",
-            f"-filer.localSocket={directory}/filer.sock", f"-s3.localSocket={directory}/s3.sock",
-            "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", f"-s3.config={directory}/identities.json",
-            *(f"-{name}={port}" for name, port in ports.items()),
-        ]  # fmt: skip
-        self._arguments = argv
-        with open(directory / "log", "wb") as log:
-            self.process = subprocess.Popen(argv, stdout=log, stderr=log, cwd=directory, start_new_session=True)
-        self.port = ports["s3.port"]
+        objects = self._directory / "objects"
+        objects.mkdir()
+        self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
+        argv = [rclone_path(), *server_arguments(objects, "127.0.0.1", self.port)]
+        environment = server_environment(self._directory, ACCESS_KEY, SECRET_KEY)
+        with open(self._directory / "log", "wb") as log:
+            self.process = subprocess.Popen(
+                argv, env=environment, stdout=log, stderr=log, cwd=self._directory, start_new_session=True
+            )
         self.client = boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -120,32 +107,26 @@ class S3Server:
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
-        """Wait for the port, then for the bucket and a first object: the S3 side is up before the volumes are."""
         deadline, last = time.monotonic() + READY_SECONDS, "no answer"
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                raise RuntimeError(f"weed ended with {self.process.returncode}:\n{self._log_tail()}")
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+                raise RuntimeError(f"rclone ended with {self.process.returncode}:\n{self._log_tail()}")
             try:
-                connection.request("GET", "/healthz")
-                connection.getresponse().read()
-                with contextlib.suppress(self.client.exceptions.BucketAlreadyOwnedByYou):
-                    self.client.create_bucket(Bucket=BUCKET)
-                self.client.put_object(Bucket=BUCKET, Key="ready", Body=b"1")
-            except Exception as error:
+                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+            except OSError as error:
                 last = str(error)
             else:
+                self.client.create_bucket(Bucket=BUCKET)
                 return
-            finally:
-                connection.close()
-            time.sleep(0.1)
+            time.sleep(0.02)
         raise RuntimeError(f"the S3 server was not ready within {READY_SECONDS:g} s: {last}\n{self._log_tail()}")
 
     def _log_tail(self) -> str:
         return "\n".join((self._directory / "log").read_text(errors="replace").splitlines()[-20:])
 
 
-_PORTS = (
-    "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
-    "filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc",
-)  # fmt: skip
+def free_port() -> int:
+    """Return a port of loopback that is free at this moment; another program may take it before it is opened."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port

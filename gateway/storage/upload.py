@@ -52,8 +52,8 @@ async def put_object(
     -----
     The body always has a Content-Length: S3 answers 411 to a chunked PUT. No other header is sent that a signature
     could miss; unsigned ``x-amz-*`` headers are refused by S3, and a Content-Type is only harmless as long as the
-    signer did not sign one. It spares stores that would look at the content (and pack texts): with it SeaweedFS takes
-    100 MB in 0.84 s of processor time instead of 1.15 s.
+    signer did not sign one. It spares stores from looking at the content to find out, and some from packing what looks
+    like text.
     """
     patience = Patience(settings.storage_stall_seconds)
     headers = {}

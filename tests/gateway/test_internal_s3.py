@@ -53,8 +53,8 @@ def test_a_transform_goes_from_s3_to_s3_and_its_server_ends_with_the_gateway(
     assert gateway.request("GET", "/v1/status").body["internal_s3"]["healthy"] is True
     s3.close()
 
-    [weed] = [pid for pid in descendants(gateway.pid) if b"weed" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    end = os.pidfd_open(weed)
+    [server] = [pid for pid in descendants(gateway.pid) if b"rclone" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    end = os.pidfd_open(server)
     assert gateway.stop(signal.SIGTERM) == 0
     os.close(end)
-    assert not Path(f"/proc/{weed}").exists()
+    assert not Path(f"/proc/{server}").exists()

