@@ -14,11 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import md5
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -82,6 +85,22 @@ async def test_urls_presigned_by_boto3_work_and_signatures_are_checked(
         await put_object(url.replace("Signature=", "Signature=0"), b"x", settings, "the output")
     client.close()
     assert server.status() == {"healthy": True, "endpoint": server.endpoint, "bucket": BUCKET}
+
+
+async def test_an_object_is_stored_whole_and_as_it_was_meant_or_not_at_all(server: EmbeddedS3) -> None:
+    client = boto(server)
+    with pytest.raises(client.exceptions.ClientError, match="BadDigest"):
+        client.put_object(
+            Bucket=BUCKET, Key="bent", Body=b"content", ContentMD5=b64encode(md5(b"other").digest()).decode()
+        )
+    url = urlsplit(client.generate_presigned_url("put_object", {"Bucket": BUCKET, "Key": "cut"}))
+    with socket.create_connection((url.hostname or "", url.port or 0), timeout=10) as connection:
+        head = f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 1000000\r\n\r\n"
+        connection.sendall(head.encode() + b"x" * 500_000)
+        connection.shutdown(socket.SHUT_WR)
+        assert not connection.recv(64).startswith(b"HTTP/1.1 200")  # it has seen the end
+    client.close()
+    assert [key async for key, _ in server.bucket.objects()] == ["ready"]
 
 
 async def test_refusals_say_what_may_be_wrong_with_the_url(server: EmbeddedS3, settings: Settings) -> None:
