@@ -257,7 +257,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Not sys.exit: DuckDB would take each object that is frozen for a leak of its own, and write 100 lines about it.
-    os._exit(0)

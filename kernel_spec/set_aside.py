@@ -1,10 +1,9 @@
 """Packages that are imported before the fork, and wait outside of ``sys.modules`` until a job imports them.
 
-Importing Polars takes 70 ms of every job that uses it, DuckDB 45 ms (medians). They cannot simply be imported by the
-fork server: the last step of Polars' import starts a thread, and a process with threads must not fork. Nor do they
-belong into the ``sys.modules`` of a kernel that does not use them, where other libraries look to decide what they deal
-with. So the fork server imports them without that step and takes them out again; the first import in a kernel puts them
-back and does the step.
+Importing Polars takes 70 ms (median) of every job that uses it. The fork server cannot simply import it: the last step
+starts a thread, and a process with threads must not fork. Nor does it belong into the ``sys.modules`` of a kernel that
+does not use it, where other libraries look to decide what they deal with. So the fork server imports it without that
+step and takes it out again; the first import in a kernel puts it back and does the step.
 
 What a future release does when it is imported is not known. So a child tries first, and what leaves it with a second
 thread or a new descriptor is imported by each job, as anything else is.
@@ -100,7 +99,7 @@ def set_aside(package: str) -> None:
     """
     with environment_kept(), _postponed(package) as last_steps:
         importlib.import_module(package)
-    # With what is compiled: _polars_runtime_32, _duckdb.
+    # With what is compiled: _polars_runtime_32.
     names = [name for name in sys.modules if name.lstrip("_").startswith(package)]
     modules = {name: sys.modules.pop(name) for name in names}
     sys.meta_path.insert(0, SetAside(package, modules, last_steps))

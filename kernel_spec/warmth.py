@@ -36,13 +36,13 @@ DEFAULT_MODULES: tuple[str, ...] = (
     "collections", "concurrent.futures", "csv", "datetime", "decimal", "functools", "hashlib", "inspect", "io",
     "itertools", "json", "linecache", "logging", "math", "multiprocessing", "random", "re", "statistics", "string",
     "subprocess", "tempfile", "textwrap", "traceback", "typing", "unittest.mock", "uuid", "warnings",
-    # for whom `kernel_spec.set_aside` is there
-    "polars", "duckdb",
+    # for whom `kernel_spec.set_aside` is there; not DuckDB, which looks at its import whether it is in a notebook
+    "polars",
     # last: it may import or warm up any of the above
     SHIM_MODULE,
 )  # fmt: skip
 
-SET_ASIDE = ("polars", "duckdb")
+SET_ASIDE = ("polars",)
 """What must not be imported as the others are: `kernel_spec.set_aside` says why."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from kernel_spec.kernels import EarlyEnds
+from kernel_spec.launcher_client import LauncherError
 from kernel_spec.limits import Limits
+from kernel_spec.standalone import write_connection_file
 from tests.kernel_spec.conftest import Desk, RunningKernel
 
 LIMITS = Limits(memory_bytes=700 << 20, processes=60, descriptors=200, file_size_bytes=3_000_000)
@@ -240,3 +243,22 @@ def test_end_of_an_earlier_process_is_not_that_of_a_later_one_with_its_number() 
     ends.note(*reaped)
     assert ends.take(pid) == reaped[1:]
     assert ends.take(pid) is None
+
+
+def test_start_after_one_that_failed_has_an_end_of_its_own(desk: Desk) -> None:
+    seat = desk.do(desk.launcher.reserve("at last"))
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        with pytest.raises(LauncherError, match="connection"):
+            desk.do(desk.launcher.start_kernel("at last", output_fds=(null, null)))
+        # Reaped, and told of, before this is answered.
+        desk.do(desk.launcher.kill("at last"))
+        write_connection_file(seat, {"key": "k", "signature_scheme": "hmac-sha256"})
+        process = desk.do(desk.launcher.start_kernel("at last", output_fds=(null, null)))
+        assert not process.exited.done()
+        report = desk.do(desk.launcher.kill("at last"))
+        assert desk.do(asyncio.wait_for(process.exited, 10)).cause == report.cause == "killed_by_us"
+    finally:
+        os.close(null)
+        desk.do(desk.launcher.kill("at last"))
+        desk.do(desk.launcher.remove("at last"))

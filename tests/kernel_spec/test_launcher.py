@@ -19,7 +19,6 @@ from kernel_spec.environment import interpreter_command, interpreter_environment
 from kernel_spec.launcher_client import LauncherClient, LauncherError, LauncherOptions
 from kernel_spec.limits import Limits
 from kernel_spec.messages import GATEWAY_ANSWERS, ForkServerChanged, Hello, Refused, Status, StatusReport
-from kernel_spec.standalone import write_connection_file
 from tests.kernel_spec.conftest import Desk, is_alive, wait_until
 
 SPAWN_DAEMON = """
@@ -261,25 +260,6 @@ def test_kernel_without_connection_file_fails_with_the_reason_and_frees_its_seat
     desk.do(desk.launcher.kill("hopeless"))
     desk.do(desk.launcher.remove("hopeless"))
     assert desk.status()["seats"]["free"] == free
-
-
-def test_start_after_one_that_failed_has_an_end_of_its_own(desk: Desk) -> None:
-    seat = desk.do(desk.launcher.reserve("at last"))
-    null = os.open(os.devnull, os.O_RDWR)
-    try:
-        with pytest.raises(LauncherError, match="connection"):
-            desk.do(desk.launcher.start_kernel("at last", output_fds=(null, null)))
-        # Reaped, and told of, before this is answered.
-        desk.do(desk.launcher.kill("at last"))
-        write_connection_file(seat, {"key": "k", "signature_scheme": "hmac-sha256"})
-        process = desk.do(desk.launcher.start_kernel("at last", output_fds=(null, null)))
-        assert not process.exited.done()
-        report = desk.do(desk.launcher.kill("at last"))
-        assert desk.do(asyncio.wait_for(process.exited, 10)).cause == report.cause == "killed_by_us"
-    finally:
-        os.close(null)
-        desk.do(desk.launcher.kill("at last"))
-        desk.do(desk.launcher.remove("at last"))
 
 
 def test_reserving_more_seats_than_there_are_is_refused(desk: Desk) -> None:

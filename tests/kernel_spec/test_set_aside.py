@@ -1,4 +1,4 @@
-"""Packages that are imported before the fork and wait for a job: quick, whole, and not there until asked for."""
+"""What is imported before the fork and waits for a job: quick, whole, and not there until asked for."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ from kernel_spec.set_aside import SetAside
 from tests.kernel_spec.conftest import Desk
 
 SECONDS = 60
-USES_BOTH = """
+USES_IT = """
 import sys, os, json
-before = sorted(name for name in sys.modules if name.lstrip("_").startswith(("polars", "duckdb")))
+before = sorted(name for name in sys.modules if name.lstrip("_").startswith("polars"))
 threads = len(os.listdir("/proc/self/task"))
 import polars.selectors as selectors, polars
-import duckdb
 frame = polars.DataFrame({"n": range(1000), "s": ["a"] * 1000})
 print(json.dumps({
     "before": before, "started": len(os.listdir("/proc/self/task")) - threads,
-    "specs": [module.__spec__.loader is module.__loader__ for module in (polars, duckdb)],
+    "spec": polars.__spec__.loader is polars.__loader__,
     "finders": [type(finder).__name__ for finder in sys.meta_path].count("SetAside"),
     "same": sys.modules["polars"] is polars and sys.modules["polars.dataframe"].DataFrame is polars.DataFrame,
-    "columns": frame.select(selectors.numeric()).columns, "sum": duckdb.execute("select sum(n) from frame").fetchone()[0],
-    "drawn": [frame["n"].sample(5).to_list(), duckdb.execute("select random()").fetchone()[0]],
+    "columns": frame.select(selectors.numeric()).columns, "sum": frame.lazy().select("n").sum().collect().item(),
+    "drawn": frame["n"].sample(5).to_list(),
 }))
 """
 
@@ -47,22 +46,22 @@ def run_as_fork_server(program: str, path: Path | None = None) -> subprocess.Com
 
 
 def test_a_kernel_has_them_when_it_imports_them_and_not_before(desk: Desk) -> None:
-    assert desk.status()["fork_server"]["set_aside"] == ["polars", "duckdb"]
+    assert desk.status()["fork_server"]["set_aside"] == ["polars"]
     with desk.kernel() as kernel, desk.kernel() as other:
         assert kernel.process.started_by == "fork"
-        first, second = json.loads(kernel.run(USES_BOTH)), json.loads(other.run(USES_BOTH))
+        first, second = json.loads(kernel.run(USES_IT)), json.loads(other.run(USES_IT))
     drawn = first.pop("drawn"), second.pop("drawn")
     assert first == second
     assert first == {
         "before": [],
         "started": 1,  # what the last step of Polars' import starts
-        "specs": [True, True],
+        "spec": True,
         "finders": 0,
         "same": True,
         "columns": ["n"],
         "sum": 499500,
     }
-    assert all(mine != theirs for mine, theirs in zip(*drawn, strict=True))
+    assert drawn[0] != drawn[1]
 
 
 def test_tables_are_read_with_polars_from_a_smaller_size_on_where_that_needs_no_import(desk: Desk) -> None:
@@ -76,25 +75,21 @@ def test_the_fork_server_stays_as_it_was(tmp_path: Path) -> None:
         import os, sys
         from kernel_spec import set_aside
         environment = dict(os.environ)
-        for package in ("polars", "duckdb"):
-            set_aside.set_aside(package)
-        print(len(os.listdir("/proc/self/task")), os.environ == environment, "polars" in sys.modules, "duckdb" in sys.modules)
-        # not sys.exit, as in the fork server: DuckDB's bindings would report what is still there
-        sys.stdout.flush(); os._exit(0)
+        set_aside.set_aside("polars")
+        print(len(os.listdir("/proc/self/task")), os.environ == environment, "polars" in sys.modules)
     """)
-    assert (done.stdout, done.stderr) == ("1 True False False\n", "")
+    assert (done.stdout, done.stderr) == ("1 True False\n", "")
 
 
 def test_only_what_is_wanted_and_installed_is_set_aside(tmp_path: Path) -> None:
     done = run_as_fork_server("""
         import importlib.util
         from kernel_spec import set_aside
-        print(set_aside.installed(["pandas", "duckdb", "polars"]), set_aside.installed(["pandas"]))
-        found = importlib.util.find_spec
-        importlib.util.find_spec = lambda name: None if name == "duckdb" else found(name)
-        print(set_aside.installed(["duckdb", "polars"]))
+        print(set_aside.installed(["pandas", "polars"]), set_aside.installed(["pandas"]))
+        importlib.util.find_spec = lambda name: None
+        print(set_aside.installed(["pandas", "polars"]))
     """)
-    assert done.stdout == "('duckdb', 'polars') ()\n('polars',)\n"
+    assert done.stdout == "('polars',) ()\n()\n"
 
 
 @pytest.mark.parametrize(
@@ -108,11 +103,11 @@ def test_only_what_is_wanted_and_installed_is_set_aside(tmp_path: Path) -> None:
     ids=["thread", "descriptor", "error", "crash"],
 )
 def test_a_package_that_does_not_bear_it_is_left_to_the_jobs(tmp_path: Path, source: str, reason: str) -> None:
-    (tmp_path / "duckdb.py").write_text(source)
+    (tmp_path / "package.py").write_text(source)
     done = run_as_fork_server(
         """
         from kernel_spec.set_aside import Trial
-        print(Trial(["duckdb"]).passed(), Trial([]).passed())
+        print(Trial(["package"]).passed(), Trial([]).passed())
         """,
         tmp_path,
     )
