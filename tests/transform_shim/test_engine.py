@@ -124,6 +124,10 @@ def leave_what_only_looks_like_a_text() -> None:
     fields = [Field("a", "Text"), Field("b", "JSON")]
     for cell in ('{"k":0.1234567890123456789}', '["x",1E3]', '["x"]', '{"k":{}}', "1E3"):
         assert PolarsLines(fields).parse(b'{"a":"x","b":%s}\n' % cell.encode()) is None, cell
+    # a key too many has the marks that a number lacks
+    assert PolarsLines(fields[:1]).parse(b'{"a":1.0,"a":null}\n') is None
+    assert PolarsLines(fields[:1]).parse(b'{"a":1.0}\n{"a":null,"a":null}\n') is None
+    assert PolarsLines([Field("a:b", "Text")]).parse(b'{"a:b":"x:y"}\n') is not None
     # what one column has too few, another that nobody asked for has too many
     assert PolarsLines(fields[:1], fields[1:]).parse(b'{"a":1E3,"b":{"k":"v"}}\n') is None
 

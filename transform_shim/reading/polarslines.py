@@ -3,8 +3,8 @@
 The parser itself refuses broken lines, broken UTF-8, and in columns of numbers or booleans everything else (whole
 numbers beyond 64 bits and 1.0 for an integer too). What it lets pass shows elsewhere: a number or an object in a text
 column becomes its text, which has all the quotation marks that stand in the file where a string has two less, and a
-missing or repeated key changes the marks of its row as well; half a surrogate pair becomes a NUL, so a block that
-escapes one is not given to it.
+missing or repeated key changes the marks of its row as well, and its colons; half a surrogate pair becomes a NUL, so a
+block that escapes one is not given to it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transform_shim.writing.cells import used_bytes
 
 __all__ = ["PolarsLines"]
 
-_QUOTE = ord('"')
+_QUOTE, _COLON = ord('"'), ord(":")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _TYPES: dict[Kind, str] = {
     Kind.INTEGER: "Int64",
@@ -60,6 +60,7 @@ class PolarsLines:
         keys = [field.name for field in (*fields, *others)]
         self._keys = frozenset(keys)
         self._row_marks = sum(orjson.dumps(key).count(b'"') for key in keys)
+        self._row_colons = sum(key.count(":") + 1 for key in keys)
 
     def parse(self, data: bytes) -> list[pa.Array] | None:
         """The columns of a block of whole lines; None if another parser has to look at it."""
@@ -84,12 +85,17 @@ class PolarsLines:
     def _is_literal(self, data: bytes, arrays: dict[str, pa.Array], rows: int) -> bool:
         if not self._has_all_keys(data):
             return False
+        file = np.frombuffer(data, dtype=np.uint8)
+        texts = [arrays[name] for name, kind in self._kinds.items() if kind == "String"]
+        # a row that repeats a key has marks to spare, which a number among the texts would use up
+        colons = rows * self._row_colons + sum(count_of(_COLON, used_bytes(text)) for text in texts)
+        if colons != count_of(_COLON, file):
+            return False
         expected = rows * self._row_marks
-        for name, kind in self._kinds.items():
-            if kind == "String":
-                # {"k":1} has as many in the file as a string; but a string without escapes has none within
-                expected += 2 * (rows - arrays[name].null_count) + count_of(_QUOTE, used_bytes(arrays[name]))
-        return bool(expected == count_of(_QUOTE, np.frombuffer(data, dtype=np.uint8)))
+        for text in texts:
+            # {"k":1} has as many in the file as a string; but a string without escapes has none within
+            expected += 2 * (rows - text.null_count) + count_of(_QUOTE, used_bytes(text))
+        return bool(expected == count_of(_QUOTE, file))
 
     def _has_all_keys(self, data: bytes) -> bool:
         """Whether the first row has the keys expected and no other: more keys in all rows would make up for texts."""
