@@ -177,7 +177,10 @@ def _from_pandas(frame: pd.DataFrame) -> OutputFrame:
     metadata = frame.attrs.get(ATTRS_KEY)
     metadata = metadata if isinstance(metadata, Mapping) else None
     sources = {entry.name: entry for entry in fields_of(metadata)}
-    columns = [plan_column(name, frame.iloc[:, i], sources.get(name)) for i, name in enumerate(names)]
+    # items(): each frame.iloc[:, i] would copy the attributes, which hold the source's whole manifest
+    columns = [
+        plan_column(name, series, sources.get(name)) for name, (_, series) in zip(names, frame.items(), strict=True)
+    ]
     rows = len(frame)
 
     def parts() -> Iterator[Batch]:
