@@ -96,7 +96,7 @@ def write_row(label: str, series: Any) -> tuple[str, str, str, str]:
         array = column.slice(0, len(series))
     except OutputInvalid as error:
         return label, "", "", f"error: {error.problem}"
-    lines = bytes(json_rows(["c"], [array], 0)).decode().splitlines()
+    lines = b"".join(json_rows(["c"], [array], 0)).decode().splitlines()
     values = ", ".join("`" + line.removeprefix('{"c":').removesuffix("}") + "`" for line in lines)
     return label, f"`{column.type}`", base_type_for(column.type, facts_of(array, None)), values
 

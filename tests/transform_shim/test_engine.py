@@ -127,6 +127,9 @@ def leave_what_only_looks_like_a_text() -> None:
     # what a row has too few, another has too many by a key that is not asked for, or that is there twice
     for row in (b'{"a":"x","b":"[]","c":1}', b'{"a":"x","b":"[]","b":1}'):
         assert PolarsLines(fields).parse(b'{"a":"x","b":"[]"}\n%s\n{"a":1E3,"b":"[]"}\n' % row) is None, row
+    assert PolarsLines(fields[:1]).parse(b'{"a":1.0,"a":null}\n') is None
+    assert PolarsLines(fields[:1]).parse(b'{"a":1.0}\n{"a":null,"a":null}\n') is None
+    assert PolarsLines([Field("a:b", "Text")]).parse(b'{"a:b":"x:y"}\n') is not None
     # what one column has too few, another that nobody asked for has too many
     assert PolarsLines(fields[:1], fields[1:]).parse(b'{"a":1E3,"b":{"k":"v"}}\n') is None
 

@@ -105,7 +105,7 @@ def _from_type(array: pa.Array, kind: Kind) -> pa.Array | None:
     given = array.type
     if kind in _TEXTS:
         if pa.types.is_time(given):  # as it is written: 10:30:00 without a fraction of zeros
-            return cell_texts(canonical(array, "", canonical_type(given, "")), "", 0)
+            return cell_texts(canonical(array, "", canonical_type(given, "")))
         return None if pa.types.is_nested(given) else array.cast(_TEXT)
     if pa.types.is_timestamp(given):
         return _from_timestamps(array, kind)

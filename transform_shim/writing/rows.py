@@ -5,66 +5,60 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transform_shim.writing.cells import EMPTY, TEXT, cell_texts, double_texts, escape_json, quote_csv
+from transform_shim.writing.cells import (
+    EMPTY,
+    TEXT,
+    cell_texts,
+    check_years,
+    double_digits,
+    escape_json,
+    null_mask,
+    quote_csv,
+)
+from transform_shim.writing.joining import JoinedRows
+from transform_shim.writing.ranges import shared_texts
 
 __all__ = ["csv_header", "csv_rows", "json_rows"]
 
 _QUOTE = pa.scalar('"', TEXT)
 
 
-def json_rows(names: Sequence[str], arrays: Sequence[pa.Array], first_row: int) -> memoryview:
-    """One compact JSON object a line, keys in column order.
-
-    The lines come into being as one Arrow text column, joined from the columns' texts: its data buffer is the result.
-    """
-    pieces: list[Any] = []
+def json_rows(names: Sequence[str], arrays: Sequence[pa.Array], first_row: int) -> list[memoryview]:
+    """One compact JSON object a line, keys in column order."""
+    rows = JoinedRows(len(arrays[0]))
     glue = "{"
     for name, array in zip(names, arrays, strict=True):
-        key = orjson.dumps(name).decode()
-        if pa.types.is_floating(array.type):
-            pieces += [pa.scalar(f"{glue}{key}:", TEXT), *double_texts(array)]
-            glue = ","
-            continue
-        is_text = pa.types.is_large_string(array.type)
-        texts = escape_json(array) if is_text else cell_texts(array, name, first_row)
-        if not is_text and not pa.types.is_temporal(array.type):
-            pieces += [pa.scalar(f"{glue}{key}:", TEXT), texts]
-            glue = ","
-        elif texts.null_count:
-            texts = pc.binary_join_element_wise(_QUOTE, texts, _QUOTE, EMPTY)
-            pieces += [pa.scalar(f"{glue}{key}:", TEXT), texts]
-            glue = ","
+        rows.literal(f"{glue}{orjson.dumps(name).decode()}:")
+        if pa.types.is_large_string(array.type):
+            _add_quoted(rows, escape_json(array), "null")
+        elif pa.types.is_temporal(array.type):
+            _add_values(rows, array, name, first_row, "null", '"')
         else:
-            pieces += [pa.scalar(f'{glue}{key}:"', TEXT), texts]
-            glue = '",'
-    pieces.append(pa.scalar(glue.removesuffix(",") + "}\n", TEXT))
-    return _joined(pieces, "null")
+            _add_plain(rows, array, name, first_row, ("false", "true", "null"))
+        glue = ","
+    rows.literal("}\n")
+    return rows.joined()
 
 
-def csv_rows(names: Sequence[str], arrays: Sequence[pa.Array], first_row: int) -> memoryview:
+def csv_rows(names: Sequence[str], arrays: Sequence[pa.Array], first_row: int) -> list[memoryview]:
     """CSV as Python's csv module writes it with QUOTE_MINIMAL: null is empty, booleans are True and False."""
-    pieces: list[Any] = []
-    for name, array in zip(names, arrays, strict=True):
+    rows = JoinedRows(len(arrays[0]))
+    null = '""' if len(arrays) == 1 else ""  # an empty line would be no row
+    for number, (name, array) in enumerate(zip(names, arrays, strict=True)):
+        rows.literal("," if number else "")
         if pa.types.is_large_string(array.type):
             texts = quote_csv(array)
-        elif pa.types.is_boolean(array.type):
-            texts = pc.if_else(array, pa.scalar("True", TEXT), pa.scalar("False", TEXT))
-        elif pa.types.is_floating(array.type):
-            texts = pc.binary_join_element_wise(*double_texts(array), EMPTY)
+            rows.texts(pc.if_else(pc.equal(texts, EMPTY), pa.scalar(null, TEXT), texts) if null else texts, null)
         else:
-            texts = cell_texts(array, name, first_row)
-        if len(arrays) == 1:  # an empty line would be no row
-            texts = texts.fill_null("")
-            texts = pc.if_else(pc.equal(texts, EMPTY), pa.scalar('""', TEXT), texts)
-        pieces += [texts, pa.scalar(",", TEXT)]
-    pieces[-1] = pa.scalar("\n", TEXT)
-    return _joined(pieces, "")
+            _add_plain(rows, array, name, first_row, ("False", "True", null))
+    rows.literal("\n")
+    return rows.joined()
 
 
 def csv_header(names: Sequence[str]) -> bytes:
@@ -75,8 +69,45 @@ def csv_header(names: Sequence[str]) -> bytes:
     return line.getvalue().removesuffix("\r\n").encode() + b"\n"
 
 
-def _joined(pieces: list[Any], null: str) -> memoryview:
-    joined = pc.binary_join_element_wise(*pieces, EMPTY, null_handling="replace", null_replacement=null)
-    offsets_buffer, data = joined.buffers()[1:3]
-    end = joined[-1] if not len(joined) else memoryview(offsets_buffer).cast("q")[joined.offset + len(joined)]
-    return memoryview(data)[:end]
+def _add_plain(rows: JoinedRows, array: pa.Array, name: str, first_row: int, words: tuple[str, str, str]) -> None:
+    """Add what no quotes stand around; `words` are those for false, true and null."""
+    if pa.types.is_boolean(array.type):
+        rows.choice(words, array.cast(pa.int32()).fill_null(2).to_numpy())
+    elif pa.types.is_floating(array.type):
+        digits, is_whole = double_digits(array)
+        _add_values(rows, digits, name, first_row, words[2])
+        if is_whole.all():
+            rows.literal(".0")
+        elif is_whole.any():
+            rows.choice(("", ".0"), is_whole.astype(np.int32))
+    else:
+        _add_values(rows, array, name, first_row, words[2])
+
+
+def _add_values(rows: JoinedRows, array: pa.Array, name: str, first_row: int, null: str, quote: str = "") -> None:
+    """Add anything but texts, booleans and doubles, in quotes or not."""
+    if pa.types.is_temporal(array.type):
+        check_years(array, name, first_row)
+    shared = shared_texts(array)
+    if shared is not None:
+        texts, places = shared
+        if quote:
+            texts = pc.binary_join_element_wise(_QUOTE, texts, _QUOTE, EMPTY)
+        rows.shared(texts.fill_null(null) if texts.null_count else texts, places)
+    elif quote:
+        _add_quoted(rows, cell_texts(array), null)
+    else:
+        rows.texts(cell_texts(array), null)
+
+
+def _add_quoted(rows: JoinedRows, texts: pa.Array, null: str) -> None:
+    """Add texts, with quotes around all but the nulls; the quotes become part of the pieces beside them."""
+    if not texts.null_count:
+        rows.literal('"')
+        rows.texts(texts, null)
+        rows.literal('"')
+        return
+    is_null = null_mask(texts).astype(np.int32)
+    rows.choice(('"', null), is_null)
+    rows.texts(texts, "")
+    rows.choice(('"', ""), is_null)
