@@ -5,6 +5,10 @@ starts a thread, and a process with threads must not fork. Nor does it belong in
 does not use it, where other libraries look to decide what they deal with. So the fork server imports it without that
 step and takes it out again; the first import in a kernel puts it back and does the step.
 
+What it looks at when it is imported, it has looked at in the fork server: which optional packages there are, and a few
+variables of the environment (POLARS_FORCE_PKG, POLARS_THP). And as with pandas, a job's own module of that name is not
+found.
+
 What a future release does when it is imported is not known. So a child tries first, and what leaves it with a second
 thread or a new descriptor is imported by each job, as anything else is.
 """
@@ -49,13 +53,23 @@ class SetAside(MetaPathFinder, Loader):
         self._modules = modules
         self._last_steps = last_steps
         self._own_spec: Any = modules[package].__spec__
+        self._is_loaded = False
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the package's own loader can do, such as reading its data files."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._own_spec.loader, name)
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Return a spec like the package's own; its modules are found by `sys.modules` once it is loaded."""
-        if fullname != self._package:
+        """Return a spec like the package's own; once it is loaded, whoever asks again is left to the other finders."""
+        # It stays in sys.meta_path: another thread may be on its way through that list, and would skip one of it.
+        if fullname != self._package or self._is_loaded:
             return None
-        spec = ModuleSpec(fullname, self, origin=self._own_spec.origin)
-        spec.submodule_search_locations = self._own_spec.submodule_search_locations
+        own = self._own_spec
+        spec = ModuleSpec(fullname, self, origin=own.origin)
+        spec.submodule_search_locations = own.submodule_search_locations
+        spec.has_location, spec.cached = own.has_location, own.cached
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -67,7 +81,7 @@ class SetAside(MetaPathFinder, Loader):
         for step in self._last_steps:
             step()
         module.__spec__ = self._own_spec
-        sys.meta_path.remove(self)
+        self._is_loaded = True
         sys.modules.update(self._modules)
 
 

@@ -4,7 +4,8 @@ The parser itself refuses broken lines, broken UTF-8, and in columns of numbers 
 numbers beyond 64 bits and 1.0 for an integer too). What it lets pass shows elsewhere: a number or an object in a text
 column becomes its text, which has all the quotation marks that stand in the file where a string has two less. A missing
 or repeated key changes the number of marks as well, and could make up for that; so colons are counted too, of which a
-row has one for each key. Half a surrogate pair becomes a NUL, so a block that escapes one is not given to it.
+row has one for each key. (What is no text may be missing in one row and twice in another unseen: the first counts.)
+Half a surrogate pair becomes a NUL, so a block that escapes one is not given to it.
 """
 
 from __future__ import annotations

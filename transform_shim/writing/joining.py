@@ -93,7 +93,9 @@ class JoinedRows:
     def joined(self) -> list[memoryview]:
         """All rows one behind the other, in blocks that each end with a row."""
         self._end_piece()
-        pool = pa.concat_arrays([pa.array(self._short, TEXT), *self._arrays])
+        arrays, self._arrays = self._arrays, []  # they are let go as soon as they are copied: a cell may have 100 MB
+        pool = pa.concat_arrays([pa.array(self._short, TEXT), *arrays])
+        del arrays
         begins = np.array([p.begin if p.is_short else p.begin + len(self._short) for p in self._pieces], np.int32)
         is_own = np.array([p.places is self._row_numbers for p in self._pieces], np.int32)
         rows, step = len(self._row_numbers), max(1, _BLOCK_TEXTS // len(begins))
