@@ -69,7 +69,8 @@ def live_as_a_kernel(directory: str) -> None:
         ip=os.path.join(directory, "kernel"),  # noqa: PTH118
         key=os.urandom(32).hex().encode(),
     )
-    os.environ["IPYTHONDIR"] = tempfile.tempdir = directory
+    # As a kernel has them. A user without an entry among the users has no home otherwise, and ipykernel asks for it.
+    os.environ["HOME"] = os.environ["IPYTHONDIR"] = tempfile.tempdir = directory
     os.chdir(directory)
     kernel = boot.boot(path, "job", on_bound=lambda: None)
     kernel.shell.run_cell(warmth.REHEARSAL_CODE, store_history=False, silent=True).raise_error()

@@ -5,15 +5,18 @@ import mmap
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
+from kernel_spec.environment import interpreter_environment
 from kernel_spec.pages import Pages, written_by
 from kernel_spec.sandbox import syscalls
 from kernel_spec.warmth import REHEARSAL_CODE
 from tests.kernel_spec.conftest import Desk
-from tests.kernel_spec.sandbox.children import in_child
+from tests.kernel_spec.sandbox.children import PLAIN_USER, in_child
 
 PAGE = mmap.PAGESIZE
 MANY = 2000
@@ -113,3 +116,20 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_plainly_started_kernel_says_that_it_has_to_rehearse(desk: Desk) -> None:
     with desk.kernel(plain=True) as kernel:
         assert not kernel.process.is_warm
+
+
+def test_pages_are_found_for_a_user_whom_nobody_knows() -> None:
+    """As a container in a cluster runs: some number for a user, and no home."""
+    program = """
+import tempfile
+from kernel_spec import pages, self_test, warmth
+warmth.import_all()
+with tempfile.TemporaryDirectory(prefix="tg-") as directory:
+    print(pages.written_by(lambda: self_test.live_as_a_kernel(directory)).count)
+"""
+    environment = {name: value for name, value in interpreter_environment().items() if name != "HOME"}
+    user = PLAIN_USER.uid if os.geteuid() == 0 else None
+    command = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(command, env=environment, user=user, cwd="/", capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert int(done.stdout) > 1000
