@@ -63,7 +63,9 @@ class ForkServer:
         # At once: it has the other processor while all else is imported here.
         trial = set_aside.Trial(apart)
         missing = warmth.import_all(modules)
-        apart = _set_aside(apart) if trial.passed() else _not_set_aside(apart)
+        apart = apart if trial.passed() else ()
+        for package in apart:
+            set_aside.set_aside(package)
         imported = time.monotonic()
         self._expected_descriptors = frozenset(_open_descriptors())
         # Freezing first: the self-test's child then shares pages as a kernel will.
@@ -154,17 +156,6 @@ class ForkServer:
         return 0
 
 
-def _set_aside(packages: tuple[str, ...]) -> tuple[str, ...]:
-    for package in packages:
-        set_aside.set_aside(package)
-    return packages
-
-
-def _not_set_aside(packages: tuple[str, ...]) -> tuple[str, ...]:
-    print(f"fork server: {' and '.join(packages)}: imported by each job that wants it", file=sys.stderr, flush=True)  # noqa: T201
-    return ()
-
-
 def _tell_failure(gate: int, error: SandboxError) -> None:
     # Nobody listens when the start was given up, which is also what most often ends an init.
     with (
@@ -243,7 +234,7 @@ def _resident_bytes() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the fork server on the control socket whose descriptor is named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m kernel_spec.fork_server", description=__doc__)
     parser.add_argument("control", type=int, help="descriptor of the control socket")
@@ -253,7 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     channel = Channel(socket.socket(fileno=options.control), accepts=FORK_REQUESTS)
     dumpable.apply()
     ForkServer(channel).run(options.modules or warmth.DEFAULT_MODULES)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

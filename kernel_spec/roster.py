@@ -53,7 +53,7 @@ class Roster:
         del self._kernels[kernel.kernel_id]
         self._attempts = {number: a for number, a in self._attempts.items() if a.kernel is not kernel}
 
-    def begin_attempt(self, attempt: StartAttempt) -> None:
+    def add_attempt(self, attempt: StartAttempt) -> None:
         """Take up an attempt to start a kernel."""
         self._attempts[attempt.number] = attempt
 

@@ -89,13 +89,18 @@ class Trial:
     """A child that sets packages aside and says whether it could still be forked."""
 
     def __init__(self, packages: Sequence[str]) -> None:
+        self._packages = packages
         self._pid = os.fork() if packages else 0
         if packages and self._pid == 0:
             run_and_exit(lambda: _set_aside_quietly(packages))
 
     def passed(self) -> bool:
-        """Wait for its end; what went wrong is in the log. True if there was nothing to try."""
-        return not self._pid or os.waitpid(self._pid, 0)[1] == 0
+        """Wait for its end, ten seconds at most; what went wrong is in the log. True if there was nothing to try."""
+        if not self._pid or os.waitpid(self._pid, 0)[1] == 0:
+            return True
+        names = " and ".join(self._packages)
+        print(f"fork server: {names}: imported by each job that wants it", file=sys.stderr, flush=True)  # noqa: T201
+        return False
 
 
 def installed(modules: Iterable[str]) -> tuple[str, ...]:

@@ -180,7 +180,7 @@ class Supervisor:
         plan = self._plan(kernel, message)
         outputs, descriptors[:] = list(descriptors), []
         attempt = StartAttempt(self._tools, message, next(self._numbers), kernel, plan, outputs)
-        self._roster.begin_attempt(attempt)
+        self._roster.add_attempt(attempt)
         if self._keeper.is_first_start and not message.plain:
             self._waiting.append(attempt)
             kernel.timers.add(self._loop.call_later(FIRST_FORK_SERVER_SECONDS, lambda: self._begin(attempt)))

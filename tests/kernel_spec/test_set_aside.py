@@ -117,6 +117,7 @@ def test_a_package_that_does_not_bear_it_is_left_to_the_jobs(tmp_path: Path, sou
     )
     assert done.stdout == "False True\n"
     assert reason in done.stderr
+    assert "package: imported by each job that wants it" in done.stderr
 
 
 def test_an_unknown_release_of_polars_is_left_to_the_jobs(tmp_path: Path) -> None:
@@ -161,6 +162,8 @@ def test_a_last_step_that_fails_is_tried_again_by_the_next_import(monkeypatch: p
         assert importlib.import_module("laid_by") is package
         assert package.__spec__ is spec
         assert finder.find_spec("laid_by") is None
+        # Another thread on its way through the list would skip one if it went.
+        assert finder in sys.meta_path
     finally:
         for name in ("laid_by", "laid_by.part"):
             sys.modules.pop(name, None)
