@@ -13,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import zmq.asyncio
 from jupyter_client import BlockingKernelClient, KernelManager
@@ -25,42 +26,45 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
+from kernel_spec.client.front_end import CHANNELS
+from kernel_spec.client.process import LauncherError
 from kernel_spec.install import RESOURCE_DIR, install
-from kernel_spec.limits import notebook_limit
+from kernel_spec.protocol.limits import notebook_limit
 from kernel_spec.provisioner import TransformProvisioner
-from kernel_spec.standalone import CHANNELS
 from tests.kernel_spec.conftest import Desk, is_alive, wait_until
 
 RUN_SECONDS = 60
 
 
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _registered() -> Iterator[None]:
     """Let the factory know the provisioner, as an installed distribution does."""
     KernelProvisionerFactory.clear_instance()
     factory = KernelProvisionerFactory.instance()
     name = "transform-provisioner"
     entry = EntryPoint(name, "kernel_spec.provisioner:TransformProvisioner", KernelProvisionerFactory.GROUP_NAME)
-    monkeypatch.setitem(factory.provisioners, name, entry)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(factory.provisioners, name, entry)
+        yield
 
 
-def seat_of(manager: KernelManager) -> Path | None:
+def workspace_of(manager: KernelManager) -> Path | None:
     """Return the temporary directory of the front end's kernel; others come and go in the same place."""
-    seat = getattr(manager.provisioner, "seat", None)
-    return None if seat is None else Path(seat.seat_dir)
+    workspace = getattr(manager.provisioner, "workspace", None)
+    return None if workspace is None else Path(workspace.workspace_dir)
 
 
-@pytest.fixture
-def manager() -> Iterator[KernelManager]:
+@contextmanager
+def new_manager() -> Iterator[KernelManager]:
     manager = KernelManager(kernel_name="transform")
     manager._kernel_spec = KernelSpec.from_resource_dir(str(RESOURCE_DIR))
     yield manager
-    seat = seat_of(manager)
+    workspace = workspace_of(manager)
     if manager.has_kernel:
         manager.shutdown_kernel(now=True)
     manager.cleanup_resources()
     manager.context.destroy(linger=0)
-    assert seat is None or not seat.parents[1].exists(), "the launcher's directory is two above the seat"
+    assert workspace is None or not workspace.parents[1].exists(), "the launcher's directory is two above the workspace"
 
 
 def run(client: BlockingKernelClient, code: str) -> str:
@@ -77,8 +81,8 @@ def run(client: BlockingKernelClient, code: str) -> str:
     return "".join(printed)
 
 
-@pytest.fixture
-def client(manager: KernelManager) -> Iterator[BlockingKernelClient]:
+@contextmanager
+def started(manager: KernelManager) -> Iterator[BlockingKernelClient]:
     manager.start_kernel()
     client = manager.client()
     client.start_channels()
@@ -87,26 +91,53 @@ def client(manager: KernelManager) -> Iterator[BlockingKernelClient]:
     client.stop_channels()
 
 
-def test_kernel_manager_gets_a_confined_kernel_over_ipc(manager: KernelManager, client: BlockingKernelClient) -> None:
-    assert manager.transport == "ipc"
+@pytest.fixture
+def manager() -> Iterator[KernelManager]:
+    with new_manager() as manager:
+        yield manager
+
+
+@pytest.fixture
+def client(manager: KernelManager) -> Iterator[BlockingKernelClient]:
+    with started(manager) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def shared_manager() -> Iterator[KernelManager]:
+    """The manager of one kernel for all tests that leave it as they found it."""
+    with new_manager() as manager:
+        yield manager
+
+
+@pytest.fixture(scope="module")
+def shared_client(shared_manager: KernelManager) -> Iterator[BlockingKernelClient]:
+    with started(shared_manager) as client:
+        yield client
+
+
+def test_kernel_manager_gets_a_confined_kernel_over_ipc(
+    shared_manager: KernelManager, shared_client: BlockingKernelClient
+) -> None:
+    assert shared_manager.transport == "ipc"
     seen = run(
-        client,
+        shared_client,
         "import os, resource; print(os.getcwd(), resource.getrlimit(resource.RLIMIT_NOFILE)[0], 'HOME' in os.environ)",
     )
     directory, descriptors, _ = seen.split()
     assert directory.startswith("/tmp/transform-")
     assert directory.endswith("/work")
     assert descriptors == "256"
-    assert client.hb_channel.is_beating()
+    assert shared_client.hb_channel.is_beating()
 
 
-def test_connection_file_is_not_for_others(manager: KernelManager, client: BlockingKernelClient) -> None:
-    assert stat.S_IMODE(Path(manager.connection_file).stat().st_mode) == 0o640
+def test_connection_file_is_not_for_others(shared_manager: KernelManager, shared_client: BlockingKernelClient) -> None:
+    assert stat.S_IMODE(Path(shared_manager.connection_file).stat().st_mode) == 0o640
 
 
-def test_output_of_c_code_and_children_reaches_the_front_end(client: BlockingKernelClient) -> None:
+def test_output_of_c_code_and_children_reaches_the_front_end(shared_client: BlockingKernelClient) -> None:
     printed = run(
-        client,
+        shared_client,
         "import os, subprocess, time; os.write(1, b'raw\\n'); subprocess.run(['echo', 'child']); time.sleep(0.3)",
     )
     assert sorted(printed.split()) == ["child", "raw"]
@@ -144,8 +175,10 @@ def test_polite_shutdown_and_interrupt_work(manager: KernelManager, client: Bloc
     assert not manager.is_alive()
 
 
-def test_provisioner_info_names_a_process_for_good(manager: KernelManager, client: BlockingKernelClient) -> None:
-    info = asyncio.run(manager.provisioner.get_provisioner_info())
+def test_provisioner_info_names_a_process_for_good(
+    shared_manager: KernelManager, shared_client: BlockingKernelClient
+) -> None:
+    info = asyncio.run(shared_manager.provisioner.get_provisioner_info())
     json.dumps({name: value for name, value in info.items() if name != "connection_info"})
     same, reused = TransformProvisioner(), TransformProvisioner()
     asyncio.run(same.load_provisioner_info(info))
@@ -156,21 +189,40 @@ def test_provisioner_info_names_a_process_for_good(manager: KernelManager, clien
 def test_limits_of_notebooks_are_settings(manager: KernelManager) -> None:
     manager.config.TransformProvisioner.memory_bytes = 512 << 20
     manager.config.TransformProvisioner.descriptors = 128
-    manager.start_kernel()
-    client = manager.client()
-    client.start_channels()
-    client.wait_for_ready(timeout=RUN_SECONDS)
-    limits = "import resource as r; print(r.getrlimit(r.RLIMIT_DATA)[0], r.getrlimit(r.RLIMIT_NOFILE)[0])"
-    assert run(client, limits).split() == [str(512 << 20), "128"]
-    client.stop_channels()
+    with started(manager) as client:
+        limits = "import resource as r; print(r.getrlimit(r.RLIMIT_DATA)[0], r.getrlimit(r.RLIMIT_NOFILE)[0])"
+        assert run(client, limits).split() == [str(512 << 20), "128"]
+
+
+@pytest.mark.parametrize(
+    ("traits", "error"),
+    [
+        ({"companion": ["/no/such/command"]}, FileNotFoundError),
+        ({"debugger": True, "allow_network": True}, LauncherError),
+    ],
+    ids=["companion", "kernel"],
+)
+def test_start_that_fails_leaves_no_process(
+    manager: KernelManager, traits: dict[str, Any], error: type[Exception]
+) -> None:
+    manager.config.TransformProvisioner.update(traits)
+    before = set(psutil.Process().children())
+    with pytest.raises(error):
+        manager.start_kernel()
+    assert not manager.has_kernel
+    assert {child for child in psutil.Process().children() if is_alive(child.pid)} <= before
 
 
 def test_limit_of_the_environment_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRANSFORM_KERNEL_MEMORY_BYTES", "2GB")
-    with pytest.raises(ValueError, match="TRANSFORM_KERNEL_MEMORY_BYTES='2GB': expected a whole number"):
-        notebook_limit("MEMORY_BYTES", 1 << 30)
+    monkeypatch.setenv("TRANSFORM_KERNEL_MEMORY_BYTES", "2G")
+    with pytest.raises(ValueError, match="TRANSFORM_KERNEL_MEMORY_BYTES='2G': expected a number of bytes or a size"):
+        notebook_limit("memory_bytes")
+    monkeypatch.setenv("TRANSFORM_KERNEL_MEMORY_BYTES", "2GiB")
+    assert notebook_limit("memory_bytes") == 2 << 30
+    monkeypatch.setenv("TRANSFORM_KERNEL_CPU_SECONDS", "5m")
+    assert notebook_limit("cpu_seconds") == 300
     monkeypatch.setenv("TRANSFORM_KERNEL_MEMORY_BYTES", "")
-    assert notebook_limit("MEMORY_BYTES", 1 << 30) == 1 << 30
+    assert notebook_limit("memory_bytes") == 1 << 30
 
 
 def test_front_end_killed_leaves_no_kernel() -> None:
@@ -184,19 +236,19 @@ KernelProvisionerFactory.instance().provisioners[name] = entry
 manager = KernelManager(kernel_name="transform")
 manager._kernel_spec = KernelSpec.from_resource_dir(str(RESOURCE_DIR))
 manager.start_kernel()
-print(manager.provisioner.pid, manager.provisioner.seat.seat_dir, flush=True)
+print(manager.provisioner.pid, manager.provisioner.workspace.workspace_dir, flush=True)
 sys.stdin.read()
 """
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as front:
         assert front.stdout is not None
-        said, seat_dir = front.stdout.readline().split()
+        said, workspace_dir = front.stdout.readline().split()
         pid = int(said)
         assert is_alive(pid)
         front.kill()
     assert wait_until(lambda: not is_alive(pid))
-    assert wait_until(lambda: not Path(seat_dir).parents[1].exists())
+    assert wait_until(lambda: not Path(workspace_dir).parents[1].exists())
 
 
 def test_gateway_passes_its_own_launcher(desk: Desk) -> None:
@@ -215,13 +267,13 @@ def test_gateway_passes_its_own_launcher(desk: Desk) -> None:
         reply = await client.execute("1 + 1", reply=True, timeout=RUN_SECONDS)
         client.stop_channels()
         alive = await manager.is_alive()
-        seat_dir = manager.provisioner.seat.seat_dir
+        workspace_dir = manager.provisioner.workspace.workspace_dir
         await manager.shutdown_kernel(now=True)
-        return [welcome["msg_type"], reply["content"]["status"], str(alive)], seat_dir
+        return [welcome["msg_type"], reply["content"]["status"], str(alive)], workspace_dir
 
-    told, seat_dir = desk.do(use())
+    told, workspace_dir = desk.do(use())
     assert told == ["iopub_welcome", "ok", "True"]
-    assert not Path(seat_dir).exists()
+    assert not Path(workspace_dir).exists()
     assert desk.status()["kernels"] == {}
 
 
@@ -242,7 +294,7 @@ def connection_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     directory.cleanup()
 
 
-def test_command_of_kernel_json_works_by_itself(connection_file: Path) -> None:
+def test_command_of_kernel_json_starts_a_kernel(connection_file: Path) -> None:
     argv = json.loads((RESOURCE_DIR / "kernel.json").read_text())["argv"]
     command = [sys.executable, *argv[1:-1], str(connection_file)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernel_spec.limits import Limits
+from kernel_spec.linux import syscalls
+from kernel_spec.protocol.limits import Limits
 from kernel_spec.sandbox import (
     Identity,
     SandboxPlan,
@@ -29,29 +30,30 @@ from kernel_spec.sandbox import (
     confine,
     default_read_only_paths,
     enter_namespaces,
-    hierarchies,
-    processes,
     seal,
-    seccomp,
-    syscalls,
 )
+from kernel_spec.sandbox.accounting import cgroup_mounts, processes
+from kernel_spec.sandbox.layers import seccomp
+from kernel_spec.sandbox.layers.seccomp_rules import refuse
 
-SEAT_USER = Identity(60177, 60177)
+WORKSPACE_USER = Identity(60177, 60177)
 PLAIN_USER = Identity(60178, 60178)
 DOCKER_CAPABILITIES = (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31)
 LEAST_CAPABILITIES = (0, 1, 5, 6, 7)  # CHOWN, DAC_OVERRIDE, KILL, SETGID, SETUID
-_DEADLINE_SECONDS = 30.0
+_DEADLINE_SECONDS = 60.0
+_MOUNT = syscalls.mount
 
-#: A program for a pid namespace: prints the processes that are left when its orphans have been reaped, or after 10 s.
+#: A program for a pid namespace: prints the processes that are left when its orphans have been reaped, or after 30 s.
 MAKE_ORPHANS = """
-import os, time
+import os, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on, of a fork beside other threads
 for _ in range(20):
     if os.fork() == 0:
         if os.fork() == 0:
             os._exit(0)          # an orphan: its parent is gone
         os._exit(0)
     os.wait()
-deadline = time.monotonic() + 10
+deadline = time.monotonic() + 30
 while len([n for n in os.listdir("/proc") if n.isdigit()]) > 2 and time.monotonic() < deadline:
     time.sleep(0.005)
 print(sorted(int(n) for n in os.listdir("/proc") if n.isdigit()), flush=True)
@@ -121,6 +123,13 @@ def outcome(action: Callable[[], object]) -> str:
     return "worked"
 
 
+def mount_not_on_a_process(source: str, target: str, filesystem: str, flags: int, data: str = "") -> None:
+    """Mount as where a security module refuses it on the directory of a process."""
+    if target.endswith("/proc/1"):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    _MOUNT(source, target, filesystem, flags, data)
+
+
 def call_by_number(number: int, *arguments: int) -> int:
     """Make any system call."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -142,7 +151,7 @@ def be_in_default_container() -> None:
     """Have what root has in an ordinary container: 14 capabilities, and no namespaces and mounts by the filter."""
     keep_capabilities(DOCKER_CAPABILITIES)
     deny_namespaces()
-    hierarchies.find_hierarchies = lambda *_: ()  # a container sees them read-only
+    cgroup_mounts.find_hierarchies = lambda *_: ()  # a container sees them read-only
 
 
 def keep_capabilities(kept: tuple[int, ...]) -> None:
@@ -160,19 +169,18 @@ def keep_capabilities(kept: tuple[int, ...]) -> None:
 
 def deny_namespaces() -> None:
     """Refuse what the filter of an ordinary container refuses."""
-    assembler = seccomp._Assembler(syscalls.MACHINE)
-    assembler._refuse_foreign_tables()
-    assembler._deny(("unshare", "setns", "mount", "pivot_root", "open_tree", "move_mount"), errno.EPERM)
-    assembler._deny(("clone3",), errno.ENOSYS)
-    assembler._code.append((0x06, 0, 0, 0x7FFF0000))
+    rules = [
+        refuse(("unshare", "setns", "mount", "pivot_root", "open_tree", "move_mount"), errno.EPERM),
+        refuse(("clone3",), errno.ENOSYS),
+    ]
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    syscalls.seccomp_filter(b"".join(struct.pack("=HBBI", *i) for i in assembler._code))
+    syscalls.seccomp_filter(seccomp.assemble(rules))
 
 
 @contextmanager
-def scratch() -> Iterator[str]:
+def scratch(parent: str = "/tmp") -> Iterator[str]:
     """A directory that every user can pass through; pytest's own is closed to others."""
-    directory = tempfile.mkdtemp(prefix="tgs-", dir="/tmp")
+    directory = tempfile.mkdtemp(prefix="tgs-", dir=parent)
     os.chmod(directory, 0o711)
     try:
         yield directory
@@ -180,30 +188,30 @@ def scratch() -> Iterator[str]:
         shutil.rmtree(directory)
 
 
-def make_seat(parent: str, owner: Identity | None, name: str | None = None) -> str:
-    """Make a seat directory as the launcher does; its name is its processes' mark, so no two tests share one."""
-    seat = Path(parent, name or os.urandom(4).hex())
-    seat.mkdir()
+def make_workspace(parent: str, owner: Identity | None, name: str | None = None) -> str:
+    """Make a workspace directory as the launcher does; its name is its processes' mark, so no two tests share one."""
+    workspace = Path(parent, name or os.urandom(4).hex())
+    workspace.mkdir()
     for part, mode in (("ipc", 0o2770), ("inputs", 0o2750), ("work", 0o700), ("out", 0o2770)):
-        directory = seat / part
+        directory = workspace / part
         directory.mkdir()
         if owner is not None:
             os.chown(directory, owner.uid, owner.gid)
         directory.chmod(mode)
     if owner is not None:
-        os.chown(seat, 0 if os.geteuid() == 0 else -1, owner.gid)
-    seat.chmod(0o750)
-    return str(seat)
+        os.chown(workspace, 0 if os.geteuid() == 0 else -1, owner.gid)
+    workspace.chmod(0o750)
+    return str(workspace)
 
 
 def make_plan(
-    seat_dir: str, layers: frozenset[str] = frozenset(), identity: Identity | None = None, **changes: Any
+    workspace_dir: str, layers: frozenset[str] = frozenset(), identity: Identity | None = None, **changes: Any
 ) -> SandboxPlan:
     """Make a plan whose launcher is this process."""
     values: dict[str, Any] = {
         "identity": identity,
         "limits": Limits(),
-        "seat_dir": seat_dir,
+        "workspace_dir": workspace_dir,
         "read_only_paths": default_read_only_paths(),
         "layers": layers,
         "allow_network": False,
@@ -214,28 +222,28 @@ def make_plan(
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A program that ran in a sandbox: what it printed and its wait status."""
+    """The output and the wait status of a program that ran in a sandbox."""
 
     output: str
     status: int
 
 
 def run_confined(make: Callable[[], SandboxPlan], code: str, environment: Mapping[str, str] | None = None) -> Run:
-    """Run a Python program in the whole sandbox, by way of a launcher, a middle process and a kernel."""
+    """Run a Python program in the whole sandbox, by way of a launcher, an intermediate process and a kernel."""
 
     def launch() -> dict[str, Any]:
         processes.become_subreaper()
         plan = make()
         reader, writer = os.pipe()
-        lifeline, _end = os.pipe()
-        middle = fork()
-        if middle == 0:
+        liveness_pipe, _end = os.pipe()
+        intermediate = fork()
+        if intermediate == 0:
             os.close(reader)
-            _be_middle(plan, lifeline, code, writer, environment or {})
+            _be_intermediate(plan, liveness_pipe, code, writer, environment or {})
         os.close(writer)
-        os.waitpid(middle, 0)
+        os.waitpid(intermediate, 0)
         output = _read_all(reader, _DEADLINE_SECONDS)
-        ended = processes.end_seat(plan.seat_dir, plan.identity)
+        ended = processes.end_workspace(plan.workspace_dir, plan.identity)
         assert output.startswith("kernel "), output
         kernel_status = ended.exits.get(int(output.split("\n", 1)[0].removeprefix("kernel ")), 0)
         return {"output": output.split("\n", 1)[1], "status": kernel_status}
@@ -243,9 +251,11 @@ def run_confined(make: Callable[[], SandboxPlan], code: str, environment: Mappin
     return Run(**in_child(launch))
 
 
-def _be_middle(plan: SandboxPlan, lifeline: int, code: str, writer: int, environment: Mapping[str, str]) -> None:
+def _be_intermediate(
+    plan: SandboxPlan, liveness_pipe: int, code: str, writer: int, environment: Mapping[str, str]
+) -> None:
     try:
-        enter_namespaces(plan, lifeline)
+        enter_namespaces(plan, liveness_pipe)
         kernel = fork()
         if kernel:
             os.write(writer, f"kernel {kernel}\n".encode())
@@ -263,7 +273,7 @@ def _be_middle(plan: SandboxPlan, lifeline: int, code: str, writer: int, environ
 
 
 def _exec(plan: SandboxPlan, code: str, environment: Mapping[str, str]) -> None:
-    script = Path(plan.seat_dir, "work", "program.py")
+    script = Path(plan.workspace_dir, "work", "program.py")
     script.write_text(code)
     work_dir = str(script.parent)
     own = {"HOME": work_dir, "TMPDIR": work_dir, "MPLCONFIGDIR": work_dir, "PATH": os.defpath, "LANG": "C.UTF-8"}

@@ -1,4 +1,4 @@
-"""Seats and users for the tests of the layers."""
+"""Workspaces and users for the tests of the layers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def scratch_dir() -> Iterator[str]:
 
 @pytest.fixture
 def owner() -> Identity | None:
-    """The seat's user: one of its own as root, else nobody but us."""
-    return children.SEAT_USER if os.geteuid() == 0 else None
+    """The workspace's user: one of its own as root, else nobody but us."""
+    return children.WORKSPACE_USER if os.geteuid() == 0 else None
 
 
 @pytest.fixture
-def seat_dir(scratch_dir: str, owner: Identity | None) -> str:
-    return children.make_seat(scratch_dir, owner)
+def workspace_dir(scratch_dir: str, owner: Identity | None) -> str:
+    return children.make_workspace(scratch_dir, owner)

@@ -6,28 +6,27 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
-from kernel_spec.limits import Limits
+from kernel_spec.protocol.limits import Limits
 from kernel_spec.sandbox import Identity
 from tests.kernel_spec.sandbox.children import (
     NAMESPACES,
     PLAIN_USER,
-    SEAT_USER,
     TIER_A,
     TIER_B,
     TIER_C,
     TIER_C_USER_NAMESPACE,
+    WORKSPACE_USER,
     Run,
     be_in_default_container,
     become,
     in_child,
     make_plan,
-    make_seat,
+    make_workspace,
     outcome,
     run_confined,
     scratch,
@@ -154,8 +153,8 @@ def tier(request: pytest.FixtureRequest) -> Iterator[Sandboxed]:
     layers = TIERS[name]
     as_root = os.geteuid() == 0
     if "identity" in layers and not as_root:
-        pytest.skip("a user for the seat takes root")
-    if as_root and not layers & NAMESPACES and (why := unreadable_for(SEAT_USER.uid)):
+        pytest.skip("a user for the workspace takes root")
+    if as_root and not layers & NAMESPACES and (why := unreadable_for(WORKSPACE_USER.uid)):
         pytest.skip(f"{why}; without a private root it stays out of reach")
     if as_root and "user_namespace" in layers and (why := unreadable_for(PLAIN_USER.uid)):
         pytest.skip(f"{why}; a plain user cannot show it to itself")
@@ -164,19 +163,19 @@ def tier(request: pytest.FixtureRequest) -> Iterator[Sandboxed]:
 
 
 class Sandboxed:
-    """One tier: runs programs on a seat of its own."""
+    """One tier: runs programs on a workspace of its own."""
 
     def __init__(self, name: str, layers: frozenset[str], directory: str) -> None:
         self.name = name
         self.layers = layers
-        self.identity: Identity | None = SEAT_USER if "identity" in layers else None
+        self.identity: Identity | None = WORKSPACE_USER if "identity" in layers else None
         self.plain = None if self.identity is not None or os.geteuid() != 0 else PLAIN_USER
         self.directory = directory
-        self.seat_dir = make_seat(directory, self.identity or self.plain)
+        self.workspace_dir = make_workspace(directory, self.identity or self.plain)
         if self.plain is not None:
-            os.chown(self.seat_dir, self.plain.uid, self.plain.gid)
-        Path(self.seat_dir, "inputs", "data.jsonl").write_text("{}")
-        Path(self.seat_dir, "inputs", "data.jsonl").chmod(0o644)
+            os.chown(self.workspace_dir, self.plain.uid, self.plain.gid)
+        Path(self.workspace_dir, "inputs", "data.jsonl").write_text("{}")
+        Path(self.workspace_dir, "inputs", "data.jsonl").chmod(0o644)
 
     def run(self, code: str, limits: Limits | None = None) -> Run:
         def make() -> object:
@@ -184,7 +183,7 @@ class Sandboxed:
                 be_in_default_container()
             if self.plain is not None:
                 become(self.plain)
-            return make_plan(self.seat_dir, self.layers, self.identity, limits=limits or Limits())
+            return make_plan(self.workspace_dir, self.layers, self.identity, limits=limits or Limits())
 
         return run_confined(make, code)
 
@@ -196,17 +195,20 @@ def said(run: Run) -> dict[str, object]:
     return result
 
 
+@pytest.mark.parametrize(
+    "tier", ["A", *(pytest.param(name, marks=pytest.mark.soak) for name in TIERS if name != "A")], indirect=True
+)
 def test_real_work_passes(tier: Sandboxed) -> None:
     done = said(tier.run(WORK))
-    assert done.pop("cwd") == f"{tier.seat_dir}/work"
+    assert done.pop("cwd") == f"{tier.workspace_dir}/work"
     assert done.pop("inputs") == "{}"
     pool, manager = done.pop("pool"), done.pop("manager")
     assert set(done.values()) == {True}, done
-    # Semaphores need /dev/shm: a private one, or the host's with files of the seat's own user.
+    # Semaphores need /dev/shm: a private one, or the host's with files of the workspace's own user.
     assert pool == (True if tier.name != "C" else "PermissionError")
     # A manager is reached by connect, refused where nothing hides the host's sockets.
     assert manager is True or not tier.layers & NAMESPACES
-    assert Path(tier.seat_dir, "out", "output.jsonl").read_text() == "{}"
+    assert Path(tier.workspace_dir, "out", "output.jsonl").read_text() == "{}"
 
 
 def test_nothing_outside_is_reached(tier: Sandboxed) -> None:
@@ -232,6 +234,6 @@ size = len(kept) * 16
 del kept
 print(json.dumps({"megabytes": size, "error": error}))
 """
-    found = said(tier.run(code, replace(Limits(), memory_bytes=256 << 20)))
+    found = said(tier.run(code, Limits(memory_bytes=256 << 20)))
     assert found["error"] == "MemoryError"
     assert 128 <= found["megabytes"] <= 256

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kernel_spec.sandbox import syscalls
+from kernel_spec.linux import syscalls
 from tests.kernel_spec.sandbox.children import fork
 
 PORT = 7001
@@ -88,7 +88,7 @@ class Far:
         self._await()
 
     def _await(self) -> None:
-        self._go.settimeout(10)
+        self._go.settimeout(60)
         assert self._go.recv(1) == b"x", "the far machine did not come up"
 
     def _be(self, go: socket.socket) -> None:
@@ -135,7 +135,7 @@ def _accept(listener: socket.socket, answer: Callable[[socket.socket, str], None
     while True:
         caller, peer = listener.accept()
         with caller, contextlib.suppress(OSError):
-            caller.settimeout(2)
+            caller.settimeout(10)
             answer(caller, str(peer[0]))
 
 

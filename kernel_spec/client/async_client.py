@@ -1,0 +1,443 @@
+"""The gateway's side of the launcher, for asyncio.
+
+`LauncherClient.spawn` blocks and needs no loop: the gateway calls it while it still has its privileges. `attach` then
+reads the socket in the running loop. Every request has a deadline. After a missed one the launcher is not given up: the
+answer may still come, and is then dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+from kernel_spec.client.connection import resolve
+from kernel_spec.client.fork_server_state import ForkServerState
+from kernel_spec.client.kernel_process import LOST, KernelProcess
+from kernel_spec.client.link import LauncherLink
+from kernel_spec.client.process import LauncherError, LauncherProcess
+from kernel_spec.protocol.channel import close_all
+from kernel_spec.protocol.limits import Limits
+from kernel_spec.protocol.messages import (
+    Answer,
+    Exited,
+    ForkServerChanged,
+    Hello,
+    Kill,
+    Killed,
+    LimitCpu,
+    Limited,
+    Message,
+    Remove,
+    Removed,
+    Renew,
+    Renewed,
+    Request,
+    Reserve,
+    Reserved,
+    Signal,
+    Signalled,
+    Start,
+    Started,
+    Status,
+    StatusReport,
+    Stop,
+    Stopped,
+    Usage,
+    UsageReport,
+)
+from kernel_spec.protocol.options import LauncherOptions
+from kernel_spec.protocol.values import ExitReport, Style, WorkspaceInfo
+
+__all__ = ["KernelProcess", "LauncherClient", "LauncherError", "LauncherOptions"]
+
+A = TypeVar("A", bound=Answer)
+
+ANSWER_SECONDS = 10.0
+#: A directory with a hundred thousand files takes seconds.
+REMOVE_SECONDS = 60.0
+#: Longer than the launcher's own deadline of a start, so that its reason arrives.
+START_SECONDS = 40.0
+
+#: Longer than the launcher waits for a fork server, 60 s.
+RENEW_SECONDS = 70.0
+
+
+class LauncherClient:
+    """One launcher, as the gateway sees it.
+
+    Parameters
+    ----------
+    process : LauncherProcess
+        A launcher that is ready; this owns it.
+
+    Examples
+    --------
+    >>> async with LauncherClient.spawn(LauncherOptions(state_dir="/var/lib/transform")) as launcher:
+    ...     workspace = await launcher.reserve("k1")
+    ...     write_connection_file(workspace)
+    ...     process = await launcher.start_kernel("k1", output_fds=(out, err, log))
+    ...     report = await launcher.kill("k1")
+    ...     await launcher.remove("k1")
+    """
+
+    def __init__(self, process: LauncherProcess) -> None:
+        self._process = process
+        self._link = LauncherLink(process, self._on_event, self._end_processes)
+        self._ids = itertools.count(1)
+        self._workspaces: dict[str, WorkspaceInfo] = {}
+        self._processes: dict[str, KernelProcess] = {}
+        self._unclaimed_exits: dict[str, ExitReport] = {}
+        self._fork_server = ForkServerState()
+        self._closed = False
+
+    @classmethod
+    def spawn(cls, options: LauncherOptions, *, is_supervised: bool = False) -> Self:
+        """Start a launcher with the caller's present privileges, and wait until it is ready.
+
+        Parameters
+        ----------
+        options : LauncherOptions
+            Settings of the launcher.
+        is_supervised : bool
+            Whether another launcher follows one that has ended, with the same privileges and settings. Its kernels and
+            workspaces are gone.
+
+        Returns
+        -------
+        LauncherClient
+
+        Raises
+        ------
+        LauncherError
+            It did not start; the text says why.
+        """
+        return cls(LauncherProcess(options, is_supervised=is_supervised))
+
+    @property
+    def hello(self) -> Hello:
+        """The launcher's message about itself and the host when it was ready."""
+        return self._link.hello
+
+    @property
+    def pid(self) -> int:
+        """Process id of the launcher."""
+        return self._link.hello.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the launcher runs and is ready, as far as its socket shows."""
+        return not self._closed and self._link.is_up
+
+    @property
+    def restarts(self) -> int:
+        """Number of launchers that followed the first one."""
+        return self._link.restarts
+
+    async def __aenter__(self) -> Self:
+        await self.attach()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def attach(self) -> None:
+        """Read the launcher's answers in the running loop from now on."""
+        self._link.attach()
+        fork_server = (await self.status()).get("fork_server")
+        if isinstance(fork_server, dict):
+            self._fork_server.set_initial(str(fork_server["state"]), str(fork_server["reason"]))
+
+    async def lost(self) -> None:
+        """Return when the launcher is gone and no other follows; its kernels are then gone too.
+
+        Raises
+        ------
+        RuntimeError
+            `attach` was not called.
+        """
+        await self._link.lost()
+
+    async def available(self) -> None:
+        """Return when the launcher takes requests.
+
+        Raises
+        ------
+        LauncherError
+            ``launcher_lost``: it is gone, and no other follows.
+        """
+        await self._link.available()
+
+    def on_restart(self, callback: Callable[[], None]) -> None:
+        """Set the function that is called when another launcher takes requests.
+
+        Parameters
+        ----------
+        callback : callable
+            Called in the loop.
+        """
+        self._link.on_restart(callback)
+
+    async def aclose(self) -> None:
+        """Kill every kernel and end the launcher; its workspaces are removed when this returns."""
+        self._detach()
+        if not self._closed:
+            self._closed = True
+            await asyncio.to_thread(self._process.close)
+
+    def close(self) -> None:
+        """Do the same as `aclose`, for callers without a loop; safe to call twice."""
+        self._detach()
+        if not self._closed:
+            self._closed = True
+            self._process.close()
+
+    # ------------------------------------------------------------------ requests
+    async def reserve(self, kernel_id: str, style: Style = "job") -> WorkspaceInfo:
+        """Reserve a free workspace for a kernel; `remove` frees it.
+
+        Parameters
+        ----------
+        kernel_id : str
+            A new id for the kernel.
+        style : Style
+            Whether the kernel will serve one job, or a notebook.
+
+        Returns
+        -------
+        WorkspaceInfo
+
+        Raises
+        ------
+        LauncherError
+            ``no_workspace``: all are taken.
+        """
+        answer = await self._ask(Reserve(next(self._ids), kernel_id, style), Reserved)
+        self._workspaces[kernel_id] = answer.workspace
+        return answer.workspace
+
+    async def start_kernel(
+        self,
+        kernel_id: str,
+        *,
+        output_fds: tuple[int, ...],
+        limits: Limits | None = None,
+        style: Style = "job",
+        allow_network: bool = False,
+        plain: bool = False,
+    ) -> KernelProcess:
+        """Start the kernel of a reserved workspace over ``<workspace>/ipc/connection.json``.
+
+        Parameters
+        ----------
+        kernel_id : str
+            Of a reserved workspace, or of one whose kernel was killed.
+        output_fds : tuple of int
+            Standard output, standard error and, if there are three, the log pipe. The caller's stay open.
+        limits : Limits or None
+            Limits of all processes of the kernel; the processor time of a job counts from `limit_cpu`.
+        style : Style
+            Whether the kernel serves one job, or a notebook.
+        allow_network : bool
+            Allow the network.
+        plain : bool
+            Do not use the fork server.
+
+        Returns
+        -------
+        KernelProcess
+            Clients can connect to it.
+
+        Raises
+        ------
+        LauncherError
+            ``kernel_start_failed`` or ``sandbox_failed`` with the reason; the workspace is still to be removed.
+        """
+        request = Start(
+            id=next(self._ids),
+            kernel_id=kernel_id,
+            limits=limits or Limits(),
+            style=style,
+            allow_network=allow_network,
+            plain=plain,
+            has_log=len(output_fds) > 2,
+        )
+        # That of an earlier start in this workspace, which failed; its answer had all information about that end.
+        self._unclaimed_exits.pop(kernel_id, None)
+        answer, (pidfd,) = await self._link.exchange(request, Started, START_SECONDS, output_fds)
+        workspace = self._workspaces.get(kernel_id)
+        if workspace is None:  # the launcher ended just after its answer
+            os.close(pidfd)
+            raise LauncherError("launcher_lost", "the launcher is gone")
+        process = KernelProcess(
+            kernel_id=kernel_id,
+            pid=answer.pid,
+            pidfd=pidfd,
+            workspace=workspace,
+            exited=asyncio.get_running_loop().create_future(),
+            started_by=answer.started_by,
+            is_prefaulted=answer.is_prefaulted,
+        )
+        if (former := self._processes.get(kernel_id)) is not None:
+            former.close()
+        self._processes[kernel_id] = process
+        if kernel_id in self._unclaimed_exits:
+            process.exited.set_result(self._unclaimed_exits.pop(kernel_id))
+        return process
+
+    async def signal(self, kernel_id: str, number: int) -> None:
+        """Send a signal to the kernel's process group; does nothing if it has ended.
+
+        Parameters
+        ----------
+        kernel_id : str
+            The kernel.
+        number : int
+            The signal.
+
+        Raises
+        ------
+        LauncherError
+            There is no such kernel.
+        """
+        await self._ask(Signal(next(self._ids), kernel_id, int(number)), Signalled)
+
+    async def limit_cpu(self, kernel_id: str, cpu_seconds: int) -> None:
+        """Limit the processor time of all processes of the kernel, counted from now.
+
+        Parameters
+        ----------
+        kernel_id : str
+            The kernel.
+        cpu_seconds : int
+            The limit.
+
+        Raises
+        ------
+        LauncherError
+            The kernel has ended.
+        """
+        await self._ask(LimitCpu(next(self._ids), kernel_id, cpu_seconds), Limited)
+
+    async def stop(self, kernel_id: str) -> ExitReport:
+        """Return when no process of a kernel can run any more; `kill` must follow and ends frozen ones.
+
+        Returns
+        -------
+        ExitReport
+            The facts about its end that are known so far.
+
+        Raises
+        ------
+        LauncherError
+            ``not_confirmed``: a process does not end. ``no_kernel``: it was removed or never existed.
+        """
+        return (await self._ask(Stop(next(self._ids), kernel_id), Stopped)).report
+
+    async def kill(self, kernel_id: str) -> ExitReport:
+        """Kill all processes of a kernel, and return when none lives; safe to repeat.
+
+        Returns
+        -------
+        ExitReport
+
+        Raises
+        ------
+        LauncherError
+            ``not_confirmed``: a process does not end. ``no_kernel``: it was removed or never existed.
+        """
+        return (await self._ask(Kill(next(self._ids), kernel_id), Killed)).report
+
+    async def remove(self, kernel_id: str) -> None:
+        """Remove the workspace's directory and free the workspace, after `kill`.
+
+        Raises
+        ------
+        LauncherError
+            The kernel was not killed, or its directory cannot be removed.
+        """
+        await self._ask(Remove(next(self._ids), kernel_id), Removed, seconds=REMOVE_SECONDS)
+        self._workspaces.pop(kernel_id, None)
+        self._unclaimed_exits.pop(kernel_id, None)
+        process = self._processes.pop(kernel_id, None)
+        if process is not None:
+            process.close()
+
+    async def usage(self, kernel_id: str) -> UsageReport:
+        """Return what all processes of the kernel use now."""
+        return await self._ask(Usage(next(self._ids), kernel_id), UsageReport)
+
+    async def status(self) -> dict[str, object]:
+        """Return layers, workspaces, kernels, fork server and counters."""
+        return (await self._ask(Status(next(self._ids)), StatusReport)).status
+
+    async def renew(self) -> None:
+        """Replace the fork server by one with the packages that are added now, and return when it is ready or failed.
+
+        Raises
+        ------
+        LauncherError
+            The launcher is gone.
+        TimeoutError
+            It is neither after `RENEW_SECONDS`.
+        """
+        await self._ask(Renew(next(self._ids)), Renewed)
+        async with asyncio.timeout(RENEW_SECONDS):
+            while self._fork_server.status()["state"] == "starting":
+                await self._fork_server.changed()
+
+    async def _ask(self, request: Request, expected: type[A], seconds: float = ANSWER_SECONDS) -> A:
+        answer, descriptors = await self._link.exchange(request, expected, seconds)
+        close_all(descriptors)
+        return answer
+
+    # ------------------------------------------------------------------ known without a request
+    def sandbox_status(self) -> dict[str, object]:
+        """Return the sandbox report of the launcher's start, and the layers in use."""
+        hello = self.hello
+        return {
+            **hello.report,
+            "used_layers": list(hello.layers),
+            "own_uids": hello.own_uids,
+            "notes": list(hello.notes),
+        }
+
+    def fork_server_status(self) -> dict[str, object]:
+        """Return the last reported state of the fork server, its reason, and the number of restarts."""
+        return self._fork_server.status()
+
+    async def fork_server_changed(self) -> None:
+        """Return at the next change of the fork server's state."""
+        await self._fork_server.changed()
+
+    # ------------------------------------------------------------------ events
+    def _on_event(self, message: Message) -> None:
+        if isinstance(message, Exited):
+            self._on_exited(message.kernel_id, message.report)
+        elif isinstance(message, ForkServerChanged):
+            self._fork_server.on_changed(message)
+
+    def _on_exited(self, kernel_id: str, report: ExitReport) -> None:
+        process = self._processes.get(kernel_id)
+        if process is not None:
+            resolve(process.exited, report)
+        elif kernel_id in self._workspaces:
+            # It ended before its start was answered, or after the request for it was cancelled.
+            self._unclaimed_exits[kernel_id] = report
+
+    def _detach(self) -> None:
+        self._link.detach()
+        self._end_processes()
+
+    def _end_processes(self) -> None:
+        for process in self._processes.values():
+            resolve(process.exited, LOST)
+            process.close()
+        self._processes.clear()
+        self._workspaces.clear()
+        self._unclaimed_exits.clear()

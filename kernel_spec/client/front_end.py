@@ -1,0 +1,255 @@
+"""The launcher of one kernel for one front end of Jupyter, and the connection file of the kernel.
+
+Its calls block, because front ends call from event loops that live for one call. A launcher ends with its front end,
+however that ends, because it reads the end of file of the front end's socket.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from kernel_spec.client.companion import CompanionProcess
+from kernel_spec.client.process import LauncherError, LauncherProcess, ask
+from kernel_spec.protocol.channel import Channel
+from kernel_spec.protocol.limits import Limits
+from kernel_spec.protocol.messages import Kill, Request, Reserve, Signal, Start
+from kernel_spec.protocol.options import LauncherOptions
+from kernel_spec.protocol.values import ExitReport, WorkspaceInfo
+
+CHANNELS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
+START_SECONDS = 40.0
+ANSWER_SECONDS = 12.0
+
+
+class FrontEndLauncher:
+    """Starts one kernel after the other in one workspace, with blocking calls.
+
+    Parameters
+    ----------
+    channel : Channel
+        To a launcher, or to a gateway that passes the requests on; owned by this.
+
+    Attributes
+    ----------
+    forks : bool
+        Whether the kernel is forked.
+    pidfd : int
+        Readable when the kernel has ended; -1 without a kernel.
+    """
+
+    forks = False
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._number = 0
+        self._kernel_id = ""
+        self.pidfd = -1
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the launcher is gone, and its kernel with it."""
+        poll = select.poll()
+        poll.register(self._channel.fileno(), 0)
+        return bool(poll.poll(0))
+
+    def reserve(self, kernel_id: str) -> WorkspaceInfo:
+        """Reserve the workspace.
+
+        Parameters
+        ----------
+        kernel_id : str
+            Id of the kernel.
+
+        Returns
+        -------
+        WorkspaceInfo
+
+        Raises
+        ------
+        LauncherError
+            There is none.
+        """
+        raise NotImplementedError
+
+    def start(
+        self,
+        limits: Limits,
+        outputs: tuple[int, int],
+        companion: CompanionProcess | None = None,
+        *,
+        allow_network: bool = False,
+        debugger: bool = False,
+    ) -> int:
+        """Start the kernel, set `pidfd`, and start the companion.
+
+        Parameters
+        ----------
+        limits : Limits
+            Of the kernel and all that it starts.
+        outputs : tuple of int
+            Descriptors for standard output and standard error; the caller's stay open.
+        companion : CompanionProcess or None
+            To be started; the caller closes it.
+        allow_network : bool
+            Allow the network.
+        debugger : bool
+            Serve the debugger protocol.
+
+        Returns
+        -------
+        int
+            The kernel's pid.
+
+        Raises
+        ------
+        LauncherError
+            The kernel could not be started.
+        OSError
+            The companion could not be started; there is no kernel.
+        """
+        descriptors = outputs if companion is None else (*outputs, companion.kernel_end)
+        if companion is not None and not self.forks:
+            companion.start()
+        request = Start(
+            id=self._next_id(),
+            kernel_id=self._kernel_id,
+            limits=limits,
+            style="notebook",
+            allow_network=allow_network,
+            has_log=companion is not None,
+            debugger=debugger,
+        )
+        answer, (self.pidfd,) = self._ask(request, START_SECONDS, descriptors)
+        if companion is not None:
+            companion.hand_over()
+            if self.forks:
+                self._start_late(companion)
+        return int(answer.pid)
+
+    def _start_late(self, companion: CompanionProcess) -> None:
+        """Start the companion when the kernel is there, or end the kernel.
+
+        Its imports take longer than the start of a forked kernel, which they would slow down: on two busy cores from
+        170 to 230 ms (measured).
+        """
+        try:
+            companion.start()
+        except OSError:
+            self.kill()
+            raise
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the kernel's process group."""
+        self._ask(Signal(self._next_id(), self._kernel_id, number), ANSWER_SECONDS)
+
+    def kill(self) -> ExitReport:
+        """Kill all processes of the kernel and return how it ended."""
+        report: ExitReport = self._ask(Kill(self._next_id(), self._kernel_id), ANSWER_SECONDS)[0].report
+        self._close_pidfd()
+        return report
+
+    def close(self) -> None:
+        """Give up the launcher, which kills the kernel and removes the workspace; safe to call twice."""
+        self._close_pidfd()
+        self._channel.close()
+
+    def _ask(self, request: Request, seconds: float, descriptors: tuple[int, ...] = ()) -> tuple[Any, list[int]]:
+        return ask(self._channel, request, seconds, descriptors)
+
+    def _next_id(self) -> int:
+        self._number += 1
+        return self._number
+
+    def _close_pidfd(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+class StandaloneLauncher(FrontEndLauncher):
+    """A launcher that the front end starts.
+
+    It has one workspace in a temporary directory. It has no fork server, which does not pay for a single kernel.
+
+    Parameters
+    ----------
+    read_only_paths : tuple of str
+        Absolute paths that the kernel may read besides its own directory.
+    allow_network, allow_loopback : bool
+        See `LauncherOptions`.
+    """
+
+    def __init__(
+        self, read_only_paths: tuple[str, ...] = (), *, allow_network: bool = False, allow_loopback: bool = False
+    ) -> None:
+        # Not in the front end's TMPDIR, which may be long: socket paths have at most 107 bytes.
+        state_dir = tempfile.mkdtemp(prefix="transform-", dir="/tmp")
+        Path(state_dir).chmod(0o711)
+        options = LauncherOptions(
+            state_dir=state_dir,
+            workspaces=1,
+            fork_server=False,
+            read_only_paths=read_only_paths,
+            temporary=True,
+            allow_network=allow_network,
+            allow_loopback=allow_loopback,
+        )
+        try:
+            self._process = LauncherProcess(options)
+        except LauncherError:
+            # A launcher that has read its options removes it.
+            if Path(state_dir).exists():
+                Path(state_dir).rmdir()
+            raise
+        super().__init__(self._process.channel)
+
+    def reserve(self, kernel_id: str) -> WorkspaceInfo:
+        self._kernel_id = kernel_id
+        answer, _ = self._ask(Reserve(self._next_id(), kernel_id, "notebook"), ANSWER_SECONDS)
+        workspace: WorkspaceInfo = answer.workspace
+        return workspace
+
+    def close(self) -> None:
+        self._close_pidfd()
+        self._process.close()
+
+
+def debugger_wanted() -> bool:
+    """Return whether TRANSFORM_KERNEL_DEBUGGER asks for the debugger."""
+    return os.environ.get("TRANSFORM_KERNEL_DEBUGGER", "") == "1"
+
+
+def write_connection_file(workspace: WorkspaceInfo, fields: dict[str, Any]) -> Path:
+    """Write the workspace's connection file; only its owner and the workspace's group can read it.
+
+    Parameters
+    ----------
+    workspace : WorkspaceInfo
+        The kernel's workspace; its directory passes its group on.
+    fields : dict
+        Fields of a connection file; transport, ip and ports are replaced.
+
+    Returns
+    -------
+    Path
+        The connection file.
+    """
+    path = Path(workspace.ipc_dir) / "connection.json"
+    own = {"transport": "ipc", "ip": f"{workspace.ipc_dir}/k"}
+    ports = {f"{name}_port": number for name, number in CHANNELS.items()}
+    plain = {name: value.decode() if isinstance(value, bytes) else value for name, value in fields.items()}
+    draft = path.with_suffix(".part")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, json.dumps({**plain, **own, **ports}).encode())
+        os.fchmod(descriptor, 0o640)
+    finally:
+        os.close(descriptor)
+    draft.replace(path)
+    return path

@@ -1,0 +1,225 @@
+"""The processes of one workspace: finding them, measuring what they use together, and killing them all."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+
+from kernel_spec.linux import procfs
+from kernel_spec.protocol.limits import Limits
+from kernel_spec.protocol.values import WorkspaceInfo
+from kernel_spec.sandbox import Identity, SandboxError
+from kernel_spec.sandbox.accounting import disk, memory, processes
+from kernel_spec.sandbox.accounting.cgroup import Group
+from kernel_spec.sandbox.accounting.cgroup_tree import Tree
+from kernel_spec.sandbox.policy.plan import MEMORY_WATCH
+
+#: How long the launcher deals with one workspace only before it serves the others: enough to stop all its processes
+#: once and to kill them once.
+_BLOCKING_SECONDS = 0.03
+#: Directory entries beyond which a workspace counts as over its limit, so that a measurement takes bounded time.
+_MOST_ENTRIES = 20_000
+
+#: The kernel and, where an intermediate process starts them, the init of its pid namespace and the broker of its
+#: sockets; they do not count as the job's. Where there are fewer, RLIMIT_NPROC keeps the job from having more.
+_OWN_PROCESSES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceUsage:
+    """Resources that all processes of a workspace use now."""
+
+    processes: int
+    memory_bytes: int
+    cpu_seconds: float
+
+
+class KernelProcesses:
+    """The processes of one workspace: of its control group if it has one, else of its user, else with its mark.
+
+    Parameters
+    ----------
+    workspace : WorkspaceInfo
+        The workspace.
+    own_uid : bool
+        Whether the workspace has a user id of its own.
+    unlinked_shm_bytes : callable
+        Returns the size of unlinked files in /dev/shm that belong to a workspace, if it cannot be seen to which one.
+    """
+
+    def __init__(
+        self, workspace: WorkspaceInfo, *, own_uid: bool, unlinked_shm_bytes: Callable[[], int] = lambda: 0
+    ) -> None:
+        self._workspace = workspace
+        self._unlinked_shm_bytes = unlinked_shm_bytes
+        self._identity = Identity(workspace.uid, workspace.gid) if own_uid else None
+        self._group: Group | None = None
+
+    def create_group(self, tree: Tree | None, limits: Limits) -> tuple[str, ...]:
+        """Make a control group for the workspace, if there are control groups.
+
+        The first process enters it itself. Moving that process from here would block the launcher for 10 ms each time
+        (measured, version 1: Linux waits for a grace period), and with it every kill that is under way.
+
+        Parameters
+        ----------
+        tree : Tree or None
+            Where groups are made; None without control groups.
+        limits : Limits
+            Limits of the group.
+
+        Returns
+        -------
+        tuple of str
+            The files by which a process enters the group.
+
+        Raises
+        ------
+        SandboxError
+            The group could not be made; the kernel must not start.
+        """
+        if tree is None:
+            return ()
+        if self._group is None:
+            self._group = tree.create(self._workspace.name, limits, extra_processes=_OWN_PROCESSES)
+        else:
+            # It was frozen when the previous kernel was stopped or killed.
+            self._group.thaw()
+        return self._group.entrances
+
+    def kill_group(self) -> None:
+        """Send SIGKILL to all processes of the control group, at once and without reading /proc."""
+        if self._group is not None:
+            self._group.kill()
+
+    def freeze(self) -> bool:
+        """Freeze the control group, and return whether there is one that can freeze; see `is_frozen`."""
+        return self._group is not None and self._group.freeze()
+
+    def is_frozen(self) -> bool:
+        """Return whether all processes of the control group are frozen."""
+        return self._group is not None and self._group.is_frozen()
+
+    def is_stopped(self) -> bool:
+        """Return whether no process of the workspace can run any more; always False without a control group."""
+        return self._group is not None and self._group.is_stopped()
+
+    def living(self) -> list[int]:
+        """Return the pids of the processes that live; zombies do not."""
+        return [status.pid for status in self._living()]
+
+    def kill(self) -> None:
+        """Kill all living processes, for a short time; the caller reaps, looks again and repeats this.
+
+        Nothing is reaped here: the status and the usage of a kernel are collected in one place. And the init of a pid
+        namespace ends only when the kernel has been reaped, so waiting here for its end would be in vain.
+        """
+        with suppress(SandboxError):
+            processes.end_all(self._living, deadline_seconds=_BLOCKING_SECONDS)
+
+    def usage(self, limits: Limits, template_bytes: int) -> WorkspaceUsage:
+        """Measure memory and processor time of all processes of the workspace.
+
+        Parameters
+        ----------
+        limits : Limits
+            Limits of the kernel.
+        template_bytes : int
+            Memory of the fork server that each forked process shows as its own.
+
+        Returns
+        -------
+        WorkspaceUsage
+        """
+        uid = self._identity.uid if self._identity is not None else None
+        found = memory.measure(
+            self._statuses(),
+            limit_bytes=limits.memory_bytes,
+            template_bytes=template_bytes,
+            uid=uid,
+            unlinked_shm_bytes=self._unlinked_shm_bytes(),
+        )
+        cpu_seconds = found.cpu_seconds
+        if self._group is not None:
+            cpu_seconds = max(cpu_seconds, self._group.cpu_seconds())
+        return WorkspaceUsage(found.processes, found.memory_bytes, cpu_seconds)
+
+    def disk_bytes(self, limit_bytes: int) -> int:
+        """Return the size of the job's files on disk.
+
+        Inputs do not count: a job cannot write them, and they may be far larger than the limit.
+
+        Parameters
+        ----------
+        limit_bytes : int
+            The limit; too many directory entries, or a directory that this process may not read, count as one byte
+            more.
+
+        Returns
+        -------
+        int
+        """
+        workspace = self._workspace
+        pids: Collection[int] = self.living()
+        used_bytes = entries = 0
+        for directory in (workspace.work_dir, workspace.out_dir, workspace.ipc_dir):
+            try:
+                found = disk.measure(directory, pids=pids, most_entries=_MOST_ENTRIES)
+            except (PermissionError, NotADirectoryError):  # a job of the launcher's own user could hide its files
+                return limit_bytes + 1
+            except OSError:  # it was removed
+                continue
+            used_bytes, entries, pids = used_bytes + found.used_bytes, entries + found.entries, ()
+        return max(used_bytes, limit_bytes + 1) if entries > _MOST_ENTRIES else used_bytes
+
+    def oom_kills(self) -> int:
+        """Return the number of processes that the control group's memory limit has killed."""
+        return self._group.oom_kills() if self._group is not None else 0
+
+    def release(self) -> None:
+        """Remove the control group and shared memory of the workspace; none of its processes may live.
+
+        Raises
+        ------
+        SandboxError
+            Something could not be removed; the workspace must not be used again.
+        """
+        group, self._group = self._group, None
+        if group is not None:
+            group.remove()
+        if self._identity is not None:
+            # Without a private /dev/shm the next kernel of this user could open such files by name.
+            try:
+                memory.sweep_shared_files(self._identity.uid)
+            except OSError as error:
+                raise SandboxError(MEMORY_WATCH, f"a file in /dev/shm could not be removed: {error}") from error
+
+    def _living(self) -> tuple[procfs.ProcessStatus, ...]:
+        return tuple(status for status in self._statuses() if status.lives)
+
+    def _statuses(self) -> tuple[procfs.ProcessStatus, ...]:
+        if self._group is not None:
+            # The first process entered the group before it forked any other, and none can leave. So these are all
+            # processes, at a twentieth of the cost of reading /proc.
+            found = map(procfs.read_status, self._group.pids())
+            return tuple(status for status in found if status is not None)
+        return processes.of_workspace(self._workspace.workspace_dir, self._identity)
+
+
+def kill_process(pidfd: int) -> None:
+    """Send SIGKILL through a pidfd; a process that has ended is no error."""
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def end_marked(workspace_dir: str) -> None:
+    """Kill the processes with the mark of a workspace that a dead launcher left, under the launcher's own user."""
+    processes.end_workspace(workspace_dir, None)
+
+
+def end_leftovers(uid: int) -> None:
+    """Kill the processes of a newly leased user id and remove its shared memory; a dead launcher left them."""
+    processes.end_workspace("/", Identity(uid, uid))
+    memory.sweep_shared_files(uid)

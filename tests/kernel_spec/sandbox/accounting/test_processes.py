@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from kernel_spec.linux import procfs
+from kernel_spec.protocol.limits import Limits
+from kernel_spec.sandbox import Identity, SandboxError
+from kernel_spec.sandbox.accounting import processes
+from kernel_spec.sandbox.layers import rlimits
+from tests.kernel_spec.sandbox.children import become, fork, in_child, make_plan, make_workspace
+
+
+def start_in_workspace(workspace_dir: str, owner: Identity | None, code: str) -> int:
+    """Start a program as a process of the workspace; it says a word when it is ready."""
+    reader, writer = os.pipe()
+    pid = fork()
+    if pid == 0:
+        os.dup2(writer, 1)
+        rlimits.apply(replace(make_plan(workspace_dir), identity=owner))
+        if owner is not None:
+            become(owner)
+        exec(compile(code, "job", "exec"), {})
+        os._exit(0)
+    os.close(writer)
+    assert os.read(reader, 1) == b"x"
+    os.close(reader)
+    return pid
+
+
+DAEMON = """
+import os, signal, time
+signal.alarm(30)
+if os.fork() == 0:
+    os.setsid()
+    middle = os.getpid()
+    if os.fork() == 0:
+        signal.alarm(30)
+        while os.getppid() == middle: os.sched_yield()  # it shall not be counted
+        for number in range(1, 32):
+            try: signal.signal(number, signal.SIG_IGN)
+            except OSError: pass
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        os.write(1, b"x")
+        while True: time.sleep(1)
+    os._exit(0)
+os.wait()
+while True: time.sleep(1)
+"""
+
+FORK_BOMB = """
+import os, signal, time
+signal.alarm(30)
+while True:
+    try:
+        if os.fork() == 0:
+            signal.alarm(30)
+            os.setsid()
+    except OSError:
+        os.write(1, b"x")  # full; from now on each that dies is replaced
+        time.sleep(0.001)
+"""
+
+
+def test_everything_a_workspace_started_is_ended_and_reaped(workspace_dir: str, owner: Identity | None) -> None:
+    def launcher() -> list[object]:
+        processes.become_subreaper()
+        kernel = start_in_workspace(workspace_dir, owner, DAEMON)
+        found = processes.of_workspace(workspace_dir, owner)
+        ended = processes.end_workspace(workspace_dir, owner)
+        return [
+            len([status for status in found if status.lives]),
+            len(ended.pids),
+            ended.exits.get(kernel),
+            list(ended.exits.values()).count(signal.SIGKILL) == 2,
+            len(
+                [status for status in processes.of_workspace(workspace_dir, owner) if status.parent_pid == os.getpid()]
+            ),
+        ]
+
+    assert in_child(launcher) == [2, 2, signal.SIGKILL, True, 0]
+
+
+@pytest.mark.parametrize("shares_uid", [False, True], ids=["own user", "shared user"])
+def test_fork_bomb_is_ended(workspace_dir: str, owner: Identity | None, shares_uid: bool) -> None:
+    if owner is None and not shares_uid:
+        pytest.skip("a user of its own takes root")
+
+    def launcher() -> list[object]:
+        processes.become_subreaper()
+        if shares_uid and owner is not None:
+            os.chown(workspace_dir, owner.uid, owner.gid)
+            become(owner)
+        identity = None if shares_uid else owner
+        start_in_workspace(workspace_dir, identity, FORK_BOMB)
+        ended = processes.end_workspace(workspace_dir, identity, deadline_seconds=10)
+        return [len(ended.pids) > 20, len([s for s in processes.of_workspace(workspace_dir, identity) if s.lives])]
+
+    assert in_child(launcher) == [True, 0]
+
+
+def test_neighbour_under_the_same_user_is_not_touched(scratch_dir: str, owner: Identity | None) -> None:
+    one, other = make_workspace(scratch_dir, None), make_workspace(scratch_dir, None)
+
+    def launcher() -> list[object]:
+        processes.become_subreaper()
+        if owner is not None:
+            become(owner)
+        first = start_in_workspace(one, None, DAEMON)
+        second = start_in_workspace(other, None, DAEMON)
+        processes.end_workspace(one, None)
+        survivor = procfs.read_status(second)
+        result = [first in {s.pid for s in processes.of_workspace(one, None)}, survivor is not None and survivor.lives]
+        processes.end_workspace(other, None)
+        return result
+
+    assert in_child(launcher) == [False, True]
+
+
+def test_empty_workspace_ends_at_once(workspace_dir: str, owner: Identity | None) -> None:
+    ended = processes.end_workspace(workspace_dir, owner)
+    assert (ended.rounds, ended.pids, ended.exits) == (0, frozenset(), {})
+
+
+def test_survivor_is_an_error_that_names_it() -> None:
+    own = procfs.read_status(os.getpid())
+    assert own is not None
+    with pytest.raises(SandboxError, match=str(os.getpid())):
+        processes.end_all(lambda: [own], kill_all=lambda: None, deadline_seconds=0.01)
+
+
+def test_status_of_an_unreadable_process_has_its_user() -> None:
+    pid = fork()
+    if pid == 0:
+        signal.pause()
+    try:
+        status = procfs.read_status(pid)
+        assert status is not None
+        assert (status.parent_pid, status.uid, status.lives) == (os.getpid(), os.getuid(), True)
+        assert status.anonymous_bytes > 0
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        zombie = None
+        while zombie is None or zombie.lives:
+            zombie = procfs.read_status(pid)
+        os.waitpid(pid, 0)
+    assert procfs.read_status(pid) is None
+
+
+def test_cpu_time_of_a_process_and_its_children_is_read() -> None:
+    program = (
+        "import os, time\n"
+        "if os.fork() == 0:\n"
+        "    while time.process_time() < 0.15: pass\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        "print(flush=True)\n"
+        "input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        seconds = procfs.read_cpu_seconds(process.pid)
+        process.communicate(b"\n")
+    assert 0.14 <= seconds < 2
+
+
+def test_default_limits_are_as_documented() -> None:
+    limits = Limits()
+    assert (limits.memory_bytes, limits.cpu_seconds, limits.processes, limits.descriptors) == (1 << 30, 60, 50, 256)
+
+
+def test_kernel_that_exited_needs_no_further_rounds(workspace_dir: str, owner: Identity | None) -> None:
+    def launcher() -> list[object]:
+        processes.become_subreaper()
+        start_in_workspace(workspace_dir, owner, "import os; os.write(1, b'x'); os._exit(7)")
+        deadline = time.monotonic() + 60
+        while any(s.lives for s in processes.of_workspace(workspace_dir, owner)) and time.monotonic() < deadline:
+            os.sched_yield() if hasattr(os, "sched_yield") else None
+        ended = processes.end_workspace(workspace_dir, owner)
+        return [ended.rounds, [os.waitstatus_to_exitcode(status) for status in ended.exits.values()]]
+
+    assert in_child(launcher) == [0, [7]]
