@@ -1,4 +1,4 @@
-"""What the tests of the shim share."""
+"""Fixtures of the tests of the shim."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.transform_shim.jobs import Outcome, run_job
-from transform_shim import job as shim
+from transform_shim.job.warm_up import convert_every_type
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm() -> None:
-    shim.warm_up()
+    convert_every_type()
 
 
 @pytest.fixture

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
 import selectors
 import signal
 import struct
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -15,15 +17,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transform_shim import job as shim
+from transform_shim.job import run as shim
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
+
+#: Pause before a job that was interrupted is interrupted again. asyncio.run sets no wakeup descriptor: a signal between the
+#: last bytecode of its select and the system call in it waits for the next event.
+AGAIN_SECONDS = 5.0
 NAMES = {b"o": "stdout", b"e": "stderr", b"p": "progress", b"d": "done"}
 
 
 @dataclass
 class Outcome:
-    """What a job left behind: files, frames in order, raw output, and how its process ended."""
+    """The outcome of a job: files, frames in order, raw output, and the end of its process."""
 
     folder: Path
     status: int
@@ -140,14 +146,20 @@ def run_job(
     limits: Mapping[int, int] | None = None,
     before: Callable[[], None] | None = None,
     interrupt_when: bytes | None = None,
+    in_loop: bool = False,
     **options: Any,
 ) -> Outcome:
-    """Fork, run the job in the child, and collect everything; `limits` are rlimits, `before` runs in the child."""
+    """Fork, run the job in the child, and collect everything.
+
+    `limits` are rlimits, `before` runs in the child; with `in_loop` a task of an event loop calls the shim, as in a
+    kernel.
+    """
+    assert "polars" not in sys.modules, "Polars' threads are missing in a fork: use it by the fixture `elsewhere`"
     request = json.dumps(request_for(folder, code, tables or {}, **options))
     pipes = [os.pipe() for _ in range(3)]
     child = os.fork()
     if not child:
-        _be_kernel(pipes, request, limits or {}, before)
+        _be_kernel(pipes, request, limits or {}, before, in_loop)
     for _, writing in pipes:
         os.close(writing)
     outcome = Outcome(folder, 0)
@@ -159,7 +171,9 @@ def run_job(
     return outcome
 
 
-def _be_kernel(pipes: list[tuple[int, int]], request: str, limits: Mapping[int, int], before: Any) -> None:
+def _be_kernel(
+    pipes: list[tuple[int, int]], request: str, limits: Mapping[int, int], before: Any, in_loop: bool
+) -> None:
     status = 99
     try:
         null = os.open(os.devnull, os.O_RDONLY)
@@ -168,31 +182,56 @@ def _be_kernel(pipes: list[tuple[int, int]], request: str, limits: Mapping[int, 
         os.dup2(null, 0)
         for number, end in enumerate(high):
             os.dup2(end, number + 1)
-        os.closerange(4, 256)
+        # Not os.closerange(): Arrow keeps a pipe once it has read a file in this process, and aborts each process that
+        # the job forks if that is closed.
+        for end in {*ends, *high, *(end for pipe in pipes for end in pipe)} - {0, 1, 2, 3}:
+            os.close(end)
         os.environ["TRANSFORM_LOG_FD"] = "3"
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for name, value in limits.items():
             resource.setrlimit(name, (value, value))
+        asyncio.set_event_loop_policy(None)  # an earlier test's loop would have descriptors that are closed here
         if before is not None:
             before()
-        shim.run(request)
+        if in_loop:
+            _run_in_loop(request)
+        else:
+            shim.run_job(request)
         status = 0
-    except BaseException:  # run() raises nothing; what comes here is for the developer
+    except BaseException:  # run() raises nothing; an exception here is for the developer
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(status)
 
 
+def _run_in_loop(request: str) -> None:
+    async def cell() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        shim.run_job(request)
+        assert (asyncio.get_running_loop(), asyncio.current_task()) == (loop, task)
+        assert asyncio.get_event_loop_policy().get_event_loop() is loop
+        await asyncio.sleep(0)  # the loop goes on
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    loop.run_until_complete(cell())
+
+
 def _collect(outcome: Outcome, ends: list[int], child: int, interrupt_when: bytes | None) -> None:
     names = {ends[0]: "raw_stdout", ends[1]: "raw_stderr", ends[2]: "log"}
     deadline = time.monotonic() + DEADLINE_SECONDS
+    is_interrupted = False
     unparsed = bytearray()
     with selectors.DefaultSelector() as selector:
         for end in ends:
             os.set_blocking(end, False)
             selector.register(end, selectors.EVENT_READ)
         while selector.get_map():
-            ready = {key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))}
+            left = max(0.0, deadline - time.monotonic())
+            ready = {key.fd for key, _ in selector.select(min(left, AGAIN_SECONDS) if is_interrupted else left)}
+            if not ready and is_interrupted and time.monotonic() < deadline:
+                os.kill(child, signal.SIGINT)
+                continue
             if not ready:
                 os.kill(child, signal.SIGKILL)
                 raise TimeoutError(f"job still running after {DEADLINE_SECONDS} s: {outcome.frames[-3:]}")
@@ -203,7 +242,7 @@ def _collect(outcome: Outcome, ends: list[int], child: int, interrupt_when: byte
                     selector.unregister(end)
             if interrupt_when and any(interrupt_when in data for _, data in outcome.frames):
                 os.kill(child, signal.SIGINT)
-                interrupt_when = None
+                interrupt_when, is_interrupted = None, True
     outcome.status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

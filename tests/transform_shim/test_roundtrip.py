@@ -16,16 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from transform_shim.progress import Progress
-from transform_shim.reading.source import TableSource
-from transform_shim.reading.tables import load_table
-from transform_shim.request import TableFile
-from transform_shim.writing.frames import open_frame
+from transform_shim.core.progress import Progress
+from transform_shim.core.table_file import TableFile
+from transform_shim.reading.frame_kinds import load_table
+from transform_shim.reading.table_source import TableSource
+from transform_shim.writing.frame_source import open_frame
 from transform_shim.writing.output import write_output
-
-EXAMPLES = 2000
-#: Examples of each of the tests below; together they are EXAMPLES.
-SHARES = {"frames": 600, "columnar": 200, "texts": 300, "numbers": 300, "wire": 600}
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NAMES = st.lists(TEXTS, min_size=1, max_size=4, unique=True)
@@ -67,11 +63,13 @@ def any_frame(draw: st.DrawFn) -> pd.DataFrame:
     return pd.DataFrame({name: draw(COLUMNS[kind](rows)) for name, kind in zip(names, kinds, strict=True)})
 
 
-def there_and_back(folder: Path, frame: Any, data_format: Any = "jsonl") -> tuple[bytes, bytes, Any]:
+def there_and_back(
+    folder: Path, frame: Any, data_format: Any = "jsonl", frame_kind: Any = "pandas"
+) -> tuple[bytes, bytes, Any]:
     """The output of a frame, the output of what was read from it, and what was read."""
     data_path, manifest_path = folder / "data", folder / "manifest"
     write_output(open_frame(frame, []), data_format, data_path, manifest_path, Progress(None, "write", "output"))
-    back = load_table(TableSource(TableFile("t", data_path, manifest_path, data_format)), "pandas").value
+    back = load_table(TableSource(TableFile("t", data_path, manifest_path, data_format)), frame_kind).value
     again, again_manifest = folder / "again", folder / "again-manifest"
     write_output(open_frame(back, []), data_format, again, again_manifest, Progress(None, "write", "output"))
     before, after = (json.loads(path.read_bytes())["fields"] for path in (manifest_path, again_manifest))
@@ -79,9 +77,10 @@ def there_and_back(folder: Path, frame: Any, data_format: Any = "jsonl") -> tupl
     return data_path.read_bytes(), again.read_bytes(), back
 
 
-def share(name: str) -> Any:
+def examples(count: int) -> settings:
+    """Return the settings of hypothesis for this many examples, the same in each run."""
     return settings(
-        max_examples=SHARES[name],
+        max_examples=count,
         deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
@@ -89,41 +88,58 @@ def share(name: str) -> Any:
     )
 
 
-def test_examples_add_up() -> None:
-    assert sum(SHARES.values()) == EXAMPLES
+def for_all(most: int, *strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
+    """Make a property a test with a quarter of `most` examples, and a soak test with all of them."""
+
+    def decorate(holds: Callable[..., None]) -> Any:
+        @pytest.mark.parametrize("count", [most // 4, pytest.param(most, marks=pytest.mark.soak)])
+        def test(count: int) -> None:
+            examples(count)(given(*strategies)(holds))()
+
+        test.__name__ = holds.__name__
+        return test
+
+    return decorate
 
 
-@share("frames")
-@given(any_frame())
-def test_json_lines_come_back_as_they_went(frame: pd.DataFrame) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        first, second, _ = there_and_back(Path(folder), frame)
-    assert [json.loads(line, parse_float=Decimal) for line in first.split(b"\n") if line] == [
-        json.loads(line, parse_float=Decimal) for line in second.split(b"\n") if line
-    ]
+def rows(lines: bytes | str, doubles: set[str]) -> list[dict[str, Any]]:
+    """The rows of a file with all digits, but for columns of which pandas has doubles."""
+    parsed = [json.loads(line, parse_float=Decimal) for line in lines.splitlines()]
+    return [{key: float(v) if key in doubles and v is not None else v for key, v in row.items()} for row in parsed]
 
 
-@share("columnar")
-@given(any_frame(), st.sampled_from(["parquet", "arrow"]))
+def decimals_of(manifest_path: Path) -> set[str]:
+    fields = json.loads(manifest_path.read_bytes())["fields"]
+    return {field["name"] for field in fields if field["base_type"] == "Decimal"}
+
+
+@for_all(600, any_frame(), st.sampled_from(["pandas", "arrow"]))
+def test_json_lines_come_back_as_they_went(frame: pd.DataFrame, frame_kind: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        first, second, _ = there_and_back(folder, frame, frame_kind=frame_kind)
+        doubles = decimals_of(folder / "manifest") if frame_kind == "pandas" else set()
+    assert rows(first, doubles) == rows(second, doubles)
+
+
+@for_all(200, any_frame(), st.sampled_from(["parquet", "arrow"]))
 def test_columnar_files_come_back_as_they_went(frame: pd.DataFrame, data_format: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         _, _, back = there_and_back(Path(folder), frame, data_format)
         assert list(back.columns) == list(frame.columns)
         assert len(back) == len(frame)
-        first = _json(Path(folder), frame)
-        assert [json.loads(line, parse_float=Decimal) for line in _json(Path(folder), back)] == [
-            json.loads(line, parse_float=Decimal) for line in first
-        ]
+        doubles = decimals_of(Path(folder) / "manifest")
+        assert rows(_json(Path(folder), back), doubles) == rows(_json(Path(folder), frame), doubles)
 
 
-def _json(folder: Path, frame: pd.DataFrame) -> list[str]:
+def _json(folder: Path, frame: pd.DataFrame) -> bytes:
     path = folder / "lines"
     write_output(open_frame(frame, []), "jsonl", path, folder / "lines-manifest", Progress(None, "write", "output"))
-    return [line for line in path.read_bytes().decode().split("\n") if line]
+    return path.read_bytes()
 
 
-@share("texts")
-@given(
+@for_all(
+    300,
     st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"])), min_size=1),
     st.sampled_from(["jsonl", "csv"]),
 )
@@ -137,8 +153,7 @@ def test_texts_survive_character_by_character(values: list[str | None], data_for
     assert found == expected
 
 
-@share("numbers")
-@given(st.lists(st.floats(), min_size=1), st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
+@for_all(300, st.lists(st.floats(), min_size=1), st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
 def test_numbers_survive_digit_by_digit(floats: list[float], integers: list[int]) -> None:
     rows = max(len(floats), len(integers))
     floats, integers = (floats * rows)[:rows], (integers * rows)[:rows]
@@ -167,13 +182,12 @@ WIRE: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-@share("wire")
-@given(st.data())
+@for_all(600, st.data())
 def test_every_form_of_frame_reads_the_same(data: st.DataObject) -> None:
     """What Metabase sends becomes the same output whether it went through pandas or through Arrow."""
     base_types = data.draw(st.lists(st.sampled_from(sorted(WIRE)), min_size=1, max_size=5))
-    rows = data.draw(st.lists(st.tuples(*(st.none() | WIRE[base] for base in base_types)), max_size=5))
-    lines = ["{" + ",".join(f'"c{i}":{_wire(v)}' for i, v in enumerate(row)) + "}\n" for row in rows]
+    sent = data.draw(st.lists(st.tuples(*(st.none() | WIRE[base] for base in base_types)), max_size=5))
+    lines = ["{" + ",".join(f'"c{i}":{_wire(v)}' for i, v in enumerate(row)) + "}\n" for row in sent]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "data").write_text("".join(lines))
@@ -186,12 +200,24 @@ def test_every_form_of_frame_reads_the_same(data: st.DataObject) -> None:
             manifest_path = folder / form
             progress = Progress(None, "write", "output")
             write_output(open_frame(frame, []), "jsonl", folder / "output", manifest_path, progress)
-            parsed = [json.loads(x, parse_float=Decimal) for x in (folder / "output").read_text().split("\n") if x]
+            parsed = rows((folder / "output").read_bytes(), set())
             outputs.append((parsed, json.loads(manifest_path.read_bytes())["fields"]))
-    assert outputs[0] == outputs[1] == outputs[2]
-    for row, written in zip(rows, outputs[0][0], strict=True):
+    assert outputs[1] == outputs[2]
+    assert outputs[0][1] == outputs[1][1]
+    assert _as_doubles(outputs[0][0], base_types) == _as_doubles(outputs[1][0], base_types)
+    for row, written in zip(sent, outputs[1][0], strict=True):
         for index, (value, base) in enumerate(zip(row, base_types, strict=True)):
             assert _same(value, written[f"c{index}"], base), (base, value, written)
+
+
+def _as_doubles(written: list[dict[str, Any]], base_types: list[str]) -> list[list[Any]]:
+    return [
+        [
+            float(v) if base == "Decimal" and v is not None else v
+            for v, base in zip(row.values(), base_types, strict=True)
+        ]
+        for row in written
+    ]
 
 
 def _wire(value: Any) -> str:

@@ -1,11 +1,13 @@
 """The shim for people: magics, tables and runs in a notebook on the kernel ``transform``.
 
-This is an IPython extension that such kernels load by themselves; kernels of jobs never import it. Loading it costs
-next to nothing: what reads tables is imported when the first one is asked for.
+This is an IPython extension that such kernels load by themselves; kernels of jobs never load it. Loading it costs next
+to nothing: a fork server has imported the modules of the magics, and the readers of tables come with the first table.
 """
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["load_ipython_extension"]
@@ -19,11 +21,43 @@ def load_ipython_extension(shell: Any) -> None:
 
     shell.register_magics(TransformMagics)
     register_completion(shell)
+    _register_formatters(shell.display_formatter)
     shell.user_ns["tables"] = _LaterTables()
     shell.user_ns_hidden["tables"] = shell.user_ns["tables"]
     shell.banner2 = banner()
-    # `!command` wants a terminal of its own by default, and there is none in the sandbox
-    shell.system = shell.system_raw
+    shell.system = _system(shell)
+
+
+def _system(shell: Any) -> Callable[[str], None]:
+    """Return the function that runs ``!command``; ``%pip`` uses it too."""
+
+    def run(command: str) -> None:
+        from transform_shim.notebook.packages import run_command
+
+        run_command(shell, command)
+
+    return run
+
+
+def _register_formatters(formatter: Any) -> None:
+    """Show results and tables as a person reads them; by name, so that neither is imported before there is one."""
+
+    def later(function: str) -> Callable[[Any], str]:
+        def format_value(value: Any) -> str:
+            module = importlib.import_module("transform_shim.notebook.display")
+            text: str = getattr(module, function)(value)
+            return text
+
+        return format_value
+
+    plain, page = formatter.formatters["text/plain"], formatter.formatters["text/html"]
+    text = later("run_text")
+    plain.for_type_by_name(
+        "transform_shim.notebook.transform_run", "TransformRun", lambda value, p, _: p.text(text(value))
+    )
+    page.for_type_by_name("transform_shim.notebook.transform_run", "TransformRun", later("run_html"))
+    page.for_type_by_name("transform_shim.notebook.tables", "Tables", later("all_tables_html"))
+    page.for_type_by_name("transform_shim.notebook", "_LaterTables", later("all_tables_html"))
 
 
 class _LaterTables:

@@ -1,7 +1,7 @@
 """The kernel's side of the way to its companion: the process outside of the sandbox that fetches and runs for it.
 
-A message is a uint32 (network order) and that many bytes of JSON; `gateway.companion.wire` names the requests. One
-request is under way at a time. Ctrl-C cancels it there and waits for what comes of that; a second one gives up waiting.
+A message is a uint32 (network order) and that many bytes of JSON; `gateway.companion.protocol` names the requests. One
+request is under way at a time. Ctrl-C cancels it there and waits for its end; a second one stops waiting.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = ["Companion", "connect"]
 _DESCRIPTOR_VARIABLE = "TRANSFORM_COMPANION_FD"
 _LENGTH = struct.Struct("!I")
 _BLOCK_BYTES = 1 << 18
-#: How often it is looked whether somebody has pressed Ctrl-C.
+#: Seconds between two checks for Ctrl-C.
 _LOOK_SECONDS = 0.1
 _NOBODY = (
-    "this needs the companion that a notebook or console on the kernel `transform` has; here is none"
-    " (inside a job there never is)"
+    "this needs the companion of a notebook or console on the kernel `transform`; this process has no companion"
+    " (a job never has one)"
 )
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -74,7 +74,7 @@ class Companion:
             return self._ask(op, on_event or (lambda event: None), descriptor, fields)
 
     def unwanted(self, number: int) -> None:
-        """Let the companion remove what it keeps under this number, at the next request.
+        """Let the companion remove the files that it keeps under this number, at the next request.
 
         The garbage collector calls this, at any moment and in any thread.
         """
@@ -92,7 +92,7 @@ class Companion:
                 self._send({"id": request_id, "op": op, **fields}, descriptor)
                 answer = self._answer(request_id, on_event, interrupts)
         except (BrokenPipeError, ConnectionResetError, EOFError):
-            text = "the companion of this notebook is gone; restart the kernel. What it said stands where Jupyter logs"
+            text = "the companion of this notebook is gone; restart the kernel. Its messages are in Jupyter's log"
             raise NotebookError(text) from None
         if answer["event"] == "done":
             return answer["result"]

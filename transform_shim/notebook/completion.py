@@ -1,4 +1,4 @@
-"""What Tab offers behind the magics: table names, files, options."""
+"""Completion (Tab) behind the magics: table names, files, options."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from transform_shim.core.formats import FORMATS
 from transform_shim.notebook.errors import NotebookError
 
 __all__ = ["register_completion"]
@@ -16,20 +17,19 @@ _OPTIONS = {
     "%table": ("--manifest", "--format", "--drop"),
     "%submit": ("--timeout", "--hold", "--output-format"),
     "%%submit": ("--timeout", "--hold", "--output-format"),
-    "%%transform": ("--timeout", "--here", "--hold", "--output-format"),
+    "%%transform": ("--timeout", "--here", "--hold", "--output-format", "--out"),
     "%%library": (),
 }
-_FORMATS = ("jsonl", "csv", "parquet", "arrow")
 
 
 def register_completion(shell: Any) -> None:
-    """Complete what follows each of our magics."""
+    """Complete the arguments of each of our magics."""
     for name in _OPTIONS:
         shell.set_hook("complete_command", complete, str_key=name)
 
 
 def complete(shell: Any, event: Any) -> list[str]:
-    """Return what the symbol at the cursor may become.
+    """Return the completions of the symbol at the cursor.
 
     IPython's symbol is the end of a word, from its last delimiter (``@`` and ``:`` are such) to the cursor.
     """
@@ -41,9 +41,9 @@ def complete(shell: Any, event: Any) -> list[str]:
 
 
 def _choices(shell: Any, magic: str, before: Sequence[str], start: str) -> Iterable[str]:
-    """Return whole words that may stand after `before`; those that begin otherwise than `start` do no harm."""
+    """Return whole words that may follow `before`; the caller drops those that do not begin with `start`."""
     if before and before[-1] in ("--format", "--output-format"):
-        return _FORMATS
+        return tuple(FORMATS)
     if start.startswith("-"):
         return _OPTIONS.get(magic, ())
     if magic != "%table":
@@ -65,7 +65,7 @@ def _frames(shell: Any) -> list[str]:
 
 
 def _is_frame(kind: type) -> bool:
-    """Whether a table can be made of it: of a single column it cannot, of a lazy frame it can."""
+    """Return whether %table accepts a value of this class: not a single column, but a lazy frame."""
     has_stream = any("__arrow_c_stream__" in vars(base) for base in kind.__mro__)
     return kind.__name__ == "LazyFrame" or (has_stream and kind.__name__ not in ("Series", "ChunkedArray"))
 

@@ -1,4 +1,4 @@
-"""What a person at a notebook did that cannot be done."""
+"""The errors of a person at a notebook."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["NotebookError"]
 
 
 class NotebookError(Exception):
-    """A request that makes no sense or cannot be met; the text says in plain words why, and what would do.
+    """A request that makes no sense or cannot be met; the text gives the reason and a remedy.
 
-    A transform that fails is none: its result says so.
+    A failing transform does not raise this: its `TransformRun` has the failure.
     """

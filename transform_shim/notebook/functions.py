@@ -1,17 +1,19 @@
-"""The magics as plain functions, for people who like those better; the behaviour is the same."""
+"""The magics as plain functions with the same behaviour."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any, cast
 
+from transform_shim.core.formats import DataFormat
+from transform_shim.notebook.display import show_displays
 from transform_shim.notebook.errors import NotebookError
-from transform_shim.notebook.results import LogLine, Result
-from transform_shim.notebook.session import RunOptions, check_format, printer, session
+from transform_shim.notebook.log_printer import LogPrinter
+from transform_shim.notebook.options import RunOptions, check_format
+from transform_shim.notebook.session import session
 from transform_shim.notebook.tables import Table
-from transform_shim.request import DataFormat
+from transform_shim.notebook.transform_run import TransformRun
 
 __all__ = ["drop_table", "library", "run_transform", "submit", "table", "tables"]
 
@@ -35,14 +37,19 @@ def table(
         A file (relative to where Jupyter runs the notebook), a URL (http, https), ``metabase:ID``, ``metabase:NAME``,
         or a frame: pandas, Polars, Arrow, DuckDB.
     manifest : str or mapping, optional
-        Types of the columns: a file or a URL beside `source`, for a frame the manifest itself.
-    format : {'jsonl', 'csv', 'parquet', 'arrow'}, optional
-        Where neither the name nor the content of a file tells.
+        Types of the columns: a file or a URL for a file or a URL, the manifest itself for a frame.
+    format : str, optional
+        Needed where neither the name nor the content of a file tells.
+
+    Returns
+    -------
+    Table
+        Its rows, columns and types. The frame itself is ``tables[name]``.
 
     Raises
     ------
     NotebookError
-        The table cannot be had; the text says why.
+        The table cannot be loaded; the text says why.
     """
     check_format(format)
     if hasattr(source, "__fspath__"):
@@ -65,12 +72,17 @@ def table(
 
 
 def drop_table(name: str) -> None:
-    """Forget a table.
+    """Forget a table and remove its files.
+
+    Parameters
+    ----------
+    name : str
+        Of a loaded table.
 
     Raises
     ------
     NotebookError
-        There is none of this name.
+        There is no table of this name; the text names the loaded ones.
     """
     tables.drop(name)
 
@@ -83,7 +95,7 @@ def run_transform(
     hold_minutes: float | None = None,
     output_format: str | None = None,
     show: bool = False,
-) -> Result:
+) -> TransformRun:
     """Run a script that defines transform() on the loaded tables, exactly as the gateway does: by a gateway.
 
     Parameters
@@ -94,17 +106,17 @@ def run_transform(
         Seconds; the gateway's default otherwise.
     here : bool, optional
         Run in this kernel instead: no fresh process and no limits but the notebook's, and after a failure ``%debug``
-        stands in the script's frame. Takes neither `timeout` nor `hold_minutes`.
+        opens the frame that failed. Takes neither `timeout` nor `hold_minutes`.
     hold_minutes : float, optional
-        Keep the kernel of a failed job for so long; `Result.held` then says how to attach to it.
-    output_format : {'jsonl', 'csv', 'parquet', 'arrow'}, optional
-        What the result is written as, JSON lines otherwise.
+        Keep the kernel of a failed job for so long; `TransformRun.held` then says how to attach to it.
+    output_format : str, optional
+        Data format of the result, JSON lines otherwise.
     show : bool, optional
-        Print the log while it comes.
+        Print the log while it comes, then show what the transform displayed.
 
     Returns
     -------
-    Result
+    TransformRun
         Of a failed job too: ``code`` and ``error`` say why.
 
     Raises
@@ -115,7 +127,12 @@ def run_transform(
         It was cancelled before it ran.
     """
     options = RunOptions(timeout, cast("DataFormat | None", output_format), hold_minutes)
-    return session.run(code, options, here=here, on_event=printer(_print) if show else None)
+    with LogPrinter() as log:
+        result = session.run(code, options, here=here, on_event=log.take if show else None)
+        log.finish(result.displays)
+    if show:
+        show_displays(result)
+    return result
 
 
 def submit(
@@ -125,32 +142,63 @@ def submit(
     hold_minutes: float | None = None,
     output_format: str | None = None,
     show: bool = False,
-) -> Result:
+) -> TransformRun:
     """Send a script, or the one that was run last, with the loaded tables to the running gateway.
 
-    That is the one that TRANSFORM_GATEWAY_URL names where Jupyter is started (its token in AUTH_TOKEN), else the one on
-    this machine. `Result.comparison` says what differs from the run in the notebook, whose time-out and format hold
-    here too unless others are given. For the parameters see `run_transform`.
+    That is the gateway of TRANSFORM_GATEWAY_URL in Jupyter's environment (its token in AUTH_TOKEN), else the one on
+    this machine. `TransformRun.comparison` says what differs from the run in the notebook; the time-out and format of
+    that run apply here too unless others are given.
+
+    Parameters
+    ----------
+    code : str, optional
+        The text of the script. By default that of the last run.
+    timeout : float, optional
+        Seconds. By default that of the last run, else that of the gateway.
+    hold_minutes : float, optional
+        Keep the kernel of a failed job for so long; `TransformRun.held` then says how to attach to it.
+    output_format : str, optional
+        Format of the result. By default that of the last run, else JSON lines.
+    show : bool, optional
+        Print the log while it comes.
+
+    Returns
+    -------
+    TransformRun
+        Of a failed job too: ``code`` and ``error`` say why.
 
     Raises
     ------
     NotebookError
-        There is nothing to send, or no gateway took it.
+        There is nothing to send, or no gateway accepted it.
     """
     options = RunOptions(timeout, cast("DataFormat | None", output_format), hold_minutes)
-    return session.submit(code, options, printer(_print) if show else None)
+    with LogPrinter() as log:
+        result = session.submit(code, options, log.take if show else None)
+        log.finish(result.displays)
+    if show:
+        show_displays(result)
+    return result
 
 
 def library(name: str, source: str) -> Any:
-    """Make a module of `source` that transforms and the notebook can import, and return it.
+    """Make a module of `source` that transforms and the notebook can import.
+
+    Parameters
+    ----------
+    name : str
+        Name of the module: an identifier that no imported module has.
+    source : str
+        Its Python code.
+
+    Returns
+    -------
+    module
+        As ``import name`` gives it. If its import fails, the module of this name stays as it was before.
 
     Raises
     ------
     NotebookError
-        The name cannot be a module's, or the source is not Python.
+        The name cannot be that of a module, or the source cannot be imported.
     """
     return session.add_library(name, source)
-
-
-def _print(line: LogLine) -> None:
-    print(line.message, file=sys.stderr if line.stream == "stderr" else sys.stdout)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
+import itertools
 import json
+import os
 import resource
 import shutil
 import sys
@@ -16,27 +19,37 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO, cast
 
-from transform_shim import job
-from transform_shim.loading import load_script, write_modules
-from transform_shim.notebook.results import LogLine, Result, StreamName
-from transform_shim.notebook.session import RunOptions
-from transform_shim.plain import in_directory, plain_surroundings
-from transform_shim.request import TableFile
+from transform_shim.core.progress import Report
+from transform_shim.core.table_file import TableFile
+from transform_shim.displays.capture import captured_displays
+from transform_shim.displays.values import Displays, StageSpan, read_displays
+from transform_shim.job import run
+from transform_shim.job.post_mortem import leave_to_debugger
+from transform_shim.job.script import SCRIPT_FILE, load_script, write_modules
+from transform_shim.job.user_namespace import in_directory, user_namespace
+from transform_shim.notebook.options import RunOptions
+from transform_shim.notebook.progressline import TransformLine
+from transform_shim.notebook.transform_run import LogLine, StreamName, TransformRun
 
 __all__ = ["define_script", "run_here", "script_names"]
 
 _WHERE = "this kernel"
+#: It looks for the shell once, when it is imported.
+_INLINE_BACKEND = "matplotlib_inline.backend_inline"
 
 
-def run_here(code: str, library: Mapping[str, str], tables: Sequence[TableFile], options: RunOptions) -> Result:
+def run_here(
+    code: str, library: Mapping[str, str], tables: Sequence[TableFile], options: RunOptions, *, is_shown: bool
+) -> TransformRun:
     """Run a script as a job would, in this process.
 
     The frame of a failure stays, as ``sys.last_traceback`` and its like: ``%debug`` shows it. There is no time-out
-    here; Ctrl-C interrupts.
+    here; Ctrl-C interrupts. `is_shown` is whether the caller shows what the script displays.
     """
     place = Path(tempfile.mkdtemp(prefix="here-"))
     output_format = options.output_format or "jsonl"
     output_path, manifest_path, result_path = place / "output", place / "manifest.json", place / "result.json"
+    displays_path = place / "displays.jsonl"
     request = {
         "version": 1,
         "code": code,
@@ -46,18 +59,28 @@ def run_here(code: str, library: Mapping[str, str], tables: Sequence[TableFile],
         "output_path": str(output_path),
         "manifest_path": str(manifest_path),
         "result_path": str(result_path),
+        "displays_path": str(displays_path),
         "work_dir": str(Path.cwd()),
         "limits": _limits(),
+        "profile": options.profile,
     }
     began = time.monotonic()
-    with _recorded() as recorder:
-        job.run(json.dumps(request))
-    seconds = time.monotonic() - began
-    if hasattr(sys, "last_value"):
-        vars(sys)["last_exc"] = sys.last_value  # what debuggers look at since Python 3.12
+    displays = Displays()
+    progress = TransformLine()
+    earlier = getattr(sys, "last_value", None)
+    try:
+        with _recorded(shows_displays=is_shown) as recorder, _inline_figures():
+            run.run_job(json.dumps(request), _report_to(progress) if is_shown else None)
+        seconds = time.monotonic() - began
+        displays = read_displays(displays_path)
+    finally:
+        progress.close()
     found: dict[str, Any] = json.loads(result_path.read_bytes())
     ok = found["outcome"] == "ok"
-    result = Result(
+    error = getattr(sys, "last_value", None)
+    if not ok and error is not None and error is not earlier:  # running out of memory leaves none
+        leave_to_debugger(error)
+    result = TransformRun(
         code=found["code"],
         error=None if ok else found["message"],
         exit_code=found["exit_code"],
@@ -71,23 +94,33 @@ def run_here(code: str, library: Mapping[str, str], tables: Sequence[TableFile],
         output_bytes=found["output_bytes"],
         sha256=found["sha256"],
         manifest=json.loads(manifest_path.read_bytes()) if ok else {},
+        displays=displays.shown,
+        waterfall=_one_after_another(found["stages"]),
+        profile=displays.profile,
         output=TableFile("output", output_path, manifest_path, output_format) if ok else None,
     )
     weakref.finalize(result, shutil.rmtree, place, True).atexit = False
     return result
 
 
-def define_script(code: str, library: Mapping[str, str]) -> dict[str, Any]:
-    """Run the script's top level here, without its prints, and return the names it defines.
+def _one_after_another(stages: Mapping[str, float]) -> tuple[StageSpan, ...]:
+    ends = list(itertools.accumulate(stages.values()))
+    return tuple(StageSpan(name, end - seconds, end) for (name, seconds), end in zip(stages.items(), ends, strict=True))
 
-    Whatever goes wrong leaves no names: the run through the gateway has said, or will say, what there is to say.
+
+def define_script(code: str, library: Mapping[str, str]) -> dict[str, Any]:
+    """Run the script's top level here, without its prints and displays, and return the names it defines.
+
+    A failure leaves no names, and is not shown: the run through the gateway shows it.
     """
     place = Path.cwd()
     try:
         with (
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
-            plain_surroundings(),
+            _inline_figures(),
+            user_namespace(place / SCRIPT_FILE),
+            captured_displays(Path(os.devnull)),
             in_directory(place),
         ):
             return script_names(load_script(write_modules(place, code, library)))
@@ -98,9 +131,13 @@ def define_script(code: str, library: Mapping[str, str]) -> dict[str, Any]:
 
 
 def script_names(module: ModuleType | None = None) -> dict[str, Any]:
-    """Return what the script defined at its top level."""
+    """Return the names that the script defined at its top level."""
     module = module or sys.modules.get("script")
     return {} if module is None else {name: value for name, value in vars(module).items() if not name.startswith("__")}
+
+
+def _report_to(line: TransformLine) -> Report:
+    return lambda payload: line.take({"event": "progress", **json.loads(payload)})
 
 
 def _table(file: TableFile) -> dict[str, Any]:
@@ -113,7 +150,7 @@ def _table(file: TableFile) -> dict[str, Any]:
 
 
 def _limits() -> dict[str, int]:
-    """The limits of this kernel, by the names of a request; what has none is left out."""
+    """Return the limits of this kernel by the names of a request, without those that are infinite."""
     asked = {
         "memory_bytes": resource.RLIMIT_DATA,
         "file_size_bytes": resource.RLIMIT_FSIZE,
@@ -129,12 +166,21 @@ class _Tee(io.TextIOBase):
 
     encoding = "utf-8"
 
-    def __init__(self, stream: TextIO, name: StreamName, kept: list[tuple[StreamName, str]]) -> None:
-        self._stream, self._name, self._kept = stream, name, kept
+    def __init__(
+        self, stream: TextIO, name: StreamName, kept: list[tuple[StreamName, str]], *, shows_displays: bool
+    ) -> None:
+        self._stream, self._name, self._kept, self._shows_displays = stream, name, kept, shows_displays
 
     def write(self, text: str, /) -> int:
         self._kept.append((self._name, text))
         return self._stream.write(text)
+
+    def write_display(self, text: str) -> None:
+        """Take the text of an image or a table, and do not pass it on if the cell shows that."""
+        if self._shows_displays:
+            self._kept.append((self._name, text))
+        else:
+            self.write(text)
 
     def flush(self) -> None:
         self._stream.flush()
@@ -147,13 +193,13 @@ class _Tee(io.TextIOBase):
 
 
 class _Recorder:
-    """What was printed, in order."""
+    """The printed text, in order."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[StreamName, str]] = []
 
     def lines(self) -> tuple[LogLine, ...]:
-        """The text as lines; each stream's unfinished line ends at the end."""
+        """Return the text as lines; the end completes each stream's last line."""
         partial: dict[StreamName, str] = {}
         found = []
         for name, text in self.kept:
@@ -163,11 +209,22 @@ class _Recorder:
 
 
 @contextlib.contextmanager
-def _recorded() -> Iterator[_Recorder]:
+def _inline_figures() -> Iterator[None]:
+    """Let Matplotlib's inline backend find the shell of the notebook, which is hidden if the code inside imports it."""
+    was_loaded = _INLINE_BACKEND in sys.modules
+    try:
+        yield
+    finally:
+        if _INLINE_BACKEND in sys.modules and not was_loaded:
+            importlib.reload(sys.modules[_INLINE_BACKEND])
+
+
+@contextlib.contextmanager
+def _recorded(*, shows_displays: bool) -> Iterator[_Recorder]:
     recorder = _Recorder()
     saved = sys.stdout, sys.stderr
-    sys.stdout = cast("TextIO", _Tee(saved[0], "stdout", recorder.kept))
-    sys.stderr = cast("TextIO", _Tee(saved[1], "stderr", recorder.kept))
+    sys.stdout = cast("TextIO", _Tee(saved[0], "stdout", recorder.kept, shows_displays=shows_displays))
+    sys.stderr = cast("TextIO", _Tee(saved[1], "stderr", recorder.kept, shows_displays=False))
     try:
         yield recorder
     finally:

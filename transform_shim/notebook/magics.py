@@ -1,7 +1,7 @@
 """The magics: thin layers over `transform_shim.notebook.functions`, with errors in plain words."""
 
 # mypy: disable-error-code="no-untyped-call, untyped-decorator, union-attr"
-# IPython's decorators have no annotations, and its magics have no shell while nobody has registered them.
+# IPython's decorators have no annotations, and its magics have no shell before they are registered.
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from IPython.core.magic import Magics, cell_magic, line_cell_magic, line_magic, 
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
+from transform_shim.core.formats import FORMATS
 from transform_shim.notebook.errors import NotebookError
+from transform_shim.notebook.options import RunOptions, minutes, seconds
 
 __all__ = ["TransformMagics"]
-
-_FORMATS = ("jsonl", "csv", "parquet", "arrow")
 
 
 @contextlib.contextmanager
 def _in_plain_words() -> Iterator[None]:
-    """A mistake of the user's becomes one line; the cell has failed all the same, so that a run of all cells stops."""
+    """Turn a mistake of the user's into one line; the cell still fails, so that a run of all cells stops."""
     try:
         yield
     except NotebookError as error:
@@ -66,13 +66,16 @@ class TransformMagics(Magics):
         help="a file, a URL, metabase:ID, metabase:NAME, or @VARIABLE for a data frame of this notebook",
     )
     @argument("--manifest", help="file or URL of the table's manifest, which says the columns' types")
-    @argument("--format", choices=_FORMATS, help="where neither name nor content of the file tells")
+    @argument("--format", choices=tuple(FORMATS), help="where neither name nor content of the file tells")
     @argument("--drop", metavar="NAME", help="forget a table")
     def table(self, line: str, local_ns: dict[str, Any] | None = None) -> None:
         """Load a table under a name.
 
-        Files are looked for where Jupyter runs the notebook, with your own rights: the notebook cannot open them.
-        A table of Metabase takes METABASE_URL and METABASE_API_KEY from the environment that Jupyter was started in.
+        Files are looked for where Jupyter runs the notebook, with your own rights: the
+        notebook cannot open them. They are CSV, JSON lines, JSON arrays of objects,
+        Parquet, Arrow (all of these also with .gz or .zst) and the first sheet of a
+        workbook (.xlsx). A table of Metabase takes METABASE_URL and METABASE_API_KEY
+        from the environment that Jupyter was started in.
 
         Examples::
 
@@ -92,9 +95,9 @@ class TransformMagics(Magics):
                 return
             source = [word for word in options.source if word != "="]
             if not options.name or len(source) != 1 or not _unquoted(source[0]):
-                raise NotebookError("expected %table NAME SOURCE; a source with blanks in it wants quotes. See %table?")
+                raise NotebookError("expected %table NAME SOURCE; quote a source that has blanks. See %table?")
             loaded = self._load(options, _unquoted(source[0]), local_ns or {})
-        print(loaded)  # noqa: T201
+        print(f'{loaded}; look at it: tables["{options.name}"]')  # noqa: T201
 
     def _load(self, options: Any, source: str, local_ns: dict[str, Any]) -> Any:
         from transform_shim.notebook.functions import table, tables
@@ -109,46 +112,82 @@ class TransformMagics(Magics):
 
     @cell_magic
     @magic_arguments()
-    @argument("--timeout", type=float, metavar="SECONDS", help="default: the gateway's")
-    @argument("--here", action="store_true", help="run in this kernel, so that %%debug stands in the failed frame")
-    @argument("--hold", type=float, metavar="MINUTES", help="keep the kernel of a failed job, to attach to")
-    @argument("--output-format", choices=_FORMATS, help="what the result is written as; default: jsonl")
+    @argument("--timeout", type=seconds, metavar="DURATION", help="such as 90 (seconds) or 5m; default: the gateway's")
+    @argument("--here", action="store_true", help="run in this kernel, so that %%debug opens the failed frame")
+    @argument(
+        "--hold",
+        type=minutes,
+        metavar="DURATION",
+        help="keep the kernel of a failed job, to attach to: 30 (minutes) or 1h",
+    )
+    @argument("--output-format", choices=tuple(FORMATS), help="format of the result; default: jsonl")
+    @argument("-o", "--out", metavar="NAME", help="also give the result this name, as a pandas frame")
     def transform(self, line: str, cell: str) -> None:
         """Run the cell as a transform on the loaded tables, exactly as in production: a gateway runs it.
 
-        The cell is the whole script; the parameters of its transform() are tables (see %tables). Shown are the log as
-        Metabase shows it, the returned data, the columns that Metabase would create, time by stage and peak memory; on
-        failure the code and the message that production gives. Afterwards the cell's names, `transform` first, are
-        there to be called by hand, and `last_run` is the result.
+        The cell is the whole script; the parameters of its transform() are tables (see
+        %tables). Shown are the log as Metabase shows it, images and tables that it
+        displayed, the returned data, the columns that Metabase would create, time by
+        stage and peak memory; on failure the code that production gives. Afterwards
+        the cell's names, `transform` first, are there to be called by hand, and
+        `last_run` is the result.
         """
         options = _parsed(self.transform, line)
-        from transform_shim.notebook.session import RunOptions, session
+        from transform_shim.notebook.log_printer import LogPrinter
+        from transform_shim.notebook.session import session
 
-        with _in_plain_words():
-            run_options = RunOptions(options.timeout, options.output_format, options.hold)
-            log = _Log()
+        with _in_plain_words(), LogPrinter() as log:
+            if options.out is not None and not options.out.isidentifier():
+                raise NotebookError(f"-o {options.out}: expected a name of Python")
+            run_options = RunOptions(options.timeout, options.output_format, options.hold, profile=True)
             result = session.run(cell, run_options, here=options.here, on_event=log.take)
+            log.finish(result.displays)
         self._define(cell, result, options.here)
-        self._show(result)
+        if result.ok and options.out is not None:
+            self.shell.user_ns[options.out] = result.frame
+        self._show(result, options.out)
 
     @line_cell_magic
     @magic_arguments()
-    @argument("--timeout", type=float, metavar="SECONDS", help="default: that of the %%%%transform, or the gateway's")
-    @argument("--hold", type=float, metavar="MINUTES", help="keep the kernel of a failed job, to attach to")
-    @argument("--output-format", choices=_FORMATS, help="default: that of the %%%%transform, or jsonl")
+    @argument(
+        "--timeout",
+        type=seconds,
+        metavar="DURATION",
+        help="such as 90 or 5m; default: that of the %%%%transform, or the gateway's",
+    )
+    @argument(
+        "--hold",
+        type=minutes,
+        metavar="DURATION",
+        help="keep the kernel of a failed job, to attach to: 30 (minutes) or 1h",
+    )
+    @argument("--output-format", choices=tuple(FORMATS), help="default: that of the %%%%transform, or jsonl")
     def submit(self, line: str, cell: str | None = None) -> None:
         """Send the last %%transform, or this cell, with the loaded tables to the running gateway, and compare.
 
-        The gateway is the one that TRANSFORM_GATEWAY_URL and AUTH_TOKEN name where Jupyter was started, else the one on
-        this machine (STATE_DIR, HOST, PORT).
+        The gateway is the one that TRANSFORM_GATEWAY_URL and AUTH_TOKEN name where
+        Jupyter was started, else the one on this machine (STATE_DIR, HOST, PORT).
         """
         options = _parsed(self.submit, line)
-        from transform_shim.notebook.session import RunOptions, session
+        from transform_shim.notebook.log_printer import LogPrinter
+        from transform_shim.notebook.session import session
 
-        with _in_plain_words():
+        with _in_plain_words(), LogPrinter() as log:
             run_options = RunOptions(options.timeout, options.output_format, options.hold)
-            result = session.submit(cell, run_options, _Log().take)
+            result = session.submit(cell, run_options, log.take)
+            log.finish(result.displays)
         self._show(result)
+
+    @line_magic
+    @magic_arguments()
+    @argument("part", nargs="?", default="", help="part of the names to list; default: all")
+    def packages(self, line: str) -> None:
+        """List the packages that jobs can import, with their versions."""
+        options = _parsed(self.packages, line)
+        from transform_shim.notebook.packages import installed
+
+        for name, version in installed(options.part):
+            print(name, version)  # noqa: T201
 
     @cell_magic
     @magic_arguments()
@@ -176,28 +215,22 @@ class TransformMagics(Magics):
             names = define_script(cell, session.library)
         self.shell.user_ns.update(names)
 
-    def _show(self, result: Any) -> None:
+    def _show(self, result: Any, variable: str | None = None) -> None:
         self.shell.user_ns["last_run"] = result
-        if not result.ok:
-            from transform_shim.notebook.display import summary
+        result.variable = variable or "last_run.frame"
+        from transform_shim.notebook.display import run_html, run_text, show_displays
 
-            print(summary(result), file=sys.stderr)  # noqa: T201
-            sys.stderr.flush()
+        sys.stderr.flush()
         sys.stdout.flush()
-        display(result)
-
-
-class _Log:
-    """Prints the job's log as it comes."""
-
-    def take(self, event: dict[str, Any]) -> None:
-        """Print one event, if it is a line."""
-        if event["event"] == "log":
-            stream = sys.stderr if event["stream"] == "stderr" else sys.stdout
-            print(event["message"], file=stream, flush=True)
+        show_displays(result)
+        # of a failure, the log above has the message
+        data = {"text/plain": run_text(result, has_log=True), "text/html": run_html(result, has_log=True)}
+        display(data, raw=True)
 
 
 def _parsed(magic: Any, line: str) -> Any:
+    # an option is given in full: --out must not be read as --output-format
+    magic.parser.allow_abbrev = False
     try:
         return parse_argstring(magic, line)
     except ValueError as error:  # of shlex, about a quote without its end

@@ -1,29 +1,54 @@
-"""How much of a table has come, shown while it comes."""
+"""How much of a table has come and how far a transform is, shown meanwhile."""
 
 # mypy: disable-error-code="no-untyped-call"
-# IPython's display has no annotations
+# IPython has no annotations
 
 from __future__ import annotations
 
 import time
+import uuid
+from collections.abc import Mapping
 from typing import Any
 
-from IPython.display import display
+from IPython.core.interactiveshell import InteractiveShell
 
-__all__ = ["ProgressLine"]
+from transform_shim.bars.job_bars import amount
+
+__all__ = ["ProgressLine", "TransformLine"]
 
 #: A load that takes less shows no progress.
 _PATIENCE_SECONDS = 0.7
 _PROGRESS_SECONDS = 0.5
 
 
-class ProgressLine:
+class _Line:
+    """One line of a cell's output that changes, and is empty in the end."""
+
+    def __init__(self) -> None:
+        # taken now, because the displays of a transform that runs in this kernel are captured
+        shell = InteractiveShell.instance() if InteractiveShell.initialized() else None
+        self._publish: Any = None if shell is None else shell.display_pub.publish
+        self._display_id = ""
+
+    def close(self) -> None:
+        """Empty the line."""
+        if self._display_id:
+            self.update("")
+
+    def update(self, text: str) -> None:
+        if self._publish is None:
+            return
+        is_first, self._display_id = not self._display_id, self._display_id or uuid.uuid4().hex
+        self._publish({"text/plain": text}, transient={"display_id": self._display_id}, update=not is_first)
+
+
+class ProgressLine(_Line):
     """One line that says how much of a table has come, where that takes long."""
 
     def __init__(self, name: str) -> None:
+        super().__init__()
         self._name = name
         self._shown_at = time.monotonic() + _PATIENCE_SECONDS - _PROGRESS_SECONDS
-        self._handle: Any = None
 
     def take(self, event: dict[str, Any]) -> None:
         """Show how far it is."""
@@ -33,16 +58,19 @@ class ProgressLine:
         self._shown_at = now
         from transform_shim.notebook.display import size
 
-        self._update(f"{self._name}: {size(event['bytes'])} …")
+        self.update(f"{self._name}: {size(event['bytes'])} …")
 
-    def close(self) -> None:
-        """Empty the line."""
-        if self._handle is not None:
-            self._update("")
 
-    def _update(self, text: str) -> None:
-        data = {"text/plain": text}
-        if self._handle is None:
-            self._handle = display(data, raw=True, display_id=True)
-        else:
-            self._handle.update(data, raw=True)
+class TransformLine(_Line):
+    """One line that says how far a transform is, by what it reports itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bars: dict[int, str] = {}
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Show the progress of an event of the companion, if it is that of a transform."""
+        if event["event"] == "progress" and event.get("bar") is not None:
+            text = f"{event.get('description') or ''} {amount(event.get('done'), event.get('total'))}"
+            self._bars[event["bar"]] = text.strip()
+            self.update(" · ".join(text for _, text in sorted(self._bars.items()) if text))

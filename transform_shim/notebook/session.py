@@ -1,69 +1,26 @@
-"""What one notebook has: its tables, its library, and what it ran last."""
+"""The state of one notebook: its tables, its library, and its last run."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 import sys
 import traceback
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from transform_shim.loading import SCRIPT_FILE
+from transform_shim.job.script import SCRIPT_FILE
 from transform_shim.notebook.companion import OnEvent, connect
 from transform_shim.notebook.errors import NotebookError
-from transform_shim.notebook.results import LogLine, Result, result_of
+from transform_shim.notebook.options import RunOptions
 from transform_shim.notebook.tables import Tables
-from transform_shim.request import DataFormat
+from transform_shim.notebook.transform_run import TransformRun, run_from
 
-__all__ = ["FORMATS", "RunOptions", "Session", "check_format", "session"]
+__all__ = ["Session", "session"]
 
-FORMATS = ("jsonl", "csv", "parquet", "arrow")
 #: Names that the script cannot be shadowed by, nor the interpreter.
 _RESERVED = frozenset({SCRIPT_FILE.removesuffix(".py"), "transform_shim", "__main__", *sys.builtin_module_names})
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class RunOptions:
-    """How a transform is run.
-
-    Raises
-    ------
-    NotebookError
-        A value makes no sense.
-    """
-
-    timeout: float | None = None
-    output_format: DataFormat | None = None
-    hold_minutes: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.timeout is not None and not (_is_finite(self.timeout) and self.timeout > 0):
-            raise NotebookError(f"the time-out must be seconds above 0, not {self.timeout!r}")
-        if self.hold_minutes is not None and not (_is_finite(self.hold_minutes) and self.hold_minutes >= 0):
-            raise NotebookError(f"a kernel is held for minutes from 0 up, not for {self.hold_minutes!r}")
-        check_format(self.output_format)
-
-    def with_defaults(self, other: RunOptions) -> RunOptions:
-        """Return these, with the time-out and the format of `other` where these name none."""
-        return dataclasses.replace(
-            self,
-            timeout=other.timeout if self.timeout is None else self.timeout,
-            output_format=self.output_format or other.output_format,
-        )
-
-
-def check_format(name: object) -> None:
-    """Refuse what is neither None nor the name of a format."""
-    if name is not None and name not in FORMATS:
-        raise NotebookError(f"{name!r} is not a format; these are: {', '.join(FORMATS)}")
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 @dataclasses.dataclass
@@ -73,12 +30,14 @@ class Session:
     tables: Tables = dataclasses.field(default_factory=Tables)
     library: dict[str, str] = dataclasses.field(default_factory=dict)
     script: str | None = None
-    #: How `script` was run in the notebook, and what came of it.
-    options: RunOptions = RunOptions()
-    local: Result | None = None
-    last: Result | None = None
+    #: The options and the outcome of the last run of `script` in the notebook.
+    options: RunOptions = dataclasses.field(default_factory=RunOptions)
+    local: TransformRun | None = None
+    last: TransformRun | None = None
 
-    def run(self, code: str, options: RunOptions, *, here: bool = False, on_event: OnEvent | None = None) -> Result:
+    def run(
+        self, code: str, options: RunOptions, *, here: bool = False, on_event: OnEvent | None = None
+    ) -> TransformRun:
         """Run a script on all tables, in a fresh kernel of a gateway or in this one, and remember it."""
         if not isinstance(code, str):
             raise NotebookError(f"the script must be text, not {type(code).__name__!r}")
@@ -88,16 +47,17 @@ class Session:
         if here:
             from transform_shim.notebook.here import run_here
 
-            result = run_here(code, self.library, [self.tables.info(name).source.file for name in self.tables], options)
+            tables = [self.tables.info(name).source.file for name in self.tables]
+            result = run_here(code, self.library, tables, options, is_shown=on_event is not None)
         else:
             result = self._through_gateway(code, options, False, on_event)
         self.local = self.last = result
         return result
 
-    def submit(self, code: str | None, options: RunOptions, on_event: OnEvent | None = None) -> Result:
+    def submit(self, code: str | None, options: RunOptions, on_event: OnEvent | None = None) -> TransformRun:
         """Run a script, or the last one, through the running gateway and compare it with the run in the notebook.
 
-        What is to be compared runs as it ran here: with the time-out and format of that run, unless others are given.
+        A run that is compared has the time-out and the format that it had here, unless others are given.
         """
         script = self.script if code is None else code
         if script is None:
@@ -117,7 +77,7 @@ class Session:
         Raises
         ------
         NotebookError
-            The name cannot be a module's, or the source cannot be imported; what was there before stays.
+            The name cannot be a module's, or the source cannot be imported; an earlier module of this name stays.
         """
         name = name.removesuffix(".py")
         if not name.isidentifier() or name in _RESERVED:
@@ -144,7 +104,7 @@ class Session:
         self.library[name] = source
         return module
 
-    def _through_gateway(self, code: str, options: RunOptions, running: bool, on_event: OnEvent | None) -> Result:
+    def _through_gateway(self, code: str, options: RunOptions, running: bool, on_event: OnEvent | None) -> TransformRun:
         companion = connect()
         names = tuple(self.tables)
         answer = companion.ask(
@@ -157,8 +117,9 @@ class Session:
             timeout=options.timeout,
             output_format=options.output_format or "jsonl",
             hold_minutes=options.hold_minutes,
+            profile=options.profile,
         )
-        return result_of(answer, names, companion)
+        return run_from(answer, names, companion)
 
 
 def _imported(path: Path, source: str) -> ModuleType:
@@ -176,7 +137,7 @@ def _place(path: Path, error: Exception) -> str:
     return f"{path.name}, line {lines[-1]}" if lines else path.name
 
 
-def compared(local: Result, submitted: Result) -> str:
+def compared(local: TransformRun, submitted: TransformRun) -> str:
     """Return in a sentence what differs between two runs of the same script."""
     if local.code != submitted.code:
         return f"differs from the notebook: {local.code} there, {submitted.code} here"
@@ -197,16 +158,6 @@ def compared(local: Result, submitted: Result) -> str:
     else:
         data = "the same data" if local.sha256 == submitted.sha256 else "not byte for byte the same data"
     return f"same as in the notebook: rows, columns, types, {data}; {times}"
-
-
-def printer(out: Callable[[LogLine], None]) -> OnEvent:
-    """Return what passes the log lines among the companion's events on."""
-
-    def take(event: Mapping[str, Any]) -> None:
-        if event["event"] == "log":
-            out(LogLine(event["stream"], event["message"]))
-
-    return take
 
 
 session = Session()

@@ -13,16 +13,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from transform_shim.errors import InputInvalid, InvalidReturn, OutputInvalid
+from transform_shim.core.errors import InputInvalid, InvalidReturn, OutputInvalid
+from transform_shim.core.formats import DataFormat
+from transform_shim.core.progress import Progress
+from transform_shim.core.table_file import TableFile
 from transform_shim.notebook.companion import OnEvent, connect
 from transform_shim.notebook.errors import NotebookError
-from transform_shim.progress import Progress
-from transform_shim.reading.source import TableSource
-from transform_shim.reading.tables import FORMS, Form, load_table
-from transform_shim.request import DataFormat, TableFile
-from transform_shim.writing.frames import open_frame
+from transform_shim.reading.frame_kinds import FRAME_KINDS, FrameKind, load_table
+from transform_shim.reading.table_source import TableSource
+from transform_shim.writing.column_types import ColumnFacts, base_type_for
+from transform_shim.writing.frame_source import open_frame
 from transform_shim.writing.output import write_output
-from transform_shim.writing.outtypes import ColumnFacts, base_type_for
 
 __all__ = ["Table", "Tables"]
 
@@ -36,7 +37,7 @@ class Table:
     name : str
     rows : int
     fields : tuple of (str, str)
-        Column names and Metabase's types: those of the manifest, else what the data looks like.
+        Column names and Metabase's types: those of the manifest, else inferred from the data.
     origin : str
         Where it came from, as it was asked for, without the query of a URL.
     size_bytes : int
@@ -66,7 +67,7 @@ class Table:
 class Tables:
     """The loaded tables by name: ``tables.orders`` and ``tables["orders"]`` are the frames that transform() gets.
 
-    Each access gives a frame of its own (a lazy copy of one that was read once): what is done to it changes no other.
+    Each access gives a frame of its own (a lazy copy of one that was read once): changing it changes no other.
     """
 
     def __init__(self) -> None:
@@ -108,46 +109,56 @@ class Tables:
             return "no tables are loaded; %table NAME SOURCE loads one"
         return "\n".join(map(repr, self._loaded.values()))
 
-    def _repr_html_(self) -> str | None:
-        from transform_shim.notebook.display import tables_html
-
-        return tables_html(list(self._loaded.values())) if self._loaded else None
-
     def info(self, name: str) -> Table:
-        """Return what is known of a table.
+        """Return the facts about a table.
+
+        Parameters
+        ----------
+        name : str
+            Of a loaded table.
+
+        Returns
+        -------
+        Table
+            Rows, columns, types and origin.
 
         Raises
         ------
         NotebookError
-            There is none of this name; the text names those that there are.
+            There is no table of this name; the text names the loaded ones.
         """
         try:
             return self._loaded[name]
         except KeyError:
             raise NotebookError(self._missing(name)) from None
 
-    def read(self, name: str, form: Form = "pandas") -> Any:
-        """Read a table anew, in the form that an annotation of transform()'s parameter would ask for.
+    def read(self, name: str, form: FrameKind = "pandas") -> Any:
+        """Read a table anew, as the frame kind that an annotation of transform()'s parameter names.
 
         Parameters
         ----------
         name : str
             Of a loaded table.
         form : {'pandas', 'arrow', 'arrow_reader', 'polars', 'polars_lazy', 'duckdb'}
-            What the annotation stands for.
+            The frame kind.
+
+        Returns
+        -------
+        data frame, table or relation
+            Of the library that the frame kind names.
 
         Raises
         ------
         NotebookError
-            There is no such table or no such form.
+            There is no such table or frame kind.
         InputInvalid
             The file does not hold what its manifest says.
         """
         table = self.info(name)
-        if form not in FORMS:
-            raise NotebookError(f"{form!r} is not one of {', '.join(FORMS)}")
+        if form not in FRAME_KINDS:
+            raise NotebookError(f"{form!r} is not one of {', '.join(FRAME_KINDS)}")
         if form.startswith(("polars", "duckdb")):
-            __import__(form.partition("_")[0])  # in a job, the script that names the form has imported it
+            __import__(form.partition("_")[0])  # in a job, the script that names the kind has imported it
         return load_table(table.source, form).value
 
     def load(
@@ -158,7 +169,30 @@ class Tables:
         data_format: DataFormat | None = None,
         on_event: OnEvent | None = None,
     ) -> Table:
-        """Have a table fetched and keep it; one of the same name goes."""
+        """Fetch a table through the companion and keep it, in place of one of the same name.
+
+        Parameters
+        ----------
+        name : str
+            A Python identifier.
+        source : str
+            A file, a URL, ``metabase:ID`` or ``metabase:NAME``.
+        manifest : str, optional
+            File or URL of the manifest.
+        data_format : str, optional
+            Needed where neither the name nor the content of the file tells.
+        on_event : callable, optional
+            Called with the progress of the fetch.
+
+        Returns
+        -------
+        Table
+
+        Raises
+        ------
+        NotebookError
+            The table cannot be loaded; the text says why.
+        """
         _check_name(name)
         found = connect().ask("load", on_event, name=name, source=source, manifest=manifest, data_format=data_format)
         return self._keep(name, source.partition("?")[0], found)
@@ -167,6 +201,26 @@ class Tables:
         """Keep a data frame of the notebook as a table: as a transform that returns it would hand it to the next one.
 
         So its index is left out, and columns that came from a table keep the types they had there.
+
+        Parameters
+        ----------
+        name : str
+            A Python identifier.
+        frame : data frame
+            Of pandas, Polars, Arrow or DuckDB.
+        manifest : mapping, optional
+            Types of the columns; otherwise those that a transform's output would have.
+        origin : str, optional
+            Shown as the place that the table came from.
+
+        Returns
+        -------
+        Table
+
+        Raises
+        ------
+        NotebookError
+            The frame cannot be written as a table; the text says why.
         """
         _check_name(name)
         with tempfile.TemporaryDirectory() as directory:
@@ -177,7 +231,18 @@ class Tables:
         return self._keep(name, origin, found)
 
     def drop(self, name: str) -> None:
-        """Forget a table and remove its files."""
+        """Forget a table and remove its files.
+
+        Parameters
+        ----------
+        name : str
+            Of a loaded table.
+
+        Raises
+        ------
+        NotebookError
+            There is no table of this name; the text names the loaded ones.
+        """
         table = self.info(name)
         del self._loaded[name]
         self._frames.pop(name, None)
@@ -190,7 +255,7 @@ class Tables:
         )
         try:
             source = TableSource(file)
-            # one column is enough to count, and the first thing that finds a file to be something else
+            # one column is enough to count, and shows a file that is not of its format
             names = [field.name for field in source.fields][:1]
             rows = sum(block.rows for block in source.select(names).blocks()) if names else 0
         except InputInvalid as error:
@@ -243,7 +308,7 @@ def _typed_fields(source: TableSource) -> tuple[tuple[str, str], ...]:
 
 
 def _looks_like(source: TableSource, name: str, base_type: str | None) -> str:
-    """The type without a manifest: what was inferred from the text, or the file's own."""
+    """Return the type of a column without a manifest: inferred from the text, or the file's own."""
     if base_type is not None:
         return base_type
     for block in source.select([name]).blocks():

@@ -1,4 +1,4 @@
-"""What a console says when it opens."""
+"""The first lines of a console."""
 
 from __future__ import annotations
 

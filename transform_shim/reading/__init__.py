@@ -1,1 +1,1 @@
-"""From table files to frames, by what the manifest says."""
+"""From table files to frames, with the types of the manifest."""

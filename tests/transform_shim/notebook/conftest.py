@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.gateway_process import GatewayProcess
@@ -20,6 +21,16 @@ def write_files(directory: Path) -> None:
     """Write the tables that the notebook loads."""
     (directory / "orders.csv").write_text(ORDERS)
     (directory / "packed.csv.gz").write_bytes(gzip.compress(ORDERS.encode()))
+    (directory / "rows.json").write_text('[{"id": 12345678901234567890, "x": 1.50},\n  {"id": 2, "text": "a\\nb"}]')
+    (directory / "packed.json.gz").write_bytes(gzip.compress(b' [ {"id": 1} ]'))
+    (directory / "values.json").write_text("[1, 2]")
+    pd.read_csv(directory / "orders.csv").to_parquet(directory / "orders.parquet")
+    days = pd.to_datetime(["2024-01-15", None, "2024-01-17"])
+    frame = pd.DataFrame(
+        {"n": pd.array([1, None, 3], "Int64"), "day": days, "mixed": ["x", 2, None], 2024: [1.5, 2, 3]}
+    )
+    frame.to_excel(directory / "book.xlsx", index=False)
+    (directory / "torn.xlsx").write_bytes((directory / "book.xlsx").read_bytes()[:500])
     (directory / "days.jsonl").write_text('{"day": "2024-01-15", "n": 3000000000}\n{"day": null, "n": 1}\n')
     fields = [{"name": "day", "base_type": "Date"}, {"name": "n", "base_type": "BigInteger"}]
     (directory / "days.manifest.json").write_text(json.dumps({"fields": fields}))
@@ -40,6 +51,7 @@ def notebook(running_gateway: GatewayProcess, tmp_path_factory: pytest.TempPathF
                 "TRANSFORM_GATEWAY_URL": running_gateway.url,
                 "AUTH_TOKEN": running_gateway.token,
             },
+            gateway=running_gateway,
         ) as kernel,
     ):
         yield kernel

@@ -14,10 +14,11 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from traitlets.config import Config
 
-from tests.gateway_process import alive, descendants
+from tests.gateway_process import GatewayProcess, alive, descendants
 from tests.kernel_spec.conftest import wait_until
-from tests.notebook_kernel import NotebookKernel
+from tests.notebook_kernel import NotebookKernel, companion_command, companion_environment
 
 ROOT = Path(__file__).parents[3]
 TRANSFORM = "%%transform\nimport pandas as pd\ndef transform():\n    return pd.DataFrame({'x': [1]})\n"
@@ -55,19 +56,19 @@ def test_a_notebook_that_asks_for_nothing_imports_nothing(tmp_path: Path) -> Non
     assert "pyarrow" not in mapped
 
 
-def test_restart_brings_a_new_companion_and_forgets_the_tables(tmp_path: Path) -> None:
+def test_restart_brings_a_new_companion_and_forgets_the_tables(tmp_path: Path, running_gateway: GatewayProcess) -> None:
     (tmp_path / "t.csv").write_text("x\n1\n")
-    with NotebookKernel(tmp_path) as notebook:
+    with NotebookKernel(tmp_path, gateway=running_gateway) as notebook:
         notebook.run("%table t t.csv")
         first = notebook.companion_pid
-        inputs = Path(notebook.manager.provisioner.seat.inputs_dir)
+        inputs = Path(notebook.manager.provisioner.workspace.inputs_dir)
         assert len(list(inputs.iterdir())) == 1
         notebook.manager.restart_kernel(now=True)
         notebook.client.wait_for_ready(timeout=60)
         assert not alive(first)
         assert list(inputs.iterdir()) == []
         assert notebook.value("len(tables)") == "0"
-        assert notebook.run("%table t t.csv").stdout == "t: 1 rows, 1 columns (t.csv)\n"
+        assert notebook.run("%table t t.csv").stdout == 't: 1 rows, 1 columns (t.csv); look at it: tables["t"]\n'
 
 
 def test_kernel_that_dies_takes_its_companion_with_it(tmp_path: Path) -> None:
@@ -100,14 +101,14 @@ with NotebookKernel(Path({str(tmp_path)!r})) as notebook:
     assert wait_until(lambda: not directory.exists(), seconds=30)
 
 
-def test_companion_that_is_gone_is_told_in_plain_words(tmp_path: Path) -> None:
-    with NotebookKernel(tmp_path) as notebook:
+def test_a_lost_companion_is_reported(tmp_path: Path, running_gateway: GatewayProcess) -> None:
+    with NotebookKernel(tmp_path, gateway=running_gateway) as notebook:
         os.kill(notebook.companion_pid, 9)
         cell = notebook.run("%table x y.csv")
         assert cell.stderr.startswith("UsageError: the companion of this notebook is gone; restart the kernel")
 
 
-def test_notebook_without_a_companion_says_what_it_cannot(tmp_path: Path) -> None:
+def test_notebook_without_a_companion_names_the_missing_features(tmp_path: Path) -> None:
     with NotebookKernel(tmp_path, settings={"companion": []}) as notebook:
         assert "this needs the companion" in notebook.run("%table x y.csv").stderr
         cell = notebook.run(
@@ -116,10 +117,10 @@ def test_notebook_without_a_companion_says_what_it_cannot(tmp_path: Path) -> Non
         assert "1 row, 1 column" in cell.text
 
 
-def test_files_that_nobody_wants_any_more_are_removed(tmp_path: Path) -> None:
+def test_unused_files_of_a_session_are_removed(tmp_path: Path, running_gateway: GatewayProcess) -> None:
     (tmp_path / "t.csv").write_text("x\n1\n")
-    with NotebookKernel(tmp_path) as notebook:
-        inputs = Path(notebook.manager.provisioner.seat.inputs_dir)
+    with NotebookKernel(tmp_path, gateway=running_gateway) as notebook:
+        inputs = Path(notebook.manager.provisioner.workspace.inputs_dir)
         for _ in range(3):
             notebook.run("%table t t.csv")
             notebook.run(
@@ -132,8 +133,8 @@ def test_files_that_nobody_wants_any_more_are_removed(tmp_path: Path) -> None:
         assert notebook.value("len(tables.t)") == "1"
 
 
-def test_jobs_import_nothing_of_it() -> None:
-    code = "import sys, transform_shim.job; print([m for m in sys.modules if 'notebook' in m or m == 'IPython'])"
+def test_jobs_import_no_notebook_module() -> None:
+    code = "import sys, transform_shim.job.run; print([m for m in sys.modules if 'notebook' in m or m == 'IPython'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "[]\n"
 
@@ -141,20 +142,21 @@ def test_jobs_import_nothing_of_it() -> None:
 def test_functions_elsewhere_say_that_they_need_a_notebook() -> None:
     code = "import transform_shim as t\ntry: t.table('x', 'y.csv')\nexcept t.NotebookError as e: print(e)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert "this needs the companion that a notebook or console on the kernel `transform` has" in done.stdout
+    assert "this needs the companion of a notebook or console on the kernel `transform`" in done.stdout
 
 
 @pytest.mark.parametrize("front_end", ["run", "console"])
 def test_magics_are_there_in_other_front_ends(front_end: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("x\n1\n2\n")
     (tmp_path / "cells.py").write_text("%table t t.csv\nprint(len(tables.t))\n")
-    command = {
-        "run": ["run", "--kernel", "transform", "cells.py"],
-        "console": ["console", "--kernel", "transform", "--simple-prompt"],
+    patient = "from jupyter_client import runapp; runapp.OUTPUT_TIMEOUT = 60; runapp.RunApp.launch_instance()"
+    command = {  # as `jupyter run` and `jupyter console`, but that the former waits for 10 s only, whatever the load
+        "run": ["-c", patient, "--kernel", "transform", "cells.py"],
+        "console": ["-m", "jupyter_console", "--kernel", "transform", "--simple-prompt"],
     }
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("jupyter")), *command[front_end]],
+        [sys.executable, *command[front_end]],
         cwd=tmp_path,
         env={**kept, "PYTHONWARNINGS": "ignore"},
         input="%table t t.csv\nprint(len(tables.t))\nexit\n",
@@ -167,14 +169,20 @@ def test_magics_are_there_in_other_front_ends(front_end: str, tmp_path: Path) ->
     assert "Traceback" not in done.stderr
 
 
-def test_nbclient_runs_a_notebook_where_it_lies(tmp_path: Path) -> None:
+def test_nbclient_runs_a_notebook_where_it_lies(tmp_path: Path, running_gateway: GatewayProcess) -> None:
     (tmp_path / "t.csv").write_text("x\n1\n2\n")
     cells = ["%table t t.csv", "%%transform\ndef transform(t):\n    return t", "last_run.rows"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     client = NotebookClient(
-        notebook, kernel_name="transform", resources={"metadata": {"path": str(tmp_path)}}, timeout=60
+        notebook,
+        kernel_name="transform",
+        resources={"metadata": {"path": str(tmp_path)}},
+        timeout=60,
+        config=Config(
+            TransformProvisioner={"companion": companion_command(), "gateway": str(running_gateway.state_dir / "s")}
+        ),
     )
-    client.execute()
+    client.execute(env={**os.environ, **companion_environment(running_gateway)})
     assert notebook.cells[-1].outputs[0].data["text/plain"] == "2"
     assert "text/html" in notebook.cells[1].outputs[-1].data
 
@@ -204,5 +212,5 @@ def test_cancel_that_comes_with_its_request_is_not_lost(tmp_path: Path) -> None:
                 received += ours.recv(1 << 16)
             assert companion.stdin is not None
             companion.stdin.close()
-            assert companion.wait(30) == 0
+            assert companion.wait(60) == 0
     assert b'"cancelled": true' in received or b'"code": "cancelled"' in received, received

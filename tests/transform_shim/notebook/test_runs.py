@@ -26,7 +26,7 @@ def _orders(notebook: NotebookKernel) -> None:
     notebook.run("%table orders orders.csv")
 
 
-def test_transform_shows_what_production_does(notebook: NotebookKernel) -> None:
+def test_transform_shows_output_schema_and_memory(notebook: NotebookKernel) -> None:
     cell = notebook.run(f"%%transform\n{TOTALS}")
     assert (cell.status, cell.stderr) == ("ok", "")
     assert cell.stdout.splitlines()[:3] == ["imported", "called", "Successfully saved 2 rows"]
@@ -46,6 +46,97 @@ def test_transform_shows_what_production_does(notebook: NotebookKernel) -> None:
         notebook.value("last_run.peak_memory_bytes > 10_000_000, [line.message for line in last_run.log][:2]")
         == "(True, ['imported', 'called'])"
     )
+
+
+@pytest.mark.parametrize("option", ["", "--here"])
+def test_profile_and_stages_are_shown_as_on_the_page(notebook: NotebookKernel, option: str) -> None:
+    (shown,) = notebook.run(f"%%transform {option}\n{TOTALS}").shown
+    page = shown["text/html"]
+    figures = "".join(f"<td style='text-align: right'>{text}</td>" for text in ("0", "2", "3", "6", "9", "12", "15"))
+    assert f"<td style='text-align: left'>Float</td>{figures}" in page
+    assert "12 bins: 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1" in page
+    assert "<summary>stages</summary>" in page
+    names = "['import', 'read', 'transform', 'write', 'profile']"
+    assert notebook.value(f"[span.name for span in last_run.waterfall if span.name in {names}]") == names
+    assert notebook.value("last_run.displays, last_run.profile.rows") == "((), 2)"
+    notebook.run(f"import transform_shim\nplain = transform_shim.run_transform({TOTALS!r}, here={bool(option)})")
+    assert notebook.value("plain.rows, plain.profile") == "(2, None)"
+
+
+def test_figures_and_tables_of_a_transform_are_shown(notebook: NotebookKernel) -> None:
+    makes = (
+        "from IPython.display import HTML, SVG\nimport pandas as pd\nimport matplotlib.pyplot as plt\n"
+        "display(pd.DataFrame({'at import': ['<script>']}))\n"
+        "def transform(orders):\n"
+        "    display(HTML('<script>alert(1)</script>'), SVG('<svg xmlns=\"http://www.w3.org/2000/svg\"><script>1</script></svg>'))\n"
+        "    plt.plot([1, 2])\n"
+        "    return orders\n"
+    )
+    for option in ("", "--here"):
+        cell = notebook.run(f"%%transform {option}\n{makes}")
+        assert (cell.status, cell.stderr) == ("ok", "")
+        # the log has the text of the displays, but not where they are shown
+        log = notebook.value("'\\n'.join(line.message for line in last_run.log)")
+        assert "<IPython.core.display.SVG object>" in log
+        assert "<Figure size 640x480 with 1 Axes>" in log
+        assert "0  <script>" in log
+        assert "at import" not in cell.stdout
+        assert "<script>" not in cell.stdout
+        assert "<IPython.core.display.HTML object>" in cell.stdout
+        assert "SVG object" not in cell.stdout
+        assert "<Figure size" not in cell.stdout
+        table, svg, figure, result = cell.shown
+        assert "<th>at import</th>" in table["text/html"]
+        assert svg["text/html"].startswith('<img src="data:image/svg+xml;base64,')
+        assert (figure["text/plain"], set(figure)) == (
+            "<Figure size 640x480 with 1 Axes>", {"text/plain", "image/png"}
+        )  # fmt: skip
+        assert "3 rows" in result["text/plain"]
+        assert not any("<script" in data.get("text/html", "") or "image/svg+xml" in data for data in cell.shown)
+        assert notebook.value("[type(each).__name__ for each in last_run.displays]") == "['Table', 'Image', 'Image']"
+
+
+def test_image_that_is_not_shown_is_named(notebook: NotebookKernel) -> None:
+    makes = (
+        "import matplotlib.pyplot as plt\n"
+        "def transform(orders):\n"
+        "    for _ in range(21):\n"
+        "        display(plt.figure(figsize=(1, 1)))\n"
+        "        plt.close()\n"
+        "    return orders\n"
+    )
+    for option in ("", "--here"):
+        cell = notebook.run(f"%%transform {option}\n{makes}")
+        assert cell.stdout.count("<Figure size 100x100 with 0 Axes>") == 1
+        assert len(cell.shown) == 21  # with the result
+    unseen = notebook.run(f"from transform_shim import run_transform\nquiet = run_transform({makes!r}, here=True)")
+    assert unseen.stdout.count("<Figure size 100x100 with 0 Axes>") == 21
+
+
+def test_failure_shows_its_message_once(notebook: NotebookKernel) -> None:
+    for option in ("", "--here"):
+        cell = notebook.run(f"%%transform {option}\ndef transform(nothing):\n    return nothing")
+        (shown,) = cell.shown
+        assert cell.stderr.count("missing 1 required positional argument") == 1
+        assert shown["text/plain"].startswith("missing_table (exit code 1)\n")
+        assert "<b>missing_table</b> (exit code 1)" in shown["text/html"]
+        assert not any("positional argument" in text for text in shown.values())
+    assert "missing_table (exit code 1): transform() missing 1 required" in notebook.run("last_run").text
+
+
+def test_result_gets_a_name(notebook: NotebookKernel) -> None:
+    cell = notebook.run(f"%%transform -o totals\n{TOTALS}")
+    assert "as a data frame: totals" in cell.text
+    assert "as a data frame: totals" in cell.shown[0]["text/html"]
+    assert notebook.value("totals['amount'].tolist()") == "[3.0, 15.0]"
+    assert "as a data frame: last_run.frame" in notebook.run(f"%%transform\n{TOTALS}").text
+    refused = notebook.run(f"%%transform --out 1x\n{TOTALS}")
+    assert "-o 1x: expected a name of Python" in refused.stderr + refused.error
+
+
+def test_option_is_not_taken_for_the_beginning_of_another(notebook: NotebookKernel) -> None:
+    cell = notebook.run(f"%%transform --output csv\n{TOTALS}")
+    assert "unrecognized arguments" in cell.stderr + cell.error
 
 
 def test_large_result_is_shown_by_its_head(notebook: NotebookKernel) -> None:
@@ -74,7 +165,8 @@ def test_failure_is_shown_and_stops_nothing(notebook: NotebookKernel) -> None:
     cell = notebook.run(f"%%transform\n{FAILS}")
     assert cell.status == "ok"
     assert 'script.py", line 3, in transform' in cell.stderr
-    assert cell.stderr.splitlines()[-1].startswith("user_error (exit code 1): Transform function failed: 'DataFrame'")
+    assert cell.text.startswith("user_error (exit code 1)\n")
+    assert "exit code" not in cell.stderr
     assert "<b>user_error</b>" in cell.shown[0]["text/html"]
     assert notebook.value("last_run.ok, last_run.frame, last_run.log[-1].stream") == "(False, None, 'stderr')"
 
@@ -89,23 +181,50 @@ def test_each_run_has_a_fresh_kernel(notebook: NotebookKernel) -> None:
 def test_kernel_of_a_failed_run_is_held_on_request(notebook: NotebookKernel) -> None:
     cell = notebook.run(f"%%transform --hold 5\n{FAILS}")
     attach = eval(notebook.value("last_run.held['attach']"))
-    assert f"attach to it: {attach}" in cell.text
+    assert f"attach with: {attach}" in cell.stderr
+    assert f"attach to it: {attach}" in notebook.run("last_run").text
     command, _, connection_file = attach.rpartition(" ")
     assert command.endswith("jupyter console --existing")
     assert Path(connection_file).is_file()
     gone = notebook.run("%%transform --hold 5\nimport os\nos._exit(3)")
-    assert "the failed kernel is not held: " in gone.text
+    assert "The kernel of this job is not held: " in gone.stderr
 
 
 def test_here_leaves_the_failed_frame_to_the_debugger(notebook: NotebookKernel) -> None:
     notebook.run("1 / 0")
     cell = notebook.run(f"%%transform --here\n{FAILS}")
-    assert "user_error (exit code 1)" in cell.stderr
+    assert "user_error (exit code 1)" in cell.text
     assert "in this kernel" in cell.text
-    debugged = notebook.run("%debug", answers=("up", "p where", "p sorted(locals())", "quit"))
+    # the exception was raised in pandas
+    debugged = notebook.run("%debug", answers=("p where", "p sorted(locals())", "up", "quit"))
     assert "script.py(3)transform()" in debugged.stdout
     assert "'users frame'" in debugged.stdout
     assert "['orders', 'where']" in debugged.stdout
+    assert "Oldest frame" in debugged.stdout
+
+
+LOOPS = """import asyncio
+import pandas as pd
+async def later():
+    await asyncio.sleep(0)
+    return 7
+def transform(orders):
+    return pd.DataFrame({'n': [asyncio.run(later()), asyncio.get_event_loop_policy().new_event_loop().run_until_complete(later())]})
+"""
+
+
+@pytest.mark.parametrize("options", ["", " --here"])
+def test_transform_may_run_an_event_loop_of_its_own(notebook: NotebookKernel, options: str) -> None:
+    cell = notebook.run(f"%%transform{options}\n{LOOPS}")
+    assert (cell.status, cell.stderr) == ("ok", "")
+    assert notebook.value("last_run.frame.n.tolist()") == "[7, 7]"
+    assert notebook.value("__import__('asyncio').get_running_loop().is_running()") == "True"
+
+
+@pytest.mark.parametrize("options", ["", " --here"])
+def test_dropped_index_gives_a_warning(notebook: NotebookKernel, options: str) -> None:
+    cell = notebook.run(f"%%transform{options}\ndef transform(orders):\n    return orders.groupby('status').sum()\n")
+    assert cell.stderr == "WARNING: the index (status) is not written; reset_index() keeps it\n"
 
 
 def test_here_succeeds_as_elsewhere(notebook: NotebookKernel) -> None:
@@ -142,6 +261,20 @@ def test_library_that_cannot_be_imported_leaves_the_one_before(notebook: Noteboo
     assert "No module named 'never'" in notebook.run("import never").error
 
 
+@pytest.mark.parametrize("options", ["", "--here"])
+def test_progress_of_a_transform_is_shown_meanwhile(notebook: NotebookKernel, options: str) -> None:
+    cell = notebook.run(
+        f"%%transform {options}\nimport time\nfrom tqdm import tqdm\n"
+        "def transform(orders):\n"
+        "    for _ in tqdm(range(20), desc='fit'):\n"
+        "        time.sleep(0.05)\n"  # the gateway is asked now and then
+        "    return orders\n"
+    )
+    assert cell.status == "ok"
+    assert cell.stderr == ""
+    assert "fit 0 of 20 (0 %)" in cell.text or "fit 1" in cell.text, cell.text
+
+
 def test_submit_goes_to_the_running_gateway_and_compares(notebook: NotebookKernel) -> None:
     notebook.run(f"%%transform\n{TOTALS}")
     cell = notebook.run("%submit")
@@ -156,15 +289,15 @@ def test_submit_goes_to_the_running_gateway_and_compares(notebook: NotebookKerne
 
 
 def test_submit_runs_with_the_time_out_and_format_of_the_run_it_is_compared_with(notebook: NotebookKernel) -> None:
-    slow = "import time\ndef transform(orders):\n    time.sleep(1.5)\n    return orders\n"
-    notebook.run(f"%%transform --output-format parquet --timeout 1\n{slow}")
+    slow = "import time\ndef transform(orders):\n    time.sleep(3.5)\n    return orders\n"
+    notebook.run(f"%%transform --output-format parquet --timeout 2\n{slow}")
     assert "same outcome as in the notebook" in notebook.run("%submit").text
     notebook.run(f"%%transform --output-format parquet\n{TOTALS}")
     assert "same as in the notebook: rows, columns, types, the same data; " in notebook.run("%submit").text
     assert "but parquet there and csv here" in notebook.run("%submit --output-format csv").text
 
 
-def test_submit_to_nobody_is_told_in_plain_words(
+def test_submit_to_an_unreachable_gateway_is_reported(
     notebook: NotebookKernel, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     url = {"TRANSFORM_GATEWAY_URL": "http://127.0.0.1:1"}
@@ -180,10 +313,10 @@ def test_interrupt_cancels_the_job(notebook: NotebookKernel) -> None:
     client = notebook.client
     asked = client.execute(sleeps)
     # not `execute_input`, which repeats the cell before anything of it runs
-    while (said := client.get_iopub_msg(timeout=30))["msg_type"] != "stream" or "asleep" not in said["content"]["text"]:
+    while (said := client.get_iopub_msg(timeout=60))["msg_type"] != "stream" or "asleep" not in said["content"]["text"]:
         pass
     notebook.manager.interrupt_kernel()
-    while (reply := client.get_shell_msg(timeout=30))["parent_header"]["msg_id"] != asked:
+    while (reply := client.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != asked:
         pass
     assert reply["content"]["status"] == "ok"
     assert notebook.value("last_run.code, last_run.seconds < 40") == "('cancelled', True)"
@@ -195,6 +328,8 @@ def test_interrupt_cancels_the_job(notebook: NotebookKernel) -> None:
     [
         ("%%transform --timeout 0", "the time-out must be seconds above 0, not 0.0"),
         ("%%transform --timeout 1e9", "the gateway refused the job: bad_request: "),
+        ("%%transform --timeout 5x", "argument --timeout: invalid seconds value: '5x'"),
+        ("%%transform --timeout 400d", "the gateway refused the job: bad_request: "),
         ("%%transform --hold -1", "held for minutes from 0 up"),
         ("%%transform --output-format xlsx", "invalid choice: 'xlsx'"),
         ("%%transform --here --timeout 5", "in this kernel there is no time-out"),
@@ -203,7 +338,7 @@ def test_interrupt_cancels_the_job(notebook: NotebookKernel) -> None:
         ("%%library 2x", "'2x' cannot be the name of a library module"),
     ],
 )
-def test_mistakes_are_told_in_one_line(notebook: NotebookKernel, line: str, said: str) -> None:
+def test_usage_errors_are_one_line(notebook: NotebookKernel, line: str, said: str) -> None:
     cell = notebook.run(f"{line}\nx = 1")
     assert cell.status == "error"
     assert cell.stderr.startswith("UsageError: ")
@@ -211,7 +346,7 @@ def test_mistakes_are_told_in_one_line(notebook: NotebookKernel, line: str, said
     assert "Traceback" not in cell.stderr + cell.error
 
 
-def test_functions_do_what_the_magics_do(notebook: NotebookKernel) -> None:
+def test_functions_have_the_effect_of_the_magics(notebook: NotebookKernel) -> None:
     notebook.run(
         "from transform_shim import drop_table, library, run_transform, submit, table, tables\nimport pandas as pd"
     )
@@ -238,7 +373,7 @@ def test_functions_do_what_the_magics_do(notebook: NotebookKernel) -> None:
     ("call", "said"),
     [
         ("table('orders', 'orders.csv', format='xml')", "'xml' is not a format; these are: jsonl, csv, parquet, arrow"),
-        ("table('orders', 'orders.csv', manifest=5)", "this cannot be asked for: manifest: "),
+        ("table('orders', 'orders.csv', manifest=5)", "invalid request: manifest: "),
         ("run_transform(None)", "the script must be text, not 'NoneType'"),
         ("run_transform('x = 1', timeout='9')", "the time-out must be seconds above 0, not '9'"),
         ("run_transform('x = 1', timeout=float('inf'))", "the time-out must be seconds above 0, not inf"),
@@ -251,7 +386,8 @@ def test_mistakes_in_calls_are_answered(notebook: NotebookKernel, call: str, sai
 
 
 def test_shell_commands_work_without_a_terminal(notebook: NotebookKernel) -> None:
-    assert notebook.run("!echo out; echo err >&2").stdout == "out\n"
+    # both streams in their order, as ipykernel shows them
+    assert notebook.run("!echo out; echo err >&2; echo again").stdout == "out\nerr\nagain\n"
     assert notebook.value("get_ipython().user_ns['_exit_code']") == "0"
 
 
@@ -259,7 +395,7 @@ def test_tab_completes_tables_files_variables_and_options(notebook: NotebookKern
     notebook.run("import pandas as pd; import polars as pl; deeds = pd.DataFrame({'x': [1]})")
     notebook.run("lazy_deeds = pl.LazyFrame({'x': [1]}); lazy_column = deeds['x']")
     assert notebook.complete("%table ord") == ["orders"]
-    assert notebook.complete("%table x or") == ["orders.csv"]
+    assert notebook.complete("%table x orders.c") == ["orders.csv"]
     assert notebook.complete("%table x @dee") == ["deeds"]
     assert notebook.complete("%table x @lazy") == ["lazy_deeds"]
     assert notebook.complete("%table --drop o") == ["orders"]
@@ -289,8 +425,8 @@ def test_plots_are_drawn_inline_without_a_warning(notebook: NotebookKernel) -> N
     assert "image/png" in cell.shown[-1]
 
 
-def test_kernel_says_what_it_is(notebook: NotebookKernel) -> None:
-    info = notebook.client.kernel_info(reply=True, timeout=30)["content"]
+def test_kernel_info_describes_the_sandbox(notebook: NotebookKernel) -> None:
+    info = notebook.client.kernel_info(reply=True, timeout=60)["content"]
     assert "sandbox that runs Metabase's Python transforms in production" in info["banner"]
     assert "state persists between cells" in info["banner"]
     assert "1,024 MiB of memory" in info["banner"]

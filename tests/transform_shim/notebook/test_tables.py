@@ -30,7 +30,10 @@ def site(notebook: NotebookKernel) -> Iterator[str]:
 
 
 def test_a_file_becomes_the_frame_that_transform_gets(notebook: NotebookKernel) -> None:
-    assert notebook.run("%table orders orders.csv").stdout == "orders: 3 rows, 2 columns (orders.csv)\n"
+    assert (
+        notebook.run("%table orders orders.csv").stdout
+        == 'orders: 3 rows, 2 columns (orders.csv); look at it: tables["orders"]\n'
+    )
     assert (
         notebook.value("tables.orders.to_dict('list')")
         == "{'status': ['paid', 'open', 'paid'], 'amount': [10.5, 3.0, 4.5]}"
@@ -59,9 +62,27 @@ def test_packed_files_and_equals_sign_are_understood(notebook: NotebookKernel) -
     assert notebook.value("tables.packed.amount.sum()") in ("18.0", "np.float64(18.0)", "Decimal('18.0')")
 
 
+def test_json_arrays_are_rows(notebook: NotebookKernel) -> None:
+    assert notebook.run("%table rows rows.json").stdout.startswith("rows: 2 rows, 3 columns (rows.json)")
+    assert notebook.value("tables.rows.id.tolist(), tables.rows.text[1]") == "([12345678901234567890, 2], 'a\\nb')"
+    assert notebook.run("%table packed packed.json.gz").stdout.startswith("packed: 1 rows")
+
+
+def test_first_sheet_of_a_workbook_is_a_table(notebook: NotebookKernel) -> None:
+    assert notebook.run("%table book book.xlsx").stdout.startswith("book: 3 rows, 4 columns (book.xlsx)")
+    assert (
+        notebook.value("list(tables.book), tables.book.n.tolist()") == "(['n', 'day', 'mixed', '2024'], [1, <NA>, 3])"
+    )
+    assert notebook.value("tables.book.day.dt.day.tolist(), tables.book['mixed'][1]") == "([15.0, nan, 17.0], '2')"
+
+
+def test_parquet_is_a_table(notebook: NotebookKernel) -> None:
+    assert notebook.run("%table fast orders.parquet").stdout.startswith("fast: 3 rows, 2 columns (orders.parquet)")
+
+
 def test_url_with_its_manifest_and_without_its_signature(notebook: NotebookKernel, site: str) -> None:
     cell = notebook.run(f"%table away '{site}/days.jsonl?X-Amz-Signature=abc' --manifest {site}/days.manifest.json")
-    assert cell.stdout == f"away: 2 rows, 2 columns ({site}/days.jsonl)\n"
+    assert cell.stdout == f'away: 2 rows, 2 columns ({site}/days.jsonl); look at it: tables["away"]\n'
     assert notebook.value("tables.away.n.tolist()") == "[3000000000, 1]"
     gone = notebook.run(f"%table gone {site}/nothing.csv?X-Amz-Signature=abc")
     assert gone.stderr.startswith("UsageError: Table 'gone' could not be fetched: the storage answered 404")
@@ -96,7 +117,7 @@ def test_a_slow_download_shows_how_far_it_is(notebook: NotebookKernel, asked: st
 @pytest.mark.parametrize("which", ["7", "orders", "PUBLIC.orders"])
 def test_metabase_table_by_id_or_name(notebook: NotebookKernel, which: str) -> None:
     cell = notebook.run(f"%table live metabase:{which}")
-    assert cell.stdout == f"live: {ROWS:,} rows, 2 columns (metabase:{which})\n", cell
+    assert cell.stdout == f'live: {ROWS:,} rows, 2 columns (metabase:{which}); look at it: tables["live"]\n', cell
     assert notebook.value("tables.live.id.nunique(), str(tables.live.placed.dt.tz)") == f"({ROWS}, 'UTC')"
 
 
@@ -126,12 +147,15 @@ def test_kernel_never_sees_the_keys(notebook: NotebookKernel) -> None:
 )
 def test_a_frame_of_the_notebook_becomes_a_table(notebook: NotebookKernel, make: str) -> None:
     notebook.run(make)
-    assert notebook.run("%table made @made").stdout == "made: 2 rows, 2 columns (the variable made)\n"
+    assert (
+        notebook.run("%table made @made").stdout
+        == 'made: 2 rows, 2 columns (the variable made); look at it: tables["made"]\n'
+    )
     assert notebook.value("tables.info('made').fields") == "(('n', 'Integer'), ('s', 'Text'))"
     assert notebook.value("tables.read('made', form='polars')['n'].to_list()") == "[1, 2]"
 
 
-def test_tables_shows_what_there_is_and_forgets(notebook: NotebookKernel) -> None:
+def test_tables_lists_and_drops_tables(notebook: NotebookKernel) -> None:
     notebook.run("%table orders orders.csv")
     (shown,) = notebook.run("%tables").shown
     assert "orders: 3 rows, 40 bytes, from orders.csv" in shown["text/plain"]
@@ -156,10 +180,12 @@ def test_tables_shows_what_there_is_and_forgets(notebook: NotebookKernel) -> Non
         ("orders 'a b.csv", "orders 'a b.csv: no closing quotation"),
         ("orders orders.csv --format xlsx", "invalid choice: 'xlsx'"),
         ("x broken.jsonl", "Table 'x', line 2"),
+        ("x values.json", "values.json: expected a JSON array of objects, one for each row"),
+        ("x torn.xlsx", "torn.xlsx: not a workbook that can be read: "),
         ("--drop nothing", "there is no table 'nothing'"),
     ],
 )
-def test_mistakes_are_told_in_one_line(notebook: NotebookKernel, line: str, said: str) -> None:
+def test_usage_errors_are_one_line(notebook: NotebookKernel, line: str, said: str) -> None:
     notebook.run("said = 'text'")
     cell = notebook.run(f"%table {line}")
     assert cell.status == "error", "a run of all cells stops here"

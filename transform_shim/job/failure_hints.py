@@ -1,0 +1,152 @@
+"""The closing line of a failure: the reason that the exception does not tell, and the way on."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import os
+import socket
+import sys
+import traceback
+from bdb import BdbQuit
+from collections.abc import Iterator
+from subprocess import CalledProcessError
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from transform_shim.core.errors import shorten
+
+__all__ = ["hint", "return_hint"]
+
+#: Columns that a message lists.
+_MOST_COLUMNS = 20
+_NO_NETWORK_ERRNOS = frozenset(
+    {errno.EAFNOSUPPORT, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
+)
+#: A documentation address (RFC 5737), which no host has.
+_SOME_ADDRESS = ("192.0.2.1", 9)
+#: Places that a job has in addition to its own directory.
+_JOB_PLACES = ("/tmp/", "/dev/")  # noqa: S108
+_FRAMES_EXTRA = frozenset({"polars", "duckdb"})
+
+
+def hint(error: BaseException) -> str:
+    """Return a sentence without full stop that explains what the user's code raised, or an empty text."""
+    for current in _chain(error):
+        if isinstance(current, ModuleNotFoundError) and current.name:
+            return _missing_module(current.name.partition(".")[0])
+        if isinstance(current, KeyError) and (columns := _columns(current)):
+            return columns
+        if _is_network(current) and not _has_network():
+            return "jobs have no network; the operator can allow it (ALLOW_NETWORK)"
+        if isinstance(current, CalledProcessError) and "pip" in _arguments(current):
+            return "jobs cannot install packages; ask the operator (EXTRA_PACKAGES)"
+        if isinstance(current, SyntaxError) and (current.text or "").startswith(("%", "!")):
+            return "lines with % and ! are commands of notebooks: leave them out of a script"
+        if type(current).__name__ == "ConnectionException" and "closed" in str(current):
+            return "a DuckDB relation is read when it is written: leave its connection open, or return relation.df()"
+        if isinstance(current, BdbQuit):
+            return "a job has no terminal: use hold_minutes (--hold) to debug the kernel of a failed job"
+    return _outside(error)
+
+
+def return_hint(value: object) -> str:
+    """Return what to do about a returned value that is no table, or an empty text."""
+    if value is None:
+        return "transform() returned None: is its 'return' missing?"
+    if isinstance(value, pd.Series):
+        return "a Series is one column: return series.to_frame(), or series.reset_index() to keep its index"
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value[:100]):
+        return "for a list of rows, return pd.DataFrame(rows)"
+    if isinstance(value, dict):
+        return "for a dict of columns, return pd.DataFrame(columns)"
+    if isinstance(value, np.ndarray):
+        return "for an array, return pd.DataFrame(array)"
+    if inspect.iscoroutine(value):
+        return "for a coroutine, return asyncio.run(coroutine)"
+    return ""
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+
+
+def _arguments(error: CalledProcessError) -> list[str]:
+    return error.cmd.split() if isinstance(error.cmd, str) else [str(argument) for argument in error.cmd]
+
+
+def _missing_module(name: str) -> str:
+    if name in sys.stdlib_module_names:
+        return ""
+    way = (
+        "the operator can install the extra 'frames'" if name in _FRAMES_EXTRA else "ask the operator (EXTRA_PACKAGES)"
+    )
+    return f"'{name}' is neither installed here nor a module of the job's library: {way}"
+
+
+def _is_network(error: BaseException) -> bool:
+    if isinstance(error, socket.gaierror):
+        return True
+    if not isinstance(error, OSError):
+        return False
+    if error.errno in _NO_NETWORK_ERRNOS:
+        return True
+    # requests looks for its certificates before it connects
+    return type(error).__module__.startswith("requests") or "CA certificate" in str(error)
+
+
+def _has_network() -> bool:
+    """Return whether this process has a route to other hosts; nothing is sent (connect(2) on a datagram socket)."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(_SOME_ADDRESS)
+    except OSError as error:
+        # EPROTONOSUPPORT, EACCES, EPERM: no datagrams, which a job with a network does not have either
+        return error.errno not in _NO_NETWORK_ERRNOS
+    return True
+
+
+def _outside(error: BaseException) -> str:
+    """Explain a file that is not there, unless a program or a place of the job's own is meant."""
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return "a job can write only to its own directory"
+    if not isinstance(error, FileNotFoundError | PermissionError) or not isinstance(error.filename, str):
+        return ""
+    if any(frame.f_code.co_name == "_execute_child" for frame, _ in traceback.walk_tb(error.__traceback__)):
+        return f"the program {shorten(error.filename)} is not available to jobs"
+    path = os.path.normpath(error.filename)  # the job's own directory may itself be below /tmp
+    if path.startswith(_JOB_PLACES):
+        return ""
+    return "a job sees only its own directory; files come in as tables (%table in a notebook)"
+
+
+def _columns(error: KeyError) -> str:
+    """List the columns of the frame that did not have the key; empty if the key was not looked for in columns."""
+    frame: Any = None
+    index: Any = None
+    in_pandas = False
+    for each, _ in traceback.walk_tb(error.__traceback__):
+        if "pandas" not in each.f_code.co_filename:
+            frame = index = None
+            in_pandas = False
+            continue
+        in_pandas = True
+        found = each.f_locals
+        for name in ("self", "obj"):
+            if isinstance(found.get(name), pd.DataFrame):
+                frame, index = found[name], None
+        if isinstance(found.get("self"), pd.Index):
+            index = found["self"]
+    if not in_pandas or frame is None or (index is not None and index is not frame.columns):
+        return ""
+    shown = [shorten(name) for name in frame.columns[:_MOST_COLUMNS]]
+    more = len(frame.columns) - len(shown)
+    listed = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    return f"the columns are: {listed}" if shown else "the frame has no columns"

@@ -1,0 +1,134 @@
+"""pandas columns as canonical Arrow arrays, a slice at a time.
+
+The type of a column is settled before the first row, from its dtype and, where that says little (objects), its
+values. Two repairs need a look at the source's type: an Integer column that a join turned into floats holds whole
+numbers still, and a Date column travels through pandas as midnights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transform_shim.core.base_types import Kind
+from transform_shim.core.errors import OutputInvalid
+from transform_shim.core.manifest import Field
+from transform_shim.writing.arrow_types import canonical, canonical_type
+from transform_shim.writing.object_columns import MixedColumns, ObjectColumn
+
+__all__ = ["PlannedColumn", "plan_column"]
+
+_DOUBLE_INTEGER_END = 2**53
+
+
+class PlannedColumn(Protocol):
+    """A column whose type is settled."""
+
+    name: str
+    type: pa.DataType
+
+    def slice(self, start: int, stop: int) -> pa.Array: ...
+
+
+class _SlicedColumn:
+    """A column that becomes Arrow by `convert` and then its canonical type."""
+
+    def __init__(
+        self, name: str, values: Any, convert: Callable[[Any], Any], target: pa.DataType | None = None
+    ) -> None:
+        self.name, self._values, self._convert = name, values, convert
+        self.type = target if target is not None else canonical_type(convert(values[:0]).type, name)
+
+    def slice(self, start: int, stop: int) -> pa.Array:
+        array = self._convert(self._values[start:stop])
+        if isinstance(array, pa.ChunkedArray):
+            array = array.combine_chunks()
+            if isinstance(array, pa.ChunkedArray):  # dictionaries of several chunks do not combine
+                array = pa.concat_arrays([chunk.dictionary_decode() for chunk in array.chunks])
+        return canonical(array, self.name, self.type, start)
+
+
+def plan_column(name: str, series: pd.Series[Any], source: Field | None, mixed: MixedColumns = "text") -> PlannedColumn:
+    """Settle how a column is written; `source` is the field it was read from, if any.
+
+    Raises
+    ------
+    OutputInvalid
+        If its dtype or one of its values cannot be written.
+    """
+    dtype = series.dtype
+    if isinstance(dtype, pd.SparseDtype):
+        return plan_column(name, pd.Series(np.asarray(series)), source, mixed)
+    if isinstance(dtype, pd.CategoricalDtype):
+        return _categories(name, series, mixed)
+    if isinstance(dtype, (pd.PeriodDtype, pd.IntervalDtype)):
+        return ObjectColumn(name, series.array.astype(object), mixed)
+    if isinstance(dtype, pd.StringDtype) and dtype.storage == "python":
+        return ObjectColumn(name, series.array.astype(object), mixed)  # may hold what no Arrow text can
+    if isinstance(dtype, np.dtype):
+        return _numpy_column(name, series, source, mixed)
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        return _SlicedColumn(name, series.array, lambda part: pa.array(part))
+    if hasattr(series.array, "__arrow_array__"):
+        return _SlicedColumn(name, series.array, _arrow_of)
+    return ObjectColumn(name, series.array.astype(object), mixed)
+
+
+def _arrow_of(part: Any) -> Any:
+    array = pa.array(part)
+    return array.cast(pa.large_string()) if pa.types.is_string(array.type) else array
+
+
+def _numpy_column(name: str, series: pd.Series[Any], source: Field | None, mixed: MixedColumns) -> PlannedColumn:
+    values: np.ndarray[Any, Any] = series.to_numpy()
+    kind = values.dtype.kind
+    wanted = None if source is None else source.kind
+    if kind == "O":
+        return ObjectColumn(name, values, mixed)
+    if kind == "f" and wanted in (Kind.INTEGER, Kind.NUMBER) and _all_whole(values):
+        return _SlicedColumn(name, values, _whole_numbers, pa.int64())
+    if kind == "f" and values.dtype.itemsize > 8:
+        values = values.astype(np.float64)  # no database has wider floats
+    if kind == "M" and wanted is Kind.DATE and _all_midnight(values):
+        return _SlicedColumn(name, values, _dates, pa.date32())
+    if kind == "M" and np.datetime_data(values.dtype)[0] not in ("s", "ms", "us", "ns"):
+        values = values.astype("M8[s]")
+    if kind in "bifuMm":
+        return _SlicedColumn(name, values, lambda part: pa.array(part, from_pandas=True))
+    raise OutputInvalid(f"the dtype {values.dtype} cannot be written", column=name)
+
+
+def _all_whole(values: np.ndarray[Any, Any]) -> bool:
+    known = values[~np.isnan(values)]
+    return bool((np.trunc(known) == known).all() and (np.abs(known) <= _DOUBLE_INTEGER_END).all())
+
+
+def _all_midnight(values: np.ndarray[Any, Any]) -> bool:
+    known = values[~np.isnat(values)]
+    return bool((known.astype("M8[D]") == known).all())
+
+
+def _whole_numbers(part: np.ndarray[Any, Any]) -> pa.Array:
+    missing = np.isnan(part)
+    return pa.array(np.where(missing, 0, part).astype(np.int64), mask=missing)
+
+
+def _dates(part: np.ndarray[Any, Any]) -> pa.Array:
+    return pa.array(part.astype("M8[D]"), from_pandas=True)
+
+
+def _categories(name: str, series: pd.Series[Any], mixed: MixedColumns) -> PlannedColumn:
+    """Return a column whose slices look their codes up in the categories, which are converted once."""
+    categories = plan_column(name, pd.Series(series.cat.categories), None, mixed)
+    labels = categories.slice(0, len(series.cat.categories))
+    codes = series.cat.codes.to_numpy()
+
+    def look_up(part: np.ndarray[Any, Any]) -> pa.Array:
+        return pc.take(labels, pa.array(part, mask=part < 0))
+
+    return _SlicedColumn(name, codes, look_up, labels.type)

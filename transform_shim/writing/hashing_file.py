@@ -1,0 +1,84 @@
+"""The output file: counted and hashed while it is written."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+__all__ = ["HashingFile"]
+
+
+class HashingFile:
+    """A binary file that knows the length and the SHA-256 of its content.
+
+    Writes go straight to the descriptor: an error such as EFBIG surfaces with its ``errno`` at the write that met it.
+    The methods beyond ``write`` are those that pyarrow asks of a Python file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # O_NOFOLLOW: user code may have put a link in the output's place
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o660)
+        self._digest = hashlib.sha256()
+        self.written_bytes = 0
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Write all of `data`; returns its length in bytes."""
+        view = memoryview(data).cast("B")
+        self._digest.update(view)
+        start = 0
+        while start < len(view):
+            start += os.write(self._descriptor, view[start:])
+        self.written_bytes += len(view)
+        return len(view)
+
+    def hexdigest(self) -> str:
+        """Return the SHA-256 of everything written so far."""
+        return self._digest.hexdigest()
+
+    def flush(self) -> None:
+        """Do nothing: writes are not buffered."""
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def tell(self) -> int:
+        return self.written_bytes
+
+    def close(self) -> None:
+        """Close the descriptor; closing twice is harmless."""
+        if not self.closed:
+            self.closed = True
+            os.close(self._descriptor)
+
+    def discard(self) -> None:
+        """Remove the file: half an output must not look like one."""
+        self.close()
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise OSError("this file is written, not read")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.discard()

@@ -1,0 +1,130 @@
+"""Batches of canonical arrays to the bytes of JSON lines or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transform_shim.core.shared_objects import plain_texts
+from transform_shim.writing.lines.concat import JoinedRows, Places
+from transform_shim.writing.lines.render import (
+    EMPTY,
+    TEXT,
+    cell_texts,
+    check_years,
+    double_digits,
+    escape_json,
+    null_mask,
+    numbers,
+    quote_csv,
+)
+from transform_shim.writing.lines.shared_values import shared_texts
+
+__all__ = ["csv_header", "csv_rows", "json_rows"]
+
+_QUOTE = pa.scalar('"', TEXT)
+
+
+def json_rows(names: Sequence[str], arrays: Sequence[pa.Array], first_row: int) -> list[memoryview]:
+    """Render one compact JSON object a line, keys in column order."""
+    rows = JoinedRows(len(arrays[0]))
+    glue = "{"
+    for name, array in zip(names, map(_worth_sharing, arrays), strict=True):
+        rows.literal(f"{glue}{orjson.dumps(name).decode()}:")
+        if pa.types.is_large_string(array.type):
+            _add_quoted(rows, escape_json(array), "null")
+        elif pa.types.is_dictionary(array.type):
+            _add_shared(rows, escape_json(array.dictionary), numbers(array.indices), "null", '"')
+        elif pa.types.is_temporal(array.type):
+            _add_values(rows, array, name, first_row, "null", '"')
+        else:
+            _add_unquoted(rows, array, name, first_row, ("false", "true", "null"))
+        glue = ","
+    rows.literal("}\n")
+    return rows.joined()
+
+
+def csv_rows(names: Sequence[str], arrays: Sequence[pa.Array], first_row: int) -> list[memoryview]:
+    """Render CSV as Python's csv module does with QUOTE_MINIMAL: null is empty, booleans are True and False."""
+    rows = JoinedRows(len(arrays[0]))
+    null = '""' if len(arrays) == 1 else ""  # an empty line would be no row
+    for number, (name, array) in enumerate(zip(names, map(plain_texts, arrays), strict=True)):
+        rows.literal("," if number else "")
+        if pa.types.is_large_string(array.type):
+            texts = quote_csv(array)
+            rows.texts(pc.if_else(pc.equal(texts, EMPTY), pa.scalar(null, TEXT), texts) if null else texts, null)
+        else:
+            _add_unquoted(rows, array, name, first_row, ("False", "True", null))
+    rows.literal("\n")
+    return rows.joined()
+
+
+def csv_header(names: Sequence[str]) -> bytes:
+    """Render the header line."""
+    line = io.StringIO()
+    # before Python 3.13 the writer quotes the characters of its own line end only, and "\r" ends a line for readers
+    csv.writer(line, lineterminator="\r\n").writerow(names)
+    return line.getvalue().removesuffix("\r\n").encode() + b"\n"
+
+
+def _worth_sharing(array: pa.Array) -> pa.Array:
+    """Return texts without their dictionary where it is no gain, for the reason that `shared_texts` has.
+
+    Each part of a batch has the dictionary of the whole batch, which may have many times as many texts as the part.
+    """
+    is_gain = pa.types.is_dictionary(array.type) and len(array.dictionary) < 2 * len(array) // 3
+    return array if is_gain else plain_texts(array)
+
+
+def _add_unquoted(rows: JoinedRows, array: pa.Array, name: str, first_row: int, words: tuple[str, str, str]) -> None:
+    """Add values without quotes; `words` are those for false, true and null."""
+    if pa.types.is_boolean(array.type):
+        rows.choice(words, array.cast(pa.int32()).fill_null(2).to_numpy())
+    elif pa.types.is_floating(array.type):
+        digits, is_whole = double_digits(array)
+        _add_values(rows, digits, name, first_row, words[2])
+        if is_whole.all():
+            rows.literal(".0")
+        elif is_whole.any():
+            rows.choice(("", ".0"), is_whole.astype(np.int32))
+    else:
+        _add_values(rows, array, name, first_row, words[2])
+
+
+def _add_values(rows: JoinedRows, array: pa.Array, name: str, first_row: int, null: str, quote: str = "") -> None:
+    """Add anything but texts, booleans and doubles, in quotes or not."""
+    if pa.types.is_temporal(array.type):
+        check_years(array, name, first_row)
+    shared = shared_texts(array)
+    if shared is not None:
+        _add_shared(rows, *shared, null, quote)
+    elif quote:
+        _add_quoted(rows, cell_texts(array), null)
+    else:
+        rows.texts(cell_texts(array), null)
+
+
+def _add_shared(rows: JoinedRows, texts: pa.Array, places: Places, null: str, quote: str) -> None:
+    """Add to each row one of several texts or nulls."""
+    if quote:
+        texts = pc.binary_join_element_wise(_QUOTE, texts, _QUOTE, EMPTY)
+    rows.shared(texts.fill_null(null) if texts.null_count else texts, places)
+
+
+def _add_quoted(rows: JoinedRows, texts: pa.Array, null: str) -> None:
+    """Add texts, with quotes around all but the nulls; the quotes become part of the neighbouring pieces."""
+    if not texts.null_count:
+        rows.literal('"')
+        rows.texts(texts, null)
+        rows.literal('"')
+        return
+    is_null = null_mask(texts).astype(np.int32)
+    rows.choice(('"', null), is_null)
+    rows.texts(texts, "")
+    rows.choice(('"', ""), is_null)

@@ -1,0 +1,102 @@
+"""Groups of Python values that are written alike, and values as JSON text."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import ipaddress
+import pathlib
+import uuid
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import orjson
+import pandas as pd
+
+__all__ = ["MAYBE_NULL_TYPES", "NULL_TYPES", "base64_text", "group_of", "mixed_text", "nested_text", "type_name"]
+
+#: NaN, and numpy's NaT, which is of no type of its own.
+MAYBE_NULL_TYPES = (float, np.floating, np.datetime64, np.timedelta64)
+NULL_TYPES = (type(None), type(pd.NaT), type(pd.NA))
+#: First match counts: bool before int, numpy's timedelta before its integers, datetime before date.
+_GROUPS: tuple[tuple[str, tuple[type, ...]], ...] = (
+    ("null", NULL_TYPES),
+    ("text", (str,)),
+    ("boolean", (bool, np.bool_)),
+    ("duration", (dt.timedelta, np.timedelta64)),
+    ("integer", (int, np.integer)),
+    ("float", (float, np.floating)),
+    ("decimal", (Decimal,)),
+    ("datetime", (dt.datetime, np.datetime64)),
+    ("date", (dt.date,)),
+    ("time", (dt.time,)),
+    ("bytes", (bytes, bytearray)),
+    (
+        "label",
+        (uuid.UUID, ipaddress._IPAddressBase, ipaddress._BaseNetwork, pathlib.PurePath, pd.Period, pd.Interval),
+    ),
+    ("nested", (list, tuple, dict, np.ndarray)),
+)
+
+_group_by_type: dict[type, str | None] = {}
+
+
+def group_of(kind: type) -> str | None:
+    """Return the group of a class; None for one whose values cannot be written."""
+    if kind not in _group_by_type:
+        _group_by_type[kind] = next((name for name, types in _GROUPS if issubclass(kind, types)), None)
+    return _group_by_type[kind]
+
+
+def nested_text(value: Any) -> str:
+    """Return a list, tuple, dict or array as compact JSON text; NaN is null, a value beyond JSON a TypeError."""
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    try:
+        return orjson.dumps(value, default=_nested_default, option=options).decode()
+    except orjson.JSONEncodeError as error:
+        if "OPT_NON_STR_KEYS" in str(error):
+            raise TypeError("a dictionary with a key that cannot be a text, such as a tuple") from None
+        raise
+
+
+def _nested_default(value: Any) -> Any:
+    group = group_of(type(value))
+    if group == "null":
+        return None
+    if group == "decimal":
+        return orjson.Fragment(str(value)) if value.is_finite() else None
+    if group == "integer":
+        return orjson.Fragment(str(int(value)))
+    if group == "nested":
+        return dict(value) if isinstance(value, dict) else list(value)
+    if group in ("datetime", "date", "time"):
+        return (pd.Timestamp(value) if isinstance(value, np.datetime64) else value).isoformat()
+    if group in ("label", "text"):
+        return str(value)
+    if group == "bytes":
+        return base64_text(value)
+    if group == "duration":
+        return pd.Timedelta(value).isoformat()
+    raise TypeError(f"a value of type {type_name(type(value))} cannot be written as JSON")
+
+
+def type_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+
+
+def mixed_text(value: Any) -> str | None:
+    """Return a value as JSON has it; a text, date or the like without quotes."""
+    group = group_of(type(value))
+    if group == "text":
+        return str(value)
+    if group == "integer":
+        return str(int(value))
+    text = nested_text(value)
+    if text == "null":  # an infinity
+        return None
+    return str(orjson.loads(text)) if text.startswith('"') else text
+
+
+def base64_text(value: bytes) -> str:
+    return base64.b64encode(value).decode()
