@@ -1,24 +1,26 @@
-"""Where tables come from and results go: objects behind URLs, directories, a live Metabase, this machine."""
+"""Read tables and write results: objects behind URLs, directories, a live Metabase, the gateway's own disk."""
 
-from gateway.storage.artifacts import OpenOutput, open_output
-from gateway.storage.connections import Connections
-from gateway.storage.directory import deliver_files
-from gateway.storage.events_object import LogEvent, events_object, log_event, stream_object
-from gateway.storage.fetch import FetchedTable, fetch_tables
-from gateway.storage.results import KeptResult, ResultStore
-from gateway.storage.upload import put_object
+from gateway.storage.inputs.fetch import FetchedTable, fetch_tables
+from gateway.storage.objects.client import ObjectClient
+from gateway.storage.objects.transfer import RetryPolicy
+from gateway.storage.outputs.directory import deliver_files
+from gateway.storage.outputs.job_files import OpenOutput, open_output
+from gateway.storage.outputs.kept_results import KeptResultStore
+from gateway.storage.outputs.log_objects import events_object, stream_object
+from gateway.storage.outputs.outbox import Outbox, OutboxNote
+from gateway.storage.outputs.upload import put_object
 
 __all__ = [
-    "Connections",
     "FetchedTable",
-    "KeptResult",
-    "LogEvent",
+    "KeptResultStore",
+    "ObjectClient",
     "OpenOutput",
-    "ResultStore",
+    "Outbox",
+    "OutboxNote",
+    "RetryPolicy",
     "deliver_files",
     "events_object",
     "fetch_tables",
-    "log_event",
     "open_output",
     "put_object",
     "stream_object",

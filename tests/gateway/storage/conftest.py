@@ -1,4 +1,4 @@
-"""What the storage tests share: one S3 server, settings, and a sink for events."""
+"""Fixtures of the storage tests: one S3 server, settings, and a sink for events."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tornado.ioloop import IOLoop
 
-from gateway.jobs.events import Event
-from gateway.settings import Settings
+from gateway.core.events import Event
+from gateway.core.settings import Settings
+from gateway.storage import ObjectClient
 from tests.s3 import S3Server
 
 
@@ -21,7 +23,22 @@ def s3() -> Iterator[S3Server]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(state_dir=tmp_path / "state", storage_stall_seconds=5.0)
+    return Settings(state_dir=tmp_path / "state")
+
+
+@pytest.fixture
+def client(io_loop: IOLoop) -> Iterator[ObjectClient]:
+    client = ObjectClient(stall_seconds=5.0)
+    yield client
+    io_loop.run_sync(client.aclose)
+
+
+@pytest.fixture
+def hasty_client(io_loop: IOLoop) -> Iterator[ObjectClient]:
+    """A client with the least patience."""
+    client = ObjectClient(stall_seconds=0.3)
+    yield client
+    io_loop.run_sync(client.aclose)
 
 
 @dataclass

@@ -1,8 +1,10 @@
-"""A small HTTP server that misbehaves as told: what an object store does on a bad day."""
+"""A small HTTP server with the faults that a test asks for, as an object store may have."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -50,8 +52,8 @@ class Conversation:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
     def wait_for_close(self) -> bool:
-        """Say whether the peer closes within a few seconds."""
-        self.connection.settimeout(5)
+        """Say whether the peer closes."""
+        self.connection.settimeout(60)
         try:
             while self.connection.recv(1 << 16):
                 pass
@@ -64,16 +66,18 @@ class Conversation:
 
 @dataclass
 class FaultyServer:
-    """Answers the n-th request as the n-th of `behaviours` says, further ones as the last does."""
+    """Answers the first request of the n-th connection as the n-th of `behaviours` says, later ones as the last does."""
 
     behaviours: list[Behave] = field(default_factory=list)
+    tls: ssl.SSLContext | None = None
     received: list[Received] = field(default_factory=list)
     closed_by_peer: threading.Event = field(default_factory=threading.Event)
+    port: int = 0
 
     def __enter__(self) -> FaultyServer:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", self.port))
         self.port = self._listener.getsockname()[1]
-        self._stopped = False
+        self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._accepting = threading.Thread(target=self._accept)
         self._accepting.start()
@@ -82,15 +86,17 @@ class FaultyServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopped = True
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._accepting.join(5)
+        self._accepting.join(60)
         self._listener.close()
+        for connection in tuple(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)  # or one that waits for its peer would wait for our event loop
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
 
-    def url(self, path: str = "/bucket/key") -> str:
-        return f"http://127.0.0.1:{self.port}{path}?X-Amz-Signature=5ecr3t"
+    def url(self, path: str = "/bucket/key", host: str = "127.0.0.1") -> str:
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}{path}?X-Amz-Signature=5ecr3t"
 
     def _accept(self) -> None:
         while True:
@@ -103,8 +109,16 @@ class FaultyServer:
             thread.start()
 
     def _serve(self, connection: socket.socket, number: int) -> None:
-        connection.settimeout(10)
-        with connection:
+        connection.settimeout(60)
+        if self.tls is not None:
+            try:
+                connection = self.tls.wrap_socket(connection, server_side=True)
+            except OSError:  # the peer does not trust the certificate
+                connection.close()
+                return
+        self._open.add(connection)
+        with connection, contextlib.ExitStack() as stack:
+            stack.callback(self._open.discard, connection)
             head = b""
             while b"\r\n\r\n" not in head:
                 data = connection.recv(1 << 16)
@@ -124,7 +138,9 @@ class FaultyServer:
                 self.closed_by_peer.set()
 
 
-def answer(status: int, body: bytes = b"", headers: str = "") -> Behave:
+def answer(status: int, body: bytes = b"", headers: str = "Connection: close\r\n") -> Behave:
+    """Answer, and close: a client that is not told sends its next request there, and has to try again."""
+
     def behave(conversation: Conversation) -> None:
         conversation.read_body()
         conversation.send(status, body, headers=headers)
@@ -141,11 +157,23 @@ def reset() -> Behave:
     return lambda conversation: conversation.reset()
 
 
-def stall(seconds: float, body: bytes = b"") -> Behave:
-    """Send the head of an answer and `body`, then nothing more."""
+def stall(body: bytes = b"") -> Behave:
+    """Send the head of an answer and `body`, then nothing more until the peer has enough of it."""
 
     def behave(conversation: Conversation) -> None:
         conversation.send(200, body, announced=len(body) + 10)
-        time.sleep(seconds)
+        conversation.wait_for_close()
+
+    return behave
+
+
+def drip(head: str = "") -> Behave:
+    """Send `head`, then one byte after the other, so that no silence is long; end when the peer has enough of it."""
+
+    def behave(conversation: Conversation) -> None:
+        conversation.connection.sendall(head.encode())
+        for byte in b"HTTP/1.1 200 OK" + b"x" * 1000:
+            time.sleep(0.02)
+            conversation.connection.sendall(bytes([byte]))
 
     return behave

@@ -1,0 +1,55 @@
+"""Small helpers for tasks of asyncio that the standard library does not have."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from typing import Any
+
+
+@contextlib.asynccontextmanager
+async def started(*work: Awaitable[Any]) -> AsyncIterator[tuple[asyncio.Future[Any], ...]]:
+    """Start each of `work`; at the end of the block cancel what still runs, and wait until it has ended.
+
+    Parameters
+    ----------
+    *work : awaitable
+        Coroutines or futures.
+
+    Yields
+    ------
+    tuple of Future
+        One for each of `work`, in order.
+    """
+    tasks = tuple(asyncio.ensure_future(each) for each in work)
+    try:
+        yield tasks
+    finally:
+        pending = [task for task in tasks if not task.done()]
+        for task in pending:
+            task.cancel()
+        if pending:
+            await asyncio.wait(pending)
+
+
+async def first_of(*futures: asyncio.Future[Any], timeout_seconds: float | None = None) -> None:
+    """Return when one of `futures` is done, or after `timeout_seconds`; none is cancelled.
+
+    Parameters
+    ----------
+    *futures : Future
+        At least one.
+    timeout_seconds : float, optional
+        The longest wait.
+    """
+    await asyncio.wait(futures, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+
+
+@contextlib.contextmanager
+def first_failure() -> Iterator[None]:
+    """Raise the first failure of the `asyncio.TaskGroup` inside bare, as if there had been no group."""
+    try:
+        yield
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None

@@ -1,0 +1,66 @@
+"""The files that came with a request, as a handle that is passed on from the HTTP side to the runner."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Awaited before a result's last block is sent; raises `gateway.core.errors.JobFailed` if it must not be.
+UploadPermit = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """A directory of files on the gateway's disk; the owner of the handle removes it.
+
+    Attributes
+    ----------
+    directory : Path
+        Holds nothing but files of the request. Their names are the gateway's own.
+    """
+
+    directory: Path
+
+    def path(self, name: str) -> Path:
+        """Return the path of one file.
+
+        Parameters
+        ----------
+        name : str
+            Of an `UploadSource`.
+
+        Returns
+        -------
+        Path
+            A file directly in the directory.
+
+        Raises
+        ------
+        ValueError
+            The name is not the name of a file.
+        """
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise ValueError(f"{name!r} is not the name of an upload")
+        return self.directory / name
+
+    def sync(self) -> None:
+        """Write the files to the disk, so that they survive whatever happens to the machine; blocks while it does.
+
+        Raises
+        ------
+        OSError
+            They could not be written.
+        """
+        for path in (*self.directory.iterdir(), self.directory, self.directory.parent):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def remove(self) -> None:
+        """Remove the directory with its files; blocks while it does."""
+        shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,240 @@
+"""Outputs that are computed and not delivered yet, on the gateway's own disk.
+
+An output leaves the workspace of its kernel at once, so that kernel and workspace serve the next job while the storage
+cannot be reached. It stays here until its upload is confirmed or given up. A note next to it has the other facts that
+the delivery needs, but no URL, so that the next process can deliver the result of a job that it finds in the job store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+
+from gateway.core.async_files import SMALL_BYTES, create_file
+from gateway.core.errors import FailureCode, JobFailed
+from gateway.core.events import LogSnapshot
+from gateway.core.job import Verdict
+from gateway.storage.outputs.job_files import OpenOutput, open_output
+
+log = logging.getLogger(__name__)
+
+OUTPUT, NOTE = "output", "note.json"
+
+
+class OutboxNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The facts about a computed output.
+
+    Attributes
+    ----------
+    verdict : Verdict
+        The success, before its delivery.
+    manifest : bytes
+        Content of the output manifest.
+    log : LogSnapshot
+        The log and the displays of the job.
+    output_bytes : int or None
+        Size of the output; None before it is in the outbox.
+    """
+
+    verdict: Verdict
+    manifest: bytes
+    log: LogSnapshot
+    output_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """One output that waits for its delivery.
+
+    Attributes
+    ----------
+    directory : Path
+        Holds the file ``output``.
+    size_bytes : int
+    computed_at : float
+        `time.monotonic` seconds.
+    """
+
+    directory: Path
+    size_bytes: int
+    computed_at: float
+
+
+class Outbox:
+    """Keeps outputs below ``state_dir/outbox``, which belongs to this object alone.
+
+    Parameters
+    ----------
+    state_dir : Path
+        On the file system of the workspaces, so that an output moves here without a copy.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self._directory = state_dir / "outbox"
+        self._entries: dict[str, OutboxEntry] = {}
+        self._left: set[str] = set()
+        self._retries = 0
+
+    def load(self) -> None:
+        """Look up what an earlier process left. A directory that cannot be read changes nothing."""
+        with contextlib.suppress(OSError):
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._left = {entry.name for entry in self._directory.iterdir()}
+
+    def has(self, execution_id: str) -> bool:
+        """Return whether an earlier process left the whole output of a job, and this one can read it.
+
+        Parameters
+        ----------
+        execution_id : str
+            The gateway's own id of the job.
+
+        Returns
+        -------
+        bool
+        """
+        found = self._read(execution_id) if execution_id in self._left else None
+        if found is not None:
+            found[1].close()
+        return found is not None
+
+    def reclaim(self, execution_id: str) -> tuple[OutboxNote, OpenOutput] | None:
+        """Take over what an earlier process left of a job.
+
+        Parameters
+        ----------
+        execution_id : str
+            The gateway's own id of the job, which did not change.
+
+        Returns
+        -------
+        tuple of OutboxNote and OpenOutput, or None
+            None if nothing complete is left; the job must run again.
+        """
+        if execution_id not in self._left:
+            return None
+        self._left.discard(execution_id)
+        directory = self._directory / execution_id
+        found = self._read(execution_id)
+        if found is None:
+            shutil.rmtree(directory, ignore_errors=True)
+            return None
+        self._entries[execution_id] = OutboxEntry(directory, found[1].size_bytes, time.monotonic())
+        return found
+
+    def _read(self, execution_id: str) -> tuple[OutboxNote, OpenOutput] | None:
+        directory = self._directory / execution_id
+        try:
+            # the note is written after the output was moved, so there is no note without its output
+            note = msgspec.json.decode((directory / NOTE).read_bytes(), type=OutboxNote)
+            size_bytes = (directory / OUTPUT).stat().st_size
+            if note.output_bytes not in (None, size_bytes):  # the machine lost power before its content was on the disk
+                raise OSError(errno.EIO, f"it has {size_bytes} of {note.output_bytes} bytes")
+            return note, open_output(directory / OUTPUT, owner_uid=None, max_bytes=size_bytes)
+        except (OSError, JobFailed, msgspec.MsgspecError) as error:
+            log.warning("the output that job %s computed before the restart cannot be used: %s", execution_id, error)
+            return None
+
+    def remove_unclaimed(self) -> None:
+        """Remove what an earlier process left and no job of this process has reclaimed."""
+        for name in self._left:
+            shutil.rmtree(self._directory / name, ignore_errors=True)
+        self._left.clear()
+
+    def put(self, execution_id: str, path: Path, output: OpenOutput, note: OutboxNote) -> OutboxEntry:
+        """Move an output here.
+
+        A small one is copied, which is as fast. A moved file keeps the user and group of its workspace. The next
+        process may have other groups; a start as root gives it the file (`gateway.process.privileges`).
+
+        Parameters
+        ----------
+        execution_id : str
+            The gateway's own id of the job.
+        path : Path
+            A checked file that no process can change any more.
+        output : OpenOutput
+            The same file, open; stays the caller's.
+        note : OutboxNote
+            The other facts that the delivery needs.
+
+        Returns
+        -------
+        OutboxEntry
+
+        Raises
+        ------
+        JobFailed
+            ``gateway_disk_failed``: the output could not be stored.
+        """
+        entry = OutboxEntry(self._directory / execution_id, output.size_bytes, time.monotonic())
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            entry.directory.mkdir(mode=0o700)
+            if output.size_bytes <= SMALL_BYTES:
+                _write(entry.directory / OUTPUT, output.read(SMALL_BYTES))
+            else:
+                path.rename(entry.directory / OUTPUT)
+            _write(entry.directory / NOTE, msgspec.json.encode(replace(note, output_bytes=output.size_bytes)))
+        except OSError as error:
+            shutil.rmtree(entry.directory, ignore_errors=True)
+            text = f"The gateway could not store the output for its delivery: {error.strerror or error}"
+            raise JobFailed(FailureCode.GATEWAY_DISK_FAILED, text) from None
+        self._entries[execution_id] = entry
+        return entry
+
+    def leave(self, execution_id: str) -> None:
+        """Leave the output of a job to the next process.
+
+        Parameters
+        ----------
+        execution_id : str
+            As given to `put`.
+        """
+        self._entries.pop(execution_id, None)
+
+    def remove(self, execution_id: str) -> None:
+        """Remove the output of a job that is over; one that is not here is not an error.
+
+        Parameters
+        ----------
+        execution_id : str
+            As given to `put`.
+        """
+        entry = self._entries.pop(execution_id, None)
+        if entry is not None:
+            shutil.rmtree(entry.directory, ignore_errors=True)
+
+    def count_retry(self) -> None:
+        """Count one more attempt to deliver something."""
+        self._retries += 1
+
+    def status(self) -> dict[str, float]:
+        """Return the state of this moment, as a member of ``/v1/status``.
+
+        Returns
+        -------
+        dict
+            ``jobs``, ``bytes``, ``oldest_seconds``, and ``retries`` since the start.
+        """
+        entries, now = self._entries.values(), time.monotonic()
+        return {
+            "jobs": len(entries),
+            "bytes": sum(entry.size_bytes for entry in entries),
+            "oldest_seconds": round(max((now - entry.computed_at for entry in entries), default=0.0), 3),
+            "retries": self._retries,
+        }
+
+
+def _write(path: Path, content: bytes) -> None:
+    with os.fdopen(create_file(path, 0o600), "wb") as file:
+        file.write(content)

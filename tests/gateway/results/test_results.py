@@ -1,0 +1,153 @@
+"""A result is read with its types, shown, and compared with an earlier one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import feather, parquet
+
+from gateway.core.displays import ColumnProfile, DisplayedProfile
+from gateway.results.comparison import CellChange, Comparison, ComparisonError
+from gateway.results.comparison import compare as compare_within
+from gateway.results.result_file import UnreadableResult, read_result
+from gateway.results.text import comparison_text, head_text, profile_text, waterfall_text
+from gateway.telemetry.waterfall import lay_out
+
+ORDERS = pa.table({"id": [1, 2, 3], "zip": ["007", None, "010"], "amount": [10.5, 3.0, 4.5]})
+TYPES = {"id": "type/Integer", "zip": "type/Text", "amount": "type/Float"}
+TOLERANCE = 1e-9
+
+
+def compare(before: pa.Table, after: pa.Table, key: Sequence[str] = ()) -> Comparison:
+    return compare_within(before, after, key, TOLERANCE)
+
+
+def write(table: pa.Table, path: Path) -> None:
+    match path.suffix:
+        case ".csv":
+            table.to_pandas().to_csv(path, index=False)
+        case ".jsonl":
+            table.to_pandas().to_json(path, orient="records", lines=True)
+        case ".parquet":
+            parquet.write_table(table, path)
+        case _:
+            feather.write_feather(table, path)
+
+
+@pytest.mark.parametrize("data_format", ["csv", "jsonl", "parquet", "arrow"])
+def test_each_format_reads_as_the_same_table(data_format: Any, tmp_path: Path) -> None:
+    path = tmp_path / f"orders.{data_format}"
+    write(ORDERS, path)
+    read = read_result(path, data_format, TYPES)
+    assert read.to_pydict() == ORDERS.to_pydict()
+    assert compare(ORDERS, read, ["id"]).is_same
+
+
+def test_result_without_rows_has_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "o.jsonl").write_bytes(b"")
+    assert read_result(tmp_path / "o.jsonl", "jsonl", {"zip": "type/Text"}).schema.names == ["zip"]
+
+
+def test_file_of_another_format_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "o.jsonl").write_text('{"a": 1}\n{"a": [}\n')
+    with pytest.raises(UnreadableResult, match=r"o\.jsonl: cannot be read as jsonl"):
+        read_result(tmp_path / "o.jsonl", "jsonl")
+
+
+def test_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "o.csv").write_text("a,b,a\n1,2,3\n")
+    parquet.write_table(pa.table([[1], [2], [3]], ["a", "b", "a"]), tmp_path / "o.parquet")
+    with pytest.raises(UnreadableResult, match="two columns have the name 'a'"):
+        read_result(tmp_path / "o.csv", "csv")
+    with pytest.raises(UnreadableResult, match="two columns have the name 'a'"):
+        read_result(tmp_path / "o.parquet", "parquet")
+
+
+def test_profile_and_waterfall_as_text() -> None:
+    column = ColumnProfile("n", "Float", 1, 3, "1", "5", ("1.75", "2", "2.75"), (1, 0, 2, *[0] * 8, 1))
+    text = profile_text(DisplayedProfile(5, (column,)), 5)
+    assert text.splitlines()[1].split() == [
+        "n",
+        "Float",
+        "1",
+        "(20%)",
+        "3",
+        "1",
+        "1.75",
+        "2",
+        "2.75",
+        "5",
+        "▄",
+        "█",
+        "▄",
+    ]
+    assert profile_text(DisplayedProfile(5, (column,)), 9).startswith("the first 5 of 9 rows:\n")
+    forged = profile_text(DisplayedProfile(1, (ColumnProfile("\x1b[2Jn", "\x1b]0;x", 0),)), 1)
+    assert "\x1b" not in forged, "a job must not take over the terminal"
+    lines = waterfall_text(lay_out({"queue": 1.0, "execute": 4.0, "read": 1.0})).splitlines()
+    assert [line.index("█") for line in lines] == [12, 22, 52]
+    assert [line.count("█") for line in lines] == [10, 40, 10]
+    assert lines[0].endswith("1.0000 s")
+    assert waterfall_text([]) == ""
+
+
+def test_comparison_by_key_finds_rows_and_cells() -> None:
+    after = pa.table({"id": [2, 3, 4], "zip": ["008", "010", "1"], "amount": [3.0, 4.75, 0.0], "new": [1, 1, 1]})
+    found = compare(ORDERS, after, ["id"])
+    assert (found.columns_added, found.columns_removed) == (("new",), ())
+    assert (found.rows_added, found.rows_removed, found.rows_changed) == (1, 1, 2)
+    assert found.cells_changed == {"zip": 1, "amount": 1}
+    assert found.examples == (CellChange((2,), "zip", None, "008"), CellChange((3,), "amount", 4.5, 4.75))
+    text = comparison_text(found, "o.csv", 1e-9)
+    assert "rows: 1 added, 1 removed, 2 changed" in text
+    assert "2: zip null -> 008" in text
+
+
+def test_comparison_without_key_matches_whole_rows_in_any_order() -> None:
+    assert compare(ORDERS, ORDERS.take([2, 0, 1])).is_same
+    found = compare(ORDERS, pa.concat_tables([ORDERS.slice(1), ORDERS.slice(1)]))
+    assert (found.rows_added, found.rows_removed, found.rows_changed) == (2, 1, None)
+
+
+@pytest.mark.parametrize("key", [[], ["id"]])
+@pytest.mark.parametrize(
+    ("old", "new", "is_same"),
+    [
+        (0.1 + 0.2, 0.3, True),
+        (0.3, 0.31, False),
+        (3, 3.0, True),
+        (3.0, 3.0000000001, True),
+        (10**15, 10**15 + 1, False),  # an id, which the tolerance must not merge with the next one
+        (2.0**60, 2.0**60 * (1 + 1e-12), True),  # a sum, whose last digits are noise
+        (Decimal("0.5"), 0.5, True),
+        (float("inf"), float("-inf"), False),
+    ],
+)
+def test_tolerance_holds_for_fractions_and_never_for_whole_numbers(
+    old: Any, new: Any, is_same: bool, key: list[str]
+) -> None:
+    before, after = (pa.table({"id": [1, 2], "x": pa.array([each, None])}) for each in (old, new))
+    assert compare(before, after, key).is_same is is_same
+
+
+def test_key_that_identifies_no_row_is_refused() -> None:
+    with pytest.raises(ComparisonError, match="'nr' is not in both"):
+        compare(ORDERS, ORDERS, ["nr"])
+    twice = pa.concat_tables([ORDERS, ORDERS])
+    with pytest.raises(ComparisonError, match="two rows after have the same key id: 1"):
+        compare(ORDERS, twice, ["id"])
+
+
+def test_head_shows_types_nulls_and_no_control_characters() -> None:
+    table = pa.table({"name[red]": ["a\x1b[31m", None, "b" * 100], "n": [1, 2, 3]})
+    text = head_text(table, 2)
+    assert "name[red]" in text
+    assert "[text, 1 null]" in text
+    assert "a\\x1b[31m" in text
+    assert "\x1b" not in text
+    assert text.endswith("... 1 more row\n")

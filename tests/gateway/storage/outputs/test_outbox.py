@@ -1,0 +1,69 @@
+"""Outputs wait in the outbox whole, and the next process takes over only what is complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec import Raw
+from msgspec.structs import replace
+
+from gateway.core.async_files import SMALL_BYTES
+from gateway.core.displays import DisplayedTable
+from gateway.core.events import LogSnapshot
+from gateway.core.job import OutputFacts, Verdict
+from gateway.core.log_json import encode_line
+from gateway.storage import Outbox, OutboxNote, open_output
+from gateway.storage.outputs.outbox import NOTE, OUTPUT
+
+VERDICT = Verdict(None, "", 0, output=OutputFacts(1, 1, 3, None, "jsonl"))
+LINE = Raw(encode_line(1.0, "stdout", "printed"))
+LEFT = OutboxNote(VERDICT, b"{}", LogSnapshot([LINE], [], displays=(DisplayedTable((("a",),), (("1",),)),)))
+
+
+def put(directory: Path, outbox: Outbox, content: bytes) -> None:
+    path = directory / "made"
+    path.write_bytes(content)
+    with open_output(path, owner_uid=None, max_bytes=1 << 30) as output:
+        outbox.put("job", path, output, LEFT)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 3, SMALL_BYTES + 1])
+def test_next_process_reclaims_the_outputs_of_the_last(tmp_path: Path, size_bytes: int) -> None:
+    first = Outbox(tmp_path)
+    put(tmp_path, first, b"x" * size_bytes)
+    assert (first.status()["jobs"], first.status()["bytes"]) == (1, size_bytes)
+    first.leave("job")
+    again = Outbox(tmp_path)
+    again.load()
+    found = again.reclaim("job")
+    assert found is not None
+    note, output = found
+    with output:
+        assert (note, output.read(1 << 30)) == (replace(LEFT, output_bytes=size_bytes), b"x" * size_bytes)
+    assert again.reclaim("job") is None
+    again.remove_unclaimed()
+    assert again.status()["jobs"] == 1
+    again.remove("job")
+    assert list((tmp_path / "outbox").iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "content"), [(NOTE, None), (NOTE, b"{"), (OUTPUT, None), (OUTPUT, b"")])
+def test_incomplete_outputs_are_removed(tmp_path: Path, name: str, content: bytes | None) -> None:
+    put(tmp_path, Outbox(tmp_path), b"abc")
+    path = tmp_path / "outbox" / "job" / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    again = Outbox(tmp_path)
+    again.load()
+    assert again.reclaim("job") is None
+    assert list((tmp_path / "outbox").iterdir()) == []
+
+
+def test_output_of_no_job_is_removed(tmp_path: Path) -> None:
+    put(tmp_path, Outbox(tmp_path), b"abc")
+    again = Outbox(tmp_path)
+    again.load()
+    again.remove_unclaimed()
+    assert list((tmp_path / "outbox").iterdir()) == []
