@@ -1,23 +1,31 @@
-"""Bringing a job's results and its log to where the request asked."""
+"""Delivery of a job's results and log to the places that the request names."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 
-from gateway.errors import FAILURES, JobFailed
-from gateway.jobs.events import EventLog, Progress
-from gateway.jobs.model import DataFormat, DirectoryDelivery, Job, KeptDelivery, UrlDelivery, Verdict
-from gateway.jobs.stop import StopSignal
-from gateway.settings import Settings
+from msgspec.structs import replace
+
+from gateway.core.cancellation import StopSignal
+from gateway.core.errors import FAILURES, JobFailed
+from gateway.core.events import EventSink, JobLog, Progress
+from gateway.core.formats import FORMATS
+from gateway.core.job import DirectoryDelivery, Job, KeptDelivery, ParcelDelivery, UrlDelivery, Verdict
+from gateway.core.log_json import decode_line
+from gateway.core.settings import Settings
+from gateway.core.tasks import first_of, started
+from gateway.core.uploads import UploadPermit
+from gateway.jobs.recovery import expiry_of
 from gateway.storage import (
-    Connections,
+    KeptResultStore,
+    ObjectClient,
     OpenOutput,
-    ResultStore,
+    RetryPolicy,
     deliver_files,
     events_object,
     put_object,
@@ -26,116 +34,253 @@ from gateway.storage import (
 
 log = logging.getLogger(__name__)
 
+#: Time between two reports on the upload of the output.
 PROGRESS_SECONDS = 0.25
-"""Time between two reports on the upload of the output."""
 
-CONTENT_TYPES: dict[DataFormat, str] = {
-    "jsonl": "application/x-ndjson",
-    "csv": "text/csv",
-    "parquet": "application/vnd.apache.parquet",
-    "arrow": "application/vnd.apache.arrow.file",
-}
+#: How long a verdict waits for the upload of the log, which goes on in the background afterwards.
+LOG_WAIT_SECONDS = 10.0
 
-FAILED_LOG_SECONDS = 10.0
-"""How long the log of a failed job is tried to be uploaded: its caller waits for the answer, which must come soon."""
+#: The same for a job that was cancelled or ended by a stop of the gateway.
+ENDED_LOG_WAIT_SECONDS = 0.5
+
+#: How long a stop of the gateway waits for logs that are uploaded in the background.
+CLOSE_SECONDS = 2.0
 
 
 @dataclass(slots=True, eq=False)
-class Results:
-    """What a successful job made: the opened output and the manifest's bytes."""
+class JobOutputs:
+    """The files of a successful job.
+
+    Attributes
+    ----------
+    output : OpenOutput
+        The opened output file.
+    manifest : bytes
+        Content of the output manifest, as the job wrote it.
+    computed_at : float
+        `time.monotonic` seconds; the time for the delivery counts from here.
+    """
 
     output: OpenOutput
     manifest: bytes
+    computed_at: float = field(default_factory=time.monotonic)
 
     def close(self) -> None:
-        """Close the output. May be called twice."""
+        """Close the output. It may be called twice."""
         self.output.close()
 
 
 class Deliverer:
-    """Delivers for every kind of request; the only place that knows them apart."""
+    """Delivers for every kind of request; no other class distinguishes the kinds.
 
-    def __init__(self, settings: Settings, store: ResultStore, connections: Connections | None = None) -> None:
+    Parameters
+    ----------
+    settings : Settings
+    store : KeptResultStore
+        Takes results for which the request gives no URL.
+    client : ObjectClient
+        Sends requests to the storage.
+    on_retry : callable, optional
+        Called before each repeated attempt to deliver something.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: KeptResultStore,
+        client: ObjectClient,
+        on_retry: Callable[[], None] = lambda: None,
+    ) -> None:
         self._settings = settings
-        self._connections = connections
+        self._client = client
         self._store = store
+        self._on_retry = on_retry
+        self._logs: dict[asyncio.Task[None], str] = {}
+        self._awaited_logs: set[asyncio.Task[None]] = set()
 
     async def deliver(
-        self, job: Job, verdict: Verdict, results: Results | None, events: EventLog, stop: StopSignal, execution_id: str
+        self,
+        job: Job,
+        verdict: Verdict,
+        outputs: JobOutputs | None,
+        events: JobLog,
+        stop: StopSignal,
+        execution_id: str,
+        permit: UploadPermit | None = None,
     ) -> Verdict:
-        """Deliver output and manifest of a success, then the log of whatever came, and return the final verdict.
+        """Deliver the output of a success, then its manifest, then the log of any job.
 
-        The log goes last because it ends with what happened to the others: the success lines are true only after the
-        uploads, and a failed upload must stand in the log that Metabase shows.
+        A manifest is published only after its output, so that a reader that finds one finds both. The log goes last
+        because it ends with the outcome of the other uploads: the success lines are true only after them, and a failed
+        upload must be in the log that Metabase shows.
+
+        Parameters
+        ----------
+        job : Job
+            Names the places.
+        verdict : Verdict
+            How the job ended.
+        outputs : JobOutputs or None
+            The files of a success.
+        events : JobLog
+            The log so far; gets the last lines.
+        stop : StopSignal
+            Ends the delivery of the results before its time; changes nothing once the verdict is known.
+        execution_id : str
+            Name of a kept result.
+        permit : callable, optional
+            Awaited before the last block of each upload.
+
+        Returns
+        -------
+        Verdict
+            The final verdict; a failure if the results could not be delivered.
         """
-        if verdict.ok and results is not None:
+        deadline = (outputs.computed_at if outputs else time.monotonic()) + self._settings.delivery_retry_seconds
+        if verdict.ok and outputs is not None:
             try:
-                await stop.guard(self._results(job, results, events))
+                await stop.guard(self._deliver_outputs(job, outputs, events, execution_id, deadline, permit))
             except JobFailed as failure:
-                verdict = dataclasses.replace(
-                    verdict, code=failure.code, message=failure.message, exit_code=failure.exit_code, output=None
+                failed = Verdict.of(failure)
+                verdict = replace(
+                    verdict,
+                    code=failed.code,
+                    message=failed.message,
+                    exit_code=failed.exit_code,
+                    retryable=failed.retryable,
+                    output=None,
                 )
+        stop.decide()
         _last_words(job, verdict, events)
+        # by a task of its own: it goes on when the verdict waits no longer
+        delivery = self._log(job, verdict, events, execution_id, deadline, permit)
+        task = asyncio.create_task(delivery, name=f"log {execution_id}")
+        self._logs[task] = execution_id
+        task.add_done_callback(lambda done: self._logs.pop(done, None))
+        self._awaited_logs.add(task)
         try:
-            async with asyncio.timeout(None if verdict.ok else FAILED_LOG_SECONDS):
-                await self._log(job, verdict, results, events, execution_id)
-        except (JobFailed, TimeoutError) as failure:
-            # the results are there and true: a log that could not be brought does not undo them
-            log.warning("job %s: its log could not be delivered: %s", execution_id, failure or "too slow")
+            if stop.cause is None:
+                async with started(stop.wait()) as (stopped,):
+                    await first_of(task, stopped, timeout_seconds=LOG_WAIT_SECONDS)
+            if stop.cause is not None:
+                await first_of(task, timeout_seconds=ENDED_LOG_WAIT_SECONDS)
+        finally:
+            self._awaited_logs.discard(task)
+        self._give_up_oldest_logs()
         return verdict
 
-    async def _results(self, job: Job, results: Results, events: EventLog) -> None:
+    async def aclose(self) -> None:
+        """Give the logs that are still uploaded a moment, then give them up."""
+        if self._logs:
+            await asyncio.wait(self._logs, timeout=CLOSE_SECONDS)
+        for task in self._logs:
+            task.cancel()
+        if self._logs:
+            await asyncio.wait(self._logs)
+
+    def _give_up_oldest_logs(self) -> None:
+        """Keep no more logs in memory than may wait, beside those of the deliveries that a verdict waits for."""
+        late = [task for task in self._logs if task not in self._awaited_logs]
+        for task in late[: max(0, len(late) - self._settings.max_deliveries)]:
+            execution_id = self._logs.pop(task)
+            task.cancel()
+            log.warning("job %s: its log could not be delivered: too many logs wait (MAX_DELIVERIES)", execution_id)
+
+    async def _deliver_outputs(
+        self,
+        job: Job,
+        outputs: JobOutputs,
+        events: JobLog,
+        execution_id: str,
+        deadline: float,
+        permit: UploadPermit | None,
+    ) -> None:
+        put = partial(self._put, deadline=deadline, permit=permit)
         match job.delivery:
             case UrlDelivery(output_url, manifest_url):
-                kind = CONTENT_TYPES[job.output_format]
-                puts = [self._put(output_url, results.output, "output", _reporter(events), kind)]
+                kind = FORMATS[job.output_format].content_type
+                await put(output_url, outputs.output, "output", on_progress=_reporter(events), content_type=kind)
                 if manifest_url is not None:
-                    puts.append(self._put(manifest_url, results.manifest, "output manifest"))
-                await _all_or_first_failure(puts)
+                    await put(manifest_url, outputs.manifest, "output manifest")
+            case ParcelDelivery(output_url, manifest_url):
+                put = partial(put, client=self._client.parcels)
+                await put(output_url, outputs.output, "output", on_progress=_reporter(events))
+                await put(manifest_url, outputs.manifest, "output manifest")
             case DirectoryDelivery(working_dir):
-                await deliver_files(working_dir, self._settings.working_dir_roots, {"output.csv": results.output})
+                await deliver_files(working_dir, self._settings, {"output.csv": outputs.output})
             case KeptDelivery():
-                pass  # kept together with the log, below
+                await self._store.keep(execution_id, outputs.output, outputs.manifest, events_object(events))
 
-    def _put(
+    async def _put(
         self,
         url: str,
         body: OpenOutput | bytes,
         what: str,
+        *,
+        deadline: float,
+        permit: UploadPermit | None,
         on_progress: Callable[[int], None] | None = None,
         content_type: str | None = None,
-    ) -> Coroutine[None, None, None]:
-        return put_object(url, body, self._settings, what, on_progress, self._connections, content_type)
+        client: ObjectClient | None = None,
+    ) -> None:
+        client = client or self._client
+        expiry = expiry_of(url)
+        if expiry is not None:
+            deadline = min(deadline, time.monotonic() + expiry.timestamp() - time.time())
+        retries = RetryPolicy(client.stall_seconds, deadline, self._on_retry)
+        await put_object(client, url, body, what, on_progress, content_type, retries, permit)
 
     async def _log(
-        self, job: Job, verdict: Verdict, results: Results | None, events: EventLog, execution_id: str
+        self,
+        job: Job,
+        verdict: Verdict,
+        events: JobLog,
+        execution_id: str,
+        deadline: float,
+        permit: UploadPermit | None,
     ) -> None:
+        """Deliver the log. A success stays one without its log, because the results are delivered and correct."""
+        try:
+            await self._deliver_log(job, verdict, events, execution_id, deadline, permit)
+        except JobFailed as failure:
+            log.warning("job %s: its log could not be delivered: %s", execution_id, failure)
+        except Exception:
+            log.exception("job %s: its log could not be delivered", execution_id)
+
+    async def _deliver_log(
+        self,
+        job: Job,
+        verdict: Verdict,
+        events: JobLog,
+        execution_id: str,
+        deadline: float,
+        permit: UploadPermit | None,
+    ) -> None:
+        put = partial(self._put, deadline=deadline, permit=permit)
         match job.delivery:
             case UrlDelivery(_, _, events_url, stdout_url, stderr_url):
                 if events_url is not None:
-                    await self._put(events_url, events_object(events), "log")
+                    await put(events_url, events_object(events), "log")
                 if stdout_url is not None:
-                    await self._put(stdout_url, stream_object(events, "stdout"), "stdout")
+                    await put(stdout_url, await stream_object(events, "stdout"), "stdout")
                 if stderr_url is not None:
-                    await self._put(stderr_url, stream_object(events, "stderr"), "stderr")
+                    await put(stderr_url, await stream_object(events, "stderr"), "stderr")
             case DirectoryDelivery(working_dir):
                 logs: dict[str, OpenOutput | bytes] = {
-                    "stdout.log": stream_object(events, "stdout"),
-                    "stderr.log": stream_object(events, "stderr"),
+                    "stdout.log": await stream_object(events, "stdout"),
+                    "stderr.log": await stream_object(events, "stderr"),
                 }
-                await deliver_files(working_dir, self._settings.working_dir_roots, logs)
+                await deliver_files(working_dir, self._settings, logs)
+            case ParcelDelivery():
+                pass  # its lines are at that member already
+            case KeptDelivery() if verdict.ok:
+                self._store.replace_events(execution_id, events_object(events))
             case KeptDelivery():
-                kept = results if verdict.ok else None
-                await self._store.keep(
-                    execution_id,
-                    kept.output if kept else None,
-                    kept.manifest if kept else None,
-                    events_object(events),
-                )
+                await self._store.keep(execution_id, None, None, events_object(events))
 
 
-def _reporter(events: EventLog) -> Callable[[int], None]:
-    """Return what tells of an upload that takes long, now and then."""
+def _reporter(events: EventSink) -> Callable[[int], None]:
+    """Return a function that reports a long upload from time to time."""
     next_at = time.monotonic() + PROGRESS_SECONDS
 
     def report(sent_bytes: int) -> None:
@@ -148,20 +293,12 @@ def _reporter(events: EventLog) -> Callable[[int], None]:
     return report
 
 
-async def _all_or_first_failure(puts: list[Coroutine[None, None, None]]) -> None:
-    """Await all; at the first failure cancel the others, wait for their end, and raise it bare."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for put in puts:
-                group.create_task(put)
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-
-
-def _last_words(job: Job, verdict: Verdict, events: EventLog) -> None:
-    """Put the line that names the outcome last in the log, where it is not there already."""
+def _last_words(job: Job, verdict: Verdict, events: JobLog) -> None:
+    """End the log with the line that names the outcome, unless it does already."""
+    if isinstance(job.delivery, ParcelDelivery):
+        return  # the member that accepted the job says them, when it has delivered
     if verdict.code is not None:
-        if not FAILURES[verdict.code].in_log and not events.ends_with(verdict.message):
+        if not FAILURES[verdict.code].in_log and not _ends_with(events, verdict.message):
             events.line("stderr", f"ERROR: {verdict.message}")
         return
     if verdict.output is None:
@@ -169,3 +306,9 @@ def _last_words(job: Job, verdict: Verdict, events: EventLog) -> None:
     where = " to S3" if isinstance(job.delivery, UrlDelivery) else ""
     events.line("stdout", f"Successfully saved {verdict.output.rows} rows{where}")
     events.line("stdout", f"Successfully saved output manifest with {verdict.output.fields} fields{where}")
+
+
+def _ends_with(events: JobLog, text: str, lines: int = 3) -> bool:
+    """Return whether one of the last lines already says `text`."""
+    tail = text.strip()
+    return bool(tail) and any(tail in decode_line(line)[2] for line in events.json_lines()[0][-lines:])

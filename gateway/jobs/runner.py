@@ -1,71 +1,372 @@
-"""The narrow seam behind which a job runs: local slots implement it first, a cluster of kernel hosts can be the second.
+"""The seam behind which jobs run: `gateway.local` on this machine, `gateway.cluster` on the hosts of a cluster.
 
-Nothing above this seam assumes that the kernel is on this machine: cancel travels by a `StopSignal`, logs by an
-`EventSink`, and the end is a `Verdict`.
+Nothing above this seam assumes that kernels are on this machine. The runner says when it has a slot for a job, takes
+events through a `JobLog`, sees cancel as a `StopSignal`, and gives the end as a `Verdict`. It says nothing about its
+machine except in details that only it understands.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.jobs.events import EventLog
-from gateway.jobs.model import HeldKernel, Job, Verdict
-from gateway.jobs.stop import StopSignal
+from gateway.core.cancellation import StopSignal
+from gateway.core.events import JobLog
+from gateway.core.job import HeldKernel, Job, RequestId, ResultPart, Verdict
+from gateway.core.uploads import UploadPermit, Uploads
+from gateway.storage import FetchedTable
+
+
+@dataclass(frozen=True, slots=True)
+class SlotCount:
+    """How many jobs a runner can run at a time, and how many it runs now.
+
+    Attributes
+    ----------
+    total : int
+        All slots.
+    busy : int
+        Slots that cannot be taken now.
+    ending : int
+        Busy slots whose job is decided; they are free in a moment.
+    wanted : int
+        Jobs of other gateways that wait for these slots.
+    """
+
+    total: int
+    busy: int = 0
+    ending: int = 0
+    wanted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerStatus:
-    """What a runner tells about itself; each part is shown to callers without a token, so nothing secret stands
-    here.
+    """State of a runner.
+
+    Attributes
+    ----------
+    healthy : bool
+        Whether it can run jobs.
+    slots : SlotCount
+        Its slots.
+    details : dict
+        Facts about its machine, as members of ``/v1/status``. Callers without a token see them, so nothing in them is
+        secret.
     """
 
     healthy: bool
-    ready_kernels: dict[str, Any]
-    kernels: dict[str, Any]
-    sandbox: dict[str, Any]
-    fork_server: dict[str, Any]
+    slots: SlotCount
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class PackageFacts(Protocol):
+    """A package that jobs can import, and whether it is imported before a job begins."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def preloaded(self) -> bool: ...
+
+    @property
+    def added(self) -> bool: ...
+
+
+class ResultReader(Protocol):
+    """One part of a kept result, as a stream. It can be read to its end also when the result expires meanwhile."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def blocks(self) -> AsyncGenerator[bytes]:
+        """Yield the whole part.
+
+        Yields
+        ------
+        bytes
+            `size_bytes` in all.
+
+        Raises
+        ------
+        OSError
+            The part could not be read to its end.
+        """
+
+
+class KeptResult(Protocol):
+    """A result that a runner keeps of a job, wherever it keeps it."""
+
+    @property
+    def part_bytes(self) -> Mapping[ResultPart, int]:
+        """Size of each part that there is; a failed job has no output and no manifest."""
+
+    def open(self, part: ResultPart) -> AbstractAsyncContextManager[ResultReader | None]:
+        """Open a part for the time of an ``async with`` block.
+
+        Parameters
+        ----------
+        part : {'output', 'manifest', 'events'}
+            The part.
+
+        Returns
+        -------
+        async context manager
+            Gives the reader, or None if there is no such part or it is no longer kept.
+        """
 
 
 class JobRun(Protocol):
-    """One job on its way. The calls come in this order; `settle` beside `deliver`, `close` always."""
+    """One job in a runner.
+
+    The calls come in this order: `take_slot` until it returns True, `execute`, `leave_slot`, `deliver`, `close`. A job
+    that never runs gets `fail` in place of the first three.
+    """
+
+    @property
+    def inputs(self) -> Sequence[FetchedTable]:
+        """The tables that were fetched, as files that stay until `close`.
+
+        Only with ``keep_failed_jobs``; empty where the files are not on this machine.
+        """
+
+    @property
+    def lost_verdict(self) -> Verdict | None:
+        """After `execute`: the verdict, if the machine failed and not the job, so that another run may succeed.
+
+        `close` may then follow at once, or `fail` with another verdict.
+        """
+
+    def take_slot(self) -> bool:
+        """Take a slot if one is free now.
+
+        Returns
+        -------
+        bool
+            Whether the job may run now.
+        """
 
     async def execute(self) -> None:
-        """Run the job in a slot, until its verdict is known and nothing of it can run any more, but for a held kernel.
+        """Run the job in its slot, until its verdict is known and nothing of it can run any more but a held kernel.
 
         A failed job is a normal outcome and raises nothing.
         """
 
-    async def settle(self) -> None:
-        """Return when nothing of the job lives, and the slot is free for the next. Never raises."""
+    def leave_slot(self) -> None:
+        """Give the slot back as soon as nothing of the job lives; returns at once.
+
+        The runner may let the job's answer go first.
+        """
 
     async def deliver(self) -> Verdict:
-        """Bring results and log to where the request asked, and return the final verdict. Needs no slot."""
+        """Bring results and log to where the request asked. Needs no slot.
+
+        Returns
+        -------
+        Verdict
+            The final verdict.
+        """
 
     def fail(self, verdict: Verdict) -> None:
-        """Take a verdict from above, for a job that never got a slot; `deliver` then brings only the log."""
+        """Take the verdict on a job that never got a slot; `deliver` then brings only the log.
+
+        Parameters
+        ----------
+        verdict : Verdict
+            A failure.
+        """
 
     async def close(self) -> None:
-        """Free everything that the job held. Never raises."""
+        """Free everything that the job held; called when its answer is known. Never raises."""
+
+
+class RequestIdClaims(Protocol):
+    """Keeps a request id to one job among several gateways that accept jobs."""
+
+    def check(self, job: Job) -> None:
+        """Raise a refusal of a job that no machine of the gateways could run."""
+
+    def new_id(self) -> str:
+        """Return an execution id for a job of this gateway."""
+
+    async def claim(self, request_id: RequestId, token_name: str | None, execution_id: str) -> None:
+        """Take an id for a job, or raise a refusal."""
+
+    async def release(self, execution_id: str) -> None:
+        """Give the id of a job back. Never raises."""
 
 
 class JobRunner(Protocol):
-    """Where jobs run."""
+    """A place where jobs run."""
 
-    def open(self, job: Job, log: EventLog, stop: StopSignal, execution_id: str) -> JobRun:
-        """Take on a job; its inputs are fetched from now on, while it may still queue."""
+    def on_slot_free(self, callback: Callable[[], None]) -> None:
+        """Set the function that is called whenever a slot has become free.
+
+        Parameters
+        ----------
+        callback : callable
+            Never blocks and never raises.
+        """
+
+    def slots(self) -> SlotCount:
+        """Return how many slots there are and how many of them are busy.
+
+        Returns
+        -------
+        SlotCount
+            The state of this moment.
+        """
+
+    def open(
+        self,
+        job: Job,
+        log: JobLog,
+        stop: StopSignal,
+        execution_id: str,
+        uploads: Uploads | None,
+        permit: UploadPermit | None = None,
+    ) -> JobRun:
+        """Take on a job; its inputs are fetched from now on, while it may still queue.
+
+        Parameters
+        ----------
+        job : Job
+            A validated job.
+        log : JobLog
+            Takes its events.
+        stop : StopSignal
+            Ends it before its time.
+        execution_id : str
+            The gateway's own id of the job.
+        uploads : Uploads or None
+            Files that came with the request; they stay the caller's, and stay there until `JobRun.close` has returned.
+        permit : callable, optional
+            Awaited before the last block of each upload.
+
+        Returns
+        -------
+        JobRun
+            The job on its way; `JobRun.close` must be called.
+        """
+
+    def has_output(self, execution_id: str) -> bool:
+        """Return whether an earlier process computed the output of a job, so that a run only delivers it.
+
+        Parameters
+        ----------
+        execution_id : str
+            The gateway's own id of the job, before it is opened.
+
+        Returns
+        -------
+        bool
+        """
+
+    def runs_elsewhere(self, job: Job) -> bool:
+        """Return whether a job that waits may still begin on another machine while this one stops.
+
+        Parameters
+        ----------
+        job : Job
+            A job that was opened.
+
+        Returns
+        -------
+        bool
+        """
 
     def status(self) -> RunnerStatus:
-        """Return what is known without asking anybody; never blocks."""
+        """Return what is known without asking anything; never blocks.
+
+        Returns
+        -------
+        RunnerStatus
+            The state of this moment.
+        """
+
+    async def packages(self, *, renew: bool = False) -> Sequence[PackageFacts]:
+        """Return the packages that jobs can import, by name.
+
+        Parameters
+        ----------
+        renew : bool
+            First let the kernels of later jobs have what was added or removed meanwhile.
+
+        Returns
+        -------
+        sequence of PackageFacts
+        """
+
+    def kept_result(self, execution_id: str) -> KeptResult | None:
+        """Return the result that is kept of a job.
+
+        Parameters
+        ----------
+        execution_id : str
+            The gateway's own id of the job.
+
+        Returns
+        -------
+        KeptResult or None
+            None if the result went elsewhere or is no longer kept.
+        """
+
+    def drop_result(self, execution_id: str) -> None:
+        """Remove the result that is kept of a job, if there is one.
+
+        Parameters
+        ----------
+        execution_id : str
+            The gateway's own id of the job.
+        """
 
     def held_kernels(self) -> list[HeldKernel]:
-        """Return the kernels that are held for a person, oldest first."""
+        """Return the kernels that are held for inspection or as a console.
+
+        Returns
+        -------
+        list of HeldKernel
+            The oldest first.
+        """
 
     async def release(self, name: str) -> None:
-        """End a held kernel and return when nothing of it is left; raises `NotFound`."""
+        """End a held kernel and return when nothing of it is left.
+
+        Parameters
+        ----------
+        name : str
+            Its `HeldKernel.id`.
+
+        Raises
+        ------
+        NotFound
+            No kernel of this name is held.
+        """
 
     async def open_console(self, seconds: float) -> HeldKernel:
-        """Hold a ready kernel for a person; raises `Conflict` when no more may be held."""
+        """Hold a kernel that never had a job, as a console.
+
+        Parameters
+        ----------
+        seconds : float
+            How long it is kept.
+
+        Returns
+        -------
+        HeldKernel
+            How to attach to it.
+
+        Raises
+        ------
+        Conflict
+            No more kernels may be held.
+        JobFailed
+            No kernel could be started.
+        """
 
     async def aclose(self) -> None:
         """End every kernel and free everything."""

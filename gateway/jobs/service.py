@@ -1,232 +1,346 @@
-"""Accepting jobs, letting them wait their turn, and answering for them: the one object that the HTTP handlers talk
-to.
-"""
+"""The job service: accepts jobs, runs them in order and knows their outcome. The HTTP handlers talk to this object."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
 import logging
-import time
+import shutil
+import sqlite3
 import uuid
-from collections import deque
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from gateway.errors import FAILURES, Conflict, FailureCode, JobFailed, NotFound, QueueFull, ShuttingDown
-from gateway.jobs.events import EventLog, Finished, StateChanged
-from gateway.jobs.model import HeldKernel, Job, JobState, KeptDelivery, RequestId, Verdict
-from gateway.jobs.runner import JobRun, JobRunner
-from gateway.jobs.stop import StopSignal
-from gateway.jobs.store import JobRecord, JobStore, MemoryStore
-from gateway.settings import Settings
-from gateway.storage.embedded_s3 import EmbeddedS3
-from gateway.storage.results import ResultStore
+from msgspec import structs
+
+from gateway.core.errors import (
+    BrokerDown,
+    Conflict,
+    FailureCode,
+    GatewayError,
+    NotFound,
+    Paused,
+    ShuttingDown,
+    StoreFailed,
+)
+from gateway.core.events import EventLog
+from gateway.core.job import ALL_JOBS, HeldKernel, Job, RequestId, Scope
+from gateway.core.settings import Settings
+from gateway.core.uploads import Uploads
+from gateway.jobs.admission import check_admission, check_storage
+from gateway.jobs.driver import JobDriver, log_step
+from gateway.jobs.feed import JobFeed
+from gateway.jobs.lookup import JobLookup
+from gateway.jobs.peers import Peers
+from gateway.jobs.queue import Submissions
+from gateway.jobs.recovery import reason_against, verdict_against
+from gateway.jobs.runner import JobRunner, PackageFacts, RequestIdClaims
+from gateway.jobs.status import JobCounters, ServiceStatus
+from gateway.jobs.store import IdempotencyKey, JobRecord, JobStore, StoredJob
+from gateway.storage.embedded_s3.server import EmbeddedS3
+from gateway.storage.state_directory import StateDirectory
 
 log = logging.getLogger(__name__)
 
+#: How long a drain waits for jobs that were asked to end; a kill takes milliseconds, an upload of events may not.
 CANCEL_GRACE_SECONDS = 5.0
-"""How long a drain waits for jobs that were told to end; a kill takes milliseconds, an upload of events may not."""
 
 
-ANSWER_FIRST_SECONDS = 0.025
-"""How long the end of a job's processes lets the job's answer go first while nobody waits for the slot. Taking apart a
-kernel takes a core for 10 ms, and a small answer some 5 (measured on two cores, of which the store needs one).
-"""
-
-
-@dataclass(slots=True)
-class Counters:
-    """What the first public runner counted, and the failures by code."""
-
-    total_requests: int = 0
-    completed: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    timeouts: int = 0
-    rejected: int = 0
-    cancelled: int = 0
-    total_execution_seconds: float = 0.0
-    failures_by_code: dict[str, int] = field(default_factory=dict)
-
-    def count(self, verdict: Verdict) -> None:
-        """Count one finished job."""
-        self.completed += 1
-        self.total_execution_seconds += verdict.execution_seconds
-        if verdict.code is None:
-            self.succeeded += 1
-            return
-        self.failed += 1
-        self.timeouts += verdict.timed_out
-        self.cancelled += verdict.cancelled
-        self.failures_by_code[verdict.code] = self.failures_by_code.get(verdict.code, 0) + 1
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceStatus:
-    """A look at the whole gateway; nothing in it is secret."""
-
-    healthy: bool
-    draining: bool
-    queue_size: int
-    max_queue_size: int
-    slots: int
-    busy_slots: int
-    counters: Counters
-    ready_kernels: dict[str, Any]
-    kernels: dict[str, Any]
-    sandbox: dict[str, Any]
-    fork_server: dict[str, Any]
-    limits: dict[str, Any]
-    internal_s3: dict[str, Any] | None
-
-
-class JobService:
-    """Takes validated jobs, runs at most `slots` at once, first come first served, and keeps their records.
+class JobService(JobLookup):
+    """Takes validated jobs, runs them in the order in which they came, and keeps their records.
 
     Parameters
     ----------
     settings : Settings
     runner : JobRunner
         Where jobs run; owned from now on and closed by `aclose`.
-    results : ResultStore
-        Where results stay that nobody gave a URL for.
     store : JobStore, optional
+        Keeps the jobs; in memory by default. Owned from now on and closed by `aclose`.
     on_finished : callable, optional
-        Called with each record when its verdict is known; metrics and the job log hang here.
+        Called with each record when its verdict is known; for metrics and the job log.
     internal_s3 : EmbeddedS3, optional
-        The S3 server beside the gateway, whose health is part of ours; somebody else starts and stops it.
+        The S3 server of this gateway, whose health is part of ours; the caller starts and stops it.
+    state_directory : StateDirectory, optional
+        Its state decides whether jobs are accepted.
+    claims : RequestIdClaims, optional
+        Keeps others from accepting the same request id; by default nobody else accepts jobs.
+    peers : Peers, optional
+        These others, who are asked about the jobs that they keep.
     """
 
     def __init__(
         self,
         settings: Settings,
         runner: JobRunner,
-        results: ResultStore,
         store: JobStore | None = None,
         on_finished: Callable[[JobRecord], None] | None = None,
         internal_s3: EmbeddedS3 | None = None,
+        state_directory: StateDirectory | None = None,
+        claims: RequestIdClaims | None = None,
+        peers: Peers | None = None,
     ) -> None:
+        super().__init__(store or JobStore(settings), runner)
         self.settings = settings
-        self.results = results
-        self.counters = Counters()
+        self.counters = JobCounters()
         self.draining = False
-        self._runner = runner
-        self._store = store or MemoryStore(settings.log_keep_seconds)
-        self._on_finished = on_finished
+        self.feed = JobFeed(lambda: [*self.queued(), *self.running()])
+        self.paused = self._store.is_paused()
         self._internal_s3 = internal_s3
-        self._waiting: deque[tuple[JobRecord, asyncio.Future[None]]] = deque()
-        self._busy_slots = 0
-        self._settling_slots = 0
+        self._state_directory = state_directory
+        self._claims = claims
+        self.peers = peers
         self._tasks: set[asyncio.Task[None]] = set()
+        self._submissions = Submissions()
+        self._driver = JobDriver(
+            settings, runner, self._store, self.counters, claims, on_finished, lambda: self.draining
+        )
 
-    def submit(self, job: Job) -> JobRecord:
-        """Accept a job; it is fetched, queued and run from now on.
+    def recover(self) -> list[JobRecord]:
+        """Take on the jobs that an earlier process left, before any other job; called once.
+
+        Jobs that nobody waits for run again, if nothing speaks against it. All others end as ``gateway_restarted``.
+
+        Returns
+        -------
+        list of JobRecord
+            The jobs, each as if it were accepted now; their verdicts follow.
+        """
+        recovered = []
+        found = [(stored, self._runner.has_output(stored.record.execution_id)) for stored in self._store.unfinished()]
+        # an output that is computed needs its slot for a moment, and must not wait until others have run
+        for stored, is_computed in sorted(found, key=lambda each: not each[1]):
+            reason = reason_against(stored, self.settings.max_attempts, datetime.now(UTC), is_computed=is_computed)
+            self.counters.recovered["run_again" if reason is None else FailureCode.GATEWAY_RESTARTED] += 1
+            record, job = stored.record, stored.record.job
+            log.info(
+                "job %a (%s) was left by the process before: %s",
+                record.request_id,
+                record.execution_id,
+                "it runs again" if reason is None else reason,
+                extra={"request_id": record.request_id, "job_id": record.execution_id, "reason": reason},
+            )
+            self._store.resume(record)
+            if not is_computed:  # its log came with the output
+                stored.restore_log()
+            record.is_accepted = True
+            self.feed.accepted(record)
+            self.counters.total_requests += 1
+            recovered.append(record)
+            if job is None:
+                verdict = verdict_against(stored, reason or "")
+                record.log.line("stderr", f"ERROR: {verdict.message}")
+                self._spawn(self._driver.finish(record, verdict), f"end {record.execution_id}")
+            else:
+                self._resume(stored, job, reason, is_computed=is_computed)
+        in_use = {record.uploads.directory for record in recovered if record.uploads is not None}
+        for directory in (self.settings.state_dir / "uploads").glob("*"):
+            if directory not in in_use:
+                shutil.rmtree(directory, ignore_errors=True)
+        return recovered
+
+    async def submit(
+        self,
+        job: Job,
+        uploads: Uploads | None = None,
+        *,
+        is_awaited: bool = True,
+        key: IdempotencyKey | None = None,
+        call_id: str | None = None,
+        token_name: str | None = None,
+    ) -> JobRecord:
+        """Accept a job: it is on the disk when this returns. It is fetched, queued and run from now on.
+
+        Parameters
+        ----------
+        job : Job
+            A validated job.
+        uploads : Uploads, optional
+            Files that came with the request; removed with the job.
+        is_awaited : bool
+            Whether the caller waits for the end on its connection; otherwise the job survives a restart.
+        key : IdempotencyKey, optional
+            `find_by_key` finds the job by it.
+        call_id : str, optional
+            ``X-Request-Id`` of the HTTP request.
+        token_name : str, optional
+            Name of the caller's token.
+
+        Returns
+        -------
+        JobRecord
+            Follows the job to its end.
 
         Raises
         ------
-        ShuttingDown, Conflict, QueueFull
-            Nothing was kept, and `job.upload_dir` still belongs to the caller.
+        ShuttingDown, Paused, Conflict, QueueFull, DiskFull, StorageDown, StoreFailed, BrokerDown
+            Nothing was kept, and `uploads` still belongs to the caller.
         """
         self.counters.total_requests += 1
-        self._forget_old()
-        self._check_admission(job)
+        self._admit(job, token_name)
         record = JobRecord(
             request_id=job.request_id,
-            execution_id=uuid.uuid4().hex,
+            execution_id=uuid.uuid4().hex if self._claims is None else self._claims.new_id(),
             job_form=job.form,
             job=job,
             log=EventLog(self.settings.log_cap_bytes, self.settings.log_line_cap_bytes),
-            stop=StopSignal(),
+            is_awaited=is_awaited,
+            token_name=token_name,
+            label=job.label,
+            tables=tuple(table.alias for table in job.tables),
+            key=key,
+            uploads=uploads,
             trace_parent=job.trace_parent,
+            call_id=call_id,
         )
-        self._store.add(record)
-        run = self._runner.open(job, record.log, record.stop, record.execution_id)
-        self._spawn(self._drive(record, run), f"job {record.execution_id}")
+        with self._submissions:
+            if self._claims is None:
+                await self._accept(record, job)
+                return record
+            try:
+                await self._claims.claim(job.request_id, token_name, record.execution_id)
+                self._admit(job, token_name)  # again: others were admitted meanwhile
+                await self._accept(record, job)
+            except BaseException as error:
+                self.counters.rejected += isinstance(error, BrokerDown)
+                await self._claims.release(record.execution_id)
+                raise
         return record
 
-    def cancel(self, request_id: RequestId) -> JobRecord:
-        """Ask the job with this id to end, wherever it stands.
+    async def _accept(self, record: JobRecord, job: Job) -> None:
+        accepted = self._store.accept(record)
+        # the inputs are fetched while the disk writes
+        run = self._runner.open(job, record.log, record.stop, record.execution_id, record.uploads)
+        try:
+            if record.uploads is not None and not record.is_awaited:
+                await asyncio.to_thread(record.uploads.sync)
+            await accepted
+        except BaseException as error:
+            self._store.discard(record, is_stored=not isinstance(error, sqlite3.Error))
+            await run.close()
+            self.counters.rejected += 1
+            if isinstance(error, sqlite3.IntegrityError):
+                raise Conflict("another request with this Idempotency-Key came at the same moment") from None
+            if isinstance(error, sqlite3.Error | OSError):
+                raise StoreFailed(f"the job could not be stored: {error}") from None
+            raise
+        record.is_accepted = True
+        self.feed.accepted(record)
+        log_step("accepted", record)
+        self._spawn(self._driver.drive(record, run), f"job {record.execution_id}")
+
+    def check_disk(self, incoming_bytes: int = 0) -> None:
+        """Return if the state directory can take a job.
+
+        Parameters
+        ----------
+        incoming_bytes : int
+            Size of the files that are about to come with it.
+
+        Raises
+        ------
+        DiskFull, StoreFailed
+            It cannot.
+        """
+        if self._state_directory is not None:
+            self._state_directory.check(incoming_bytes)
+
+    def cancel(self, request_id: RequestId, scope: Scope = ALL_JOBS) -> JobRecord:
+        """Ask the job with this id to end, in whichever stage it is.
+
+        Parameters
+        ----------
+        request_id : int or str
+            The caller's id; its JSON type counts.
+        scope : Scope
+            The jobs that the caller may end.
+
+        Returns
+        -------
+        JobRecord
+            The record of the job.
 
         Raises
         ------
         NotFound
             The id is unknown or its job is over; nothing changes then.
         """
-        record = self._store.find(request_id)
-        if record is None or record.state is JobState.FINISHED:
+        record = self._store.find_live(request_id, scope)
+        if record is None:
             raise NotFound(f"no job with request_id {request_id!r} is queued or running")
-        record.stop.request(FailureCode.CANCELLED)
+        record.cancel()
         return record
 
-    def find(self, request_id: RequestId) -> JobRecord | None:
-        """Return the newest record with this id (7 and "7" differ), for a while after its end too."""
-        return self._store.find(request_id)
-
-    def current(self) -> JobRecord | None:
-        """Return the job one means without naming it: the newest that runs, else waits, else ended last."""
-        live = self.running() or self.queued()
-        return live[-1] if live else self._store.newest_finished()
-
-    def running(self) -> list[JobRecord]:
-        """Return the jobs that run, oldest first."""
-        return [r for r in self._store.live() if r.state is JobState.RUNNING]
-
-    def queued(self) -> list[JobRecord]:
-        """Return the jobs that wait, oldest first."""
-        return [r for r in self._store.live() if r.state is JobState.QUEUED]
-
-    def status(self) -> ServiceStatus:
-        """Return a look at everything; never blocks."""
-        runner = self._runner.status()
-        s3 = self._internal_s3.status() if self._internal_s3 is not None else None
-        limits = ("memory_bytes", "cpu_seconds", "processes", "descriptors", "file_size_bytes", "disk_bytes")
-        more = ("default_timeout_seconds", "max_timeout_seconds", "queue_timeout_seconds", "max_body_bytes")
-        return ServiceStatus(
-            healthy=runner.healthy and not self.draining and (s3 is None or bool(s3["healthy"])),
-            draining=self.draining,
-            queue_size=len(self._waiting),
-            max_queue_size=self.settings.queue_length,
-            slots=self.settings.slots,
-            busy_slots=self._busy_slots,
-            counters=self.counters,
-            ready_kernels=runner.ready_kernels,
-            kernels=runner.kernels,
-            sandbox=runner.sandbox,
-            fork_server=runner.fork_server,
-            limits={name: getattr(self.settings, name) for name in limits + more},
-            internal_s3=s3,
-        )
+    async def packages(self, *, renew: bool = False) -> Sequence[PackageFacts]:
+        """Return the packages that jobs can import, by name; see `JobRunner.packages`."""
+        return await self._runner.packages(renew=renew)
 
     def held_kernels(self) -> list[HeldKernel]:
-        """Return the kernels of failed jobs, and consoles, that are held for a person; oldest first."""
+        """Return the kernels that are held for inspection; see `JobRunner.held_kernels`."""
         return self._runner.held_kernels()
 
     async def release(self, name: str) -> None:
-        """End a held kernel.
-
-        Raises
-        ------
-        NotFound
-        """
+        """End a held kernel; see `JobRunner.release`."""
         await self._runner.release(name)
 
     async def open_console(self, seconds: float) -> HeldKernel:
-        """Hold a ready kernel for a person.
+        """Hold a kernel that never had a job; see `JobRunner.open_console`."""
+        return await self._runner.open_console(seconds)
+
+    def status(self) -> ServiceStatus:
+        """Return the state of this moment; never blocks."""
+        runner = self._runner.status()
+        s3 = self._internal_s3.status() if self._internal_s3 is not None else None
+        disk = self._state_directory.status() if self._state_directory is not None else {}
+        bounds = ("default_timeout_seconds", "max_timeout_seconds", "queue_timeout_seconds", "max_body_bytes")
+        return ServiceStatus(
+            healthy=runner.healthy
+            and not self.draining
+            and not self.paused
+            and (s3 is None or bool(s3["healthy"]))
+            and not disk.get("problem"),
+            draining=self.draining,
+            paused=self.paused,
+            queue_size=len(self._driver.queue),
+            max_queue_size=self.settings.queue_length,
+            slots=runner.slots.total,
+            busy_slots=runner.slots.busy,
+            counters=self.counters,
+            details={**runner.details, "disk": disk},
+            limits=structs.asdict(self.settings.limits) | {name: getattr(self.settings, name) for name in bounds},
+            internal_s3=s3,
+        )
+
+    async def set_paused(self, paused: bool) -> None:
+        """Refuse new jobs from now on, or take them again; accepted jobs go on.
+
+        Parameters
+        ----------
+        paused : bool
+            Whether new jobs are refused from now on, also after a restart.
 
         Raises
         ------
-        Conflict, ShuttingDown
+        StoreFailed
+            It holds, but could not be written to disk, so it would not survive a restart.
         """
-        return await self._runner.open_console(seconds)
+        self.paused = paused
+        log.info("paused by an operator: no new jobs" if paused else "resumed by an operator: new jobs are taken")
+        try:
+            await self._store.set_paused(paused)
+        except sqlite3.Error as error:
+            text = "paused, but a restart would resume it" if paused else "resumed, but a restart would pause it"
+            raise StoreFailed(f"the gateway is {text}: the job store cannot be written: {error}") from None
 
     async def drain(self) -> None:
-        """Take nothing new, let what runs end within the grace, then end it; every caller gets an answer."""
+        """Take no new jobs, give those that run time to end, then end them; every caller that waits gets an answer.
+
+        Jobs that nobody waits for stay in the store, for the next process.
+        """
         self.draining = True
+        await self._submissions.over(CANCEL_GRACE_SECONDS)
         for record in self.queued():
-            record.stop.request(FailureCode.SHUTTING_DOWN)
+            if record.job is None or not (record.is_awaited and self._runner.runs_elsewhere(record.job)):
+                record.stop.request(FailureCode.SHUTTING_DOWN)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self.settings.drain_seconds)
         for record in self._store.live():
@@ -235,32 +349,26 @@ class JobService:
             await asyncio.wait(self._tasks, timeout=CANCEL_GRACE_SECONDS)
 
     async def aclose(self) -> None:
-        """End everything; a job that is still on its way is abandoned."""
+        """End everything; jobs that still run are abandoned, or left to the next process if nobody waits for them."""
         for task in tuple(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CANCEL_GRACE_SECONDS)
         await self._runner.aclose()
-        self.results.close()
+        await asyncio.to_thread(self._store.close)
 
-    def _check_admission(self, job: Job) -> None:
+    def _admit(self, job: Job, token_name: str | None) -> None:
         try:
             if self.draining:
                 raise ShuttingDown("the gateway is shutting down and takes no new jobs")
-            known = self._store.find(job.request_id)
-            if known is not None and known.state is not JobState.FINISHED:
-                raise Conflict(
-                    f"a job with request_id {job.request_id!r} is {known.state} now; cancel it or wait for its end"
-                )
-            # counted by records and not by who waits already: a burst of requests is admitted before any task has begun
-            unstarted = sum(record.started_at is None for record in self._store.live())
-            places = self.settings.queue_length
-            # a slot whose job is answered is free in a moment, and a caller that heard of it may count on that
-            running = self._busy_slots - self._settling_slots
-            if unstarted >= self.settings.slots - running + places:
-                text = f"the queue is full: {running} jobs run and all {places} places are taken"
-                raise QueueFull(text, queue_size=unstarted, max_queue_size=places)
-        except Exception:
+            if self.paused:
+                raise Paused("the gateway is paused by an operator and takes no new jobs; accepted jobs go on")
+            if self._claims is not None:
+                self._claims.check(job)
+            check_admission(job, token_name, self._store, self._runner.slots(), self.settings.queue_length)
+            self.check_disk()
+            check_storage(job, self._internal_s3, self._store, self.settings)
+        except GatewayError:
             self.counters.rejected += 1
             raise
 
@@ -269,93 +377,15 @@ class JobService:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _leave_slot(self, run: JobRun, record: JobRecord) -> None:
-        self._settling_slots += 1
-        try:
-            if not self._waiting:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(ANSWER_FIRST_SECONDS):
-                        await record.wait()
-            await run.settle()
-        finally:
-            self._settling_slots -= 1
-            self._free_slot()
-
-    async def _drive(self, record: JobRecord, run: JobRun) -> None:
-        verdict: Verdict | None = None
-        try:
-            queued_since = time.monotonic()
-            try:
-                await record.stop.guard(self._take_slot(record))
-                try:
-                    record.log.emit(StateChanged(JobState.RUNNING))
-                    await run.execute()
-                finally:
-                    # The answer does not wait for the job's processes to be taken apart, but the next job does.
-                    self._spawn(self._leave_slot(run, record), f"settle {record.execution_id}")
-            except JobFailed as failure:
-                waited = time.monotonic() - queued_since
-                run.fail(Verdict(failure.code, failure.message, failure.exit_code, stages_seconds={"queue": waited}))
-            verdict = await run.deliver()
-            waited = (record.started_at or time.time()) - record.created_at
-            verdict = dataclasses.replace(verdict, stages_seconds={"queue": waited, **verdict.stages_seconds})
-            if verdict.ok and isinstance(record.job and record.job.delivery, KeptDelivery):
-                record.result = self.results.get(record.execution_id)
-        except Exception:
-            # the last boundary: a fault of ours must still answer the caller, and must not show them our stack
-            log.exception("job %s: the gateway failed", record.execution_id)
-        finally:
-            if verdict is None:
-                kind = FAILURES[FailureCode.INTERNAL]
-                verdict = Verdict(FailureCode.INTERNAL, kind.meaning, kind.exit_code)
-            self._finish(record, verdict)
-            await run.close()
-
-    def _finish(self, record: JobRecord, verdict: Verdict) -> None:
-        record.finished_at = time.time()
-        record.job = None  # the code and the presigned URLs are not needed any more
-        self.counters.count(verdict)
-        record.log.emit(Finished(verdict))
-        if self._on_finished is not None:
-            self._on_finished(record)
-
-    async def _take_slot(self, record: JobRecord) -> None:
-        if self._busy_slots < self.settings.slots:
-            self._grant_slot(record)
+    def _resume(self, stored: StoredJob, job: Job, reason: str | None, *, is_computed: bool) -> None:
+        record = stored.record
+        run = self._runner.open(job, record.log, record.stop, record.execution_id, record.uploads)
+        if reason is not None:
+            run.fail(verdict_against(stored, reason))
+            self._spawn(self._driver.drive(record, run, has_verdict=True), f"end {record.execution_id}")
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        place = (record, turn)
-        self._waiting.append(place)
-        limit = self.settings.queue_timeout_seconds
-        granted = False
-        try:
-            await asyncio.wait({turn}, timeout=limit)
-            granted = turn.done()
-        finally:
-            if not granted and turn.done():  # the turn came together with a cancel: pass it on, or the slot is lost
-                record.started_at = None
-                self._free_slot()
-            elif not granted:
-                self._waiting.remove(place)
-        if not granted:
-            text = f"The job waited longer than {limit:g} s (queue timeout) for a free slot"
-            raise JobFailed(FailureCode.QUEUE_TIMEOUT, text)
-
-    def _grant_slot(self, record: JobRecord) -> None:
-        """Count the job as running from here: until its task goes on it would be counted as waiting as well."""
-        self._busy_slots += 1
-        record.started_at = time.time()
-
-    def _free_slot(self) -> None:
-        self._busy_slots -= 1
-        while self._waiting:
-            record, turn = self._waiting.popleft()
-            if not turn.done():
-                self._grant_slot(record)
-                turn.set_result(None)
-                return
-
-    def _forget_old(self) -> None:
-        for record in self._store.expire():
-            if record.result is not None:
-                self.results.drop(record.execution_id)
+        if not is_computed:
+            again = f"runs again (attempt {record.attempts + 1} of {self.settings.max_attempts})"
+            text = f"The gateway was restarted: this job {again if stored.had_begun else 'is queued again'}"
+            record.log.line("stderr", text)
+        self._spawn(self._driver.drive(record, run), f"job {record.execution_id}")

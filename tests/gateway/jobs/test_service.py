@@ -1,21 +1,29 @@
-"""Admission, order and answers of the queue, over a runner that is told when to end."""
+"""Admission, order and answers of the queue, over a runner whose jobs end when the test says so."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from gateway.errors import Conflict, FailureCode, JobFailed, NotFound, QueueFull, ShuttingDown
-from gateway.jobs.events import EventLog
-from gateway.jobs.model import Job, UrlDelivery, Verdict
-from gateway.jobs.runner import RunnerStatus
+from gateway.core.cancellation import StopSignal
+from gateway.core.errors import Conflict, FailureCode, JobFailed, NotFound, QueueFull, ShuttingDown, StorageDown
+from gateway.core.events import JobLog
+from gateway.core.job import Job, KeptDelivery, UrlDelivery, Verdict
+from gateway.core.settings import Settings
+from gateway.core.uploads import Uploads
+from gateway.jobs.admission import check_storage
+from gateway.jobs.runner import KeptResult, RunnerStatus, SlotCount
 from gateway.jobs.service import JobService
-from gateway.jobs.stop import StopSignal
-from gateway.settings import Settings
-from gateway.storage import ResultStore
+from gateway.local.slots import Slots
+from gateway.storage import FetchedTable
+from gateway.storage.embedded_s3.server import EmbeddedS3, EmbeddedS3Options
 
 
 @dataclass
@@ -25,16 +33,22 @@ class HeldRun:
     job: Job
     stop: StopSignal
     runs: list[Job]
+    slots: Slots
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
     verdict: Verdict = field(default_factory=lambda: Verdict(None, "", 0))
-    may_deliver: asyncio.Event = field(default_factory=asyncio.Event)
-    settling: asyncio.Event = field(default_factory=asyncio.Event)
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
-    closed: bool = False
+    lost_verdict: Verdict | None = None
+    inputs: tuple[FetchedTable, ...] = ()
+    terminated: asyncio.Event = field(default_factory=asyncio.Event)
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.may_deliver.set()
-        self.settled.set()
+        self.terminated.set()
+
+    def take_slot(self) -> bool:
+        return self.slots.take()
+
+    def leave_slot(self) -> None:
+        self.slots.leave(self.answered, self.terminate)
 
     async def execute(self) -> None:
         self.runs.append(self.job)
@@ -43,35 +57,54 @@ class HeldRun:
         except JobFailed as failure:
             self.verdict = Verdict(failure.code, failure.message, failure.exit_code)
 
-    async def settle(self) -> None:
-        self.settling.set()
-        await self.settled.wait()
+    async def terminate(self) -> None:
+        await self.terminated.wait()
 
     def fail(self, verdict: Verdict) -> None:
         self.verdict = verdict
 
     async def deliver(self) -> Verdict:
-        await self.may_deliver.wait()
         return self.verdict
 
     async def close(self) -> None:
-        self.closed = True
+        self.answered.set()
 
 
 @dataclass
 class HeldRunner:
     opened: dict[int | str, HeldRun] = field(default_factory=dict)
     ran: list[Job] = field(default_factory=list)
+    pool: Slots = field(default_factory=lambda: Slots(1, lambda: True))
+    dropped: list[str] = field(default_factory=list)
+    computed: bool = False
 
-    def open(self, job: Job, log: EventLog, stop: StopSignal, execution_id: str) -> HeldRun:
-        self.opened[job.request_id] = HeldRun(job, stop, self.ran)
+    def on_slot_free(self, callback: Callable[[], None]) -> None:
+        self.pool.on_free(callback)
+
+    def slots(self) -> SlotCount:
+        return self.pool.count()
+
+    def open(self, job: Job, log: JobLog, stop: StopSignal, execution_id: str, uploads: Uploads | None) -> HeldRun:
+        self.opened[job.request_id] = HeldRun(job, stop, self.ran, self.pool)
         return self.opened[job.request_id]
 
+    def runs_elsewhere(self, job: Job) -> bool:
+        return False
+
+    def has_output(self, execution_id: str) -> bool:
+        return self.computed
+
     def status(self) -> RunnerStatus:
-        return RunnerStatus(True, {}, {}, {}, {})
+        return RunnerStatus(True, self.slots())
+
+    def kept_result(self, execution_id: str) -> KeptResult | None:
+        return None
+
+    def drop_result(self, execution_id: str) -> None:
+        self.dropped.append(execution_id)
 
     async def aclose(self) -> None:
-        pass
+        await self.pool.aclose()
 
 
 def job(request_id: int | str) -> Job:
@@ -85,7 +118,7 @@ def runner() -> HeldRunner:
 
 def make_service(runner: HeldRunner, tmp_path: Path, **settings: float) -> JobService:
     made = Settings(state_dir=tmp_path, **settings)  # type: ignore[arg-type]
-    return JobService(made, runner, ResultStore(made))
+    return JobService(made, runner)
 
 
 async def turns(count: int = 20) -> None:
@@ -95,7 +128,7 @@ async def turns(count: int = 20) -> None:
 
 async def test_first_come_first_served(runner: HeldRunner, tmp_path: Path) -> None:
     service = make_service(runner, tmp_path)
-    records = [service.submit(job(n)) for n in range(3)]
+    records = [await service.submit(job(n)) for n in range(3)]
     await turns()
     assert [j.request_id for j in runner.ran] == [0]
     assert [r.request_id for r in service.queued()] == [1, 2]
@@ -105,115 +138,102 @@ async def test_first_come_first_served(runner: HeldRunner, tmp_path: Path) -> No
     await turns()
     assert [j.request_id for j in runner.ran] == [0, 1, 2]
     assert service.status().busy_slots == 0
-    assert all(run.closed for run in runner.opened.values())
+    assert all(run.answered.is_set() for run in runner.opened.values())
 
 
 async def test_the_answer_does_not_wait_for_the_end_of_the_processes_but_the_next_job_does(
     runner: HeldRunner, tmp_path: Path
 ) -> None:
     service = make_service(runner, tmp_path, queue_length=0)
-    first = service.submit(job(1))
+    first = await service.submit(job(1))
     await turns()
-    runner.opened[1].settled.clear()
+    runner.opened[1].terminated.clear()
     runner.opened[1].may_end.set()
     assert (await first.wait()).ok
-    second = service.submit(job(2))  # with no place to wait in: the slot is as good as free
+    second = await service.submit(job(2))  # with no place to wait in: the slot is as good as free
     await turns()
     assert [j.request_id for j in runner.ran] == [1]
-    runner.opened[1].settled.set()
+    runner.opened[1].terminated.set()
     runner.opened[2].may_end.set()
     assert (await second.wait()).ok
     await turns()
     assert service.status().busy_slots == 0
 
 
-async def test_the_answer_goes_before_the_end_of_the_processes(
-    runner: HeldRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.jobs.service.ANSWER_FIRST_SECONDS", 60.0)
-    service = make_service(runner, tmp_path)
-    record = service.submit(job(1))
-    await turns()
-    run = runner.opened[1]
-    run.may_deliver.clear()
-    run.may_end.set()
-    await turns()
-    assert not run.settling.is_set()
-    run.may_deliver.set()
-    await record.wait()
-    await turns()
-    assert run.settling.is_set()
-
-
-@pytest.mark.parametrize(("patience_seconds", "jobs"), [(60.0, 2), (0.01, 1)], ids=["a job waits", "it takes long"])
-async def test_the_end_of_the_processes_does_not_wait_for_a_slow_answer(
-    runner: HeldRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience_seconds: float, jobs: int
-) -> None:
-    monkeypatch.setattr("gateway.jobs.service.ANSWER_FIRST_SECONDS", patience_seconds)
-    service = make_service(runner, tmp_path)
-    for number in range(jobs):
-        service.submit(job(number))
-    await turns()
-    run = runner.opened[0]
-    run.may_deliver.clear()
-    run.may_end.set()
-    async with asyncio.timeout(10):
-        await run.settling.wait()
-    await service.aclose()
-
-
 async def test_a_full_queue_answers_at_once_with_its_size(runner: HeldRunner, tmp_path: Path) -> None:
     service = make_service(runner, tmp_path, queue_length=1)
-    service.submit(job(1))
+    await service.submit(job(1))
     await turns()
-    service.submit(job(2))
+    await service.submit(job(2))
     await turns()
     with pytest.raises(QueueFull) as full:
-        service.submit(job(3))
+        await service.submit(job(3))
     assert full.value.details["queue_size"] == 1
     assert service.counters.rejected == 1
     await service.aclose()
 
 
-async def test_a_job_whose_turn_has_come_takes_no_place_in_the_queue(tmp_path: Path) -> None:
+async def test_a_started_job_takes_no_place_in_the_queue(tmp_path: Path) -> None:
     """From the moment on that a caller has its answer there is room for its next job, however little has gone on."""
     for passed in range(30):
         runner = HeldRunner()
         service = make_service(runner, tmp_path, queue_length=1)
-        first, _ = service.submit(job(1)), service.submit(job(2))
+        first, _ = await service.submit(job(1)), await service.submit(job(2))
         await turns()
         runner.opened[1].may_end.set()
         await first.wait()
         await turns(passed)
-        service.submit(job(3))
+        await service.submit(job(3))
         await service.aclose()
+
+
+@pytest.mark.parametrize(("delivering", "is_refused"), [(2, False), (3, True)])
+def test_deliveries_of_all_slots_refuse_nothing(delivering: int, is_refused: bool) -> None:
+    """With few descriptors the number of deliveries may be below that of the slots."""
+    going: Any = SimpleNamespace(log=SimpleNamespace(stage="deliver"))
+    store: Any = SimpleNamespace(live=lambda: [going] * delivering)
+    request: Any = SimpleNamespace(delivery=UrlDelivery("https://bucket.example/o", None, None, None, None))
+    settings = Settings(max_deliveries=1, slots=3)
+    with pytest.raises(StorageDown) if is_refused else contextlib.nullcontext():
+        check_storage(request, None, store, settings)
+
+
+async def test_a_job_that_needs_the_embedded_s3_server_is_refused_while_it_does_not_run(
+    runner: HeldRunner, tmp_path: Path
+) -> None:
+    stopped = EmbeddedS3(EmbeddedS3Options(tmp_path / "s3"))
+    service = JobService(Settings(state_dir=tmp_path), runner, internal_s3=stopped)
+    with pytest.raises(StorageDown):
+        await service.submit(job(1))
+    await service.submit(Job(2, "", 30, KeptDelivery()))
+    await service.aclose()
 
 
 async def test_an_id_that_runs_is_a_conflict_but_its_json_type_counts(runner: HeldRunner, tmp_path: Path) -> None:
     service = make_service(runner, tmp_path)
-    service.submit(job(7))
+    await service.submit(job(7))
     with pytest.raises(Conflict):
-        service.submit(job(7))
-    service.submit(job("7"))
+        await service.submit(job(7))
+    await service.submit(job("7"))
     await service.aclose()
 
 
 async def test_waiting_too_long_is_a_queue_timeout_and_loses_no_slot(runner: HeldRunner, tmp_path: Path) -> None:
     service = make_service(runner, tmp_path, queue_timeout_seconds=0.05)
-    service.submit(job(1))
+    await service.submit(job(1))
     await turns()
-    verdict = await service.submit(job(2)).wait()
+    verdict = await (await service.submit(job(2))).wait()
     assert (verdict.code, verdict.status) == (FailureCode.QUEUE_TIMEOUT, 504)
     runner.opened[1].may_end.set()
-    third = service.submit(job(3))
+    third = await service.submit(job(3))
     runner.opened[3].may_end.set()
     assert (await third.wait()).ok
 
 
 async def test_cancel_of_a_waiting_job_answers_and_never_runs_it(runner: HeldRunner, tmp_path: Path) -> None:
     service = make_service(runner, tmp_path)
-    service.submit(job(1))
-    waiting = service.submit(job(2))
+    await service.submit(job(1))
+    waiting = await service.submit(job(2))
     await turns()
     service.cancel(2)
     assert (await waiting.wait()).code is FailureCode.CANCELLED
@@ -222,32 +242,35 @@ async def test_cancel_of_a_waiting_job_answers_and_never_runs_it(runner: HeldRun
     with pytest.raises(NotFound):
         service.cancel("1")
     runner.opened[1].may_end.set()
-    await service.find(1).wait()  # type: ignore[union-attr]
+    await (await service.find(1)).wait()  # type: ignore[union-attr]
     assert [j.request_id for j in runner.ran] == [1]
 
 
-async def test_cancel_in_the_moment_of_the_turn_passes_the_slot_on(runner: HeldRunner, tmp_path: Path) -> None:
-    service = make_service(runner, tmp_path)
-    first, second, third = (service.submit(job(n)) for n in (1, 2, 3))
-    await turns()
-    runner.opened[1].may_end.set()
-    await first.wait()  # the turn of 2 is granted in the same breath
-    service.cancel(2)
-    await second.wait()
-    runner.opened[3].may_end.set()
-    assert (await third.wait()).ok
-    await turns()
-    assert service.status().busy_slots == 0
+async def test_cancel_around_the_moment_of_the_turn_loses_no_slot(tmp_path: Path) -> None:
+    for passed in range(30):
+        runner = HeldRunner()
+        service = make_service(runner, tmp_path)
+        first, second, third = [await service.submit(job(n)) for n in (1, 2, 3)]
+        await turns()
+        runner.opened[1].may_end.set()
+        await first.wait()
+        await turns(passed)
+        service.cancel(2)
+        await second.wait()
+        runner.opened[3].may_end.set()
+        assert (await third.wait()).ok
+        await turns()
+        assert service.status().busy_slots == 0
 
 
 async def test_drain_refuses_new_jobs_and_ends_the_rest(runner: HeldRunner, tmp_path: Path) -> None:
     service = make_service(runner, tmp_path, drain_seconds=0.05)
-    running, waiting = service.submit(job(1)), service.submit(job(2))
+    running, waiting = await service.submit(job(1)), await service.submit(job(2))
     await turns()
     draining = asyncio.create_task(service.drain())
     await turns()
     with pytest.raises(ShuttingDown):
-        service.submit(job(3))
+        await service.submit(job(3))
     await draining
     assert [(await r.wait()).code for r in (running, waiting)] == [FailureCode.SHUTTING_DOWN] * 2
 
@@ -260,7 +283,7 @@ async def test_a_fault_of_the_runner_is_an_answer_without_a_stack(
 
     monkeypatch.setattr(HeldRun, "execute", broken)
     service = make_service(runner, tmp_path)
-    verdict = await service.submit(job(1)).wait()
+    verdict = await (await service.submit(job(1))).wait()
     assert verdict.code is FailureCode.INTERNAL
     assert "secret" not in verdict.message
     await turns()

@@ -1,4 +1,4 @@
-"""What the runner of this machine tells the kernels that it boots."""
+"""The options that the local runner gives to the kernels that it boots."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
-from gateway.jobs.events import EventLog
-from gateway.jobs.local import LocalRunner
-from gateway.jobs.model import Job, UrlDelivery
-from gateway.jobs.stop import StopSignal
-from gateway.kernels.kernel import JobKernel
-from gateway.settings import Settings
+from gateway.core.cancellation import StopSignal
+from gateway.core.events import EventLog
+from gateway.core.job import Job, UrlDelivery
+from gateway.core.settings import Settings
+from gateway.local.kernel import JobKernel
+from gateway.local.runner import LocalRunner
+from gateway.storage import KeptResultStore, ObjectClient
 
 
-async def test_a_kernel_knows_whether_a_job_waits_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_kernel_is_started_with_the_urgency_of_a_waiting_job(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """In the queue as well as at the claim: it then leaves out what only pays while nobody waits."""
     asked: list[Callable[[], bool]] = []
 
@@ -26,10 +30,10 @@ async def test_a_kernel_knows_whether_a_job_waits_for_it(monkeypatch: pytest.Mon
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr("gateway.jobs.local.start_kernel", boot)
+    monkeypatch.setattr("gateway.local.runner.start_kernel", boot)
     settings = Settings(state_dir=tmp_path)
     (tmp_path / "run").mkdir()
-    runner = LocalRunner(settings, cast("Any", None), cast("Any", None))
+    runner = LocalRunner(settings, cast("Any", Mock()), KeptResultStore(settings), ObjectClient(5.0))
     runner.start()
     await asyncio.sleep(0)
     assert [in_demand() for in_demand in asked] == [False] * (settings.slots + settings.ready_kernels)

@@ -1,0 +1,6 @@
+"""The bundles of failed jobs: what it takes to run one again."""
+
+from gateway.jobs.bundles.bundle import Bundle, BundledTable
+from gateway.jobs.bundles.bundle_store import BundleStore
+
+__all__ = ["Bundle", "BundleStore", "BundledTable"]

@@ -1,0 +1,96 @@
+"""The seam to other gateways that accept jobs: who keeps a job, and what that gateway answers about it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.core.job import RequestId, Scope
+from gateway.storage.parcels import Parcels
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRequest:
+    """An HTTP request that a peer answers in the name of its caller, whom this gateway has checked.
+
+    Attributes
+    ----------
+    method, uri : str
+    headers : dict
+        Those that matter for the answer.
+    body : bytes
+    token_name : str or None
+        Name of the caller's token.
+    token_kind : int
+        What this token permits.
+    asker : str
+        Name of this gateway.
+    """
+
+    method: str
+    uri: str
+    headers: dict[str, str]
+    body: bytes
+    token_name: str | None
+    token_kind: int
+    asker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerPart:
+    """A part of an answer; the first one has status and headers.
+
+    Attributes
+    ----------
+    data : bytes
+    is_last : bool
+    status : int
+    headers : sequence of pairs
+        Name and value.
+    """
+
+    data: bytes
+    is_last: bool
+    status: int = 200
+    headers: Sequence[tuple[str, str]] = field(default=())
+
+
+class PeerAnswer(Protocol):
+    """An answer that is being made for a peer."""
+
+    async def next_part(self) -> PeerPart:
+        """Return the next part; called again only if it was not the last."""
+
+    def close(self) -> None:
+        """Make no more of it. It may be called twice."""
+
+
+class Peers(Protocol):
+    """The other gateways of a cluster. Every call raises `gateway.core.errors.MemberDown` if nobody can tell."""
+
+    @property
+    def name(self) -> str:
+        """Name of this gateway."""
+
+    @property
+    def parcels(self) -> Parcels | None:
+        """Files of this gateway's jobs that others fetch and bring; None if they do not know its address."""
+
+    def others(self) -> list[str]:
+        """Return the names of the others that accept jobs and are there now."""
+
+    def silent(self) -> list[str]:
+        """Return the names of those that were there and are not now."""
+
+    async def keeper_of_job(self, job_id: str) -> str | None:
+        """Return which other gateway keeps a job, by the gateway's own id of it; None if no other does."""
+
+    async def keeper_of_request(self, request_ids: Sequence[RequestId], scope: Scope) -> str | None:
+        """Return which other gateway accepted the newest job of a caller's id; None if no other did."""
+
+    def ask(self, peer: str, request: PeerRequest) -> AsyncGenerator[PeerPart]:
+        """Yield the parts of a peer's answer."""
+
+    async def serve(self, answer: Callable[[PeerRequest], PeerAnswer]) -> None:
+        """Answer the others from now on."""

@@ -1,0 +1,60 @@
+"""Questions to the database of the job store, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from gateway.jobs.store.writer import Writer
+
+T = TypeVar("T")
+
+
+class Reader:
+    """Asks a connection.
+
+    Parameters
+    ----------
+    connection : sqlite3.Connection
+        Used under `lock` only.
+    lock : threading.Lock
+        Guards the connection.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, lock: threading.Lock) -> None:
+        self._connection = connection
+        self._lock = lock
+
+    def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Return the answer of a question; blocks while it reads.
+
+        Parameters
+        ----------
+        question : callable
+            Gets the connection.
+        """
+        with self._lock:
+            return question(self._connection)
+
+    async def ask_after(self, writer: Writer, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Return the answer of a question that sees every change that was made before.
+
+        Parameters
+        ----------
+        writer : Writer
+            Of these changes.
+        question : callable
+            Gets the connection; in a thread.
+        """
+        if not writer.is_idle:
+            with contextlib.suppress(sqlite3.Error):  # a disk that takes nothing can still be read
+                await writer.write(lambda connection: None)  # takes along every change that still waits
+        return await asyncio.to_thread(self.ask, question)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()

@@ -1,0 +1,442 @@
+"""The job store: live jobs in memory and on disk, finished ones on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from gateway.core.job import ALL_JOBS, JobState, RequestId, Scope, Verdict
+from gateway.core.settings import Settings
+from gateway.jobs.bundles import BundleStore
+from gateway.jobs.store.database import FILE_NAME, connect, open_database, open_in_memory
+from gateway.jobs.store.history import HistoryPage, HistoryQuery, read_page
+from gateway.jobs.store.reader import Reader
+from gateway.jobs.store.recent import RecentJobs
+from gateway.jobs.store.record import JobRecord
+from gateway.jobs.store.request_ids import FOUND_BY_REQUEST_ID_SECONDS, RequestIds
+from gateway.jobs.store.rows import (
+    delete_job,
+    delete_unfinished,
+    encoded_request,
+    ended_since,
+    finished_job,
+    insert_job,
+    is_paused,
+    job_id_of_key,
+    prune,
+    unknown_jobs,
+    update_end,
+    update_log,
+    update_paused,
+    update_state,
+)
+from gateway.jobs.store.unfinished import StoredJob, read_unfinished
+from gateway.jobs.store.writer import Writer
+
+#: How often the logs of jobs that run are stored, where they have grown: a job that is cut off by the end of the
+#: process has its lines up to then.
+LOG_SECONDS = 5.0
+
+
+class JobStore:
+    """Keeps jobs and finds them.
+
+    A job is accepted when the commit of `accept` is on the disk. Its request is stored only if no caller waits for it,
+    because only such a job can run again, and is erased at its end.
+
+    Parameters
+    ----------
+    settings : Settings
+        How long, and how much of, history and logs are kept.
+    directory : Path or None
+        A directory of the store's own; None keeps everything in memory, for tests.
+    on_commit : callable
+        Called, in a thread of the store's, with the seconds of each commit.
+
+    Attributes
+    ----------
+    bundles : BundleStore or None
+        Those of failed jobs; each is gone with its job.
+
+    Raises
+    ------
+    ConfigurationError
+        The file cannot be used; see `open_database`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        directory: Path | None = None,
+        on_commit: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._settings = settings
+        lock = threading.Lock()
+        if directory is None:
+            self._connection = open_in_memory()
+            self._reader = Reader(self._connection, lock)
+        else:
+            self._connection = open_database(directory / FILE_NAME)
+            reading = connect(str(directory / FILE_NAME))
+            reading.execute("PRAGMA query_only = ON")
+            self._reader = Reader(reading, threading.Lock())
+        self.bundles = BundleStore(directory / "bundles", settings.keep_failed_bytes) if directory is not None else None
+        prune(settings, self._connection)
+        self._drop_forgotten_bundles()
+        self._live: dict[str, JobRecord] = {}
+        self._recent = RecentJobs()
+        self._request_ids = RequestIds()
+        self._log_timer: asyncio.TimerHandle | None = None
+        self._load_recent()
+        self._writer = Writer(self._connection, lock, partial(prune, settings), on_commit, self._drop_forgotten_bundles)
+
+    # -- live jobs
+
+    def accept(self, record: JobRecord) -> asyncio.Future[None]:
+        """Store a new job; it is live at once, and accepted when the future is done.
+
+        Parameters
+        ----------
+        record : JobRecord
+            With its ``job``.
+
+        Returns
+        -------
+        Future
+            Fails with `sqlite3.IntegrityError` if another job has the same Idempotency-Key, and with another
+            `sqlite3.Error` if the disk cannot be written; call `discard` then.
+        """
+        self._live[record.execution_id] = record
+        self._request_ids.begin(record)
+        return self._writer.write(partial(insert_job, record, encoded_request(record)))
+
+    def discard(self, record: JobRecord, *, is_stored: bool = False) -> None:
+        """Forget a job that could not be accepted.
+
+        Parameters
+        ----------
+        record : JobRecord
+            As given to `accept`.
+        is_stored : bool
+            Whether it may be on the disk, and would run at the next start.
+        """
+        self._live.pop(record.execution_id, None)
+        self._request_ids.forget(record)
+        if is_stored:
+            self._writer.write(partial(delete_unfinished, record.execution_id), is_kept=True, erases=True)
+
+    def resume(self, record: JobRecord) -> None:
+        """Make a job of an earlier process live again.
+
+        Parameters
+        ----------
+        record : JobRecord
+            As `unfinished` returned it.
+        """
+        self._live[record.execution_id] = record
+        self._request_ids.begin(record)
+
+    def begin(self, record: JobRecord, *, has_network: bool) -> None:
+        """Note that a job has its slot; counts the attempt.
+
+        Parameters
+        ----------
+        record : JobRecord
+            A live job.
+        has_network : bool
+            Whether it has access to the network, and so may have effects that a second run would repeat.
+        """
+        record.attempts += 1
+        change = update_state(record, JobState.RUNNING, has_network)
+        self._writer.write(change, is_lazy=record.is_awaited, is_kept=True)
+        if self._log_timer is None:
+            self._log_timer = asyncio.get_running_loop().call_later(LOG_SECONDS, self._store_logs)
+
+    def give_back(self, record: JobRecord) -> None:
+        """Note that a job waits again because it got no kernel in its slot; the attempt is not counted.
+
+        Parameters
+        ----------
+        record : JobRecord
+            A live job that no caller waits for.
+        """
+        record.attempts -= 1
+        record.requeue()
+        self._writer.write(update_state(record, JobState.QUEUED, has_network=False), is_kept=True)
+
+    def suspend(self, record: JobRecord) -> asyncio.Future[None]:
+        """Leave a job for the next process, because this one stops; the attempt that was cut off is not counted.
+
+        Parameters
+        ----------
+        record : JobRecord
+            A live job that no caller waits for.
+
+        Returns
+        -------
+        Future
+            Done when it is on the disk.
+        """
+        self._live.pop(record.execution_id, None)
+        if record.started_at is not None:
+            record.attempts -= 1
+            record.started_at = None
+        self._store_log(record)
+        return self._writer.write(update_state(record, JobState.QUEUED, has_network=False), is_kept=True)
+
+    def finish(self, record: JobRecord, verdict: Verdict) -> asyncio.Future[None]:
+        """Store the end of a job and erase its request.
+
+        The job stays live until its `Finished` event; emit that next, or when the future is done.
+
+        Parameters
+        ----------
+        record : JobRecord
+            With ``finished_at``.
+        verdict : Verdict
+            How it ended.
+
+        Returns
+        -------
+        Future
+            Done when it is on the disk. A failure was logged, and the change is tried again.
+        """
+        # The caller of an awaited job has its answer on the connection and reads no history: the commit may wait for
+        # the next job's, so that jobs back to back pay one fsync each.
+        is_lazy = record.is_awaited and record.key is None
+        self._recent.hold(record)
+        return self._writer.write(
+            partial(update_end, record, verdict, record.log.snapshot()),
+            is_lazy=is_lazy,
+            is_kept=True,
+            erases=not record.is_awaited,
+            on_commit=partial(self._recent.release, record),
+        )
+
+    def forget_live(self, record: JobRecord) -> None:
+        """Take a job whose end was announced from the live ones.
+
+        Parameters
+        ----------
+        record : JobRecord
+            As given to `finish`.
+        """
+        self._live.pop(record.execution_id, None)
+        self._request_ids.end(record, time.monotonic())
+        self._recent.add(record)
+
+    def live(self) -> list[JobRecord]:
+        """Return the jobs that are not over.
+
+        Returns
+        -------
+        list of JobRecord
+            The oldest first.
+        """
+        return list(self._live.values())
+
+    def find_live(self, request_id: RequestId, scope: Scope = ALL_JOBS) -> JobRecord | None:
+        """Return the job with this id that is not over.
+
+        Parameters
+        ----------
+        request_id : int or str
+            The JSON type counts, so 7 is not "7".
+        scope : Scope
+            The jobs that the caller may see.
+
+        Returns
+        -------
+        JobRecord or None
+            None if there is none.
+        """
+        job_id = self._request_ids.find(request_id, scope)
+        return self._live.get(job_id) if job_id is not None else None
+
+    def newest_finished(self, scope: Scope = ALL_JOBS) -> JobRecord | None:
+        """Return the job that ended last.
+
+        Parameters
+        ----------
+        scope : Scope
+            The jobs that the caller may see.
+
+        Returns
+        -------
+        JobRecord or None
+            None if no job has ended.
+        """
+        return self._recent.newest(scope)
+
+    def unfinished(self) -> list[StoredJob]:
+        """Return the jobs that an earlier process left; called once, before any job is accepted.
+
+        Returns
+        -------
+        list of StoredJob
+            The oldest first.
+        """
+        return self._reader.ask(partial(read_unfinished, settings=self._settings))
+
+    # -- finished jobs
+
+    async def find(self, request_id: RequestId, scope: Scope = ALL_JOBS) -> JobRecord | None:
+        """Return the newest job with this id, if it is live or ended within the last ten minutes.
+
+        Parameters
+        ----------
+        request_id : int or str
+            The JSON type counts, so 7 is not "7".
+        scope : Scope
+            The jobs that the caller may see.
+
+        Returns
+        -------
+        JobRecord or None
+            None if there is no such job.
+        """
+        job_id = self._request_ids.find(request_id, scope)
+        return await self.get(job_id) if job_id is not None else None
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        """Return the job with this id of the gateway's, however old.
+
+        Parameters
+        ----------
+        job_id : str
+            `JobRecord.execution_id`.
+
+        Returns
+        -------
+        JobRecord or None
+            None if it is not known, or not any more.
+        """
+        known = self._live.get(job_id) or self._recent.get(job_id)
+        if known is not None:
+            return known
+        return await self._reader.ask_after(self._writer, lambda connection: finished_job(connection, job_id))
+
+    async def find_by_key(self, key: bytes) -> JobRecord | None:
+        """Return the job that came with an Idempotency-Key.
+
+        Parameters
+        ----------
+        key : bytes
+            `IdempotencyKey.key`.
+
+        Returns
+        -------
+        JobRecord or None
+            None if the key is new, or older than a day.
+        """
+        live = next((r for r in self._live.values() if r.key is not None and r.key.key == key), None)
+        if live is not None:
+            return live
+        job_id = await self._reader.ask_after(self._writer, lambda connection: job_id_of_key(connection, key))
+        return await self.get(job_id) if job_id is not None else None
+
+    async def page(self, query: HistoryQuery) -> HistoryPage:
+        """Return one page of the history.
+
+        Parameters
+        ----------
+        query : HistoryQuery
+            Which jobs, and in which order.
+
+        Returns
+        -------
+        HistoryPage
+            Jobs of all states.
+        """
+        return await self._reader.ask_after(self._writer, lambda connection: read_page(connection, query))
+
+    async def delete(self, job_id: str) -> bool:
+        """Remove a finished job with its log and its bundle.
+
+        Parameters
+        ----------
+        job_id : str
+            `JobRecord.execution_id`.
+
+        Returns
+        -------
+        bool
+            Whether there was such a job.
+        """
+        record = self._recent.remove(job_id)
+        if record is not None:
+            self._request_ids.forget(record)
+        is_deleted = bool(await self._writer.write(partial(delete_job, job_id), erases=True))
+        if self.bundles is not None:
+            await asyncio.to_thread(self.bundles.drop, [job_id])
+        return is_deleted
+
+    def is_paused(self) -> bool:
+        """Return whether the intake of jobs was paused, also by an earlier process; blocks while it reads."""
+        return self._reader.ask(is_paused)
+
+    def set_paused(self, paused: bool) -> asyncio.Future[None]:
+        """Store whether the intake of jobs is paused.
+
+        Parameters
+        ----------
+        paused : bool
+            The return value of `is_paused` from now on.
+
+        Returns
+        -------
+        Future
+            Done when it is on the disk; fails with `sqlite3.Error`.
+        """
+        return self._writer.write(partial(update_paused, paused))
+
+    def close(self) -> None:
+        """Commit everything and close the file; blocks while it does. It may be called twice."""
+        if self._log_timer is not None:
+            self._log_timer.cancel()
+        self._writer.close()
+        self._reader.close()
+        self._connection.close()
+
+    # -- inside
+
+    def _drop_forgotten_bundles(self) -> None:
+        """Remove the bundles of jobs that are not known any more; outside of a transaction, because it takes time."""
+        if self.bundles is not None:
+            job_ids = self.bundles.job_ids()
+            self.bundles.drop(self._reader.ask(lambda connection: unknown_jobs(connection, job_ids)))
+
+    def _store_logs(self) -> None:
+        """Store what the jobs that run have printed; ends by itself when none runs."""
+        self._log_timer = None
+        running = [r for r in self._live.values() if r.started_at is not None and r.finished_at is None]
+        for record in running:
+            self._store_log(record)
+        if running:
+            self._log_timer = asyncio.get_running_loop().call_later(LOG_SECONDS, self._store_logs)
+
+    def _store_log(self, record: JobRecord) -> None:
+        count = record.log.line_count
+        if count != record.stored_lines:
+            record.stored_lines = count
+            self._writer.write(partial(update_log, record.execution_id, record.log.snapshot()), is_lazy=True)
+
+    def _load_recent(self) -> None:
+        """Let the ids of jobs that ended lately be found, as before the restart."""
+        now = time.time()
+        newest: dict[str | None, str] = {}
+        for job_id, request_id, token_name, finished_at in self._reader.ask(
+            lambda connection: ended_since(connection, now - FOUND_BY_REQUEST_ID_SECONDS)
+        ):
+            ended = time.monotonic() - max(0.0, now - finished_at)
+            self._request_ids.restore(request_id, token_name, job_id, ended)
+            newest.pop(token_name, None)
+            newest[token_name] = job_id
+        for job_id in newest.values():
+            record = self._reader.ask(partial(finished_job, job_id=job_id))
+            if record is not None:
+                self._recent.set_newest(record)

@@ -1,0 +1,83 @@
+"""The health of a gateway as a person reads it, from the answer of ``GET /v1/status``."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gateway.process.pidfile import Running, find_running
+from gateway.process.tls import local_trust
+
+
+def fetch_status(running: Running, timeout_seconds: float = 5.0) -> dict[str, Any] | None:
+    """Return the answer of ``GET /v1/status``, also of a gateway that takes no jobs; None when none answers."""
+    try:
+        trust = local_trust(running.cert)
+        try:
+            response = urllib.request.urlopen(  # noqa: S310 - http or https
+                f"{running.url}/v1/status", timeout=timeout_seconds, context=trust
+            )
+        except urllib.error.HTTPError as refusal:
+            response = refusal
+        with response:
+            found = json.load(response)
+    except (OSError, ValueError):  # URLError and time-outs are OSErrors
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def wait_until_up(
+    state_dir: Path, lives: Callable[[], bool], is_up: Callable[[Mapping[str, Any]], bool], timeout_seconds: float
+) -> Running | None:
+    """Return the gateway of `state_dir` once its status is as wanted.
+
+    Parameters
+    ----------
+    state_dir : Path
+        Of the gateway that is starting.
+    lives : callable
+        Whether the process that is expected to become this gateway still runs.
+    is_up : callable
+        Decides by the answer of ``GET /v1/status``.
+    timeout_seconds : float
+        How long to wait at most.
+
+    Returns
+    -------
+    Running or None
+        None when the process ended or the time is over.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline and lives():
+        running = find_running(state_dir)
+        if running is not None and (status := fetch_status(running, 2.0)) is not None and is_up(status):
+            return running
+        time.sleep(0.02)
+    return None
+
+
+def health_of(status: Mapping[str, Any]) -> str:
+    """Return ``ok``, or ``not healthy`` with the reason."""
+    if status.get("healthy"):
+        return "ok"
+    s3, kernels, disk, launcher = (status.get(name) or {} for name in ("internal_s3", "kernels", "disk", "launcher"))
+    if status.get("draining"):
+        why = "it is stopping and waits for running jobs"
+    elif status.get("paused"):
+        why = "it is paused; `transform-gateway resume` ends the pause"
+    elif disk.get("problem"):
+        why = str(disk["problem"])
+    elif s3.get("failure"):
+        why = str(s3["failure"])
+    elif launcher.get("up") is False:
+        why = "the launcher of kernels has ended and is being started again"
+    elif kernels.get("last_start_failure"):
+        why = f"kernels do not start: {kernels['last_start_failure']}"
+    else:
+        why = "no kernel is ready yet"
+    return f"not healthy: {why}"

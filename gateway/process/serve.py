@@ -1,0 +1,390 @@
+"""Build the gateway of its parts, run it, and shut it down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tornado.netutil import bind_sockets
+
+from gateway.core.addresses import local_url
+from gateway.core.errors import ConfigurationError, FailureCode
+from gateway.core.settings import FILES, Settings
+from gateway.http.application import make_app
+from gateway.http.base.auth import Guard
+from gateway.http.base.peer_connection import answer_peer
+from gateway.http.routes import HOST_ROUTES, PARCEL_ROUTES, ROUTES
+from gateway.http.server import make_server
+from gateway.jobs.refusal_log import WRITE_SECONDS, RefusalLog
+from gateway.jobs.runner import JobRunner
+from gateway.jobs.service import JobService
+from gateway.jobs.store import JobRecord, JobStore
+from gateway.local.job_request import OutputRules
+from gateway.local.kernel import KernelParts
+from gateway.local.kernel_client import shared_context
+from gateway.local.runner import LocalRunner
+from gateway.process import privileges
+from gateway.process.cluster import joined
+from gateway.process.descriptors import divide_descriptors
+from gateway.process.pidfile import PidFile
+from gateway.process.signals import StopSignals
+from gateway.process.tls import broker_context, load_broker_files, load_certificate, server_context
+from gateway.process.token_file import read_tokens, warnings_of_tokens
+from gateway.storage import KeptResultStore, ObjectClient
+from gateway.storage.embedded_s3.server import EmbeddedS3, EmbeddedS3Options
+from gateway.storage.state_directory import StateDirectory
+from gateway.telemetry.logging import configure_logging, log_job
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.tracing import JobTracing
+from kernel_spec.client.async_client import LauncherClient, LauncherError
+from kernel_spec.fork_server.preload import modules_with
+from kernel_spec.launcher.user_leases import WorkspaceError
+from kernel_spec.launcher.workspaces import check_socket_path
+from kernel_spec.protocol.options import LauncherOptions
+
+if TYPE_CHECKING:
+    from gateway.cluster.runner import ClusterRunner
+
+log = logging.getLogger(__name__)
+
+#: How long a stop waits for the answers to the last requests.
+LAST_ANSWERS_SECONDS = 2.0
+
+#: Number of copies and removals at the same time; more would only compete for the disk.
+FILE_THREADS = 4
+
+
+def serve(settings: Settings) -> None:
+    """Run the gateway until SIGTERM or SIGINT, then drain; SIGHUP drains too unless there are files to read again.
+
+    The order matters: the launcher starts before this process drops root, because it keeps root; the port is bound
+    before as well, so that a low port works. No request is accepted before root is dropped.
+
+    Raises
+    ------
+    ConfigurationError
+        The gateway cannot start with these settings.
+    """
+    configure_logging(settings)
+    settings = divide_descriptors(settings, _workspaces(settings))
+    user = privileges.gateway_user()
+    _check_root(settings, user)
+    for setting in FILES:  # SIGHUP reads them without root
+        path = getattr(settings, setting)
+        if path is not None:
+            privileges.check_readable(path, user, setting.upper())
+    tokens, tls, broker_tls = (
+        read_tokens(settings, user.uid),
+        server_context(settings, user.uid),
+        broker_context(settings, user.uid),
+    )
+    for text in warnings_of_tokens(settings, tokens):
+        log.warning("%s", text)
+    try:
+        check_socket_path(settings.state_dir / "workspaces")
+    except WorkspaceError as error:
+        raise ConfigurationError(f"{error}. Choose another directory (STATE_DIR, --state-dir)") from None
+    privileges.prepare_state_dir(settings.state_dir, user)
+    with PidFile(settings.state_dir) as pid_file, ExitStack() as stack:
+        sockets = [stack.enter_context(opened) for opened in _bind(settings)]
+        launcher = _launcher(settings, user) if settings.slots else None
+        if launcher is not None:
+            stack.callback(launcher.close)
+            _check_tier(settings, launcher.hello.tier)
+        url = local_url(settings.host, sockets[0].getsockname()[1], "http" if tls is None else "https")
+        running = pid_file.write(url, str(settings.tls_cert_file or ""))
+        privileges.drop(user, launcher.hello.workspace_gids if launcher is not None else ())
+        asyncio.run(_run(settings, launcher, sockets, Guard(settings, tokens, running.token), tls, broker_tls))
+
+
+def _launcher(settings: Settings, user: privileges.GatewayUser) -> LauncherClient:
+    try:
+        return LauncherClient.spawn(_launcher_options(settings, user), is_supervised=True)
+    except LauncherError as error:
+        raise ConfigurationError(f"the launcher of kernels did not start: {error}") from error
+
+
+def _launcher_options(settings: Settings, user: privileges.GatewayUser) -> LauncherOptions:
+    return LauncherOptions(
+        state_dir=str(settings.state_dir),
+        workspaces=_workspaces(settings),
+        gateway_uid=user.uid,
+        fork_server=settings.use_fork_server,
+        modules=modules_with(settings.preload) if settings.preload else None,
+        allow_network=settings.allow_network,
+        allow_loopback=settings.allow_loopback,
+    )
+
+
+def _workspaces(settings: Settings) -> int:
+    # in addition to running and waiting kernels, one kernel for each slot may be terminating
+    kernels = 2 * settings.slots + settings.slots + settings.ready_kernels + settings.held_kernels
+    return kernels + settings.personal_kernels + 1
+
+
+def _check_root(settings: Settings, user: privileges.GatewayUser) -> None:
+    """Refuse a required tier whose promise, a network-facing process without privilege, does not hold."""
+    if settings.require_tier and os.geteuid() == 0 and user.uid == 0:
+        raise ConfigurationError(
+            f"REQUIRE_TIER={settings.require_tier} needs a gateway without root, but {user.problem}"
+        )
+
+
+def _check_tier(settings: Settings, tier: str) -> None:
+    """Refuse to start with less isolation than required; tiers are letters, and A is the strongest."""
+    if settings.require_tier and tier > settings.require_tier:
+        raise ConfigurationError(
+            f"the sandbox reaches tier {tier} here, but tier {settings.require_tier} is required (REQUIRE_TIER, "
+            "--require-tier); `transform-gateway doctor` lists the missing layers and how to turn them on"
+        )
+    if tier == "D" and not settings.allow_unsandboxed:
+        raise ConfigurationError(
+            "no layer of the sandbox is available here (tier D): jobs could do whatever the gateway's user can. "
+            "See `transform-gateway doctor`; to start anyway, set ALLOW_UNSANDBOXED (--allow-unsandboxed)"
+        )
+
+
+def _bind(settings: Settings) -> list[socket.socket]:
+    try:
+        return bind_sockets(settings.port, settings.host or None, backlog=512)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. "
+            "Set another port with PORT (--port), or another address with HOST (--host)"
+        ) from error
+
+
+@asynccontextmanager
+async def running_service(
+    settings: Settings, launcher: LauncherClient | None, metrics: Metrics, broker_tls: ssl.SSLContext | None = None
+) -> AsyncIterator[JobService]:
+    """Yield a service that is starting its kernels, and close all of it afterwards."""
+
+    def finished(record: JobRecord) -> None:
+        log_job(record)
+        metrics.job_finished(record)
+        if tracing is not None:
+            try:
+                tracing.job_finished(record)
+            except Exception:
+                # a fault in the tracing library must not prevent that the job's kernel and files are freed
+                log.exception("job %s could not be traced", record.execution_id)
+
+    async with AsyncExitStack() as stack:
+        store = JobStore(settings, settings.state_dir / "store", metrics.store_committed)
+        stack.callback(store.close)
+        tracing = JobTracing() if settings.enable_tracing else None
+        if tracing is not None:
+            stack.callback(tracing.close)
+        internal_s3 = _internal_s3(settings)
+        s3_started: asyncio.Future[None] | None = None
+        if internal_s3 is not None:
+            # started concurrently with the first kernels
+            stack.push_async_callback(internal_s3.stop)
+            s3_started = asyncio.ensure_future(internal_s3.start())
+            stack.callback(s3_started.cancel)
+        results = KeptResultStore(settings)
+        client = await stack.enter_async_context(
+            ObjectClient(settings.storage_stall_seconds, hosts=settings.storage_hosts)
+        )
+        runner: LocalRunner | None = None
+        if launcher is not None:
+            parts = await _kernel_parts(settings, launcher, stack)
+            runner = LocalRunner(settings, parts, results, client)
+        cluster: ClusterRunner | None = None
+        if settings.cluster_url:
+            cluster = await joined(settings, runner, results, client, broker_tls, metrics.lease_confirmed)
+        service = JobService(
+            settings,
+            _either(cluster, runner),
+            store,
+            finished,
+            internal_s3,
+            StateDirectory(settings.state_dir, settings.min_free_disk_bytes, has_launcher=launcher is not None),
+            cluster.claims if cluster is not None else None,
+            cluster.peers if cluster is not None else None,
+        )
+        stack.push_async_callback(service.aclose)
+        if runner is not None:
+            runner.start()
+        if s3_started is not None:
+            await s3_started
+        await _recover(service, store, cluster, runner, metrics)
+        yield service
+
+
+async def _kernel_parts(settings: Settings, launcher: LauncherClient, stack: AsyncExitStack) -> KernelParts:
+    context = await stack.enter_async_context(shared_context())
+    await launcher.attach()
+    return KernelParts(
+        launcher,
+        context,
+        settings.limits,
+        settings.allow_network,
+        settings.log_line_cap_bytes,
+        OutputRules(settings.mixed_columns, settings.official_compatibility),
+    )
+
+
+async def _recover(
+    service: JobService, store: JobStore, cluster: ClusterRunner | None, runner: LocalRunner | None, metrics: Metrics
+) -> None:
+    """Join the cluster, if there is one, and take on the jobs that an earlier process left."""
+    if cluster is not None:
+        await cluster.start([stored.record for stored in store.unfinished()], lambda: service.draining)
+    for _ in service.recover():
+        metrics.job_taken()
+    if runner is not None:
+        runner.forget_leftovers()
+
+
+def _either(cluster: JobRunner | None, runner: JobRunner | None) -> JobRunner:
+    found = cluster or runner
+    if found is None:
+        raise ConfigurationError("SLOTS is 0 without CLUSTER_URL")
+    return found
+
+
+def _internal_s3(settings: Settings) -> EmbeddedS3 | None:
+    if not settings.enable_internal_s3:
+        return None
+    options = EmbeddedS3Options(
+        data_dir=settings.state_dir / "s3",
+        host=settings.internal_s3_host,
+        port=settings.internal_s3_port,
+        access_key=settings.internal_s3_access_key,
+        secret_key=settings.internal_s3_secret_key,
+        expire_seconds=settings.internal_s3_expire_seconds,
+    )
+    return EmbeddedS3(options, on_failure=lambda reason: log.critical("the embedded S3 server ended: %s", reason))
+
+
+async def _run(
+    settings: Settings,
+    launcher: LauncherClient | None,
+    sockets: list[socket.socket],
+    guard: Guard,
+    tls: ssl.SSLContext | None,
+    broker_tls: ssl.SSLContext | None,
+) -> None:
+    signals = StopSignals()
+    has_broker_files = settings.cluster_tls_ca_file is not None or settings.cluster_tls_cert_file is not None
+    reads_files = settings.auth_token_file is not None or tls is not None or has_broker_files
+    signals.install(partial(_reload, settings, guard, tls, broker_tls) if reads_files else None)
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(_file_threads())
+    metrics = Metrics()
+    async with (
+        running_service(settings, launcher, metrics, broker_tls) as service,
+        ObjectClient(WRITE_SECONDS, hosts=settings.storage_hosts) as refusal_client,
+    ):
+        routes = HOST_ROUTES if settings.runs_only else ROUTES
+        if settings.cluster_advertise_url:
+            routes += PARCEL_ROUTES
+        app = make_app(service, settings, metrics, guard, RefusalLog(refusal_client), routes)
+        if service.peers is not None and not settings.runs_only:
+            await service.peers.serve(partial(answer_peer, app))
+        server = make_server(app, settings, metrics, tls)
+        server.add_sockets(sockets)
+        scheme, port = "http" if tls is None else "https", sockets[0].getsockname()[1]
+        tier = f"tier {launcher.hello.tier}" if launcher is not None else "without kernels"
+        log.info("listening on %s://%s:%d, %s", scheme, settings.host, port, tier)
+        # The objects made so far live as long as the process. The garbage collector scanned all 52,000 of them every
+        # hundred jobs, which delayed all requests by 70 ms (measured).
+        gc.freeze()
+        lost = asyncio.ensure_future(launcher.lost() if launcher is not None else asyncio.Event().wait())
+        stopped = asyncio.ensure_future(signals.stop.wait())
+        try:
+            await asyncio.wait({lost, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                log.critical("the launcher of kernels is gone for good; the gateway exits, so that it can be restarted")
+                _end_jobs(service)
+                await service.drain()
+                raise SystemExit(1)
+            log.info(
+                "stopping: no new jobs; jobs that run: %d, with %g s to finish",
+                len(service.running()),
+                settings.drain_seconds,
+            )
+            await _drain(service, signals)
+        finally:
+            for task in (lost, stopped):
+                task.cancel()
+            await server.stop_answering(LAST_ANSWERS_SECONDS)
+            # waits for the responses of the last jobs, but not for idle keep-alive connections
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    await server.close_all_connections()
+
+
+def _reload(settings: Settings, guard: Guard, tls: ssl.SSLContext | None, broker_tls: ssl.SSLContext | None) -> None:
+    """Read the files of tokens, certificates and keys again; a file that cannot be used changes nothing."""
+    if tls is not None:
+        try:
+            load_certificate(tls, settings, "tls_cert_file", os.geteuid())
+            log.info("SIGHUP: read %s and %s again", settings.tls_cert_file, settings.tls_key_file)
+        except ConfigurationError as error:
+            log.error("SIGHUP: the certificate stays as it was: %s", error)
+    if broker_tls is not None:
+        try:
+            load_broker_files(broker_tls, settings, os.geteuid())
+            log.info("SIGHUP: read the files for connections to the broker again")
+        except ConfigurationError as error:
+            log.error("SIGHUP: the certificate for the broker stays as it was: %s", error)
+    if settings.auth_token_file is not None:
+        _reload_tokens(settings, guard)
+
+
+def _reload_tokens(settings: Settings, guard: Guard) -> None:
+    try:
+        tokens = read_tokens(settings, os.geteuid())
+    except ConfigurationError as error:
+        log.error("SIGHUP: the tokens stay as they were: %s", error)
+        return
+    guard.replace(tokens)
+    names = ", ".join(f"{token.name} ({token.kind.label})" for token in tokens)
+    log.info("SIGHUP: read %s again; tokens: %s", settings.auth_token_file, names)
+    for text in warnings_of_tokens(settings, tokens):
+        log.warning("%s", text)
+
+
+def _end_jobs(service: JobService) -> None:
+    """Take no new jobs and end the others; each caller gets an answer, and jobs without a waiting caller stay."""
+    service.draining = True
+    for record in (*service.queued(), *service.running()):
+        record.stop.request(FailureCode.SHUTTING_DOWN)
+
+
+async def _drain(service: JobService, signals: StopSignals) -> None:
+    """Drain the service; a second interrupt ends the jobs that run, and their callers still get answers."""
+    drained = asyncio.ensure_future(service.drain())
+    hurried = asyncio.ensure_future(signals.hurry.wait())
+    await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    if not drained.done():
+        log.info("interrupted again: ending the jobs that run")
+        _end_jobs(service)
+    hurried.cancel()
+    await drained
+
+
+def _file_threads() -> ThreadPoolExecutor:
+    """Return the executor for blocking file operations with all of its threads started.
+
+    It would otherwise start them one by one under load, and a number of threads that still grows after a thousand
+    jobs looks like a leak.
+    """
+    executor = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="gateway-files")
+    together = threading.Barrier(FILE_THREADS)
+    wait([executor.submit(together.wait, 10) for _ in range(FILE_THREADS)])
+    return executor

@@ -1,0 +1,41 @@
+"""Signals of the gateway: the first one drains, a second interrupt ends the drain, and SIGHUP may read files again."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+
+class StopSignals:
+    """Turns signals into events of the running loop.
+
+    Attributes
+    ----------
+    stop : asyncio.Event
+        Set by SIGTERM or SIGINT, and by SIGHUP if there is nothing to read again.
+    hurry : asyncio.Event
+        Set by a SIGINT that follows another of these signals.
+    """
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.hurry = asyncio.Event()
+
+    def install(self, on_hangup: Callable[[], None] | None = None) -> None:
+        """Handle the signals in the running loop from now on.
+
+        Parameters
+        ----------
+        on_hangup : callable, optional
+            Called at SIGHUP. Without it SIGHUP drains: it is what the end of a terminal sends.
+        """
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop.set)
+        loop.add_signal_handler(signal.SIGHUP, on_hangup or self.stop.set)
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self) -> None:
+        if self.stop.is_set():
+            self.hurry.set()
+        self.stop.set()
