@@ -1,3 +1,5 @@
-"""The companion of a notebook's kernel: a process of the user's own, outside of the sandbox, that the kernel asks for
-tables (files, URLs, a live Metabase) and for runs through a real gateway. See `kernel_spec.companion` for how it lives.
+"""The companion of a notebook's kernel: a process of the user outside of the sandbox.
+
+It brings tables (files, URLs, a live Metabase) to the kernel and runs transforms on a real gateway.
+`kernel_spec.client.companion` starts and ends it.
 """

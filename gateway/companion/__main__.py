@@ -1,4 +1,4 @@
-"""``python -m gateway.companion --socket DESCRIPTOR --inputs DIRECTORY``: what the kernel's provisioner starts."""
+"""``python -m gateway.companion --socket DESCRIPTOR --inputs DIRECTORY``, started by the kernel's provisioner."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Runs of a notebook's transforms: through a gateway of the companion's own, or through the one that runs.
+"""Run a notebook's transforms on an ephemeral gateway or on the running one.
 
-What a person sees in the notebook is what production says because it is a gateway that says it, with all of its limits
-and causes of failure.
+A run in the notebook has the limits and failures of production, because a real gateway runs it.
 """
 
 from __future__ import annotations
@@ -17,22 +16,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.client import TransformClient, TransformFailed, TransformResult
-from gateway.client_http import GatewayUnreachable, TransformError
-from gateway.commands.common import local_url
-from gateway.commands.own_gateway import OwnGateway
-from gateway.companion.tables import Table
-from gateway.companion.wire import RunTransform
-from gateway.jobs.events import Event, LogLine, Progress, StateChanged
-from gateway.runfile import DaemonError, find_running
+import msgspec
+
+from gateway.client.client import TransformClient
+from gateway.client.ephemeral_gateway import EphemeralGateway
+from gateway.client.errors import GatewayUnreachable, TransformError, TransformFailed
+from gateway.client.result import TransformResult
+from gateway.companion.protocol import RunTransform
+from gateway.companion.tables import LoadedTable
+from gateway.core.events import Event, LogLine, Progress, StateChanged
+from gateway.process.pidfile import DaemonError, find_running, url_by_environment
+from gateway.telemetry.waterfall import lay_out
 
 OWN = "a gateway of this notebook"
-Tell = Callable[..., None]
+_NO_GATEWAY = "start a gateway, or name one in TRANSFORM_GATEWAY_URL where you start Jupyter"
+SendEvent = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
-class _GoingOn:
-    """A job on its way, and the event that says whether it is still wanted."""
+class _RunningJob:
+    """The running job, and the event that is set when its run is cancelled."""
 
     client: TransformClient
     request_id: str
@@ -40,37 +43,42 @@ class _GoingOn:
 
 
 class Gateways:
-    """The gateways of one notebook; `cancel` and `close` may be called from another thread."""
+    """The gateways of one notebook; `cancel` and `close` are safe to call from another thread."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
-        self._own: OwnGateway | None = None
+        self._ephemeral: EphemeralGateway | None = None
         self._lock = threading.Lock()
-        self._going_on: _GoingOn | None = None
+        self._running_job: _RunningJob | None = None
         self._closed = False
 
     def run(
         self,
         request: RunTransform,
-        tables: dict[str, Table],
+        tables: dict[str, LoadedTable],
         output: Path,
-        tell: Tell,
+        send: SendEvent,
         cancelled: threading.Event,
     ) -> dict[str, Any]:
-        """Run a script and return how it ended; its log goes to `tell` while it goes on.
+        """Run a script and return its outcome.
 
         Parameters
         ----------
         request : RunTransform
-            What to run, and how.
+            The script and its options.
         tables : dict
-            By parameter name.
+            Parameter name to table.
         output : Path
-            Where the result goes.
-        tell : callable
-            Called with ``"log"``, ``"state"`` or ``"progress"`` and the event's fields.
+            File for the result.
+        send : callable
+            Called with ``"log"``, ``"state"`` or ``"progress"`` and the event's fields while the job runs.
         cancelled : threading.Event
-            Set by whoever does not want this run any more, who then calls `cancel` with it.
+            Set to cancel the run, before the call of `cancel`.
+
+        Returns
+        -------
+        dict
+            The result of the request, in the form that the notebook expects.
 
         Raises
         ------
@@ -85,69 +93,74 @@ class Gateways:
                 raise GatewayUnreachable(
                     f"TRANSFORM_GATEWAY_URL, which is set where Jupyter is started: {error}"
                 ) from None
-            return self._run(client, url, request, tables, output, tell, cancelled)
+            try:
+                return self._run(client, url, request, tables, output, send, cancelled)
+            except GatewayUnreachable as error:
+                if os.environ.get("TRANSFORM_GATEWAY_URL"):
+                    raise
+                raise GatewayUnreachable(f"{error}; {_NO_GATEWAY}") from None
         for attempt in ("first", "again"):
-            gateway = self._own_gateway(tell)
+            gateway = self._ephemeral_gateway(send)
             client = TransformClient(gateway.url, gateway.token)
             try:
-                return self._run(client, OWN, request, tables, output, tell, cancelled)
+                return self._run(client, OWN, request, tables, output, send, cancelled)
             except GatewayUnreachable:
                 self._stack.close()
-                self._own = None
+                self._ephemeral = None
                 if attempt == "again":
                     raise
         raise AssertionError("the second attempt returns or raises")
 
     def cancel(self, cancelled: threading.Event) -> None:
-        """End the job that goes on for whoever holds this event, if it does."""
+        """Cancel the job of the run with this event, if it is running."""
         with self._lock:
-            going_on = self._going_on
-        if going_on is not None and going_on.cancelled is cancelled:
+            running_job = self._running_job
+        if running_job is not None and running_job.cancelled is cancelled:
             with contextlib.suppress(TransformError):
-                going_on.client.cancel(going_on.request_id)
+                running_job.client.cancel(running_job.request_id)
 
     def close(self) -> None:
-        """End our own gateway."""
+        """End the ephemeral gateway."""
         with self._lock:
             self._closed = True
         self._stack.close()
 
-    def _own_gateway(self, tell: Tell) -> OwnGateway:
-        if self._own is None:
-            tell("state", state="starting a gateway")
-            gateway = OwnGateway()
+    def _ephemeral_gateway(self, send: SendEvent) -> EphemeralGateway:
+        if self._ephemeral is None:
+            send("state", state="starting a gateway")
+            gateway = EphemeralGateway()
             with self._lock:
                 if self._closed:
                     raise GatewayUnreachable("the notebook is being closed")
-                self._own = self._stack.enter_context(gateway)
-        return self._own
+                self._ephemeral = self._stack.enter_context(gateway)
+        return self._ephemeral
 
     def _run(
         self,
         client: TransformClient,
         where: str,
         request: RunTransform,
-        tables: dict[str, Table],
+        tables: dict[str, LoadedTable],
         output: Path,
-        tell: Tell,
+        send: SendEvent,
         cancelled: threading.Event,
     ) -> dict[str, Any]:
         request_id = f"notebook-{uuid.uuid4().hex}"
         with self._lock:
-            self._going_on = _GoingOn(client, request_id, cancelled)
+            self._running_job = _RunningJob(client, request_id, cancelled)
         cancel_sent = False
 
         def on_event(event: Event) -> None:
             nonlocal cancel_sent
-            _pass_on(event, tell)
-            # a cancel that came before the gateway knew the job
+            _pass_on(event, send)
+            # the run was cancelled before the gateway knew the job
             if cancelled.is_set() and not cancel_sent:
                 cancel_sent = True
                 with contextlib.suppress(TransformError):
                     client.cancel(request_id)
 
         try:
-            result = client.execute(
+            result = client.run(
                 request.code,
                 {name: table.data_path for name, table in tables.items()},
                 library=request.library,
@@ -158,34 +171,39 @@ class Gateways:
                 request_id=request_id,
                 on_event=on_event,
                 hold_minutes=request.hold_minutes,
+                profile=request.profile,
             )
         except TransformFailed as failure:
-            return {"where": where, **_failed(failure)}
+            outcome = _failed(failure)
+            job_id, count = str(failure.answer.get("execution_id")), failure.answer.get("displays")
+        else:
+            outcome = _succeeded(result, output)
+            job_id, count = result.execution_id, result.display_count
         finally:
             with self._lock:
-                self._going_on = None
-        return {"where": where, **_succeeded(result, output)}
+                self._running_job = None
+        return {"where": where, **outcome, "displays": _displays(client, job_id) if count else []}
 
 
 def _running_url() -> str:
-    """Return the gateway that TRANSFORM_GATEWAY_URL names, else that of STATE_DIR, else the one by HOST and PORT."""
+    """Return the URL by TRANSFORM_GATEWAY_URL, else by the pid file in STATE_DIR, else by HOST and PORT."""
     if url := os.environ.get("TRANSFORM_GATEWAY_URL"):
         return url
     with contextlib.suppress(DaemonError, OSError):
         running = find_running(Path(os.environ.get("STATE_DIR") or ".state"))
         if running is not None:
             return running.url
-    return local_url()
+    return url_by_environment()
 
 
-def _pass_on(event: Event, tell: Tell) -> None:
+def _pass_on(event: Event, send: SendEvent) -> None:
     match event:
-        case LogLine(_, stream, message):
-            tell("log", stream=stream, message=message)
+        case LogLine(_, stream, message, display):
+            send("log", stream=stream, message=message, display=display)
         case StateChanged(state, stage):
-            tell("state", state=stage or str(state))
-        case Progress(stage, table, rows, done_bytes):
-            tell("progress", stage=stage, table=table, rows=rows, bytes=done_bytes)
+            send("state", state=stage or str(state))
+        case Progress():
+            send("progress", **msgspec.structs.asdict(event))
         case _:
             pass
 
@@ -196,7 +214,7 @@ def _failed(failure: TransformFailed) -> dict[str, Any]:
         "code": failure.code,
         "error": failure.message,
         "exit_code": failure.exit_code,
-        "stages": answer.get("stages") or {},
+        **_stages(answer.get("stages") or {}),
         "seconds": answer.get("execution_time") or 0.0,
         "peak_memory_bytes": answer.get("peak_memory_bytes"),
         "held": answer.get("held"),
@@ -215,7 +233,7 @@ def _succeeded(result: TransformResult, output: Path) -> dict[str, Any]:
         "code": "ok",
         "error": None,
         "exit_code": 0,
-        "stages": result.stages_seconds,
+        **_stages(result.stages_seconds),
         "seconds": result.execution_seconds,
         "peak_memory_bytes": result.peak_memory_bytes,
         "rows": result.rows,
@@ -226,6 +244,17 @@ def _succeeded(result: TransformResult, output: Path) -> dict[str, Any]:
         "output_path": str(output),
         "manifest_path": str(manifest_path),
     }
+
+
+def _stages(stages_seconds: dict[str, float]) -> dict[str, Any]:
+    return {"stages": stages_seconds, "waterfall": [msgspec.structs.asdict(span) for span in lay_out(stages_seconds)]}
+
+
+def _displays(client: TransformClient, job_id: str) -> list[Any]:
+    """Return what a job displayed; a failure to fetch it must not fail the run."""
+    with contextlib.suppress(TransformError):
+        return [msgspec.to_builtins(display) for display in client.displays(job_id)]
+    return []
 
 
 def _log(lines: tuple[LogLine, ...]) -> list[list[str]]:

@@ -1,6 +1,6 @@
-"""The companion's loop: requests of the kernel, one at a time, until the kernel or the front end is gone.
+"""The companion's main loop: receives the kernel's requests until the kernel or the front end has ended.
 
-A notebook that asks for nothing pays for an interpreter that waits: everything else is imported with the first request.
+Everything but this module is imported with the first request, so that an unused companion costs little memory.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _STANDARD_INPUT = 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve one kernel."""
+    """Serve one kernel and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m gateway.companion", description=__doc__)
     parser.add_argument("--socket", type=int, required=True, metavar="DESCRIPTOR", help="a connected stream socket")
     parser.add_argument("--inputs", type=Path, required=True, metavar="DIRECTORY", help="where the kernel reads")
     options = parser.parse_args(arguments)
-    # what the kernel shall read is readable for its user by the group of the directory
+    # the kernel's user reads the files through the group of their directory
     os.umask(0o022)
     endpoint = socket.socket(fileno=options.socket)
     if _is_first_request(endpoint):
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_first_request(endpoint: socket.socket) -> bool:
-    """Wait until the kernel asks for something; False when there will be nothing."""
+    """Wait for the first request; return False when the front end has ended before."""
     while True:
         ready, _, _ = select.select([endpoint.fileno(), _STANDARD_INPUT], [], [])
         if _STANDARD_INPUT in ready and not os.read(_STANDARD_INPUT, 4096):
@@ -43,12 +43,12 @@ def _is_first_request(endpoint: socket.socket) -> bool:
 
 
 def _serve(endpoint: socket.socket, inputs_dir: Path) -> None:
-    from gateway.companion.wire import Cancel, Closed, NotUnderstood, Wire
-    from gateway.companion.work import Workshop
+    from gateway.companion.protocol import Cancel, Closed, NotUnderstood, Wire
+    from gateway.companion.requests import RequestWorker
 
     wire = Wire(endpoint)
-    workshop = Workshop(wire, inputs_dir)
-    # shutting down wakes the reader below, which may be waiting in the middle of a message
+    worker = RequestWorker(wire, inputs_dir)
+    # shutting down the socket wakes the reader below, which may wait in the middle of a message
     threading.Thread(target=_end_with_front_end, args=(endpoint,), name="front-end", daemon=True).start()
     try:
         while True:
@@ -58,16 +58,16 @@ def _serve(endpoint: socket.socket, inputs_dir: Path) -> None:
                 return
             except NotUnderstood as error:
                 if error.request_id is None:
-                    sys.stderr.write(f"companion: a message of the notebook was not understood: {error}\n")
+                    sys.stderr.write(f"companion: invalid message of the notebook: {error}\n")
                 else:
-                    wire.send(error.request_id, "error", message=f"this cannot be asked for: {error}")
+                    wire.send(error.request_id, "error", message=f"invalid request: {error}")
                 continue
             if isinstance(request, Cancel):
-                workshop.cancel(request.id)
+                worker.cancel(request.id)
             else:
-                workshop.begin(request, descriptor)
+                worker.begin(request, descriptor)
     finally:
-        workshop.close()
+        worker.close()
 
 
 def _end_with_front_end(endpoint: socket.socket) -> None:

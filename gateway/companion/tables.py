@@ -1,4 +1,4 @@
-"""A table that was brought into the kernel's inputs."""
+"""Tables in the kernel's inputs."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.jobs.model import DataFormat
+from gateway.core.formats import DataFormat
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """Where a table's data and manifest lie; the data is never packed."""
+class LoadedTable:
+    """The files of a table: its data, which is never compressed, and its manifest."""
 
     data_path: Path
     manifest_path: Path | None
     data_format: DataFormat
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the kernel is told of it."""
+        """Return the table as the kernel gets it."""
         return {
             "data_path": str(self.data_path),
             "manifest_path": str(self.manifest_path) if self.manifest_path else None,

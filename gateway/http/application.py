@@ -4,38 +4,65 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable, Sequence
+from functools import cache
 
 from tornado.log import gen_log
 from tornado.web import Application, RequestHandler
 
-from gateway.http.base import BaseHandler, NotFoundHandler
-from gateway.http.context import Context
-from gateway.http.guard import Guard
+from gateway.core.settings import Settings
+from gateway.http.base.auth import Guard
+from gateway.http.base.context import Context, Description
+from gateway.http.base.handler import BaseHandler, NotFoundHandler, shown_path
+from gateway.http.base.peer_connection import PeerConnection
+from gateway.http.base.tokens import Token, TokenKind
 from gateway.http.openapi import describe
-from gateway.http.routes import ROUTES
+from gateway.http.routes import PARCEL_ROUTES, ROUTES, Route
+from gateway.jobs.refusal_log import RefusalLog
 from gateway.jobs.service import JobService
-from gateway.metrics import Metrics
-from gateway.settings import Settings
+from gateway.telemetry.metrics import Metrics
 
 access_log = logging.getLogger("gateway.access")
 
 
 def make_app(
-    service: JobService, settings: Settings, metrics: Metrics | None = None, local_token: str = ""
+    service: JobService,
+    settings: Settings,
+    metrics: Metrics | None = None,
+    guard: Guard | None = None,
+    refusals: RefusalLog | None = None,
+    routes: Sequence[Route] = ROUTES,
 ) -> Application:
     """Return the application, to be served by `gateway.http.server.make_server`.
 
-    `metrics` is the one that `service` reports its finished jobs to, `local_token` that of `gateway.local_access`.
+    Parameters
+    ----------
+    service : JobService
+        Runs the jobs.
+    settings : Settings
+        Of the gateway.
+    metrics : Metrics, optional
+        To which `service` reports its finished jobs.
+    guard : Guard, optional
+        Checks tokens; by default that of `Settings.auth_token`.
+    refusals : RefusalLog, optional
+        Writes the reason of a refused job to its events URL.
+    routes : sequence of Route, optional
+        All by default.
     """
-    # at info it quotes malformed headers, and one of them may be an Authorization with the token in it
+    # at level info Tornado quotes malformed headers, and one of them may be an Authorization with the token
     gen_log.setLevel(logging.WARNING)
     metrics = metrics or Metrics()
     metrics.attach(service)
-    context = Context(service, settings, metrics, Guard(settings, local_token), describe(ROUTES))
+    if guard is None:
+        guard = Guard(settings, [Token(None, TokenKind.ADMIN, settings.auth_token)] if settings.auth_token else [])
+    context = Context(service, settings, metrics, guard, _description(routes), refusals)
     arguments = {"context": context}
-    paths = dict.fromkeys((route.path, route.handler) for route in ROUTES)
+    queries: dict[tuple[str, type[BaseHandler]], list[str]] = {}
+    for route in routes:
+        queries.setdefault((route.path, route.handler), []).extend(route.query)
     return Application(
-        [(_pattern(path), handler, arguments) for path, handler in paths],
+        [(_pattern(path), handler, arguments | {"query_names": names}) for (path, handler), names in queries.items()],
         default_handler_class=NotFoundHandler,
         default_handler_args=arguments,
         log_function=log_request,
@@ -43,18 +70,19 @@ def make_app(
 
 
 def log_request(handler: RequestHandler) -> None:
-    """Write one line for a request: never its query string or headers, which may hold secrets."""
+    """Write one log line for a request, without query string and headers, which may contain secrets."""
     request = handler.request
     status, seconds = handler.get_status(), request.request_time()
     call_id = getattr(handler, "call_id", "-")
     trace = getattr(handler, "trace_parent", None) or "-"
-    path = re.sub(r"[^\x21-\x7e]", "?", request.path)[:200]
     extra = {"call_id": call_id, "trace_parent": trace, "status": status, "seconds": round(seconds, 4)}
+    # of a member's question the asking member writes a line, if a caller of its own is behind it
+    usual = logging.DEBUG if isinstance(request.connection, PeerConnection) else logging.INFO
     access_log.log(
-        logging.WARNING if status >= 500 else logging.INFO,
+        logging.WARNING if status >= 500 else usual,
         "%s %s %d %.1f ms from %s call=%s trace=%s",
         request.method,
-        path,
+        shown_path(request.path),
         status,
         1000 * seconds,
         request.remote_ip,
@@ -64,6 +92,11 @@ def log_request(handler: RequestHandler) -> None:
     )
     if isinstance(handler, BaseHandler):
         handler.context.metrics.request_served(handler, seconds)
+
+
+def _description(routes: Sequence[Route]) -> Callable[[], Description]:
+    # made when it is first asked for: it takes 60 ms, and most gateways never send it
+    return cache(lambda: describe([route for route in routes if route not in PARCEL_ROUTES]))
 
 
 def _pattern(path: str) -> str:

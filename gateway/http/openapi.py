@@ -1,68 +1,86 @@
-"""The API description (OpenAPI 3.1) and its page, made from the route table and the models that validate."""
+"""The API description (OpenAPI 3.1) and its page, made from the route table and the models that validate.
+
+Written by hand, because apispec would save some 60 lines and not know routes and models in one table.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from http.client import responses
-from typing import TYPE_CHECKING, Any
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from gateway import __version__
-from gateway.http.answers import ErrorAnswer
-from gateway.http.docs import docs_page
+from gateway.core.errors import FailureCode
+from gateway.core.job import JobState
+from gateway.core.version import VERSION
+from gateway.http.base.context import Description
+from gateway.http.openapi_page import docs_page
+from gateway.http.schemas.history import MAX_LIMIT
+from gateway.http.schemas.responses import ErrorResponse, ResponseModel
+from gateway.jobs.store.history import SortKey
 
 if TYPE_CHECKING:
-    from gateway.http.routes import Route
+    from gateway.http.routes import Answer, Route
 
 SCHEMA = "#/components/schemas/{model}"
 INTRODUCTION = (
     "Runs Metabase's Python transforms. Metabase needs only `/v1/execute`, `/v1/logs`, `/v1/cancel` and `/v1/status`. "
-    "A refusal (nothing ran) and a failure (the job ran) both carry `error` and a stable `code`. "
-    "JSON bodies are UTF-8 without NaN or Infinity, and no object may have one key twice. "
-    "Results: with `output_url` they are uploaded there; a request without any result URL has its result kept for a "
-    "while under `/v1/results/{request_id}/`; result URLs without `output_url` are refused. "
-    "Tables may come along in a multipart request: part `request` is the JSON object, parts `table:NAME` and "
+    "A refusal (nothing ran) and a failure (the job ran) both have `error` and a stable `code`. "
+    "JSON bodies are UTF-8 without NaN, Infinity and duplicate keys. "
+    "With `output_url` the result is uploaded there. Without any result URL the gateway keeps the result for a "
+    "while under `/v1/results/{request_id}/`. Result URLs without `output_url` are refused. "
+    "Tables can be sent as files in a multipart request: part `request` is the JSON object, parts `table:NAME` and "
     "`manifest:NAME` are files."
 )
-PARAMETERS = {
+PARAMETERS: dict[str, dict[str, Any]] = {
     "request_id": {"type": "string", "description": "The id of the job, as text."},
+    "job_id": {"type": "string", "description": "The gateway's id of the job."},
+    "name": {"type": "string"},
+    "table": {"type": "string", "description": "Name of the table."},
     "what": {"type": "string", "enum": ["output", "manifest", "events"]},
 }
 
+MOMENT = {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number", "minimum": 0}]}
 
-@dataclass(frozen=True, slots=True)
-class Description:
-    """The API description as it is sent."""
-
-    openapi: bytes
-    page: bytes
+#: Query parameters that are more than a text.
+QUERY_PARAMETERS: dict[str, dict[str, Any]] = {
+    "offset": {"type": "integer", "minimum": 0},
+    "what": PARAMETERS["what"],
+    "since": MOMENT,
+    "until": MOMENT,
+    "state": {"type": "string", "enum": [state.value for state in JobState]},
+    "code": {"type": "string", "enum": ["ok", "failed", *FailureCode]},
+    "min_duration": {"type": "number", "minimum": 0},
+    "min_rows": {"type": "integer", "minimum": 0},
+    "sort": {"type": "string", "enum": [f"{sign}{key}" for key in get_args(SortKey) for sign in ("", "-")]},
+    "limit": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+}
 
 
 def describe(routes: Sequence[Route]) -> Description:
-    """Return the description of `routes`; made once at start-up."""
+    """Return the description of `routes` in the forms in which it is sent."""
     document = openapi(routes)
     return Description(json.dumps(document).encode(), docs_page(document).encode())
 
 
 def openapi(routes: Sequence[Route]) -> dict[str, Any]:
-    """Return the OpenAPI document."""
-    models: dict[type[BaseModel], None] = {ErrorAnswer: None}
+    """Return the OpenAPI document of `routes`."""
+    models: dict[type[BaseModel], None] = {ErrorResponse: None}
     for route in routes:
         if route.request is not None:
             models[route.request] = None
-        models |= {answer: None for answer in route.answers.values() if not isinstance(answer, str)}
+        models |= {model: None for answer in route.responses.values() for model in _models(answer)}
     _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=SCHEMA)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method] = _operation(route)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Transform Gateway", "version": __version__, "description": INTRODUCTION},
+        "info": {"title": "Transform Gateway", "version": VERSION, "description": INTRODUCTION},
         "paths": paths,
         "components": {
             "schemas": schemas.get("$defs", {}),
@@ -75,24 +93,20 @@ def _operation(route: Route) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": route.summary,
         "operationId": f"{route.method}_{re.sub('[^a-z0-9]+', '_', route.path).strip('_') or 'root'}",
-        "security": [] if route.handler.is_open else [{"token": []}],
-        "responses": {str(status): _response(status, answer) for status, answer in route.answers.items()},
+        # the roles that a token must have, which OpenAPI 3.1 allows for every kind of security scheme
+        "security": [] if route.handler.is_open else [{"token": [route.handler.kind_for(route.method.upper()).label]}],
+        "responses": {str(status): _response(status, answer) for status, answer in _answers(route).items()},
     }
-    for status in route.refusals:
-        refusal = _response(status, ErrorAnswer)
-        known = operation["responses"].get(str(status))
-        if known is not None:
-            either = [known["content"]["application/json"]["schema"], refusal["content"]["application/json"]["schema"]]
-            refusal = {**known, "content": {"application/json": {"schema": {"anyOf": either}}}}
-        operation["responses"][str(status)] = refusal
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": PARAMETERS[name]}
         for name in re.findall(r"{(\w+)}", route.path)
     ]
     parameters += [
-        {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
+        {"name": name, "in": "query", "description": text, "schema": QUERY_PARAMETERS.get(name, {"type": "string"})}
         for name, text in route.query.items()
     ]
+    if HTTPStatus.NOT_MODIFIED in route.responses:
+        parameters.append({"name": "If-None-Match", "in": "header", "schema": {"type": "string"}})
     if parameters:
         operation["parameters"] = parameters
     if route.request is not None:
@@ -109,15 +123,33 @@ def _request_body(route: Route, model: type[BaseModel]) -> dict[str, Any]:
             "type": "object",
             "required": ["request"],
             "properties": {"request": schema},
-            "additionalProperties": files,
+            "patternProperties": {"^(table|manifest):.": files},
+            "additionalProperties": False,
         }
         content["multipart/form-data"] = {"schema": form}
     return {"required": True, "content": content}
 
 
-def _response(status: int, answer: type[BaseModel] | str) -> dict[str, Any]:
-    text = responses.get(status, str(status))
-    if isinstance(answer, str):
-        return {"description": text, "content": {answer: {}}}
-    schema = {"$ref": SCHEMA.format(model=answer.__name__)}
-    return {"description": text, "content": {"application/json": {"schema": schema}}}
+def _answers(route: Route) -> dict[int, Answer]:
+    """Return the responses of a route with its refusals."""
+    answers: dict[int, Answer] = {**route.responses}
+    for status in (*route.refusals, 405):
+        models: tuple[type[ResponseModel], ...] = (*_models(answers.get(status)), ErrorResponse)
+        answers[status] = models
+    return answers
+
+
+def _models(answer: Answer) -> tuple[type[ResponseModel], ...]:
+    each: tuple[object, ...] = answer if isinstance(answer, tuple) else (answer,)
+    return tuple(model for model in each if isinstance(model, type) and issubclass(model, ResponseModel))
+
+
+def _response(status: int, answer: Answer) -> dict[str, Any]:
+    described = {"description": HTTPStatus(status).phrase}
+    if answer is None:
+        return described
+    schemas = [{"$ref": SCHEMA.format(model=model.__name__)} for model in _models(answer)]
+    if isinstance(answer, tuple) and not schemas:
+        return described | {"content": {str(media_type): {} for media_type in answer}}
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    return described | {"content": {"application/json": {"schema": schema}}}

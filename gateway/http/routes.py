@@ -1,24 +1,58 @@
-"""All routes in one table: it makes the application, and it makes the API description."""
+"""All routes in one table, from which the application and the API description are made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gateway.http import answers
-from gateway.http.answers import AnswerModel
-from gateway.http.base import BaseHandler
-from gateway.http.cancel import CancelHandler
-from gateway.http.execute import ExecuteHandler
-from gateway.http.first_form import FirstExecuteHandler, FirstLogsHandler
-from gateway.http.held import ConsoleHandler, HeldHandler, ReleaseHandler
-from gateway.http.logs import LogsHandler
-from gateway.http.models import CancelRequest, ConsoleRequest, ExecuteRequest, FirstExecuteRequest, ReleaseRequest
-from gateway.http.pages import DocsHandler, MetricsHandler, OpenApiHandler, RootHandler
-from gateway.http.results import ResultsHandler
-from gateway.http.status import StatusHandler
-from gateway.http.validation import RequestModel
+from gateway.core.formats import FORMATS
+from gateway.http.base.handler import BaseHandler
+from gateway.http.handlers.bundle import BundledTableHandler, BundleHandler
+from gateway.http.handlers.cancel import CancelHandler
+from gateway.http.handlers.execute import ExecuteHandler
+from gateway.http.handlers.held import ConsoleHandler, HeldHandler, ReleaseHandler
+from gateway.http.handlers.history import (
+    HistoryCancelHandler,
+    HistoryDisplaysHandler,
+    HistoryHandler,
+    HistoryHoldHandler,
+    HistoryJobHandler,
+    HistoryLogsHandler,
+    HistoryResultHandler,
+)
+from gateway.http.handlers.legacy import LegacyExecuteHandler, LegacyLogsHandler
+from gateway.http.handlers.logs import LogsHandler
+from gateway.http.handlers.meta import (
+    DocsHandler,
+    LiveHandler,
+    MetricsHandler,
+    OpenApiHandler,
+    PackagesHandler,
+    ReadyHandler,
+    ReloadPackagesHandler,
+)
+from gateway.http.handlers.page import PageFileHandler, RootHandler
+from gateway.http.handlers.pause import PauseHandler, ResumeHandler
+from gateway.http.handlers.results import ResultsHandler
+from gateway.http.handlers.status import StatusHandler
+from gateway.http.handlers.stream import StreamHandler
+from gateway.http.parcels import ParcelHandler
+from gateway.http.schemas import bundle, history, responses
+from gateway.http.schemas.requests import (
+    CancelRequest,
+    ConsoleRequest,
+    ExecuteRequest,
+    HoldRequest,
+    LegacyExecuteRequest,
+    ReleaseRequest,
+)
+from gateway.http.schemas.responses import ResponseModel
+from gateway.http.schemas.validation import RequestModel
 
-REFUSALS = (400, 401, 403, 404, 405, 409, 413, 415, 503)
+#: Prometheus' text format, and OpenMetrics for a scraper that asks for it.
+METRICS_TYPES = ("text/plain", "application/openmetrics-text")
+
+
+Answer = tuple[type[ResponseModel], ...] | tuple[str, ...] | type[ResponseModel] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,53 +62,70 @@ class Route:
     Attributes
     ----------
     path : str
-        As in an API description, with ``{name}`` for what varies.
-    answers : dict
-        Status to the model of the answer, or to a media type where it is no JSON object.
+        As in an API description, with ``{name}`` for a parameter.
+    responses : dict
+        Status to its response: the model of a JSON object or several of them, the media types of another body, or None
+        without a body.
     query : dict
         Name of each query parameter to its description.
     refusals : tuple of int
-        Statuses of refusals, all with `ErrorAnswer`.
+        Statuses of refusals, all with `ErrorResponse`.
     """
 
     method: str
     path: str
     handler: type[BaseHandler]
     summary: str
-    answers: dict[int, type[AnswerModel] | str]
+    responses: dict[int, Answer]
     request: type[RequestModel] | None = None
     is_multipart: bool = False
     query: dict[str, str] = field(default_factory=dict)
     refusals: tuple[int, ...] = ()
 
 
-_ID_QUERY = {"request_id": "The id of the job; without it, the one that runs, else waits, else ended last."}
-_JOB: dict[int, type[AnswerModel] | str] = {
-    200: answers.JobAnswer,
-    202: answers.AcceptedAnswer,
-    500: answers.JobAnswer,
-    504: answers.JobAnswer,
+_ID_QUERY = {"request_id": "The id of the job; default: the job that runs, else the one that waits, else the last one."}
+_JOB_QUERY = {"request_id": "The id of a job; without it, the state of the gateway."}
+_JOB: dict[int, Answer] = {
+    200: responses.JobResponse,
+    202: responses.AcceptedResponse,
+    500: responses.JobResponse,
+    503: responses.JobResponse,
+    504: responses.JobResponse,
 }
 _LOG_QUERY = _ID_QUERY | {"offset": "Number of lines already seen."}
+_LOG: dict[int, Answer] = {200: responses.LogsResponse, 304: None}
+_STATUS: dict[int, Answer] = {
+    200: (responses.StatusResponse, responses.JobStatusResponse),
+    503: responses.StatusResponse,
+}
+_KEPT: dict[int, Answer] = {200: (*sorted({facts.content_type for facts in FORMATS.values()}), "application/json")}
 
 ROUTES: tuple[Route, ...] = (
-    Route("get", "/", RootHandler, "Where everything is", {200: answers.RootAnswer}),
+    Route("get", "/", RootHandler, "Links to the other routes; in a browser, the page", {200: responses.RootResponse}),
+    Route(
+        "get",
+        "/page/{name}",
+        PageFileHandler,
+        "A file of the page",
+        {200: ("text/css", "text/javascript", "image/svg+xml")},
+        refusals=(404,),
+    ),
     Route(
         "post",
         "/v1/execute",
         ExecuteHandler,
-        "Run a job and wait for its end",
+        "Run a job and wait until it is finished",
         {**_JOB},
         request=ExecuteRequest,
         is_multipart=True,
-        refusals=(400, 401, 403, 409, 413, 415, 503),
+        refusals=(400, 401, 403, 409, 413, 415, 422, 503),
     ),
     Route(
         "get",
         "/v1/logs",
         LogsHandler,
-        "What a job has said so far",
-        {200: answers.LogsAnswer},
+        "Return the log of a job so far; 304 when it is as the `If-None-Match` of the request says",
+        _LOG,
         query=_LOG_QUERY,
         refusals=(400, 401, 403, 404),
     ),
@@ -82,8 +133,8 @@ ROUTES: tuple[Route, ...] = (
         "post",
         "/v1/cancel",
         CancelHandler,
-        "End a job",
-        {200: answers.CancelAnswer},
+        "Cancel a job",
+        {200: responses.CancelResponse},
         request=CancelRequest,
         refusals=(400, 401, 403, 404, 413, 415),
     ),
@@ -91,33 +142,142 @@ ROUTES: tuple[Route, ...] = (
         "get",
         "/v1/status",
         StatusHandler,
-        "How the gateway is; with an id, where a job stands",
-        {200: answers.StatusAnswer, 503: answers.StatusAnswer},
-        query=_ID_QUERY,
-        refusals=(401, 403, 404),
+        "Return the state of the gateway or, with an id, of a job",
+        _STATUS,
+        query=_JOB_QUERY,
+        refusals=(400, 401, 403, 404),
     ),
     Route(
         "get",
         "/v1/results/{request_id}/{what}",
         ResultsHandler,
-        "Fetch what was kept of a job: output, manifest or events",
-        {200: "application/octet-stream"},
+        "Return the kept output, manifest or events of a job",
+        _KEPT,
+        refusals=(400, 401, 403, 404),
+    ),
+    Route(
+        "get",
+        "/v1/jobs",
+        HistoryHandler,
+        "List the jobs that are live and those that are finished",
+        {200: history.JobsResponse},
+        query=history.PARAMETERS,
+        refusals=(400, 401, 403),
+    ),
+    Route(
+        "get",
+        "/v1/jobs/{job_id}",
+        HistoryJobHandler,
+        "Return one job",
+        {200: history.JobDetailResponse},
+        refusals=(400, 401, 403, 404),
+    ),
+    Route(
+        "delete",
+        "/v1/jobs/{job_id}",
+        HistoryJobHandler,
+        "Remove a finished job, its log, its kept result and its bundle",
+        {200: history.DeletedResponse},
+        refusals=(400, 401, 403, 404, 409),
+    ),
+    Route(
+        "post",
+        "/v1/jobs/{job_id}/cancel",
+        HistoryCancelHandler,
+        "Cancel a job by the gateway's own id",
+        {200: responses.CancelResponse},
+        refusals=(400, 401, 403, 404, 413),
+    ),
+    Route(
+        "post",
+        "/v1/jobs/{job_id}/hold",
+        HistoryHoldHandler,
+        "Cancel a job whose code runs, and hold its kernel",
+        {200: responses.CancelResponse},
+        request=HoldRequest,
+        refusals=(400, 401, 403, 404, 409, 413, 415),
+    ),
+    Route(
+        "get",
+        "/v1/jobs/{job_id}/logs",
+        HistoryLogsHandler,
+        "Return the log of one job; 304 when it is as the `If-None-Match` of the request says",
+        _LOG,
+        query={"offset": "Number of lines already seen."},
+        refusals=(400, 401, 403, 404),
+    ),
+    Route(
+        "get",
+        "/v1/jobs/{job_id}/displays",
+        HistoryDisplaysHandler,
+        "Return the images and tables that one job displayed",
+        {200: history.DisplaysResponse},
         refusals=(401, 403, 404),
+    ),
+    Route(
+        "get",
+        "/v1/jobs/{job_id}/result",
+        HistoryResultHandler,
+        "Return the kept result of one job",
+        _KEPT,
+        query={"what": "`output` (default), `manifest` or `events`."},
+        refusals=(400, 401, 403, 404),
+    ),
+    Route(
+        "get",
+        "/v1/jobs/{job_id}/bundle",
+        BundleHandler,
+        "Return what KEEP_FAILED_JOBS keeps of a failed job, without the data of its tables",
+        {200: bundle.BundleResponse},
+        refusals=(401, 403, 404),
+    ),
+    Route(
+        "get",
+        "/v1/jobs/{job_id}/bundle/{table}",
+        BundledTableHandler,
+        "Return the data of one table of a failed job, or its first rows, as `kept` in the bundle says",
+        {200: tuple(sorted({facts.content_type for facts in FORMATS.values()}))},
+        refusals=(401, 403, 404),
+    ),
+    Route(
+        "get",
+        "/v1/stream",
+        StreamHandler,
+        "Stream the states of all jobs, and the log of one, as they change",
+        {200: ("text/event-stream",)},
+        query={"job": "The job_id of the job whose log is streamed as well."},
+        refusals=(400, 401, 403, 404, 503),
+    ),
+    Route(
+        "get",
+        "/v1/packages",
+        PackagesHandler,
+        "List the packages that jobs can import",
+        {200: responses.PackagesResponse},
+        refusals=(401, 403),
+    ),
+    Route(
+        "post",
+        "/v1/packages/reload",
+        ReloadPackagesHandler,
+        "Let later jobs have the packages that were added or removed",
+        {200: responses.PackagesResponse},
+        refusals=(401, 403, 413, 503),
     ),
     Route(
         "get",
         "/v1/held",
         HeldHandler,
-        "The kernels that are held for inspection or as a console",
-        {200: answers.HeldListAnswer},
+        "List the kernels that are held for inspection or as a console",
+        {200: responses.HeldListResponse},
         refusals=(401, 403),
     ),
     Route(
         "post",
         "/v1/release",
         ReleaseHandler,
-        "End a held kernel",
-        {200: answers.ReleasedAnswer},
+        "Release a held kernel",
+        {200: responses.ReleasedResponse},
         request=ReleaseRequest,
         refusals=(400, 401, 403, 404, 413, 415),
     ),
@@ -126,33 +286,49 @@ ROUTES: tuple[Route, ...] = (
         "/v1/console",
         ConsoleHandler,
         "Hold a ready kernel for a console",
-        {200: answers.HeldAnswer},
+        {200: responses.HeldResponse},
         request=ConsoleRequest,
         refusals=(400, 401, 403, 409, 413, 415, 500, 503),
     ),
     Route(
         "post",
+        "/v1/pause",
+        PauseHandler,
+        "Refuse new jobs until `/v1/resume`, also after a restart; accepted jobs go on",
+        {200: responses.PauseResponse},
+        refusals=(401, 403, 413, 503),
+    ),
+    Route(
+        "post",
+        "/v1/resume",
+        ResumeHandler,
+        "Take new jobs again",
+        {200: responses.PauseResponse},
+        refusals=(401, 403, 413, 503),
+    ),
+    Route(
+        "post",
         "/execute",
-        FirstExecuteHandler,
-        "Run a job, in the form of the first public runner",
-        {200: answers.FirstAnswer, 500: answers.FirstAnswer, 504: answers.FirstAnswer},
-        request=FirstExecuteRequest,
+        LegacyExecuteHandler,
+        "Run a job (legacy API)",
+        {200: responses.LegacyJobResponse, 500: responses.LegacyJobResponse, 504: responses.LegacyJobResponse},
+        request=LegacyExecuteRequest,
         refusals=(400, 401, 403, 409, 413, 415, 503),
     ),
     Route(
         "get",
         "/logs",
-        FirstLogsHandler,
-        "The same, of the first form",
-        {200: answers.FirstLogsAnswer},
+        LegacyLogsHandler,
+        "Return the output of the running job (legacy API)",
+        {200: responses.LegacyLogsResponse},
         refusals=(401, 403),
     ),
     Route(
         "post",
         "/cancel",
         CancelHandler,
-        "The same, of the first form",
-        {200: answers.CancelAnswer},
+        "Cancel a job (legacy API)",
+        {200: responses.CancelResponse},
         request=CancelRequest,
         refusals=(400, 401, 403, 404, 413, 415),
     ),
@@ -160,12 +336,43 @@ ROUTES: tuple[Route, ...] = (
         "get",
         "/status",
         StatusHandler,
-        "The same, of the first form",
-        {200: answers.StatusAnswer, 503: answers.StatusAnswer},
-        query=_ID_QUERY,
-        refusals=(401, 403, 404),
+        "Return the state of the gateway or, with an id, of a job (legacy API)",
+        _STATUS,
+        query=_JOB_QUERY,
+        refusals=(400, 401, 403, 404),
     ),
-    Route("get", "/openapi.json", OpenApiHandler, "This description", {200: "application/json"}),
-    Route("get", "/docs", DocsHandler, "This description, to read", {200: "text/html"}),
-    Route("get", "/metrics", MetricsHandler, "For Prometheus", {200: "text/plain"}),
+    Route("get", "/openapi.json", OpenApiHandler, "This API description", {200: ("application/json",)}),
+    Route("get", "/docs", DocsHandler, "This API description as a page", {200: ("text/html",)}),
+    Route("get", "/healthz/live", LiveHandler, "Probe: the process answers", {200: responses.LiveResponse}),
+    Route(
+        "get",
+        "/healthz/ready",
+        ReadyHandler,
+        "Probe: jobs are accepted",
+        {200: responses.ReadyResponse, 503: responses.ReadyResponse},
+    ),
+    Route("get", "/metrics", MetricsHandler, "Metrics for Prometheus", {200: METRICS_TYPES}),
+)
+
+#: Of a process that runs jobs of a cluster and accepts none: probes and metrics.
+HOST_ROUTES = tuple(route for route in ROUTES if route.path.startswith("/healthz/") or route.path == "/metrics")
+
+#: Of a member of a cluster whose address the others know. They are for these alone, and not part of the API.
+PARCEL_ROUTES = (
+    Route(
+        "get",
+        "/v1/parcels/{token}",
+        ParcelHandler,
+        "Send a file of a job to the host that runs it",
+        {200: ("application/octet-stream",)},
+        refusals=(404,),
+    ),
+    Route(
+        "put",
+        "/v1/parcels/{token}",
+        ParcelHandler,
+        "Take a result from the host of a job",
+        {200: None},
+        refusals=(404, 413, 503),
+    ),
 )

@@ -1,90 +1,224 @@
-"""The HTTP server: Tornado's, with words for what Tornado refuses before any handler is there to speak."""
+"""The HTTP server: Tornado's, with a JSON answer to requests that Tornado refuses before it has a handler."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import socket
+import ssl
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
+from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 from tornado.iostream import IOStream
 from tornado.web import Application
 
-from gateway.errors import BadRequest
-from gateway.metrics import Metrics
-from gateway.settings import Settings
+from gateway.core.errors import BadRequest, GatewayError, TooManyConnections
+from gateway.core.settings import Settings
+from gateway.http.base.lingering_close import answer_and_linger, lingering
+from gateway.http.listener import LOG_SECONDS, Listener
+from gateway.telemetry.metrics import Metrics
 
+log = logging.getLogger(__name__)
 access_log = logging.getLogger("gateway.access")
 
 HEADER_BYTES = 65_536
 IDLE_SECONDS = 30.0
+
+#: How often a stop looks whether the last requests are answered.
+POLL_SECONDS = 0.02
 BODY_SECONDS = 60.0
 
+#: Tornado's whole answer to malformed HTTP (6.5, ``HTTP1Connection._read_message_inner``).
 BARE_REFUSAL = b"HTTP/1.1 400 Bad Request\r\n\r\n"
-"""All that Tornado (6.5, ``HTTP1Connection._read_message_inner``) answers to what is no valid HTTP."""
 
 
-def _refusal() -> bytes:
-    text = "the request is not valid HTTP/1.1: its request line, a header or its chunks are malformed"
-    body = json.dumps(BadRequest(text).body()).encode() + b"\n"
+#: Refused connections whose close waits for the caller to read the answer; further ones get it and are closed at once.
+MOST_LINGERING = 64
+
+
+def _refusal(refusal: GatewayError, reason: str, header: str = "") -> bytes:
+    body = json.dumps(refusal.body()).encode() + b"\n"
     head = (
-        "HTTP/1.1 400 Bad Request\r\nServer: transform-gateway\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        f"HTTP/1.1 {refusal.status} {reason}\r\nServer: transform-gateway\r\nContent-Type: application/json\r\n"
+        f"{header}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body
 
 
-REFUSAL = _refusal()
+REFUSAL = _refusal(
+    BadRequest("the request is not valid HTTP/1.1: its request line, a header or its chunks are malformed"),
+    "Bad Request",
+)
 
 
 class GatewayServer(HTTPServer):
-    """Answers malformed requests in JSON, as every other refusal, and counts them.
+    """Answers malformed requests in JSON, like every other refusal, and counts them; bounds its connections.
 
-    Tornado writes its bare 400 straight to the stream, and offers no hook; so the stream's `write` is told to say it
-    better. What is malformed is neither logged nor answered: it may hold a token. Headers above the size limit are not
-    answered at all: Tornado closes the connection.
+    Tornado writes its bare 400 straight to the stream and offers no hook, so the stream's `write` replaces it. The
+    malformed bytes are neither logged nor quoted in the answer, because they may contain a token. Headers above the
+    size limit get no answer: Tornado closes the connection.
+
+    A connection needs no token, so each caller could take all of them. At the limit a new connection replaces the one
+    that has waited longest without a complete request, as in nginx; it is refused with 503 only while each of the
+    others has a request in progress.
     """
 
     def initialize(  # type: ignore[override]  # Tornado's way to construct
-        self, *args: Any, on_malformed: Callable[[], None], **kwargs: Any
+        self, *args: Any, metrics: Metrics, max_connections: int, **kwargs: Any
     ) -> None:
-        """Take Tornado's arguments, and what to call for each malformed request."""
         super().initialize(*args, **kwargs)
-        self._on_malformed = on_malformed
+        self._metrics = metrics
+        self._max_connections = max_connections
+        text = f"{max_connections} connections have requests in progress (MAX_CONNECTIONS)"
+        self._overload = _refusal(TooManyConnections(text), "Service Unavailable", "Retry-After: 5\r\n")
+        self._next_log_at = 0.0
+        #: Connections without a complete request, the one that waits longest first.
+        self._idle: dict[HTTP1ServerConnection, None] = {}
+        #: Connections of which no request was read yet, and all that had one.
+        self._unread: set[object] = set()
+        self._known: weakref.WeakSet[HTTP1ServerConnection] = weakref.WeakSet()
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        for sock in sockets:
+            self._sockets[sock.fileno()] = sock
+            self._handlers[sock.fileno()] = Listener(sock, self._handle_connection, self._close_idle).close
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        """Begin to serve a connection. Called by Tornado."""
-        # a strong reference would be a circle, and each connection's buffers would wait for the collector
+        if len(self._connections) + lingering() >= self._max_connections:
+            self._tell_full()
+            if not self._close_idle():
+                self._refuse(stream)
+                return
+        # a strong reference would be a cycle, and each connection's buffers would wait for the garbage collector
         stream.write = partial(self._write, weakref.ref(stream), address)  # type: ignore[method-assign]
         super().handle_stream(stream, address)
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        # called when a connection is new or its last response is sent, before the first byte of the next request
+        if isinstance(server_conn, HTTP1ServerConnection):
+            self._idle[server_conn] = None
+            if server_conn not in self._known:
+                self._known.add(server_conn)
+                self._unread.add(server_conn)
+        delegate = super().start_request(server_conn, request_conn)
+        return _RequestDelegate(delegate, partial(self._has_headers, server_conn))
+
+    def _has_headers(self, server_conn: object) -> None:
+        self._idle.pop(server_conn, None)  # type: ignore[call-overload]  # Tornado names no type here
+        self._unread.discard(server_conn)
+
+    async def stop_answering(self, seconds: float) -> None:
+        """Accept no more connections, and return when those with a request are answered.
+
+        A connection counts whose first request was not read yet: its caller cannot know whether it was.
+
+        Parameters
+        ----------
+        seconds : float
+            How long to wait at most.
+        """
+        self.stop()
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            waiting = [each for each in self._connections if each not in self._idle or each in self._unread]
+            if not waiting:
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    def on_close(self, server_conn: object) -> None:
+        self._unread.discard(server_conn)
+        self._idle.pop(server_conn, None)  # type: ignore[call-overload]  # Tornado names no type here
+        self._connections.discard(server_conn)
+
+    def _close_idle(self) -> bool:
+        """Close the connection that has waited longest without a request; return whether there was one."""
+        oldest = next(iter(self._idle), None)
+        if oldest is None:
+            return False
+        del self._idle[oldest]
+        self._connections.discard(oldest)
+        oldest.stream.close()
+        self._metrics.connection_dropped("idle")
+        return True
+
+    def _refuse(self, stream: IOStream) -> None:
+        self._metrics.connection_dropped("refused")
+        if lingering() < MOST_LINGERING:
+            answer_and_linger(stream, self._overload)
+            return
+        try:
+            # The close may destroy the answer on its way to a caller that still sends; one that has sent all reads it.
+            stream.socket.send(self._overload)
+            stream.socket.recv(HEADER_BYTES)
+        except OSError:
+            pass  # the caller has disconnected or has sent nothing yet, or TLS is not established
+        finally:
+            stream.close()
+
+    def _tell_full(self) -> None:
+        if time.monotonic() >= self._next_log_at:
+            self._next_log_at = time.monotonic() + LOG_SECONDS
+            text = "%d connections are open (MAX_CONNECTIONS); new ones replace those without a request"
+            log.warning(text, self._max_connections)
 
     def _write(self, stream: weakref.ref[IOStream], address: tuple[Any, ...], data: bytes | memoryview) -> Any:
         writer = stream()
         if writer is None:
-            raise AssertionError("who writes to a stream holds it")
+            raise AssertionError("the writer holds a reference to the stream")
         if data == BARE_REFUSAL:
-            self._on_malformed()
+            self._metrics.malformed_request()
             access_log.info("malformed request 400 from %s", address[0] if address else "-")
             data = REFUSAL
         return type(writer).write(writer, data)
 
 
-def make_server(app: Application, settings: Settings, metrics: Metrics) -> GatewayServer:
+class _RequestDelegate(HTTPMessageDelegate):
+    """Passes a request on, and calls back when its headers are complete."""
+
+    def __init__(self, delegate: HTTPMessageDelegate, on_headers: Callable[[], object]) -> None:
+        self._delegate = delegate
+        self._on_headers = on_headers
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        self._on_headers()
+        return self._delegate.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        return self._delegate.data_received(chunk)
+
+    def finish(self) -> None:
+        self._delegate.finish()
+
+    def on_connection_close(self) -> None:
+        self._delegate.on_connection_close()
+
+
+def make_server(
+    app: Application, settings: Settings, metrics: Metrics, tls: ssl.SSLContext | None = None
+) -> GatewayServer:
     """Return the server of `app`, bound to nothing yet.
 
-    `idle_connection_timeout` bounds how long headers may take, `body_timeout` how long a body may; uploads raise it for
-    themselves. Bodies are capped by the handlers, which know what they take and answer 413 in words; the server's
-    own cap is only a second fence behind the largest of theirs.
+    `idle_connection_timeout` bounds the time for headers, `body_timeout` the time for a body; uploads raise it. The
+    handlers limit the size of bodies, because they know their limits and answer 413 with a message; the server's own
+    limit is above the largest of theirs.
     """
     return GatewayServer(
         app,
-        on_malformed=metrics.malformed_request,
+        metrics=metrics,
+        max_connections=settings.max_connections,
         max_header_size=HEADER_BYTES,
         idle_connection_timeout=IDLE_SECONDS,
         body_timeout=BODY_SECONDS,
         max_body_size=max(settings.max_upload_bytes, settings.max_body_bytes) + 1,
         xheaders=False,
+        ssl_options=tls,
     )

@@ -10,11 +10,13 @@ from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
-from gateway.http import make_app, make_server
+from gateway.core.settings import Settings
+from gateway.http.application import make_app
+from gateway.http.server import make_server
 from gateway.jobs.service import JobService
-from gateway.metrics import Metrics
-from gateway.settings import Settings
-from gateway.storage.results import ResultStore
+from gateway.jobs.store import JobStore
+from gateway.storage.outputs.kept_results import KeptResultStore
+from gateway.telemetry.metrics import Metrics
 from tests.gateway.http.harness import TOKEN, Caller, ScriptedRunner
 
 
@@ -31,7 +33,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def runner(io_loop: IOLoop, settings: Settings, tmp_path: Path) -> ScriptedRunner:
-    return ScriptedRunner(tmp_path, ResultStore(settings))
+    return ScriptedRunner(tmp_path, KeptResultStore(settings), settings.slots)
 
 
 @pytest.fixture
@@ -41,9 +43,12 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def service(io_loop: IOLoop, settings: Settings, runner: ScriptedRunner, metrics: Metrics) -> Iterator[JobService]:
-    service = JobService(settings, runner, runner.results, on_finished=metrics.job_finished)
+    # on disk only for bundles: each commit waits for the disk
+    (settings.state_dir / "store").mkdir(parents=True, exist_ok=True)
+    store = JobStore(settings, settings.state_dir / "store" if settings.keep_failed_jobs else None)
+    service = JobService(settings, runner, store, on_finished=metrics.job_finished)
     yield service
-    io_loop.run_sync(service.aclose, timeout=10)
+    io_loop.run_sync(service.aclose, timeout=60)
 
 
 @pytest.fixture
@@ -60,7 +65,7 @@ def http_server(
     server.add_socket(http_server_port[0])
     yield server
     server.stop()
-    io_loop.run_sync(server.close_all_connections, timeout=10)
+    io_loop.run_sync(server.close_all_connections, timeout=60)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +13,28 @@ from urllib.parse import urlencode
 
 from tornado.httpclient import HTTPResponse
 
-from gateway.errors import FAILURES, FailureCode, JobFailed
-from gateway.jobs.events import EventLog, Progress
-from gateway.jobs.model import Job, KeptDelivery, OutputFacts, Verdict
-from gateway.jobs.runner import RunnerStatus
-from gateway.jobs.stop import StopSignal
-from gateway.storage.artifacts import open_output
-from gateway.storage.results import ResultStore
+from gateway.core.cancellation import StopSignal
+from gateway.core.errors import FAILURES, FailureCode, JobFailed
+from gateway.core.events import JobLog, Progress
+from gateway.core.job import Job, KeptDelivery, OutputFacts, TableFacts, Verdict
+from gateway.core.uploads import Uploads
+from gateway.jobs.runner import KeptResult, RunnerStatus, SlotCount
+from gateway.local.slots import Slots
+from gateway.storage import FetchedTable
+from gateway.storage.outputs.job_files import open_output
+from gateway.storage.outputs.kept_results import KeptResultStore
+from kernel_spec.packages import Package
 
 TOKEN = "s3cret-t0ken"
 ROWS = b'{"x":1}\n{"x":2}\n'
+READ = (TableFacts("orders", 3, 42, (("id", "Integer"), ("note", ""))),)
+#: The progress that `ScriptedRun` reports, as the API answers it.
+FETCHED = {"stage": "fetch", "table": "orders", "rows": 3, "bytes": 42} | {
+    "bar": None,
+    "description": "",
+    "done": None,
+    "total": None,
+}
 MANIFEST = {"fields": [{"name": "x", "base_type": "Integer"}]}
 
 
@@ -31,10 +44,19 @@ class ScriptedRun:
 
     runner: ScriptedRunner
     job: Job
-    log: EventLog
+    log: JobLog
     stop: StopSignal
     execution_id: str
     verdict: Verdict | None = None
+    lost_verdict: Verdict | None = None
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def inputs(self) -> tuple[FetchedTable, ...]:
+        return self.runner.inputs
+
+    def take_slot(self) -> bool:
+        return self.runner.pool.take()
 
     async def execute(self) -> None:
         self.log.line("stdout", "begin")
@@ -50,11 +72,14 @@ class ScriptedRun:
             self.fail(Verdict(failure.code, failure.message, failure.exit_code, 1.25))
             return
         self.log.line("stderr", "end")
-        facts = OutputFacts(2, 1, len(ROWS), "ab" * 32, self.job.output_format)
+        facts = OutputFacts(2, 1, len(ROWS), "ab" * 32, self.job.output_format, (("id", "Integer"),))
         stages = {"claim": 0.01, "execute": 0.5}
-        self.verdict = Verdict(None, "", 0, 1.5, stages, facts, peak_memory_bytes=50_000_000, bytes_in=42)
+        self.verdict = Verdict(None, "", 0, 1.5, stages, facts, peak_memory_bytes=50_000_000, bytes_in=42, tables=READ)
 
-    async def settle(self) -> None:
+    def leave_slot(self) -> None:
+        self.runner.pool.leave(self.answered, self.terminate)
+
+    async def terminate(self) -> None:
         """Nothing of it lives already."""
 
     async def deliver(self) -> Verdict:
@@ -67,6 +92,7 @@ class ScriptedRun:
         self.verdict = verdict
 
     async def close(self) -> None:
+        self.answered.set()
         self.runner.closed.append(self.job)
 
 
@@ -75,36 +101,70 @@ class ScriptedRunner:
     """Stands in for the machine that runs jobs."""
 
     directory: Path
-    results: ResultStore
+    results: KeptResultStore
+    slot_count: int
     jobs: list[Job] = field(default_factory=list)
+    uploads: list[dict[str, bytes]] = field(default_factory=list)
     closed: list[Job] = field(default_factory=list)
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     release: asyncio.Event = field(default_factory=asyncio.Event)
     message: str = ""
     healthy: bool = True
     data: bytes = ROWS
+    inputs: tuple[FetchedTable, ...] = ()
 
-    def open(self, job: Job, log: EventLog, stop: StopSignal, execution_id: str) -> ScriptedRun:
+    def __post_init__(self) -> None:
+        self.pool = Slots(self.slot_count, lambda: False)
+
+    def on_slot_free(self, callback: Callable[[], None]) -> None:
+        self.pool.on_free(callback)
+
+    def slots(self) -> SlotCount:
+        return self.pool.count()
+
+    def open(self, job: Job, log: JobLog, stop: StopSignal, execution_id: str, uploads: Uploads | None) -> ScriptedRun:
         self.jobs.append(job)
+        files = uploads.directory.iterdir() if uploads is not None else ()
+        self.uploads.append({path.name: path.read_bytes() for path in files})
         return ScriptedRun(self, job, log, stop, execution_id)
+
+    def has_output(self, execution_id: str) -> bool:
+        return False
+
+    def runs_elsewhere(self, job: Job) -> bool:
+        return False
 
     def status(self) -> RunnerStatus:
         return RunnerStatus(
             healthy=self.healthy,
-            ready_kernels={"ready": 1, "starting": 0, "hits": 3, "misses": 1},
-            kernels={},
-            sandbox={
-                "tier": "B",
-                "layers": [
-                    {"layer": name, "state": state}
-                    for name, state in (("seccomp", "on"), ("landlock", "on"), ("user_namespace", "off"))
-                ],
+            slots=self.slots(),
+            details={
+                "ready_kernels": {"ready": 1, "starting": 0, "hits": 3, "misses": 1},
+                "kernels": {},
+                "sandbox": {
+                    "tier": "B",
+                    "layers": [
+                        {"layer": name, "state": state}
+                        for name, state in (("seccomp", "on"), ("landlock", "on"), ("user_namespace", "off"))
+                    ],
+                },
+                "fork_server": {"alive": True, "restarts": 2},
             },
-            fork_server={"alive": True, "restarts": 2},
         )
+
+    async def packages(self, *, renew: bool = False) -> list[Package]:
+        return [Package("pandas", "2.3.3", preloaded=True), Package("scipy", "1.16.0", preloaded=False)]
+
+    def kept_result(self, execution_id: str) -> KeptResult | None:
+        return self.results.get(execution_id)
+
+    def drop_result(self, execution_id: str) -> None:
+        self.results.drop(execution_id)
 
     async def aclose(self) -> None:
         self.release.set()
+        await self.pool.aclose()
+        self.results.close()
 
     async def keep(self, execution_id: str, verdict: Verdict) -> None:
         if not verdict.ok:
@@ -151,7 +211,7 @@ def body(answer: HTTPResponse) -> dict[str, Any]:
 
 @dataclass
 class Raw:
-    """What came back over a plain socket."""
+    """The answer over a plain socket."""
 
     data: bytes
     is_closed: bool
@@ -165,7 +225,7 @@ class Raw:
         return json.loads(self.data.partition(b"\r\n\r\n")[2])
 
 
-async def raw(port: int, data: bytes, *, half_close: bool = False, seconds: float = 5) -> Raw:
+async def raw(port: int, data: bytes, *, half_close: bool = False, seconds: float = 60) -> Raw:
     """Send bytes as they are; return all that came until the server closed, or for `seconds`."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     received = b""
@@ -195,8 +255,9 @@ def head(method: str, path: str, *lines: str, token: str | None = TOKEN) -> byte
 
 async def eventually(holds: Callable[[], Any]) -> bool:
     """Wait until `holds()`; nothing tells about these things, so it is asked again and again."""
-    for _ in range(500):
-        if holds():
-            return True
+    deadline = time.monotonic() + 50
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
         await asyncio.sleep(0.01)
-    return False
+    return True

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.http.base import ON_LOOP_BYTES
-from gateway.http.body import parse_object
+from gateway.http.base.handler import PARSED_ON_LOOP_BYTES
+from gateway.http.schemas.strict_json import parse_object
 from tests.gateway.http.harness import Caller, ScriptedRunner, body, head
 
 WRONG: list[tuple[str, Any]] = [
@@ -182,11 +182,11 @@ async def test_others_are_answered_while_a_large_body_is_parsed(
 
     def slow_parse(data: bytes) -> dict[str, Any]:
         parsing.set()
-        assert go_on.wait(20), "nobody else was answered in the meantime"
+        assert go_on.wait(60), "nobody else was answered in the meantime"
         return parse_object(data)
 
-    monkeypatch.setattr("gateway.http.intake.parse_object", slow_parse)
-    padding = "x" * (ON_LOOP_BYTES + 1)
+    monkeypatch.setattr("gateway.http.bodies.receivers.parse_object", slow_parse)
+    padding = "x" * (PARSED_ON_LOOP_BYTES + 1)
     large = asyncio.ensure_future(call.send("POST", path, {"code": "ok", "request_id": 1, "padding": padding}))
     assert await asyncio.to_thread(parsing.wait, 20)
     assert (await call.get("/v1/status")).code == 200
@@ -202,11 +202,11 @@ async def test_caller_that_hangs_up_while_its_body_is_parsed_starts_no_job(
 
     def slow_parse(data: bytes) -> dict[str, Any]:
         parsing.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return parse_object(data)
 
-    monkeypatch.setattr("gateway.http.intake.parse_object", slow_parse)
-    monkeypatch.setattr("gateway.http.base.ON_LOOP_BYTES", 0)
+    monkeypatch.setattr("gateway.http.bodies.receivers.parse_object", slow_parse)
+    monkeypatch.setattr("gateway.http.base.handler.PARSED_ON_LOOP_BYTES", 0)
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     sent = b'{"code": "ok", "request_id": 1}'
     writer.write(head("POST", "/v1/execute", f"Content-Length: {len(sent)}") + sent)
@@ -218,3 +218,36 @@ async def test_caller_that_hangs_up_while_its_body_is_parsed_starts_no_job(
     go_on.set()
     assert (await call.execute("ok", 2)).code == 200
     assert [job.request_id for job in runner.jobs] == [2]
+
+
+@pytest.mark.parametrize("settings", [{"storage_hosts": ("s3.test", "*.allowed.test")}], indirect=True)
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/execute", {"output_url": "http://other.test/o"}),
+        ("/v1/execute", {"output_url": "http://s3.test/o", "events_url": "http://other.test/e"}),
+        ("/v1/execute", {"table_mapping": {"t": "http://other.test/t"}}),
+        ("/execute", {"output_url": "http://s3.test/o", "table_mapping": {"t": "http://other.test/t"}}),
+    ],
+)
+async def test_urls_of_other_hosts_are_refused_where_hosts_are_restricted(
+    call: Caller, runner: ScriptedRunner, path: str, fields: dict[str, Any]
+) -> None:
+    answer = await call.send("POST", path, {"code": "ok", "request_id": 1, **fields})
+    assert (answer.code, body(answer)["code"]) == (400, "bad_request")
+    assert "the host other.test is not one of STORAGE_HOSTS" in body(answer)["error"]
+    assert runner.jobs == []
+    allowed = await call.execute("ok", output_url="https://bucket.allowed.test/o")
+    assert allowed.code == 200
+
+
+@pytest.mark.parametrize(
+    "url", ["http://169.254.169.254/latest/meta-data?x=5ecr3t", "http://[fe80::1]/o", "http://0xa9fea9fe/"]
+)
+async def test_metadata_of_a_cloud_is_no_table(call: Caller, runner: ScriptedRunner, url: str) -> None:
+    answer = await call.execute("ok", table_mapping={"t": url})
+    assert answer.code == 400
+    assert body(answer)["field"].startswith("table_mapping")
+    assert "link-local or metadata address" in body(answer)["error"]
+    assert b"5ecr3t" not in answer.body
+    assert runner.jobs == []

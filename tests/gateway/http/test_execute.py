@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from gateway.jobs.model import JobState, KeptDelivery, UrlDelivery, UrlSource
+from gateway.core.job import JobState, KeptDelivery, UrlDelivery, UrlSource
 from gateway.jobs.service import JobService
 from tests.gateway.http.harness import Caller, ScriptedRunner, body, eventually, head, raw
 
@@ -31,6 +31,29 @@ async def test_success_answers_200_with_the_facts(call: Caller) -> None:
     assert found["peak_memory_bytes"] == 50_000_000
     assert "error" not in found
     assert "results" not in found
+
+
+async def test_log_names_the_members_that_have_no_effect_and_no_value(
+    call: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    members = {"secrets": {"KEY": "hush-1"}, "state": {"at": "hush-2"}, "timout": "hush-3", "brand\nnew": "hush-4"}
+    assert (await call.execute("ok", 7, **members)).code == 200
+    events = body(await call.get("/v1/logs", request_id=7))["events"]
+    assert [(event["stream"], event["message"]) for event in events] == [
+        ("stderr", "WARNING: This gateway does not pass `secrets` and `state` of the request to transform()"),
+        ("stderr", "WARNING: The request's member 'timout' is ignored; did you mean 'timeout'?"),
+        ("stdout", "begin"),
+        ("stderr", "end"),
+    ]
+    assert "unknown members of the request were ignored: 'brand\\nnew'" in caplog.text
+    assert "hush" not in caplog.text
+
+
+async def test_members_without_a_value_to_pass_are_not_mentioned(call: Caller) -> None:
+    assert (await call.execute("ok", 7, secrets=None, state=None, runtime="python")).code == 200
+    events = body(await call.get("/v1/logs", request_id=7))["events"]
+    assert [event["message"] for event in events] == ["begin", "end"]
 
 
 @pytest.mark.parametrize("request_id", [1, -3, 2**62, "1", "V1StGXR8_Z5jdHi6B-myT", "a/b?c%"])
@@ -156,7 +179,7 @@ async def test_draining_gateway_answers_503(call: Caller, service: JobService) -
 
 
 @pytest.mark.parametrize("half_close", [False, True])
-async def test_caller_who_hangs_up_cancels_the_job(
+async def test_disconnect_cancels_the_job(
     port: int, runner: ScriptedRunner, service: JobService, caplog: pytest.LogCaptureFixture, half_close: bool
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -169,9 +192,9 @@ async def test_caller_who_hangs_up_cancels_the_job(
         writer.write(sent)
         await runner.begun.wait()
         writer.close()
-    record = service.find("gone")
+    record = await service.find("gone")
     assert record is not None
-    verdict = await asyncio.wait_for(record.wait(), 5)
+    verdict = await asyncio.wait_for(record.wait(), 60)
     assert verdict.cancelled
 
     def logged() -> list[str]:
@@ -183,7 +206,7 @@ async def test_caller_who_hangs_up_cancels_the_job(
 
 
 @pytest.mark.parametrize("settings", [{"asynchronous": True}], indirect=True)
-async def test_asynchronous_form_answers_202_and_status_tells_the_rest(
+async def test_asynchronous_form_answers_202_and_status_has_the_outcome(
     call: Caller, runner: ScriptedRunner, service: JobService
 ) -> None:
     accepted = await call.execute("hold", 4)

@@ -7,10 +7,10 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from gateway.errors import FailureCode
+from gateway.core.errors import FailureCode
 from gateway.jobs.service import JobService
-from gateway.metric_names import CATALOGUE
-from gateway.metrics import Metrics, outcome_of
+from gateway.telemetry.metric_names import CATALOGUE
+from gateway.telemetry.metrics import Metrics, outcome_of
 from tests.gateway.http.harness import ROWS, Caller, ScriptedRunner, raw
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -86,9 +86,13 @@ async def test_requests_are_labelled_by_handler_not_by_url(call: Caller) -> None
     await call.send("BREW", "/v1/logs")
     samples = await scrape(call)
     name = "http_request_duration_seconds_count"
-    assert value(samples, name, method="GET", handler="gateway.http.logs.LogsHandler", status_code="404") == 5
-    assert value(samples, name, method="GET", handler="gateway.http.base.NotFoundHandler", status_code="404") == 5
-    assert value(samples, name, method="other", handler="gateway.http.logs.LogsHandler", status_code="405") == 1
+    assert value(samples, name, method="GET", handler="gateway.http.handlers.logs.LogsHandler", status_code="404") == 5
+    assert (
+        value(samples, name, method="GET", handler="gateway.http.base.handler.NotFoundHandler", status_code="404") == 5
+    )
+    assert (
+        value(samples, name, method="other", handler="gateway.http.handlers.logs.LogsHandler", status_code="405") == 1
+    )
 
 
 @pytest.mark.parametrize("settings", [{"queue_length": 0}], indirect=True)
@@ -121,10 +125,14 @@ async def test_every_refusal_of_a_job_is_counted_once(call: Caller, port: int, r
     await holding
 
 
-async def test_what_is_exported_is_what_the_catalogue_says(
+async def test_exported_metrics_match_the_catalogue(
     call: Caller, service: JobService, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    status = dataclasses.replace(service.status(), internal_s3={"healthy": True})
+    status = service.status()
+    disk = {"disk": {"free_bytes": 1, "free_inodes": 1, "problem": None}}
+    counts = dict.fromkeys(("attempts", "fenced", "hosts_lost", "republished"), 1)
+    cluster = {"cluster": {"members": [{"name": "a", "slots": 1, "busy": 1}], **counts}}
+    status = dataclasses.replace(status, internal_s3={"healthy": True}, details={**status.details, **disk, **cluster})
     monkeypatch.setattr(service, "status", lambda: status)
     await call.execute("ok", 1)
     exported = {}

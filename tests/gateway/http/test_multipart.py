@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import BadRequest
-from gateway.http.multipart import MultipartParser, PartBegins, PartData, PartEnds, boundary_of
-from gateway.jobs.model import FileSource, UrlSource
-from gateway.settings import Settings
+from gateway.core.errors import BadRequest
+from gateway.core.job import UploadSource, UrlSource
+from gateway.core.settings import Settings
+from gateway.http.bodies.multipart import MultipartParser, PartBegins, PartData, PartEnds, boundary_of
 from tests.gateway.http.harness import Caller, ScriptedRunner, body, eventually, head, raw
 
 BOUNDARY = "----b0undary"
@@ -44,7 +44,7 @@ async def gone(settings: Settings) -> bool:
     return await eventually(lambda: not leftovers(settings))
 
 
-async def test_tables_arrive_as_files(call: Caller, runner: ScriptedRunner) -> None:
+async def test_tables_arrive_as_files(call: Caller, runner: ScriptedRunner, settings: Settings) -> None:
     large = b"a,b\n" + b"1,2\n" * 700_000
     manifest = b'{"fields": []}'
     data = form(
@@ -59,17 +59,15 @@ async def test_tables_arrive_as_files(call: Caller, runner: ScriptedRunner) -> N
     by_alias = {table.alias: table for table in job.tables}
     assert by_alias.keys() == {"orders", "u", "odd ../☃ name"}
     orders = by_alias["orders"]
-    assert isinstance(orders.data, FileSource)
-    assert isinstance(orders.manifest, FileSource)
-    assert orders.data.owned
-    assert orders.data.path.read_bytes() == large
-    assert orders.manifest.path.read_bytes() == manifest
+    assert isinstance(orders.data, UploadSource)
+    assert isinstance(orders.manifest, UploadSource)
+    (uploads,) = runner.uploads
+    assert (uploads[orders.data.name], uploads[orders.manifest.name]) == (large, manifest)
     assert orders.data_format == "csv"
     assert by_alias["odd ../☃ name"].data_format == "parquet"
     assert by_alias["u"].data == UrlSource("http://s3.test/u")
-    assert orders.data.path.parent == job.upload_dir
-    assert job.upload_dir is not None
-    assert {path.name for path in job.upload_dir.iterdir()} == {"0.table", "1.manifest", "2.table"}
+    assert uploads.keys() == {"0.table", "1.manifest", "2.table"}
+    assert await eventually(lambda: not leftovers(settings))
 
 
 async def test_format_follows_the_request_over_the_file_name(call: Caller, runner: ScriptedRunner) -> None:
@@ -144,7 +142,7 @@ async def test_refused_job_leaves_no_files(call: Caller, runner: ScriptedRunner,
     await running
 
 
-async def test_caller_who_hangs_up_while_sending_leaves_no_files(port: int, settings: Settings) -> None:
+async def test_disconnect_during_an_upload_leaves_no_files(port: int, settings: Settings) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     sent = head("POST", "/v1/execute", "Content-Length: 90000000").replace(b"application/json", KIND.encode())
     writer.write(sent + part("table:t", b"x" * 3_000_000))

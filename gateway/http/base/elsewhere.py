@@ -1,0 +1,156 @@
+"""Requests about jobs that another member of the cluster keeps: any member answers them, by asking that one."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Concatenate, ParamSpec, TypeVar
+
+from tornado.iostream import StreamClosedError
+
+from gateway.core.errors import MemberDown, NotFound
+from gateway.core.job import JobState, RequestId, Scope
+from gateway.http.base.handler import BaseHandler
+from gateway.http.base.peer_connection import PeerConnection, for_peers
+from gateway.http.base.tokens import Token, TokenKind
+from gateway.http.bodies.receivers import JsonBody
+from gateway.jobs.peers import PeerPart, PeerRequest, Peers
+
+#: Headers of a caller that change the answer.
+PASSED_ON = ("Accept", "Content-Type", "If-None-Match", "Range", "X-Request-Id", "Traceparent")
+
+#: Headers of an answer that belong to its connection.
+OF_THE_CONNECTION = frozenset({"connection", "server", "date", "transfer-encoding"})
+
+P = ParamSpec("P")
+H = TypeVar("H", bound=BaseHandler)
+Method = Callable[Concatenate[H, P], Awaitable[None]]
+
+#: What a request says of the job that it is about: the gateway's own id, the caller's in each type that is meant, or
+#: nothing.
+Asked = str | tuple[RequestId, ...] | None
+
+
+def anywhere(asked: Callable[..., Asked]) -> Callable[[Method[H, P]], Method[H, P]]:
+    """Let the member that keeps the job of a request answer it, also when another member asks.
+
+    Parameters
+    ----------
+    asked : callable
+        Gets the handler and the parameters of its path; returns which job is meant.
+
+    Returns
+    -------
+    callable
+        A decorator of a method of a handler.
+    """
+
+    def decorate(method: Method[H, P]) -> Method[H, P]:
+        @functools.wraps(method)
+        async def answer(handler: H, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            peers = handler.context.service.peers
+            if peers is not None and not isinstance(handler.request.connection, PeerConnection):
+                job = asked(handler, *args, **kwargs)
+                if job is not None and await _is_answered(handler, peers, job):
+                    return
+            await method(handler, *args, **kwargs)
+
+        return for_peers(answer)
+
+    return decorate
+
+
+def caller(handler: BaseHandler) -> Token:
+    """Return the token of a request, also where the route needs none for other requests."""
+    token = getattr(handler, "token", None)
+    return token if token is not None else handler.context.guard.check(handler.request, TokenKind.READ)
+
+
+def peer_request(handler: BaseHandler, peers: Peers, token: Token, body: bytes = b"") -> PeerRequest:
+    """Return a request as another member gets it."""
+    headers = {name: handler.request.headers[name] for name in PASSED_ON if name in handler.request.headers}
+    headers["X-Request-Id"] = handler.call_id
+    return PeerRequest(
+        handler.request.method or "",
+        handler.request.uri or "",
+        headers,
+        body,
+        token.name,
+        int(token.kind),
+        peers.name,
+    )
+
+
+async def _keeper(handler: BaseHandler, peers: Peers, job: str | tuple[RequestId, ...], scope: Scope) -> str | None:
+    """Return the other member that keeps a job; None if this one does, or if nobody knows of it."""
+    service = handler.context.service
+    if isinstance(job, str):
+        try:
+            return await peers.keeper_of_job(job)
+        except MemberDown:
+            try:
+                await service.get(job, scope)
+            except NotFound:
+                pass
+            else:
+                return None
+            raise
+    known = [record for each in job if (record := await service.find(each, scope)) is not None]
+    if any(record.state is not JobState.FINISHED for record in known):
+        return None
+    try:
+        return await peers.keeper_of_request(job, scope)
+    except MemberDown:
+        if known:  # the newest job that this member knows of, and most likely the newest of all
+            return None
+        raise
+
+
+async def _is_answered(handler: BaseHandler, peers: Peers, job: str | tuple[RequestId, ...]) -> bool:
+    """Send the answer of the other member that keeps a job, if there is one."""
+    token = caller(handler)
+    keeper = await _keeper(handler, peers, job, token.scope)
+    if keeper is None:
+        return False
+    body = json.dumps(handler.body.value()).encode() if isinstance(handler.body, JsonBody) else b""
+    await pass_on(handler, keeper, peer_request(handler, peers, token, body))
+    return True
+
+
+async def pass_on(handler: BaseHandler, member: str, request: PeerRequest) -> None:
+    """Send the answer of another member, part by part."""
+    peers = handler.context.service.peers
+    if peers is None:
+        return
+    has_begun = False
+    async with aclosing(peers.ask(member, request)) as parts:
+        async for part in parts:
+            if handler.client_disconnected:
+                return
+            if not has_begun:
+                _begin(handler, part)
+                has_begun = True
+            if part.data:  # an empty one would count as a body of a 304
+                handler.write(part.data)
+            if not part.is_last and not await _is_sent(handler):
+                return
+    if not handler.client_disconnected:
+        handler.finish()
+
+
+def _begin(handler: BaseHandler, part: PeerPart) -> None:
+    handler.set_status(part.status)
+    for name, value in part.headers:
+        if name.lower() not in OF_THE_CONNECTION:
+            handler.set_header(name, value)
+
+
+async def _is_sent(handler: BaseHandler) -> bool:
+    try:
+        await handler.flush()
+    except StreamClosedError:
+        handler.handle_disconnect()
+        return False
+    return True

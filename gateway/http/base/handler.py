@@ -1,0 +1,374 @@
+"""The base of all handlers: checks before the body is read, JSON responses, ids and clean-up.
+
+All handlers stream their body (`stream_request_body`), also those that need none: only then does `prepare` run before
+the first byte is read, so a request can be refused without reading 64 MB first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import uuid
+from collections.abc import Callable, Collection
+from http.client import responses
+from types import TracebackType
+from typing import Any, ClassVar, TypeVar
+
+from tornado.web import HTTPError, RequestHandler, stream_request_body
+
+from gateway.core.errors import (
+    BadRequest,
+    GatewayError,
+    InsufficientScope,
+    MethodNotAllowed,
+    NotFound,
+    UnsupportedMediaType,
+)
+from gateway.core.job import Scope
+from gateway.core.version import VERSION
+from gateway.http.base.context import Context
+from gateway.http.base.lingering_close import LINGER_BYTES, answer_and_linger
+from gateway.http.base.peer_connection import PeerConnection, is_for_peers
+from gateway.http.base.tokens import Token, TokenKind
+from gateway.http.bodies.receivers import BodyReceiver, JsonBody, NoBody, too_large
+from gateway.http.schemas.query import check_names
+from gateway.storage.parcels import ROUTE
+
+log = logging.getLogger(__name__)
+
+CLIENT_CLOSED_REQUEST = 499
+RETRY_AFTER_SECONDS = 5
+
+#: A larger JSON body is parsed in a thread: 1 MB of small objects takes some 40 ms, which would delay other requests.
+PARSED_ON_LOOP_BYTES = 262_144
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+T = TypeVar("T")
+_OUR_CODES = {400: BadRequest, 404: NotFound, 405: MethodNotAllowed, 415: UnsupportedMediaType}
+_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
+_TRACE_PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@stream_request_body
+class BaseHandler(RequestHandler):
+    """Base class of all handlers.
+
+    Attributes
+    ----------
+    is_open : bool
+        Whether the route needs no token.
+    read_kind : TokenKind
+        Least kind of a token for GET and HEAD.
+    write_kind : TokenKind
+        The same for other methods.
+    takes_local_token : bool
+        Whether the token in the pid file is valid as well.
+    checks_query : bool
+        Whether unknown query parameters are refused, unless the known ``request_id`` says which job is meant: then they
+        may be those of a newer caller.
+    token : Token
+        Of the caller; not set on open routes.
+    """
+
+    is_open: ClassVar[bool] = False
+    read_kind: ClassVar[TokenKind] = TokenKind.RUN
+    write_kind: ClassVar[TokenKind] = TokenKind.RUN
+    takes_local_token: ClassVar[bool] = False
+    checks_query: ClassVar[bool] = False
+    context: Context
+    token: Token
+    body: BodyReceiver
+    trace_parent: str | None
+    call_id: str
+
+    def initialize(self, context: Context, query_names: Collection[str] = ()) -> None:
+        self.context = context
+        self._query_names = query_names
+        self.body = NoBody()
+        self.client_disconnected = False
+
+    def set_default_headers(self) -> None:
+        # Tornado calls this before `initialize` and again before error pages
+        headers = self.request.headers
+        given = headers.get("X-Request-Id", "")
+        self.call_id = given if _ID.fullmatch(given) else getattr(self, "call_id", "") or uuid.uuid4().hex
+        parent = headers.get("traceparent", "").strip()
+        self.trace_parent = parent if _TRACE_PARENT.fullmatch(parent) else None
+        self.set_header("Server", "transform-gateway")
+        self.set_header("X-Gateway-Version", VERSION)
+        self.set_header("Content-Type", "application/json")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Request-Id", self.call_id)
+        if self.trace_parent:
+            self.set_header("traceparent", self.trace_parent)
+
+    @property
+    def scope(self) -> Scope:
+        """The jobs that the caller may see."""
+        return self.token.scope
+
+    def compute_etag(self) -> None:
+        """Return None: a hash over a result of gigabytes would cost more than any cache saves."""
+
+    # --- before the body
+
+    def prepare(self) -> None:
+        # not a coroutine: Tornado's `detach` does not allow one
+        try:
+            self._admit()
+        except GatewayError as refusal:
+            if not self._expects_body():
+                self.send_refusal(refusal, close=True)
+            else:
+                self._refuse_unread(refusal)
+
+    def body_receiver(self) -> BodyReceiver:
+        """Return the receiver of this request's body, by its Content-Type."""
+        return NoBody()
+
+    def json_body(self) -> JsonBody:
+        """Return the receiver of a JSON body.
+
+        Raises
+        ------
+        UnsupportedMediaType
+            The body has another type.
+        """
+        # a browser sends some other types to foreign origins without a preflight request, but not this one
+        kind = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" and not re.fullmatch(r"application/[a-z0-9.-]+\+json", kind):
+            raise UnsupportedMediaType("expected `Content-Type: application/json`")
+        return JsonBody(self.context.settings.max_body_bytes)
+
+    def _admit(self) -> None:
+        is_of_peer = isinstance(self.request.connection, PeerConnection)
+        if is_of_peer and not is_for_peers(getattr(self, (self.request.method or "").lower(), None)):
+            raise NotFound("another member of the cluster can only ask about jobs")
+        if not self.is_open:
+            kind = self.kind_for(self.request.method or "")
+            self.token = self.context.guard.check(self.request, kind, takes_local_token=self.takes_local_token)
+        allowed = self.allowed_methods()
+        if self.request.method not in allowed:
+            raise MethodNotAllowed(f"this route accepts {', '.join(allowed)}", allowed=list(allowed))
+        names = self.request.query_arguments
+        if self.checks_query and not ("request_id" in names and "request_id" in self._query_names):
+            check_names(names, self._query_names)
+        self._check_framing()
+        self.body = self.body_receiver()
+        length = self.request.headers.get("Content-Length")
+        if length is not None and int(length.partition(",")[0]) > self.body.cap_bytes:
+            raise too_large(self.body.cap_bytes)
+
+    def _check_framing(self) -> None:
+        """Refuse with a message what Tornado would refuse with a bare status line."""
+        headers = self.request.headers
+        lengths = {part.strip() for value in headers.get_list("Content-Length") for part in value.split(",")}
+        if lengths and (len(lengths) > 1 or not re.fullmatch(r"[0-9]{1,18}", next(iter(lengths)))):
+            raise BadRequest("expected one Content-Length that is a whole number")
+        coding = headers.get("Transfer-Encoding")
+        if coding is not None and (lengths or coding.strip().lower() != "chunked"):
+            raise BadRequest("expected either Content-Length or `Transfer-Encoding: chunked`")
+        if headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
+            raise UnsupportedMediaType("compressed request bodies are not accepted; leave out Content-Encoding")
+
+    @classmethod
+    def kind_for(cls, method: str) -> TokenKind:
+        """Return the least kind of a token for a method of this route."""
+        return cls.read_kind if method in ("GET", "HEAD") else cls.write_kind
+
+    @classmethod
+    def allowed_methods(cls) -> tuple[str, ...]:
+        """Return the methods of this route."""
+        return tuple(m for m in METHODS if getattr(cls, m.lower()) is not getattr(RequestHandler, m.lower()))
+
+    def _expects_body(self) -> bool:
+        if isinstance(self.request.connection, PeerConnection):
+            return False  # it is here already
+        headers = self.request.headers
+        return headers.get("Content-Length", "0").strip() != "0" or "Transfer-Encoding" in headers
+
+    def _refuse_unread(self, refusal: GatewayError) -> None:
+        """Respond and close without reading the body; see `gateway.http.base.lingering_close`."""
+        self.clear()
+        self._set_error(refusal)
+        body = self._encode(refusal.body())
+        self.set_header("Content-Length", len(body))
+        self.set_header("Connection", "close")
+        status = self.get_status()
+        head = f"HTTP/1.1 {status} {responses.get(status, 'Unknown')}\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in self._headers.get_all()) + "\r\n"
+        stream = self.detach()
+        answer_and_linger(stream, head.encode("latin-1") + (b"" if self.request.method == "HEAD" else body))
+        self.application.log_request(self)
+
+    # --- the body
+
+    async def data_received(self, chunk: bytes) -> None:
+        # Tornado reads no further until this returns
+        if self._finished:
+            return
+        try:
+            await self.body.feed(chunk)
+        except GatewayError as refusal:
+            self._refuse_midway(refusal)
+
+    def _refuse_midway(self, refusal: GatewayError) -> None:
+        length = self.request.headers.get("Content-Length", "")
+        if length.isdigit() and int(length) <= LINGER_BYTES:
+            # the rest is small: once all of it is read, the caller can read the response
+            self._close_body()
+            self.body = _RefusedBody(refusal)
+        else:
+            self.send_refusal(refusal, close=True)
+
+    def check_body(self) -> None:
+        """Raise the refusal of a body that was found wrong while it was read."""
+        if isinstance(self.body, _RefusedBody):
+            raise self.body.refusal
+
+    def json_value(self) -> dict[str, Any]:
+        """Return the JSON object of a body that `json_body` received, else an empty one.
+
+        Raises
+        ------
+        BadRequest
+            The body is not a JSON object.
+        """
+        return self.body.value() if isinstance(self.body, JsonBody) else {}
+
+    async def run_in_thread_if_large(self, read: Callable[[], T]) -> T:
+        """Return the result of `read`, which parses the body; it runs in a thread if it would delay other requests.
+
+        Parsing holds the interpreter's lock but releases it between the objects of a body. A single long text or list
+        of numbers is read without a release, at some hundred megabytes a second.
+        """
+        if self.body.json_bytes <= PARSED_ON_LOOP_BYTES:
+            return read()
+        return await asyncio.to_thread(read)
+
+    def on_connection_close(self) -> None:
+        # Tornado does not call `on_finish` then
+        super().on_connection_close()
+        self.handle_disconnect()
+
+    def handle_disconnect(self) -> None:
+        """Log, once, that the client disconnected before the response, and free the request's resources."""
+        if not self._finished and not self.client_disconnected:
+            self.client_disconnected = True
+            self._auto_finish = False  # Tornado would write to a closed connection and log the request again
+            self.set_status(CLIENT_CLOSED_REQUEST, "Client Closed Request")
+            self.application.log_request(self)
+        self._close_body()
+
+    def on_finish(self) -> None:
+        self._close_body()
+
+    def _close_body(self) -> None:
+        rest = self.body.close()
+        if rest is not None:
+            self.context.background(rest)
+
+    # --- responses
+
+    def respond(self, body: dict[str, Any], status: int = 200) -> None:
+        """Send a JSON object, unless the client has disconnected."""
+        if self.client_disconnected:
+            return
+        self.set_status(status)
+        if status == 503:
+            self.set_header("Retry-After", RETRY_AFTER_SECONDS)
+        self.finish(self._encode(body))
+
+    def send_refusal(self, refusal: GatewayError, *, close: bool = False) -> None:
+        """Respond with an error; `close` announces that the connection closes, because the body was not read."""
+        if self.client_disconnected or self._finished:
+            return
+        self.clear()
+        self._set_error(refusal)
+        if close:
+            self.set_header("Connection", "close")
+        self.finish(self._encode(refusal.body()))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        refusal = error if isinstance(error, GatewayError) else _generic(status_code, self.request.method or "")
+        self._set_error(refusal)
+        self.finish(self._encode(refusal.body()))
+
+    def log_exception(
+        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        # refusals are not logged, and never the query string, which Tornado would log
+        if isinstance(value, HTTPError | GatewayError):
+            return
+        if typ is not None and value is not None:
+            log.error(
+                "%s %s failed (call %s)",
+                self.request.method,
+                shown_path(self.request.path),
+                self.call_id,
+                exc_info=(typ, value, tb),
+            )
+
+    def _set_error(self, refusal: GatewayError) -> None:
+        self.set_status(refusal.status)
+        if refusal.status == 401:
+            self.set_header("WWW-Authenticate", "Bearer")
+        if isinstance(refusal, InsufficientScope):
+            self.set_header("WWW-Authenticate", 'Bearer error="insufficient_scope"')  # RFC 6750, section 3.1
+        if refusal.status == 405:
+            self.set_header("Allow", ", ".join(refusal.details.get("allowed", self.allowed_methods())))
+        if refusal.status == 503:
+            self.set_header("Retry-After", RETRY_AFTER_SECONDS)
+
+    @staticmethod
+    def _encode(body: dict[str, Any]) -> bytes:
+        # a lone surrogate in a user's message must not turn a response into a failure
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def shown_path(path: str) -> str:
+    """Return a path as logs have it: without the token of a parcel, and as one word of bounded length."""
+    if path.startswith(ROUTE):
+        path = f"{ROUTE}..."
+    return re.sub(r"[^\x21-\x7e]", "?", path)[:200]
+
+
+class _RefusedBody:
+    """Drops the rest of a body that was refused."""
+
+    cap_bytes = LINGER_BYTES
+    json_bytes = 0
+
+    def __init__(self, refusal: GatewayError) -> None:
+        self.refusal = refusal
+
+    async def feed(self, chunk: bytes) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _generic(status: int, method: str) -> GatewayError:
+    if status == 405:
+        return MethodNotAllowed(f"the method {method[:20]} is not accepted here")
+    kind = _OUR_CODES.get(status, GatewayError)
+    text = responses.get(status, "the request failed") if status != 500 else "the gateway itself failed; see its log"
+    return kind(text)
+
+
+class NotFoundHandler(BaseHandler):
+    """Handles requests that match no route."""
+
+    is_open = True
+
+    def prepare(self) -> None:
+        refusal = NotFound(f"there is no route {self.request.path[:200]!r}; see /openapi.json")
+        if self._expects_body():
+            self._refuse_unread(refusal)
+        else:
+            self.send_refusal(refusal, close=True)
