@@ -1,0 +1,452 @@
+"""The NATS server: connection, queue of jobs, records and messages. The only module that imports ``nats``.
+
+Every call has a deadline. Two outcomes of a write are told apart: `Refused`, it did not take effect, and `NoReply`,
+nobody knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig, KeyValueConfig, RetentionPolicy, StreamConfig
+from nats.js.errors import (
+    APIError,
+    KeyNotFoundError,
+    KeyWrongLastSequenceError,
+    NoStreamResponseError,
+    NotFoundError,
+)
+from nats.js.kv import KeyValue
+
+from gateway.cluster import subjects
+from gateway.core.errors import BrokerMissing
+
+log = logging.getLogger(__name__)
+
+#: Longest wait for an answer of the broker.
+REPLY_SECONDS = 2.0
+
+#: Longest wait for the first connection.
+CONNECT_SECONDS = 10.0
+
+#: How long the broker waits for a host that fetched a job to take its lease; then another host gets the message.
+ACK_WAIT_SECONDS = 10.0
+
+#: How long the broker keeps a lease record that nobody changes.
+RECORD_KEEP_SECONDS = 86_400.0
+
+#: How long a claim on a request id outlives the member that made it.
+CLAIM_SECONDS = 60.0
+
+#: How long the newest job of a caller's id is found at another member: longer than any job and ten minutes after it.
+OWNER_KEEP_SECONDS = 172_800.0
+
+#: How long a job that nobody took stays in the stream.
+JOB_KEEP_SECONDS = 86_400.0
+
+#: Wait before streams and buckets are made again.
+PREPARE_SECONDS = 1.0
+
+#: How often the same kind of error is logged while the broker is away; the client tries several times a second.
+WARN_SECONDS = 60.0
+
+Failures = (NatsError, TimeoutError, OSError)
+
+
+class Refused(Exception):
+    """The record is not at the expected revision; nothing was written."""
+
+
+class NoReply(Exception):
+    """The broker did not answer in time; a write may have taken effect, or may still do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A record and its revision."""
+
+    data: bytes
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """An assignment that this host fetched.
+
+    Attributes
+    ----------
+    execution_id : str
+    data : bytes
+    message : Msg
+        For `Broker.settle`.
+    """
+
+    execution_id: str
+    data: bytes
+    message: Msg
+
+    @property
+    def deliveries(self) -> int:
+        """How often hosts had it, this time among them, as far as the broker knows: not for what must be right."""
+        return int(self.message.metadata.num_delivered)
+
+
+class Bucket:
+    """Records with compare-and-set."""
+
+    def __init__(self, values: KeyValue, on_missing: Callable[[], None]) -> None:
+        self._values = values
+        self._on_missing = on_missing
+
+    async def get(self, key: str) -> Stored | None:
+        """Return a record, or None if there is none.
+
+        Raises
+        ------
+        NoReply
+        """
+        try:
+            async with asyncio.timeout(REPLY_SECONDS):
+                entry = await self._values.get(key)
+        except (KeyNotFoundError, NotFoundError):
+            return None
+        except Failures as error:
+            raise NoReply(_said(error)) from None
+        return Stored(entry.value or b"", entry.revision or 0)
+
+    async def create(self, key: str, data: bytes) -> int:
+        """Write a record that does not exist, and return its revision.
+
+        Raises
+        ------
+        Refused, NoReply
+        """
+        return await self._write(self._values.create(key, data))
+
+    async def put(self, key: str, data: bytes) -> int:
+        """Write a record, whatever there is, and return its revision.
+
+        Raises
+        ------
+        NoReply
+        """
+        return await self._write(self._values.put(key, data))
+
+    async def update(self, key: str, data: bytes, revision: int) -> int:
+        """Write a record that is at a revision, and return its new one.
+
+        Raises
+        ------
+        Refused, NoReply
+        """
+        return await self._write(self._values.update(key, data, revision))
+
+    async def remove(self, key: str, revision: int | None = None) -> bool:
+        """Remove a record, and return whether that was confirmed; else the broker may keep it for its whole time."""
+        try:
+            async with asyncio.timeout(REPLY_SECONDS):
+                return await self._values.delete(key, revision)
+        except Failures as error:
+            if isinstance(error, NoStreamResponseError):
+                self._on_missing()
+            return False
+
+    async def _write(self, write: Awaitable[int]) -> int:
+        try:
+            async with asyncio.timeout(REPLY_SECONDS):
+                return await write
+        except KeyWrongLastSequenceError as error:
+            raise Refused(str(error)) from None
+        except Failures as error:
+            if isinstance(error, NoStreamResponseError):
+                self._on_missing()
+            raise NoReply(_said(error)) from None
+
+
+class Broker:
+    """One connection to the NATS servers of a cluster; made by `connect`.
+
+    Attributes
+    ----------
+    leases, claims, owners, members : Bucket
+        A host has the first alone.
+    on_prepared : callable or None
+        Called when streams and buckets were made again: the broker may have lost what it knew.
+    """
+
+    def __init__(self, client: Client, *, makes_streams: bool = True) -> None:
+        self._client = client
+        self._makes_streams = makes_streams
+        self._js = client.jetstream(timeout=REPLY_SECONDS)
+        self._jobs: JetStreamContext.PullSubscription | None = None
+        self.leases: Bucket
+        self.claims: Bucket
+        self.owners: Bucket
+        self.members: Bucket
+        self._answering: set[asyncio.Task[None]] = set()
+        self._preparing: asyncio.Task[None] | None = None
+        self.on_prepared: Callable[[], Awaitable[None]] | None = None
+
+    @classmethod
+    async def connect(
+        cls, url: str, name: str, *, role: str = "member", credentials: str = "", tls: ssl.SSLContext | None = None
+    ) -> Broker:
+        """Return a connection, with the streams and buckets that the role needs; a host waits until a member made them.
+
+        Parameters
+        ----------
+        url : str
+            One or more servers, separated by commas.
+        name : str
+            Of the member, for the broker's own lists.
+        role : str
+            ``member``, ``acceptor`` or ``host``, as in ``deploy/nats/rights.conf``.
+        credentials : str
+            Path of a credentials file, if there is one.
+        tls : ssl.SSLContext, optional
+            For ``tls://``.
+
+        Raises
+        ------
+        BrokerMissing
+            No server can be reached, it has no JetStream, or it refuses what the role needs.
+        """
+        servers = [each.strip() for each in url.split(",")]
+        options: dict[str, Any] = {"user_credentials": credentials} if credentials else {}
+        if tls is not None:
+            options["tls"] = tls
+        problems: list[Exception] = []
+        warned_at: dict[type, float] = {}
+        broker: Broker | None = None
+
+        async def take_error(error: Exception) -> None:
+            if not problems or not isinstance(error, ConnectionError):  # after a refused certificate, it is just lost
+                problems[:] = [error]
+            now = time.monotonic()
+            if now - warned_at.get(type(error), -WARN_SECONDS) >= WARN_SECONDS:
+                warned_at[type(error)] = now
+                log.warning("broker: %s", _said(error))
+
+        async def take_reconnection() -> None:
+            warned_at.clear()
+            log.info("broker: connected again")
+            if broker is not None:
+                broker._prepare_again(is_reconnected=True)
+
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                client = await nats.connect(
+                    servers,
+                    name=name,
+                    connect_timeout=5,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.2,
+                    ping_interval=5,
+                    inbox_prefix=f"_INBOX.{role}",
+                    error_cb=take_error,
+                    reconnected_cb=take_reconnection,
+                    **options,
+                )
+                broker = cls(client, makes_streams=role != "host")
+                await broker._prepare_first(problems)
+        except (*Failures, ValueError) as error:
+            hosts = ", ".join(each.rpartition("@")[2] for each in servers)
+            reason = problems[0] if problems else error
+            text = f"CLUSTER_URL: no broker at {hosts} can be used: {_said(reason)}"
+            raise BrokerMissing(text) from None
+        return broker
+
+    async def _prepare_first(self, problems: list[Exception]) -> None:
+        """Prepare, again after a lost reply, and as long as a host finds no streams; notes why it is not done yet."""
+        while True:
+            try:
+                await self._prepare()
+                return
+            except nats.errors.TimeoutError as error:
+                problems[:] = problems or [error]  # a refusal says more
+            except NotFoundError:
+                if self._makes_streams:
+                    raise
+                problems[:] = [BrokerMissing("it has no streams yet, and a host makes none: start a member")]
+            await asyncio.sleep(PREPARE_SECONDS)
+
+    async def _prepare(self) -> None:
+        if not self._makes_streams:
+            await self._js.stream_info(subjects.JOBS_STREAM)
+            self.leases = Bucket(await self._js.key_value(subjects.LEASES_BUCKET), self._prepare_again)
+            return
+        stream = StreamConfig(
+            name=subjects.JOBS_STREAM,
+            subjects=[subjects.ALL_JOBS],
+            retention=RetentionPolicy.WORK_QUEUE,
+            max_age=JOB_KEEP_SECONDS,
+            duplicate_window=120,
+        )
+        try:
+            await self._js.add_stream(stream)
+        except APIError as error:
+            if error.err_code != 10058:  # it exists, with other options
+                raise
+        self.leases = await self._bucket(subjects.LEASES_BUCKET, RECORD_KEEP_SECONDS)
+        self.claims = await self._bucket(subjects.CLAIMS_BUCKET, CLAIM_SECONDS)
+        self.owners = await self._bucket(subjects.OWNERS_BUCKET, OWNER_KEEP_SECONDS)
+        self.members = await self._bucket(subjects.MEMBERS_BUCKET, None)
+
+    def _prepare_again(self, *, is_reconnected: bool = False) -> None:
+        """Make streams and buckets again if they are gone: the broker may have lost its data."""
+        if self._preparing is not None and not self._preparing.done():
+            if not is_reconnected:
+                return
+            self._preparing.cancel()  # it may have found them at a server that has ended since
+        self._preparing = asyncio.create_task(self._prepare_until_done(), name="broker prepares")
+
+    async def _prepare_until_done(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await self._prepare()
+                    await self._leave_queue()
+                    if self.on_prepared is not None:
+                        await self.on_prepared()
+                return
+            except (*Failures, NoReply) as error:
+                log.info("the broker is not ready yet: %s", _said(error))
+            await asyncio.sleep(PREPARE_SECONDS)
+
+    async def _leave_queue(self) -> None:
+        """Let the next question for a job subscribe anew: its consumer may be gone with the data of the broker."""
+        jobs, self._jobs = self._jobs, None
+        if jobs is not None:
+            with contextlib.suppress(*Failures):
+                await jobs.unsubscribe()
+
+    async def _bucket(self, name: str, keep_seconds: float | None) -> Bucket:
+        try:
+            return Bucket(await self._js.key_value(name), self._prepare_again)
+        except NotFoundError:
+            # two members may start at the same moment: the second finds it as it would make it
+            config = KeyValueConfig(bucket=name, history=1, ttl=keep_seconds)
+            return Bucket(await self._js.create_key_value(config), self._prepare_again)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a server is connected at this moment."""
+        return self._client.is_connected
+
+    async def publish_job(self, execution_id: str, number: str, data: bytes) -> None:
+        """Put an assignment into the queue; the same number of a job twice within two minutes is one.
+
+        Raises
+        ------
+        NoReply
+        """
+        headers = {"Nats-Msg-Id": f"{execution_id}.{number}"}
+        try:
+            async with asyncio.timeout(REPLY_SECONDS):
+                await self._js.publish(subjects.job(execution_id), data, headers=headers)
+        except Failures as error:
+            if isinstance(error, NoStreamResponseError):
+                self._prepare_again()
+            raise NoReply(_said(error)) from None
+
+    async def next_job(self, wait_seconds: float) -> Taking | None:
+        """Return the oldest assignment that no host has, or None after a time; `settle` must follow.
+
+        Raises
+        ------
+        NoReply
+        """
+        try:
+            async with asyncio.timeout(wait_seconds + REPLY_SECONDS):
+                if self._jobs is None:
+                    config = ConsumerConfig(ack_wait=ACK_WAIT_SECONDS, max_deliver=-1, max_ack_pending=10_000)
+                    self._jobs = await self._js.pull_subscribe(
+                        subjects.ALL_JOBS, durable=subjects.JOBS_CONSUMER, stream=subjects.JOBS_STREAM, config=config
+                    )
+                message = (await self._jobs.fetch(1, timeout=wait_seconds))[0]
+                return Taking(message.subject.rpartition(".")[2], message.data, message)
+        except (TimeoutError, nats.errors.TimeoutError):
+            return None
+        except Failures as error:
+            await self._leave_queue()
+            raise NoReply(_said(error)) from None
+
+    async def settle(self, taking: Taking, *, is_taken: bool = True, again_after_seconds: float | None = None) -> None:
+        """Remove an assignment from the queue, or give it back. The broker gives it away again if it does not hear."""
+        with contextlib.suppress(*Failures):
+            async with asyncio.timeout(REPLY_SECONDS):
+                await (taking.message.ack() if is_taken else taking.message.nak(again_after_seconds))
+
+    async def send(self, subject: str, data: bytes) -> None:
+        """Send a message that may be lost."""
+        with contextlib.suppress(*Failures):
+            async with asyncio.timeout(REPLY_SECONDS):
+                await self._client.publish(subject, data)
+
+    async def ask(self, subject: str, data: bytes, seconds: float = REPLY_SECONDS) -> bytes | None:
+        """Return the answer to a message, or None if there is none in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                return (await self._client.request(subject, data, timeout=seconds)).data
+        except Failures:
+            return None
+
+    async def listen(self, subject: str, take: Callable[[bytes], bytes | None]) -> None:
+        """Call `take` with each message on a subject, and send back what it returns."""
+
+        async def taken(message: Msg) -> None:
+            try:
+                answer = take(message.data)
+                if answer is not None and message.reply:
+                    await self._client.publish(message.reply, answer)
+            except Failures:
+                log.warning("the broker took no answer on %s", subject)
+            except Exception:
+                log.exception("a message on %s was dropped", subject)
+
+        await self._client.subscribe(subject, cb=taken)
+
+    async def serve(self, subject: str, answer: Callable[[bytes], Awaitable[bytes | None]]) -> None:
+        """Call `answer` with each message on a subject, several at a time, and send back what it returns."""
+
+        async def answered(message: Msg) -> None:
+            try:
+                data = await answer(message.data)
+                if data is not None and message.reply:
+                    await self._client.publish(message.reply, data)
+            except Failures:
+                log.warning("the broker took no answer on %s", subject)
+            except Exception:
+                log.exception("a message on %s was dropped", subject)
+
+        async def taken(message: Msg) -> None:
+            task = asyncio.create_task(answered(message), name=f"answer on {subject}")
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+
+        await self._client.subscribe(subject, cb=taken)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        for task in (*self._answering, *filter(None, [self._preparing])):
+            task.cancel()
+        with contextlib.suppress(*Failures):
+            async with asyncio.timeout(REPLY_SECONDS):
+                await self._client.close()
+
+
+def _said(error: Exception) -> str:
+    """Return what an error says, or what kind it is: a time-out says nothing."""
+    return str(error) or type(error).__name__

@@ -1,0 +1,185 @@
+"""A member, and what it knows of the others: each tells the others once a second how it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import socket
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.cluster import subjects
+from gateway.cluster.broker import Broker
+from gateway.cluster.wire import Beat, decode, encode
+from gateway.core.version import VERSION
+from gateway.core.wire import WireError
+from gateway.jobs.runner import RunnerStatus, SlotCount
+
+BEAT_SECONDS = 1.0
+
+#: Time between two beats where the numbers of jobs change.
+LEAST_BEAT_SECONDS = 0.05
+
+#: A member that was silent for this long is not counted any more. Its leases have a clock of their own.
+SILENT_SECONDS = 5.0
+
+#: A member that was silent for this long is no longer told of as missing: hosts of a scaler have new names each time.
+FORGET_SECONDS = 86_400.0
+
+#: Processes that are remembered as ended.
+KNOWN_ENDED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One process of a cluster.
+
+    Attributes
+    ----------
+    name : str
+        Stays the same when the member is started again on its state directory.
+    boot : str
+        Of this process.
+    """
+
+    name: str
+    boot: str
+
+    @classmethod
+    def of(cls, state_dir: Path) -> Member:
+        """Return the member that has a state directory, in which its name is kept.
+
+        Parameters
+        ----------
+        state_dir : Path
+            Its job store exists.
+
+        Returns
+        -------
+        Member
+        """
+        path = state_dir / "store" / "cluster-name"
+        name = path.read_text().strip() if path.exists() else ""
+        if not name:  # new, or a full disk or a loss of power left an empty file
+            host = "".join(c if c.isascii() and c.isalnum() else "-" for c in socket.gethostname())[:40]
+            name = f"{host}-{secrets.token_hex(3)}"
+            draft = path.with_name("cluster-name.new")
+            draft.write_text(name + "\n")
+            draft.replace(path)
+        return cls(name, uuid.uuid4().hex[:12])
+
+
+class Roster:
+    """The members, by their beats.
+
+    Parameters
+    ----------
+    me : Member
+    broker : Broker
+    status : callable
+        Returns the state of this member's own runner.
+    accepts : bool
+        Whether this member accepts jobs; one that does not knows only itself.
+    """
+
+    def __init__(self, me: Member, broker: Broker, status: Callable[[], RunnerStatus], *, accepts: bool = True) -> None:
+        self._me = me
+        self._broker = broker
+        self._status = status
+        self._accepts = accepts
+        self._changed = asyncio.Event()
+        #: Returns how many jobs of this member wait for a host.
+        self.waiting: Callable[[], int] = lambda: 0
+        #: Returns whether this member stops: its slots are no use to the others.
+        self.is_draining: Callable[[], bool] = lambda: False
+        self._beats: dict[str, tuple[Beat, float]] = {}
+        self._ended: deque[tuple[str, str]] = deque(maxlen=KNOWN_ENDED)
+        self._on_news: Callable[[], None] = lambda: None
+
+    def on_news(self, callback: Callable[[], None]) -> None:
+        """Set the function that is called when a member came, left or was started again."""
+        self._on_news = callback
+
+    async def beat(self) -> None:
+        """Beat until cancelled, and listen to the others if this member accepts jobs: a host has no right to."""
+        if self._accepts:
+            await self._broker.listen(subjects.ALL_BEATS, self._take)
+        while True:
+            await self._broker.send(subjects.beat(self._me.name), encode(self._own(leaving=False)))
+            await asyncio.sleep(LEAST_BEAT_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_SECONDS - LEAST_BEAT_SECONDS):
+                    await self._changed.wait()
+            self._changed.clear()
+
+    def changed(self) -> None:
+        """Tell the others soon that this member has other numbers of jobs than before."""
+        self._changed.set()
+
+    async def leave(self) -> None:
+        """Tell the others that this member stops."""
+        await self._broker.send(subjects.beat(self._me.name), encode(self._own(leaving=True)))
+
+    def members(self) -> list[Beat]:
+        """Return the members that are there, this one among them."""
+        oldest = time.monotonic() - SILENT_SECONDS
+        others = [beat for beat, at in self._beats.values() if at >= oldest and not beat.leaving]
+        return sorted([self._own(leaving=False), *others], key=lambda beat: beat.name)
+
+    def silent(self) -> list[Beat]:
+        """Return the last beats of the others that were there since this member started, and are not now."""
+        there = {beat.name for beat in self.members()}
+        return [beat for beat, _ in self._beats.values() if beat.name not in there]
+
+    def slots(self) -> SlotCount:
+        """Return the slots of all members together."""
+        there = [beat for beat in self.members() if beat.healthy]
+        waiting = sum(beat.waiting for beat in self.members() if beat.name != self._me.name)
+        return SlotCount(sum(beat.slots for beat in there), sum(beat.busy for beat in there), wanted=waiting)
+
+    def is_gone(self, host: str, boot: str) -> bool:
+        """Return whether the process of a host is known to have ended: it left, or was started again."""
+        if host == self._me.name:
+            return boot != self._me.boot
+        return (host, boot) in self._ended
+
+    def _own(self, *, leaving: bool) -> Beat:
+        status = self._status()
+        tier = str(status.details.get("sandbox", {}).get("tier", ""))
+        busy, total = status.slots.busy - status.slots.ending, status.slots.total
+        return Beat(
+            self._me.name,
+            self._me.boot,
+            VERSION,
+            tier,
+            total,
+            busy,
+            status.healthy and not self.is_draining(),
+            leaving,
+            self._accepts,
+            self.waiting(),
+            str(status.details.get("added_packages", {}).get("digest", "")),
+        )
+
+    def _take(self, data: bytes) -> None:
+        try:
+            beat = decode(Beat, data)
+        except WireError:
+            return  # a member of another major version; it has streams of its own
+        if beat.name == self._me.name:
+            return
+        known, now = self._beats.get(beat.name), time.monotonic()
+        if known is None:
+            self._beats = {name: each for name, each in self._beats.items() if each[1] > now - FORGET_SECONDS}
+        self._beats[beat.name] = beat, now
+        if beat.leaving:
+            self._ended.append((beat.name, beat.boot))
+        if known is not None and known[0].boot != beat.boot:
+            self._ended.append((beat.name, known[0].boot))
+        if known is None or (known[0].boot, known[0].leaving) != (beat.boot, beat.leaving):
+            self._on_news()

@@ -1,0 +1,108 @@
+"""The events of one attempt on their way from its host to the member that accepted the job.
+
+They are sent in batches, once a turn of the loop, and may be lost. Each has a number, so the other side sees a gap and
+asks for what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+from gateway.cluster import subjects
+from gateway.cluster.broker import Broker
+from gateway.cluster.wire import BATCH_BYTES, MESSAGE_CAP_BYTES, EventBatch, LeaseRecord, batches, encode
+from gateway.core.events import Displayed, Event, LogLine
+from gateway.core.wire import to_json
+
+#: Events that are kept for a side that asks again, and the size of their lines; the oldest are forgotten first.
+KEPT_EVENTS, KEPT_BYTES = 100_000, 8_000_000
+
+#: Most of a batch but for its events.
+ENVELOPE_BYTES = 1000
+
+TOO_LARGE = "A line, image or table is not shown: it is too large for the cluster's broker"
+
+
+class Relay:
+    """Takes the events of an attempt and sends them.
+
+    Parameters
+    ----------
+    broker : Broker
+    front : str
+        Name of the member that accepted the job.
+    execution_id : str
+    attempt : int
+
+    Attributes
+    ----------
+    count : int
+        Number of events so far.
+    """
+
+    def __init__(self, broker: Broker, front: str, execution_id: str, attempt: int) -> None:
+        self._broker = broker
+        self._subject = subjects.events(front)
+        self._id, self._attempt = execution_id, attempt
+        self._kept: deque[Event] = deque()
+        self._kept_bytes = 0
+        self._sent = 0
+        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._has_begun = False
+        self.count = 0
+
+    async def begin(self) -> None:
+        """Send from now on: the attempt is this host's, and no other sends events of it."""
+        self._has_begun = True
+        await self.flush()
+
+    def take(self, event: Event) -> None:
+        """Take one event; never blocks."""
+        # as JSON, escapes may make it several times as large as its text
+        if _size(event) > BATCH_BYTES and len(to_json(event)) > MESSAGE_CAP_BYTES - ENVELOPE_BYTES:
+            event = LogLine(time.time(), "stderr", TOO_LARGE)
+        self._kept.append(event)
+        self._kept_bytes += _size(event)
+        self.count += 1
+        while len(self._kept) > KEPT_EVENTS or self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= _size(self._kept.popleft())
+        if self._has_begun and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self.flush(), name=f"events {self._id}")
+
+    async def flush(self) -> None:
+        """Send what was not sent yet, or an empty batch, which says that the record changed."""
+        async with self._lock:
+            is_first = True
+            while is_first or self._sent < self.count:
+                is_first = False
+                for batch in batches(self._id, self._attempt, *self._from(self._sent)):
+                    await self._broker.send(self._subject, encode(batch))
+                    self._sent = batch.first + len(batch.events)
+
+    async def end(self, record: LeaseRecord) -> None:
+        """Send what was not sent yet, and the record with the verdict, which spares the other side a look."""
+        if self._sent < self.count:
+            await self.flush()
+        await self._broker.send(self._subject, encode(EventBatch(self._id, self._attempt, self.count, lease=record)))
+
+    def batch_from(self, first: int) -> EventBatch:
+        """Return one batch that begins with an event, or with the oldest that is kept."""
+        return batches(self._id, self._attempt, *self._from(first))[0]
+
+    def _from(self, first: int) -> tuple[int, list[Event]]:
+        oldest = self.count - len(self._kept)
+        first = min(max(first, oldest), self.count)
+        return first, list(self._kept)[first - oldest :]
+
+
+def _size(event: Event) -> int:
+    match event:
+        case LogLine(_, _, message):
+            return len(message) + 50
+        case Displayed(display):
+            return display.size_bytes
+        case _:
+            return 100

@@ -1,0 +1,490 @@
+"""One job on its way through the cluster, as the member sees it that accepted the job."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from gateway.cluster import subjects
+from gateway.cluster.broker import Broker, NoReply, Refused
+from gateway.cluster.keeper import record_of
+from gateway.cluster.lease import Observation, queued_again
+from gateway.cluster.member import Member, Roster
+from gateway.cluster.parcels import JobParcels
+from gateway.cluster.wire import (
+    Assignment,
+    Cancel,
+    EventBatch,
+    EventsWanted,
+    LeaseRecord,
+    Phase,
+    decode,
+    encode,
+)
+from gateway.core.cancellation import StopSignal
+from gateway.core.errors import FailureCode, JobFailed
+from gateway.core.events import JobLog, Placed, StateChanged
+from gateway.core.job import Job, JobState, Verdict
+from gateway.core.settings import Settings
+from gateway.core.tasks import first_of, started
+from gateway.core.version import VERSION
+from gateway.core.wire import WireError, encode_job
+from gateway.jobs.delivery import Deliverer
+from gateway.jobs.recovery import expired_url
+from gateway.storage import FetchedTable
+
+log = logging.getLogger(__name__)
+
+#: How often the record is looked at without a message that it changed.
+LOOK_SECONDS = 1.0
+
+RETRY_SECONDS = 0.3
+
+#: After how long an assignment is published again while no host takes it: the broker may have lost it. If it has not,
+#: the message before stays in the queue, so the time doubles with each one.
+REPUBLISH_SECONDS, MOST_REPUBLISH_SECONDS = 30.0, 1920.0
+
+#: How often a job may begin when its host is lost.
+MOST_ATTEMPTS = 2
+
+#: Size of the lines of earlier attempts that the next host gets for the log that it uploads.
+LINES_BYTES = 200_000
+
+#: How long missing events are asked for once the verdict is known.
+MISSING_SECONDS = 5.0
+
+#: How long a job that is to end may take to say so.
+END_SECONDS = 30.0
+
+#: Ended jobs whose records could not be removed; the oldest are forgotten first.
+MOST_LEFTOVERS = 10_000
+
+
+@dataclass(slots=True, eq=False)
+class Cluster:
+    """The parts that all jobs of a member share.
+
+    Attributes
+    ----------
+    settings : Settings
+    me : Member
+    broker : Broker
+    roster : Roster
+    deliverer : Deliverer
+        Uploads the log of a job that no host ran.
+    on_start : callable
+        Called when a host began a job.
+    republished, lost : int
+        Assignments that were published again; hosts that were lost with a job.
+    leftovers : dict of str to None
+        Ended jobs whose records are still at the broker, the oldest first: a host would run them once more.
+    """
+
+    settings: Settings
+    me: Member
+    broker: Broker
+    roster: Roster
+    deliverer: Deliverer
+    on_start: Callable[[], None] = lambda: None
+    republished: int = 0
+    lost: int = 0
+    leftovers: dict[str, None] = field(default_factory=dict)
+
+    async def remove(self, execution_id: str) -> None:
+        """Remove the record of an ended job, now or by `remove_leftovers`."""
+        if not await self.broker.leases.remove(execution_id):
+            self.leftovers[execution_id] = None
+            if len(self.leftovers) > MOST_LEFTOVERS:
+                del self.leftovers[next(iter(self.leftovers))]
+
+    async def remove_leftovers(self) -> None:
+        """Remove the records that could not be removed before, as far as the broker answers now."""
+        for execution_id in tuple(self.leftovers):
+            if not self.broker.is_connected or not await self.broker.leases.remove(execution_id):
+                return
+            self.leftovers.pop(execution_id, None)
+
+
+class ClusterRun:
+    """A `gateway.jobs.runner.JobRun` on whichever host takes it."""
+
+    lost_verdict: Verdict | None = None
+    #: The host fetches the tables and removes them, so a bundle of a failed job has none.
+    inputs: Sequence[FetchedTable] = ()
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        job: Job,
+        job_log: JobLog,
+        stop: StopSignal,
+        execution_id: str,
+        parcels: JobParcels | None = None,
+        *,
+        known_attempt: int = 0,
+    ) -> None:
+        self._is_known = known_attempt > 0
+        #: Of the queued record.
+        self._revision = 0
+        self._creating: asyncio.Task[int] | None = None
+        self._cluster = cluster
+        self._job = job
+        self._log = job_log
+        self._stop = stop
+        self.execution_id = execution_id
+        self._observation = Observation()
+        self._following: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+        self._ended = asyncio.Event()
+        self.has_begun = False
+        self._attempt = known_attempt or 1
+        self._parcels = parcels
+        if parcels is not None and self._is_known:  # its host may bring the results at any time
+            parcels.assigned(self._attempt)
+        self._next_event = 0
+        self._state: StateChanged | None = None
+        self._missing_until = 0
+        self._repairing: asyncio.Task[None] | None = None
+        self._host = ""
+        self._queued_at = time.monotonic()
+        self._publications = 0
+        self._publish_at, self._pause_seconds = 0.0, REPUBLISH_SECONDS
+        self._verdict: Verdict | None = None
+        self._is_delivered = self._is_answered = False
+        self._refusal: Verdict | None = None
+        if not self._is_known:  # while the disk writes; no host takes the job before it is published
+            self._creating = asyncio.create_task(self._create(), name=f"record {execution_id}")
+
+    def take_slot(self) -> bool:
+        self._start()
+        return self.has_begun or self._ended.is_set()
+
+    async def execute(self) -> None:
+        if self._state is not None:  # the host's events were faster than the turn of the queue
+            self._log.emit(self._state)
+        async with started(self._stop.wait(), self._ended.wait()) as (stopped, ended):
+            await first_of(stopped, ended)
+        if self._stop.cause is FailureCode.CANCELLED:
+            await self._end()
+
+    def _start(self) -> None:
+        if self._following is None:
+            self._queued_at = time.monotonic()
+            self._following = asyncio.create_task(self._follow(), name=f"follow {self.execution_id}")
+
+    def leave_slot(self) -> None:
+        """Do nothing: the slot is the host's."""
+
+    def fail(self, verdict: Verdict) -> None:
+        self._refusal = verdict
+
+    async def deliver(self) -> Verdict:
+        if not self._ended.is_set():
+            await self._end()
+        verdict = self._verdict or self._refusal or Verdict.internal()
+        if self._is_delivered:
+            await self._fetch_missing()
+            # a host took the job as its time in the queue was over, and ended it because it was asked to
+            verdict = self._refusal if self._refusal is not None and verdict.cancelled else verdict
+            answer = verdict
+            if self._parcels is not None and self._parcels.bring_results:
+                answer = await self._parcels.deliver(self._cluster.deliverer, verdict, self._log, self._stop)
+            self._is_answered = answer.code is verdict.code or answer.code is not FailureCode.SHUTTING_DOWN
+            return answer
+        return await self._cluster.deliverer.deliver(self._job, verdict, None, self._log, self._stop, self.execution_id)
+
+    async def close(self) -> None:
+        tasks = [task for task in (self._following, self._repairing) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        creating, self._creating = self._creating, None
+        if creating is not None:  # never published
+            with contextlib.suppress(NoReply, Refused):
+                await creating
+        # the next process of this member delivers the results that a host brought
+        is_left = self._is_delivered and not self._is_answered and self._stop.cause is FailureCode.SHUTTING_DOWN
+        is_over = self._ended.is_set() and not is_left  # the store of this member has the verdict
+        if is_over and self._parcels is not None:
+            self._parcels.withdraw()
+            await asyncio.to_thread(self._parcels.remove)
+        if is_over or creating is not None:
+            await self._cluster.remove(self.execution_id)
+
+    def wake(self) -> None:
+        """Look at the record now."""
+        self._news.set()
+
+    def take(self, batch: EventBatch) -> None:
+        """Take events of the host; what is missing before them is asked for."""
+        if batch.attempt == self._attempt and batch.lease is not None and batch.first <= self._next_event:
+            self._end_with(batch.lease)
+        self._news.set()
+        if batch.attempt != self._attempt:
+            return
+        if batch.first > self._next_event:
+            if self._repairing is None or self._repairing.done():
+                self._repairing = asyncio.create_task(self._repair(batch.first + len(batch.events)))
+            return
+        self._emit(batch)
+
+    def _end_with(self, record: LeaseRecord) -> None:
+        """Take the verdict of a host whose events are all here; for a lost machine the follower decides."""
+        if record.phase is Phase.DONE and not record.is_lost:
+            self._place(record.host)
+            self._missing_until, self._is_delivered = record.events, True
+            self._conclude(record.verdict or Verdict.internal())
+
+    def _emit(self, batch: EventBatch) -> None:
+        for event in batch.events[max(0, self._next_event - batch.first) :]:
+            self._log.emit(event)
+            if isinstance(event, StateChanged):
+                self._state = event
+                if self._parcels is not None and event.stage == "claim":
+                    self._parcels.are_fetched()
+        self._next_event = max(self._next_event, batch.first + len(batch.events))
+
+    async def _repair(self, until: int) -> None:
+        """Ask the host for the events that are missing before `until`; those that it forgot are skipped."""
+        while self._next_event < until and self._host:
+            wanted = EventsWanted(self.execution_id, self._attempt, self._next_event)
+            answer = await self._cluster.broker.ask(subjects.log(self._host), encode(wanted))
+            if answer is None:
+                return
+            try:
+                batch = decode(EventBatch, answer)
+            except WireError as error:  # the verdict stands without these lines
+                log.warning("job %s: the events of %s cannot be read: %s", self.execution_id, self._host, error)
+                return
+            if batch.attempt != self._attempt or not batch.events:  # the host may have been replaced meanwhile
+                return
+            if batch.first > self._next_event:
+                missing = batch.first - self._next_event
+                self._log.line("stderr", f"... {missing} lines were lost on the way from the host ...")
+                self._next_event = batch.first
+            self._emit(batch)
+
+    async def _follow(self) -> None:
+        """Follow the record until the verdict is there. A fault of ours ends the job with a verdict as well."""
+        try:
+            while not self._ended.is_set():
+                try:
+                    await self._look()
+                except NoReply:
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                except Refused:
+                    continue  # somebody was faster: look again
+                except JobFailed as failure:
+                    self._conclude(Verdict.of(failure))
+                if not self._ended.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_SECONDS):
+                            await self._news.wait()
+                    self._news.clear()
+        except Exception:
+            log.exception("job %s cannot be followed", self.execution_id)
+            self._conclude(Verdict.internal())
+
+    async def _look(self) -> None:
+        if self._creating is not None:
+            await self._queue()
+            return
+        stored = await self._cluster.broker.leases.get(self.execution_id)
+        record = record_of(stored)
+        if stored is None or record is None:
+            await self._queue()
+            return
+        if record.attempt != self._attempt:  # of an earlier process of this member, or the reply was lost
+            self._next_attempt(record.attempt, f"The host {self._host} was lost")
+        self._place(record.host)
+        match record.phase:
+            case Phase.QUEUED:
+                await self._wait_for_host(record, stored.revision)
+            case Phase.RUNNING | Phase.DELIVERING:
+                self._begin()
+                self._observation.saw(stored.revision)
+                if self._observation.is_over() or self._cluster.roster.is_gone(record.host, record.boot):
+                    await self._replace_host(record, stored.revision)
+            case Phase.DONE:
+                self._missing_until = record.events
+                if record.is_lost:
+                    await self._replace_machine(record, stored.revision)
+                    return
+                self._is_delivered = record.host != ""
+                self._conclude(record.verdict or Verdict.internal())
+
+    def _place(self, host: str) -> None:
+        if host not in ("", self._host):
+            self._log.emit(Placed(host))
+        self._host = host
+
+    async def _queue(self) -> None:
+        """Queue a job that never was, or that the broker has lost."""
+        if self._refusal is not None:
+            self._conclude(self._refusal)
+            return
+        if self._parcels is not None:
+            self._parcels.check_files()
+        creating, self._creating = self._creating, None
+        self._revision = await (creating if creating is not None else self._create())
+        self._publish_now()
+        await self._publish()
+
+    async def _create(self) -> int:
+        return await self._cluster.broker.leases.create(self.execution_id, encode(self._queued(self._attempt)))
+
+    async def _wait_for_host(self, record: LeaseRecord, revision: int) -> None:
+        self._revision = revision
+        timeout = self._cluster.settings.queue_timeout_seconds
+        if self.has_begun and time.monotonic() - self._queued_at > timeout:
+            text = f"The host of the job was lost, and no other took the job within {timeout:g} s"
+            await self._write_verdict(record, revision, Verdict.of(JobFailed(FailureCode.HOST_LOST, text)))
+            return
+        await self._publish()
+
+    async def _publish(self) -> None:
+        if time.monotonic() < self._publish_at:
+            return
+        lines: list[Raw] = []
+        size = 0
+        for line in reversed(self._log.json_lines()[0]):
+            size += len(line) + 1
+            if size > LINES_BYTES:
+                break
+            lines.append(Raw(line))
+        parcels = self._parcels
+        job, url = (Raw(encode_job(self._job)), "") if parcels is None else parcels.assigned(self._attempt)
+        member, log_lines = self._cluster.me.name, tuple(reversed(lines))
+        assignment = Assignment(self.execution_id, self._attempt, member, VERSION, job, log_lines, url, self._revision)
+        # a number of its own: the broker drops what it had within two minutes, also after it has lost it
+        await self._cluster.broker.publish_job(
+            self.execution_id, f"{self._cluster.me.boot}.{self._publications}", encode(assignment)
+        )
+        self._cluster.republished += self._publications > 0
+        self._publications += 1
+        self._publish_at = time.monotonic() + self._pause_seconds
+        self._pause_seconds = min(2 * self._pause_seconds, MOST_REPUBLISH_SECONDS)
+
+    def _publish_now(self) -> None:
+        """Let the next look publish the assignment."""
+        self._publish_at, self._pause_seconds = 0.0, REPUBLISH_SECONDS
+
+    def _begin(self) -> None:
+        if not self.has_begun:
+            self.has_begun = True
+            self._cluster.on_start()
+
+    async def _replace_host(self, record: LeaseRecord, revision: int) -> None:
+        """Give the job of a lost host to another one, or end it."""
+        reason = self._reason_against(record)
+        if reason is not None:
+            code = self._stop.cause or FailureCode.HOST_LOST
+            text = f"The host {record.host} was lost while it ran the job, and the job does not run again: {reason}"
+            await self._write_verdict(record, revision, Verdict.of(JobFailed(code, text)))
+            return
+        await self._queue_again(record, revision, f"The host {record.host} was lost")
+
+    async def _replace_machine(self, record: LeaseRecord, revision: int) -> None:
+        """Let the job run again whose host's machine failed, or end it; the host has uploaded nothing."""
+        self._begin()
+        await self._fetch_missing()  # the host is still there
+        verdict, reason = record.verdict or Verdict.internal(), self._reason_against(record)
+        if reason is None:
+            await self._queue_again(record, revision, f"The host {record.host} failed: {verdict.message}")
+        else:
+            self._conclude(replace(verdict, message=f"{verdict.message}; the job does not run again: {reason}"))
+
+    async def _queue_again(self, record: LeaseRecord, revision: int, why: str) -> None:
+        again = queued_again(record)
+        try:
+            self._revision = await self._cluster.broker.leases.update(self.execution_id, encode(again), revision)
+        except NoReply:
+            return  # the next look tells
+        self._next_attempt(again.attempt, why)
+        await self._publish()
+
+    def _next_attempt(self, attempt: int, why: str) -> None:
+        is_later, self._attempt, self._next_event = attempt > self._attempt, attempt, 0
+        self._queued_at = time.monotonic()
+        self._publish_now()
+        if is_later and self.has_begun:
+            self._cluster.lost += 1
+            self._log.emit(StateChanged(JobState.RUNNING, "queue"))
+            self._log.line("stderr", f"{why}: this job runs again (attempt {attempt})")
+
+    def _reason_against(self, record: LeaseRecord) -> str | None:
+        settings = self._cluster.settings
+        most = min(MOST_ATTEMPTS, settings.max_attempts)
+        if self._stop.cause is not None:
+            return "it was asked to end"
+        if settings.allow_network:
+            return "it had access to the network, where a second run could repeat its effects"
+        if record.attempt >= most:
+            return f"it has begun {record.attempt} times, and at most {most} are allowed"
+        return expired_url(self._job, datetime.now(UTC))
+
+    async def _write_verdict(self, record: LeaseRecord, revision: int, verdict: Verdict) -> None:
+        """Record a verdict of this member's own; its log is uploaded from here."""
+        done = LeaseRecord(Phase.DONE, record.attempt, record.front, verdict=verdict)
+        await self._cluster.broker.leases.update(self.execution_id, encode(done), revision)
+        self._conclude(verdict)
+
+    async def _end(self) -> None:
+        """Ask the job to end, whoever has it, and return when its verdict is known."""
+        if self._following is None and not self._is_known:  # nobody else has heard of it
+            self._conclude(self._refusal or Verdict.of(self._stop.failure()))
+            return
+        self._start()
+        own = self._refusal or Verdict.of(self._stop.failure())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                while not self._ended.is_set():
+                    with contextlib.suppress(NoReply, Refused, WireError):
+                        await self._ask_to_end(own)
+                    self._news.set()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_SECONDS):
+                            await self._ended.wait()
+        if not self._ended.is_set():
+            self._conclude(own)
+
+    async def _ask_to_end(self, own: Verdict) -> None:
+        stored = await self._cluster.broker.leases.get(self.execution_id)
+        record = record_of(stored)
+        if stored is None or record is None:
+            self._conclude(own)
+        elif record.phase is Phase.QUEUED:
+            await self._write_verdict(record, stored.revision, own)
+        elif record.phase is not Phase.DONE:
+            cause = self._stop.cause or FailureCode.CANCELLED
+            message = Cancel(self.execution_id, cause.value, self._stop.hold_seconds)
+            await self._cluster.broker.ask(subjects.cancel(record.host), encode(message))
+
+    def _conclude(self, verdict: Verdict) -> None:
+        if not self._ended.is_set():
+            self._verdict = verdict
+            self._ended.set()
+            self._cluster.on_start()
+
+    async def _fetch_missing(self) -> None:
+        """Fetch the last events of the host: its verdict may be faster than they are."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MISSING_SECONDS):
+                if self._next_event < self._missing_until:
+                    await asyncio.sleep(0.02)  # they are on their way, but for a lost one
+                    await self._repair(self._missing_until)
+        if (missing := self._missing_until - self._next_event) > 0:
+            self._log.line("stderr", f"... {missing} lines were lost with the host {self._host} ...")
+
+    def _queued(self, attempt: int) -> LeaseRecord:
+        return LeaseRecord(Phase.QUEUED, attempt, self._cluster.me.name)

@@ -1,0 +1,310 @@
+"""The messages between members: tagged, versioned and capped JSON, never a pickled object.
+
+Within one version members are only added, and unknown ones are ignored. The job inside an assignment is the exception:
+`gateway.core.wire` refuses what it does not know, because a host would otherwise run another job than the accepted one.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from gateway.core.events import Event
+from gateway.core.job import Verdict
+from gateway.core.wire import WireError, to_json
+
+#: Raised when a member is removed or changes its meaning. It is also part of each subject (`gateway.cluster.subjects`).
+CLUSTER_VERSION = 1
+
+#: Largest message. The default limit of a NATS server is 1 MiB with headers.
+MESSAGE_CAP_BYTES = 1_000_000
+
+#: Largest batch of events, before the next message begins.
+BATCH_BYTES = 64_000
+
+M = TypeVar("M", bound=Struct)
+
+
+class Phase(StrEnum):
+    """Where an attempt is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DELIVERING = "delivering"
+    DONE = "done"
+
+
+class LeaseRecord(Struct, frozen=True, tag="lease"):
+    """What the cluster knows of one job; each change is a compare-and-set on its revision.
+
+    Attributes
+    ----------
+    phase : Phase
+    attempt : int
+        Counted from 1, by the member that accepted the job.
+    front : str
+        Name of that member.
+    host, boot : str
+        Name of the member that runs it, and the id of this member's process; empty while the job is queued.
+    write : int
+        Number of this write of the holder, from 1.
+    verdict : Verdict or None
+        With ``done``.
+    events : int
+        With ``done``: number of events of the attempt.
+    is_lost : bool
+        With ``done``: the machine failed and not the job, and nothing was uploaded.
+    avoided : str
+        The host of the attempt before: it lets another one be first.
+    version : int
+    """
+
+    phase: Phase
+    attempt: int
+    front: str
+    host: str = ""
+    boot: str = ""
+    write: int = 0
+    verdict: Verdict | None = None
+    events: int = 0
+    is_lost: bool = False
+    avoided: str = ""
+    version: int = CLUSTER_VERSION
+
+
+class Assignment(Struct, frozen=True, tag="assignment"):
+    """One attempt of a job, for whichever host takes it.
+
+    Attributes
+    ----------
+    id : str
+        The execution id.
+    attempt : int
+    front : str
+        Name of the member that accepted the job.
+    software : str
+        Version of this member's software.
+    job : Raw
+        As `gateway.core.wire.encode_job` writes it.
+    lines : tuple of Raw
+        Lines of the log so far, as `gateway.core.log_json` writes them.
+    job_url : str
+        URL of a parcel with the job, where it is too large for a message; `job` is null then.
+    revision : int
+        Of the queued record, so that a host can claim it without a look; 0 if it must look.
+    version : int
+    """
+
+    id: str
+    attempt: int
+    front: str
+    software: str
+    job: Raw
+    lines: tuple[Raw, ...] = ()
+    job_url: str = ""
+    revision: int = 0
+    version: int = CLUSTER_VERSION
+
+
+class EventBatch(Struct, frozen=True, tag="events"):
+    """Events of one attempt, the first of which has the number `first`.
+
+    An empty batch says that the lease changed. After the last event it has the record with the verdict.
+    """
+
+    id: str
+    attempt: int
+    first: int
+    events: tuple[Event, ...] = ()
+    lease: LeaseRecord | None = None
+    version: int = CLUSTER_VERSION
+
+
+class EventsWanted(Struct, frozen=True, tag="events_wanted"):
+    """Asks a host for the events of an attempt from a number on; the answer is an `EventBatch`."""
+
+    id: str
+    attempt: int
+    first: int
+    version: int = CLUSTER_VERSION
+
+
+class Cancel(Struct, frozen=True, tag="cancel"):
+    """Asks a host to end an attempt; the answer is `Taken`."""
+
+    id: str
+    cause: str
+    hold_seconds: float = 0.0
+    version: int = CLUSTER_VERSION
+
+
+class Taken(Struct, frozen=True, tag="taken"):
+    """The answer to `Cancel`: whether the host runs the job."""
+
+    known: bool
+    version: int = CLUSTER_VERSION
+
+
+class Beat(Struct, frozen=True, tag="beat"):
+    """The state of a member, each second.
+
+    Attributes
+    ----------
+    name, boot : str
+        Of the member, and of its process.
+    software : str
+        Version.
+    tier : str
+        Of its sandbox; empty if it runs no jobs.
+    slots, busy : int
+    healthy : bool
+    leaving : bool
+        The last beat of a member that stops.
+    accepts : bool
+        Whether it accepts jobs, and so keeps records of some.
+    waiting : int
+        Jobs that it accepted and that wait for a slot of any host.
+    packages : str
+        Digest of the packages that were added for its jobs; empty if there are none.
+    version : int
+    """
+
+    name: str
+    boot: str
+    software: str
+    tier: str
+    slots: int
+    busy: int
+    healthy: bool
+    leaving: bool = False
+    accepts: bool = True
+    waiting: int = 0
+    packages: str = ""
+    version: int = CLUSTER_VERSION
+
+
+class Claim(Struct, frozen=True, tag="claim"):
+    """Says that a request id has a job in the cluster, and at which member. The broker forgets it unless renewed."""
+
+    member: str
+    boot: str
+    execution_id: str
+    version: int = CLUSTER_VERSION
+
+
+class Owner(Struct, frozen=True, tag="owner"):
+    """The name of the member that accepted a job."""
+
+    member: str
+    version: int = CLUSTER_VERSION
+
+
+class Question(Struct, frozen=True, tag="question"):
+    """Asks a member to answer an HTTP request about a job that it keeps; the answer is a `Part`.
+
+    The asking member has checked the caller's token, and vouches for its name and kind.
+    """
+
+    id: str
+    asker: str
+    method: str
+    uri: str
+    headers: dict[str, str]
+    body: bytes
+    token_name: str | None
+    token_kind: int
+    version: int = CLUSTER_VERSION
+
+
+class PartWanted(Struct, frozen=True, tag="part_wanted"):
+    """Asks for the next part of an answer, or with the number -1 for no more; the answer is a `Part`."""
+
+    id: str
+    number: int
+    version: int = CLUSTER_VERSION
+
+
+class Part(Struct, frozen=True, tag="part"):
+    """A part of an answer; status 0 says that the member makes none."""
+
+    id: str
+    number: int
+    is_last: bool
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    data: bytes = b""
+    version: int = CLUSTER_VERSION
+
+
+class _Head(Struct):
+    type: str
+    version: int
+
+
+def encode(message: Struct) -> bytes:
+    """Return the JSON form of a message.
+
+    Raises
+    ------
+    WireError
+        It is larger than a message may be.
+    """
+    data = to_json(message)
+    if len(data) > MESSAGE_CAP_BYTES:
+        raise WireError(f"the message has {len(data)} bytes, and at most {MESSAGE_CAP_BYTES} are allowed")
+    return data
+
+
+def decode(kind: type[M], data: bytes) -> M:
+    """Return the message of one kind that `encode` wrote.
+
+    Raises
+    ------
+    WireError
+        The text names the member that is wrong.
+    """
+    if len(data) > MESSAGE_CAP_BYTES:
+        raise WireError(f"a message of {len(data)} bytes; at most {MESSAGE_CAP_BYTES} are allowed")
+    tag = kind.__struct_config__.tag
+    try:
+        head = _HEAD.decode(data)
+        if head.type != tag:
+            raise WireError(f"expected a message of type {tag!r}, not {head.type[:40]!r}")
+        if head.version != CLUSTER_VERSION:
+            raise WireError(f"the {tag} is of version {head.version}; this member reads version {CLUSTER_VERSION}")
+        return msgspec.json.decode(data, type=kind)
+    except WireError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"the {tag} cannot be read: {error}") from None
+
+
+def batches(id: str, attempt: int, first: int, events: list[Event]) -> list[EventBatch]:
+    """Return events as messages, each of about `BATCH_BYTES` at most unless one event alone is larger.
+
+    Parameters
+    ----------
+    id : str
+        The execution id.
+    attempt : int
+        Number of the attempt.
+    first : int
+        Number of the first event.
+    events : list of Event
+        In order.
+    """
+    made, start, size = [], 0, 0
+    for place, event in enumerate(events):
+        more = len(to_json(event)) + 1
+        if size and size + more > BATCH_BYTES:
+            made.append(EventBatch(id, attempt, first + start, tuple(events[start:place])))
+            start, size = place, 0
+        size += more
+    made.append(EventBatch(id, attempt, first + start, tuple(events[start:])))
+    return made
+
+
+_HEAD = msgspec.json.Decoder(_Head)

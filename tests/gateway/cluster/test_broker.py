@@ -1,0 +1,178 @@
+"""Records and queue at a real NATS server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import nats.errors
+import pytest
+from nats.js import JetStreamContext
+
+from gateway.cluster.broker import Broker, NoReply, Refused
+from gateway.cluster.keeper import LeaseKeeper
+from gateway.cluster.lease import Hold, Lease
+from gateway.cluster.wire import LeaseRecord, Phase, decode, encode
+from gateway.core.errors import ConfigurationError, FailureCode, JobFailed
+from gateway.core.job import Verdict
+from tests.nats_server import NatsServer
+
+QUEUED = LeaseRecord(Phase.QUEUED, 1, "front")
+OK = Verdict(None, "", 0)
+
+
+@asynccontextmanager
+async def connected(server: NatsServer) -> AsyncIterator[Broker]:
+    broker = await Broker.connect(server.url, "test")
+    try:
+        yield broker
+    finally:
+        await broker.aclose()
+
+
+async def keeper_of(broker: Broker, host: str, key: str = "job") -> LeaseKeeper:
+    stored = await broker.leases.get(key)
+    assert stored is not None
+    return LeaseKeeper(Lease(decode(LeaseRecord, stored.data), stored.revision, host, "boot"), broker.leases, key)
+
+
+async def test_a_record_changes_only_at_its_revision(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as broker:
+        assert await broker.leases.get("job") is None
+        first = await broker.leases.create("job", b"1")
+        with pytest.raises(Refused):
+            await broker.leases.create("job", b"other")
+        second = await broker.leases.update("job", b"2", first)
+        with pytest.raises(Refused):
+            await broker.leases.update("job", b"3", first)
+        stored = await broker.leases.get("job")
+        assert stored is not None
+        assert (stored.data, stored.revision) == (b"2", second)
+        await broker.leases.remove("job")
+        assert await broker.leases.get("job") is None
+        await broker.leases.create("job", b"again")
+
+
+async def test_an_attempt_is_queued_once_and_given_to_one_host(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as one, connected(nats_server) as two:
+        for _ in range(2):
+            await one.publish_job("job", "1", b"body")
+        message = await one.next_job(5)
+        assert message is not None
+        assert (message.execution_id, message.data) == ("job", b"body")
+        assert await two.next_job(0.3) is None
+        await one.settle(message, is_taken=False)  # given back
+        again = await two.next_job(30)
+        assert again is not None
+        await two.settle(again)
+        assert await one.next_job(0.3) is None
+
+
+async def test_of_two_hosts_one_gets_the_lease(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as broker:
+        await broker.leases.create("job", encode(QUEUED))
+        a, b = await keeper_of(broker, "a"), await keeper_of(broker, "b")
+        assert sorted(await asyncio.gather(a.claim(), b.claim())) == [False, True]
+        winner, loser = (a, b) if a.lease.may_run() else (b, a)
+        assert loser.lease.hold is Hold.LOST
+        await winner.begin_delivery()
+        await winner.permit()
+        assert not await loser.finish(OK, 0)
+        assert await winner.finish(OK, 3)
+        stored = await broker.leases.get("job")
+        assert stored is not None
+        record = decode(LeaseRecord, stored.data)
+        assert (record.phase, record.host, record.events) == (Phase.DONE, winner.lease.host, 3)
+
+
+async def test_a_lease_is_renewed_and_one_that_was_taken_away_ends(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as broker:
+        await broker.leases.create("job", encode(QUEUED))
+        keeper = await keeper_of(broker, "a")
+        keeper.lease.seconds = 1.5
+        assert await keeper.claim()
+        keeping = asyncio.create_task(keeper.keep())
+        began = keeper.lease.revision
+        async with asyncio.timeout(60):
+            while keeper.lease.revision < began + 4:  # noqa: ASYNC110 - renewals have no event
+                await asyncio.sleep(0.05)
+        assert keeper.lease.may_run()
+        stored = await broker.leases.get("job")
+        assert stored is not None
+        async with asyncio.timeout(60):
+            while True:  # a renewal may come between look and write
+                try:
+                    await broker.leases.update("job", encode(LeaseRecord(Phase.QUEUED, 2, "front")), stored.revision)
+                    break
+                except Refused:
+                    stored = await broker.leases.get("job")
+                    assert stored is not None
+            await keeping
+        assert keeper.lease.hold is Hold.LOST
+        with pytest.raises(JobFailed) as failed:
+            await keeper.begin_delivery()
+        assert failed.value.code is FailureCode.HOST_LOST
+
+
+async def test_without_the_broker_a_holder_ends_before_the_lease_is_over(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as broker:
+        await broker.leases.create("job", encode(QUEUED))
+        keeper = await keeper_of(broker, "a")
+        assert await keeper.claim()
+        began = time.monotonic()
+        nats_server.kill()
+        async with asyncio.timeout(60):
+            await keeper.keep()
+        assert keeper.lease.hold is Hold.LOST
+        assert keeper.lease.fence_at < keeper.lease.clock()
+        assert time.monotonic() - began > 3  # it held on for most of the lease
+
+
+async def test_a_verdict_outlasts_a_restart_of_the_broker(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as broker:
+        await broker.leases.create("job", encode(QUEUED))
+        keeper = await keeper_of(broker, "a")
+        assert await keeper.claim()
+        await keeper.begin_delivery()
+        nats_server.kill()
+        finishing = asyncio.create_task(keeper.finish(OK, 0))
+        with pytest.raises(NoReply):
+            await broker.leases.get("job")
+        nats_server.start()
+        async with asyncio.timeout(60):
+            assert await finishing
+
+
+async def test_without_a_server_one_line_says_so() -> None:
+    with pytest.raises(ConfigurationError, match=r"CLUSTER_URL: no broker at 127\.0\.0\.1:9 can be used"):
+        await Broker.connect("nats://user:secret@127.0.0.1:9", "test")
+
+
+async def test_a_member_starts_although_a_reply_is_lost(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, lost = JetStreamContext.add_stream, []
+
+    async def without_reply(*args: Any) -> Any:
+        answer = await made(*args)
+        if not lost:
+            lost.append(answer)
+            raise nats.errors.TimeoutError
+        return answer
+
+    monkeypatch.setattr(JetStreamContext, "add_stream", without_reply)
+    async with connected(nats_server) as broker:
+        assert lost
+        assert await broker.leases.create("job", b"1")
+
+
+async def test_a_server_that_says_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.cluster.broker.CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=r"can be used: \w"):
+            await Broker.connect(f"nats://127.0.0.1:{port}", "test")

@@ -1,0 +1,100 @@
+"""Members that only accept jobs, and processes that only run them."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from gateway.cli.install.systemd import unit
+from tests.gateway.cluster.members import OUTPUT, ROWS, SLOW, cluster_of, in_background, urls, wait_for_members
+from tests.gateway_process import GatewayProcess, descendants, gateway_command
+from tests.nats_server import NatsServer
+from tests.s3 import S3Server, free_port
+
+HOST = ("-m", "gateway", "host")
+
+
+def test_one_accepts_and_another_one_runs(stack: ExitStack, nats_server: NatsServer, storage: S3Server) -> None:
+    as_host = {**nats_server.settings("host"), "SLOTS": "1", "READY_KERNELS": "0"}
+    front = stack.enter_context(GatewayProcess({**nats_server.settings("acceptor"), "SLOTS": "0"}))
+    assert front.request("GET", "/healthz/ready").status == 503  # nobody could run a job
+    assert len(descendants(front.pid)) == 0  # no launcher, no kernel
+    host = stack.enter_context(GatewayProcess({**as_host, "HOST": "0.0.0.0"}, launch=HOST))
+    wait_for_members([front], 2)
+    assert front.request("GET", "/healthz/ready").status == 200
+    status = front.request("GET", "/v1/status").body
+    assert (status["slots"], status["busy_slots"]) == (1, 0)
+
+    prefix = storage.new_prefix()
+    answer = front.execute(f"print('hello')\n{OUTPUT}", "job", **urls(storage, prefix))
+    assert answer.status == 200, answer.raw
+    assert storage.get(f"{prefix}/output") == ROWS
+    assert "hello" in [line["message"] for line in front.log("job")]
+
+    thread, answers = in_background(front, SLOW.format(seconds=50), "long", **urls(storage, storage.new_prefix()))
+    front.wait_for_line("long", "running")
+    assert front.request("POST", "/v1/cancel", {"request_id": "long"}).status == 200
+    thread.join(60)
+    assert answers[0].body["code"] == "cancelled"
+
+    # only a machine of the member that accepted it could run this one
+    refused = front.execute(OUTPUT, "kept")
+    assert (refused.status, refused.body["code"]) == (400, "bad_request"), refused.raw
+    assert "SLOTS=0" in refused.body["error"]
+
+    # the host needs no token, and shows nothing but its health
+    assert host.url.startswith("http://127.0.0.1:")
+    nobody = {"Authorization": ""}
+    assert host.request("GET", "/healthz/ready", headers=nobody).status == 200
+    assert b"transform_gateway_launcher_up 1.0" in host.request("GET", "/metrics", headers=nobody).raw
+    for path in ("/v1/status", "/v1/execute", "/", "/v1/jobs"):
+        assert host.request("GET", path).status == 404, path
+
+
+def test_a_host_that_is_stopped_lets_its_job_end(stack: ExitStack, nats_server: NatsServer, storage: S3Server) -> None:
+    as_host = {**nats_server.settings("host"), "SLOTS": "1", "READY_KERNELS": "0"}
+    front = stack.enter_context(GatewayProcess({**nats_server.settings("acceptor"), "SLOTS": "0"}))
+    host = stack.enter_context(GatewayProcess(as_host, launch=HOST))
+    wait_for_members([front], 2)
+    prefix = storage.new_prefix()
+    thread, answers = in_background(front, SLOW.format(seconds=3), "job", timeout=60, **urls(storage, prefix))
+    front.wait_for_line("job", "running")
+    assert host.stop() == 0
+    thread.join(60)
+    assert answers[0].status == 200, answers[0].raw
+    assert [line["message"] for line in front.log("job")].count("running") == 1
+    assert cluster_of(front)["hosts_lost"] == 0
+
+
+@pytest.mark.parametrize(("command", "slots"), [((), "0"), (("host",), "1")])
+def test_a_service_is_started_again_that_finds_no_broker(command: tuple[str, ...], slots: str) -> None:
+    """After a loss of power, a member may be up before the broker is."""
+    settings = {"CLUSTER_URL": f"nats://127.0.0.1:{free_port()}", "SLOTS": slots, "READY_KERNELS": "0"}
+    with tempfile.TemporaryDirectory(prefix="tg-", dir="/tmp") as directory:
+        Path(directory).chmod(0o755)  # the gateway drops root
+        ended = gateway_command(*command, "--port=0", STATE_DIR=f"{directory}/s", **settings)
+    assert "no broker at" in ended.stderr.splitlines()[-1]
+    status = re.search(r"^RestartPreventExitStatus=(.*)$", unit(Path("/opt/transform-gateway")), re.MULTILINE)
+    assert status is not None
+    assert ended.returncode not in {0, *map(int, status[1].split())}
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "text"),
+    [
+        ((), {"SLOTS": "0"}, "SLOTS is 0: without CLUSTER_URL no other machine could run a job"),
+        (("host",), {}, "CLUSTER_URL is not set: a host gets its jobs from the members of a cluster"),
+        (("host",), {"SLOTS": "0", "CLUSTER_URL": "nats://127.0.0.1:9"}, "SLOTS is 0: a host must run jobs"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    command: tuple[str, ...], settings: dict[str, str], text: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    state = tmp_path_factory.mktemp("tg")
+    ended = gateway_command(*command, "--port=0", STATE_DIR=str(state), **settings)
+    assert ended.returncode == 2, ended.stderr
+    assert text in ended.stderr.splitlines()[-1]
