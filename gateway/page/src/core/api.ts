@@ -1,0 +1,61 @@
+/** Requests to the gateway that serves this page. */
+import { refused, token } from "./session.ts";
+
+export class Refusal extends Error {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+/** Send a request with the token. A refusal, or an unreachable gateway, is thrown as `Refusal`. */
+export async function call(path: string, init: RequestInit = {}): Promise<Response> {
+  const headers = new Headers(init.headers);
+  const sent = token();
+  if (sent) headers.set("Authorization", `Bearer ${sent}`);
+  let response: Response;
+  try {
+    response = await fetch(path, { ...init, headers, credentials: "omit", cache: "no-store", redirect: "error" });
+  } catch (error) {
+    if (error instanceof DOMException && error.name === "AbortError") throw error;
+    throw new Refusal(0, "unreachable", "The gateway does not answer.");
+  }
+  if (response.ok) return response;
+  const refusal = await refusalOf(response);
+  if (refusal.code === "insufficient_scope") throw new Refusal(refusal.status, refusal.code, scopeMessage(refusal.message));
+  // the answer to an earlier token may be late
+  if (refusal.status === 401 && sent === token()) refused.value = sent ? "The gateway does not accept this token." : "This gateway needs a token.";
+  throw refusal;
+}
+
+export async function getJson<T>(path: string, signal?: AbortSignal): Promise<T> {
+  return (await (await call(path, signal ? { signal } : {})).json()) as T;
+}
+
+export async function postJson<T>(path: string, body: unknown): Promise<T> {
+  const init = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  return (await (await call(path, init)).json()) as T;
+}
+
+/** The gateway names the kind of the token and the kind that a request needs. */
+export function scopeMessage(text: string): string {
+  if (/is of kind 'read'/.test(text)) return "This token may only read. This needs one of kind run.";
+  return /needs a token of kind 'admin'/.test(text) ? "This token may not do this: it needs a token of kind admin." : text;
+}
+
+async function refusalOf(response: Response): Promise<Refusal> {
+  const text = await response.text();
+  try {
+    const body = JSON.parse(text) as { error?: string; code?: string };
+    return new Refusal(response.status, body.code ?? "", body.error ?? `The gateway answered ${response.status}.`);
+  } catch {
+    return new Refusal(response.status, "", `The gateway answered ${response.status}.`);
+  }
+}
+
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,44 @@
+/** Server-Sent Events read by fetch, because EventSource sends no Authorization header. */
+
+export interface StreamEvent {
+  name: string;
+  id: string;
+  data: unknown;
+}
+
+/** Split text that arrives in pieces into events; a comment yields nothing. */
+export class EventParser {
+  private rest = "";
+
+  push(piece: string): StreamEvent[] {
+    const parts = (this.rest + piece).split("\n\n");
+    this.rest = parts.pop() ?? "";
+    return parts.map(parse).filter((event) => event !== null);
+  }
+}
+
+function parse(text: string): StreamEvent | null {
+  const fields = new Map<string, string>();
+  for (const line of text.split("\n")) {
+    const at = line.indexOf(": ");
+    if (at > 0) fields.set(line.slice(0, at), line.slice(at + 2));
+  }
+  const data = fields.get("data");
+  if (data === undefined) return null;
+  return { name: fields.get("event") ?? "message", id: fields.get("id") ?? "", data: JSON.parse(data) };
+}
+
+export async function* readEvents(response: Response): AsyncGenerator<StreamEvent> {
+  if (!response.body) return;
+  const parser = new EventParser();
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      yield* parser.push(value);
+    }
+  } finally {
+    void reader.cancel().catch(() => undefined);
+  }
+}

@@ -1,0 +1,53 @@
+/** Small pieces that several views show of a job. */
+import { useState } from "preact/hooks";
+import { call, messageOf, postJson } from "../core/api.ts";
+import { bytes, count, doneOf } from "../core/format.ts";
+import type { JobSummary, StageProgress } from "../core/types.ts";
+
+export function Badge({ job }: { job: Pick<JobSummary, "state" | "code" | "stage"> }) {
+  const [kind, text] =
+    job.state !== "finished"
+      ? [job.state, job.state === "running" && job.stage ? job.stage : job.state]
+      : [job.code === "ok" ? "ok" : job.code === "cancelled" ? "cancelled" : "bad", job.code ?? ""];
+  return <span class={`badge ${kind}`}>{text.replaceAll("_", " ")}</span>;
+}
+
+export function Progress({ progress }: { progress: StageProgress[] }) {
+  if (progress.length === 0) return null;
+  return (
+    <ul class="progress">
+      {progress.map((each) => (
+        <li key={`${each.stage} ${each.table} ${each.bar}`}>
+          <b>{each.stage}</b> {each.table} {each.rows !== null && `${count(each.rows)} rows`} {each.bytes !== null && bytes(each.bytes)}
+          {each.description} {each.done !== null && doneOf(each.done, each.total)}
+          {each.done !== null && !!each.total && <progress value={each.done} max={each.total} aria-label={each.description || each.stage} />}
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+export function CancelButton({ job }: { job: Pick<JobSummary, "job_id"> }) {
+  // not by request_id, which jobs of several names may have at the same time
+  return <AskButton ask={() => call(`/v1/jobs/${job.job_id}/cancel`, { method: "POST" })} name="Cancel" asked="Cancelling…" />;
+}
+
+/** Its kernel has the variables of the job; the job's view then shows the command that attaches to it. */
+export function HoldButton({ job }: { job: Pick<JobSummary, "job_id"> }) {
+  return <AskButton ask={() => postJson(`/v1/jobs/${job.job_id}/hold`, {})} name="Cancel and hold" asked="Holding…" />;
+}
+
+function AskButton({ ask, name, asked }: { ask: () => Promise<unknown>; name: string; asked: string }) {
+  const [isAsked, setAsked] = useState(false);
+  const [problem, setProblem] = useState("");
+  async function onClick(): Promise<void> {
+    setAsked(true);
+    try {
+      await ask();
+    } catch (error) {
+      setProblem(messageOf(error));
+    }
+  }
+  if (problem) return <span class="bad-text" role="alert">{problem}</span>;
+  return <button class="danger" disabled={isAsked} onClick={() => void onClick()}>{isAsked ? asked : name}</button>;
+}

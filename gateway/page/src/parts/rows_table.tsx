@@ -1,0 +1,20 @@
+import type { ManifestField } from "../core/types.ts";
+
+export const NUMBERS = new Set(["Integer", "BigInteger", "Float", "Decimal", "Number"]);
+
+export function RowsTable({ fields, rows }: { fields: readonly ManifestField[]; rows: readonly Record<string, unknown>[] }) {
+  return (
+    <div class="table rows" tabIndex={0} role="region" aria-label="First rows of the result">
+      <table>
+        <thead><tr>{fields.map((field) => <th key={field.name} scope="col" class={NUMBERS.has(field.base_type) ? "number" : ""}>{field.name}<span class="faint type">{field.base_type}</span></th>)}</tr></thead>
+        <tbody>{rows.map((row, at) => <tr key={at}>{fields.map(({ name, base_type }) => <Cell key={name} value={row[name]} isTime={/^(Date|Time)/.test(base_type)} />)}</tr>)}</tbody>
+      </table>
+    </div>
+  );
+}
+
+function Cell({ value, isTime }: { value: unknown; isTime: boolean }) {
+  if (value === null || value === undefined) return <td class="faint">null</td>;
+  if (typeof value === "number") return <td class="number">{String(value)}</td>;
+  return <td class={isTime ? "time" : ""}>{typeof value === "string" ? value : JSON.stringify(value)}</td>;
+}

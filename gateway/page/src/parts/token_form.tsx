@@ -1,0 +1,21 @@
+import { useState } from "preact/hooks";
+import { refused, token } from "../core/session.ts";
+import { signIn } from "../core/stream.ts";
+
+export function TokenForm() {
+  const [text, setText] = useState("");
+  function submit(event: Event): void {
+    event.preventDefault();
+    signIn(text.trim());
+  }
+  return (
+    <form class="token card" onSubmit={submit}>
+      <h1>Sign in</h1>
+      <p role="alert" class={token() ? "bad-text" : ""}>{refused.value}</p>
+      <label for="token">Token (from AUTH_TOKEN or AUTH_TOKEN_FILE of the gateway)</label>
+      <input id="token" type="password" autocomplete="off" required value={text} onInput={(event) => setText(event.currentTarget.value)} />
+      <button class="primary">Continue</button>
+      <p class="faint">It stays in this tab until you close it.</p>
+    </form>
+  );
+}

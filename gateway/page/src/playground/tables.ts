@@ -1,0 +1,91 @@
+/** The tables of a run: files that were dropped, and URLs that the gateway fetches as it does for Metabase. */
+import type { Manifest } from "../core/types.ts";
+
+export interface PlaygroundTable {
+  name: string;
+  source: File | UrlSource;
+  /** Names of the columns, where a text file tells them. */
+  columns: string[];
+  /** Metabase's description of the columns, for a table of a failed job. */
+  manifest?: Manifest | null;
+}
+
+export interface UrlSource {
+  url: string;
+  format: string;
+}
+
+/** Each data format with the endings of its files. */
+export type Formats = Record<string, string[]>;
+
+/** A file with this ending holds JSON lines as well, and is sent under another name. */
+const JSON_ENDING = ".json";
+
+export const HEAD_BYTES = 65_536;
+
+/** A file's name as a parameter of transform(): `Orders 2024.csv` is `orders_2024`. */
+export function tableName(fileName: string): string {
+  const stem = fileName.replace(/\.[^.]*$/, "").toLowerCase().replace(/[^a-z0-9]+/g, "_").replace(/^_+|_+$/g, "");
+  return /^[a-z]/.test(stem) ? stem : `table_${stem}`;
+}
+
+export function endingsOf(formats: Formats): string[] {
+  return [...Object.values(formats).flat(), JSON_ENDING];
+}
+
+export function columnsOf(fileName: string, head: string): string[] {
+  const line = head.split(/\r?\n/, 1)[0] ?? "";
+  if (/\.csv$/i.test(fileName)) return line.split(",").map((name) => name.trim().replace(/^"|"$/g, ""));
+  try {
+    return Object.keys(JSON.parse(line) as object);
+  } catch {
+    return [];
+  }
+}
+
+export async function readTable(file: File, formats: Formats): Promise<PlaygroundTable> {
+  const endings = endingsOf(formats);
+  if (!endings.some((ending) => file.name.toLowerCase().endsWith(ending))) {
+    throw new Error(`${file.name}: expected a file that ends in ${endings.join(", ")}`);
+  }
+  return { name: tableName(file.name), source: file, columns: columnsOf(file.name, await file.slice(0, HEAD_BYTES).text()) };
+}
+
+/** Return the name and the format that the path of a URL suggests, as far as it does; its query may be a signature. */
+export function guessOf(text: string, formats: Formats): { name: string; format: string } {
+  const file = (URL.canParse(text) && new URL(text).pathname.split("/").at(-1)) || "";
+  const ending = /\.[^.]+$/.exec(file)?.[0].toLowerCase() ?? "";
+  const format = ending === JSON_ENDING ? "jsonl" : Object.keys(formats).find((each) => formats[each]?.includes(ending));
+  return { name: file ? tableName(file.replace(/%[0-9a-f]{2}/gi, " ")) : "", format: format ?? "" };
+}
+
+/** Orders of a small shop: the same ones each time. */
+export function sampleTable(): File {
+  const rows = ["order_id,day,country,product,quantity,price,discount"];
+  let seed = 7;
+  const next = (most: number): number => (seed = (seed * 48_271) % 2_147_483_647) % most;
+  for (let id = 1; id <= 500; id += 1) {
+    const day = new Date(Date.UTC(2024, 0, 1 + next(90))).toISOString().slice(0, 10);
+    const [country, product] = [["DE", "FR", "NL", "PL"][next(4)], ["lamp", "chair", "desk"][next(3)]];
+    rows.push(`${id},${day},${country},${product},${1 + next(5)},${(5 + next(9500) / 100).toFixed(2)},${next(3) ? "" : "0.1"}`);
+  }
+  return new File([rows.join("\n") + "\n"], `${SAMPLE_NAME}.csv`, { type: "text/csv" });
+}
+
+/** The script that stands in the editor until somebody changes it; it takes the tables that are there. */
+export function firstScript(tables: readonly PlaygroundTable[]): string {
+  const [first] = tables;
+  if (!first || tables.some((table) => table.name === SAMPLE_NAME)) return SAMPLE_SCRIPT;
+  return `def transform(${tables.map((table) => table.name).join(", ")}):\n    print(f"{len(${first.name})} rows")\n    return ${first.name}\n`;
+}
+
+const SAMPLE_NAME = "orders";
+
+const SAMPLE_SCRIPT = `"""Revenue by day and country."""
+
+
+def transform(orders):
+    print(f"{len(orders)} orders")
+    orders["revenue"] = orders.quantity * orders.price * (1 - orders.discount.fillna(0))
+    return orders.groupby(["day", "country"], as_index=False).revenue.sum()
+`;
