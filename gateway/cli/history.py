@@ -1,0 +1,156 @@
+"""`transform-gateway jobs` and `result`: the history of a running gateway, and the results that it keeps."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from gateway.cli import common
+from gateway.cli.display import RunningJobs, printable
+from gateway.client.client import TransformClient
+from gateway.client.errors import GatewayRefused
+from gateway.core.formats import FORMATS, DataFormat
+from gateway.table_files.kinds import FileKind, kind_of
+from gateway.table_files.writing import UnwritableResult, write_as
+
+DESCRIPTIONS = {
+    "jobs": "List jobs, the newest last.",
+    "result": "Write the kept result of a job to a file.",
+}
+
+
+def main(name: str, arguments: Sequence[str]) -> int:
+    parser = common.parser(name, DESCRIPTIONS[name])
+    if name == "jobs":
+        parser.add_argument("--failed", action="store_true", help="only jobs that failed")
+        parser.add_argument("--follow", action="store_true", help="go on with jobs as they finish")
+        parser.add_argument("--since", help="only jobs accepted at this time or later, in ISO 8601")
+        parser.add_argument("--label", help="only jobs whose label contains this text")
+        parser.add_argument("--limit", type=int, default=20, help="number of jobs (default: 20)")
+        parser.add_argument("--json", action="store_true", help="print one JSON object for each job")
+    else:
+        parser.add_argument("id", help="job_id or request_id of the job")
+        parser.add_argument("--out", type=Path, required=True, help="file for the result; - is standard output")
+    common.add_gateway(parser)
+    options = parser.parse_args(arguments)
+    action = {"jobs": _jobs, "result": _result}[name]
+    return common.guarded(lambda: action(common.client_of(options), options))
+
+
+def _jobs(client: TransformClient, options: argparse.Namespace) -> int:
+    query: dict[str, str | float] = {"limit": options.limit}
+    if options.failed:
+        query["code"] = "failed"
+    query |= {name: value for name in ("since", "label") if (value := getattr(options, name)) is not None}
+    if options.follow:
+        query |= {"state": "finished", "sort": "-finished_at"}
+    shown: set[str] = set()
+    if not options.follow:
+        for member in _show_new(client, query, shown, options, print):
+            sys.stderr.write(f"the member {printable(member)} does not answer; its jobs are not in this list\n")
+        return 0
+    with RunningJobs() as running:
+        _show_new(client, query, shown, options, running.print)
+        query["limit"] = 500  # more than finish between two events
+        for event in client.stream():
+            jobs, is_snapshot = event.data.get("jobs", []), event.name == "snapshot"
+            running.take(jobs, is_all=is_snapshot)
+            if is_snapshot or any(job["state"] == "finished" for job in jobs):
+                _show_new(client, query, shown, options, running.print)
+    return 0
+
+
+def _show_new(
+    client: TransformClient,
+    query: dict[str, str | float],
+    shown: set[str],
+    options: argparse.Namespace,
+    write: Callable[[str], None],
+) -> Sequence[str]:
+    """Write the jobs that were not shown yet, and return the members of a cluster whose jobs are missing."""
+    page = client.jobs(**query)
+    for job in reversed(page["jobs"]):
+        if job["job_id"] not in shown:
+            shown.add(job["job_id"])
+            write(json.dumps(job) if options.json else described(job))
+    missing: Sequence[str] = page.get("missing_members") or ()
+    return missing
+
+
+def _result(client: TransformClient, options: argparse.Namespace) -> int:
+    job_id = job_id_of(client, options.id)
+    if str(options.out) == "-":
+        sys.stdout.buffer.write(client.fetch_job(job_id) or b"")
+        return 0
+    job = client.job(job_id)
+    facts = job["result"] or {}
+    common.check_output("--out", options.out)
+    kind = _kind_for(options.out, facts.get("data_format"))
+    with tempfile.TemporaryDirectory(prefix="transform-result-") as directory:
+        path = options.out if kind.is_plain else Path(directory) / "output"
+        client.fetch_job(job_id, path)
+        if not kind.is_plain:
+            try:
+                write_as(path, kind, options.out)
+            except UnwritableResult as error:
+                raise common.UsageError(f"--out {options.out}: {error}") from None
+    rows, fields = (common.counted(facts[name], noun) for name, noun in (("rows", "row"), ("fields", "column")))
+    sys.stderr.write(f"{rows}, {fields}, {options.out.stat().st_size:,} bytes in {options.out}\n")
+    return 0
+
+
+def _kind_for(path: Path, data_format: DataFormat | None) -> FileKind:
+    """Return the kind of the file for a result; without a format there is no result, which the gateway explains."""
+    try:
+        kind = kind_of(path)
+    except ValueError as error:
+        if not path.suffix and data_format is not None:
+            return FileKind(data_format)
+        raise common.UsageError(f"--out {error}") from None
+    if data_format is None or kind.data_format == data_format:
+        return kind
+    ending = FORMATS[data_format].endings[0]
+    raise common.UsageError(
+        f"--out {path}: the result is {data_format}, so the name must end in {ending}; `submit --format` chooses "
+        "another format"
+    )
+
+
+def job_id_of(client: TransformClient, text: str, **query: str) -> str:
+    """Return the job_id that a text means: itself, or that of the newest job with this request_id.
+
+    Raises
+    ------
+    UsageError
+        There is no such job that `query`, of the history, lets pass.
+    """
+    if re.fullmatch("[0-9a-f]{32}", text):
+        try:
+            return str(client.job(text)["job_id"])
+        except GatewayRefused as refusal:
+            if refusal.status != 404:
+                raise
+    found = client.jobs(request_id=text, limit=1, **query)["jobs"]
+    if not found:
+        kind = " failed" if query.get("code") == "failed" else ""
+        raise common.UsageError(f"there is no{kind} job with the id {text!r}, or it was forgotten")
+    return str(found[0]["job_id"])
+
+
+def described(job: dict[str, Any]) -> str:
+    """Return one line about a job."""
+    moment = datetime.fromisoformat(job["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    outcome = job["code"] or job["state"]
+    duration = f"{job['duration']:.2f} s" if job["duration"] is not None else "-"
+    rows = common.counted(job["rows"], "row") if job["rows"] is not None else "-"
+    name = job["label"] or ", ".join(job["tables"]) or "-"
+    error = f": {job['error'].splitlines()[0]}" if job["error"] else ""
+    line = f"{moment}  {job['job_id']}  {job['request_id']}  {outcome}  {duration}  {rows}  {name}{error}"
+    return printable(line)

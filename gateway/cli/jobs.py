@@ -1,0 +1,130 @@
+"""`transform-gateway logs`, `cancel` and `status`: commands about the jobs of a running gateway."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from gateway.cli import common
+from gateway.cli.display import Display
+from gateway.cli.history import job_id_of
+from gateway.client.client import TransformClient
+from gateway.client.errors import GatewayRefused
+from gateway.core.events import LogLine
+from gateway.core.job import RequestId
+from gateway.process.health import health_of
+
+DESCRIPTIONS = {
+    "logs": "Show the log of a job; without an id, of the job that runs, else waits, else the last one.",
+    "cancel": "Cancel a job that runs or waits.",
+    "status": "Show the state of the gateway (exit code 3: not healthy) or, with an id, of a job.",
+}
+
+
+def main(name: str, arguments: Sequence[str]) -> int:
+    parser = common.parser(name, DESCRIPTIONS[name])
+    ids = "job_id or request_id" if name == "logs" else "request_id"
+    parser.add_argument("id", nargs=None if name == "cancel" else "?", help=f"{ids} of the job")
+    if name == "logs":
+        parser.add_argument("--follow", action="store_true", help="follow the log until the job is finished")
+    if name == "status":
+        parser.add_argument("--json", action="store_true", help="print the whole response as JSON")
+    common.add_gateway(parser)
+    options = parser.parse_args(arguments)
+    action = {"logs": _logs, "cancel": _cancel, "status": _status}[name]
+    return common.guarded(lambda: action(common.client_of(options), options))
+
+
+def _logs(client: TransformClient, options: argparse.Namespace) -> int:
+    if options.follow:
+        return _follow(client, options.id)
+    display = Display(progress=False)
+    for line in _lines(client, options.id):
+        display(line)
+    return 0
+
+
+def _lines(client: TransformClient, text: str | None) -> list[LogLine]:
+    """Return the log of a job, also of one that ended too long ago to be known by its request_id."""
+    try:
+        return client.logs(text)
+    except GatewayRefused as refusal:
+        if text is None or refusal.status != 404:
+            raise
+    return client.job_logs(job_id_of(client, text))
+
+
+def _follow(client: TransformClient, request_id: RequestId | None) -> int:
+    if request_id is None:
+        request_id = _current_job(client)
+        sys.stderr.write(f"following job {request_id}\n")
+    with Display() as display:
+        client.follow(request_id, display)
+    result = client.status(request_id).get("result") or {}
+    # the log ends with the reason of a failure
+    if result.get("code") == "ok":
+        sys.stderr.write(f"job {request_id} succeeded: {common.counted(result.get('rows') or 0, 'row')}\n")
+    elif result:
+        sys.stderr.write(f"job {request_id} failed: {result['code']}\n")
+    return 0
+
+
+def _current_job(client: TransformClient) -> RequestId:
+    """Return the job that runs, else the next one that waits, else the last one."""
+    for query in ({"state": "running"}, {"state": "queued"}, {}):
+        if found := client.jobs(**query, limit=1)["jobs"]:
+            request_id: RequestId = found[0]["request_id"]
+            return request_id
+    raise common.UsageError("there is no job yet")
+
+
+def _cancel(client: TransformClient, options: argparse.Namespace) -> int:
+    *first, last = common.request_ids(options.id)
+    for request_id in first:
+        try:
+            client.cancel(request_id)
+        except GatewayRefused as refusal:
+            if refusal.status != 404:
+                raise
+        else:
+            break
+    else:
+        client.cancel(last)
+    sys.stdout.write(f"cancelling job {options.id}\n")
+    return 0
+
+
+def _status(client: TransformClient, options: argparse.Namespace) -> int:
+    status = client.status(options.id)
+    text = json.dumps(status, indent=2) if options.json else _described(status, options.id is not None)
+    sys.stdout.write(text + "\n")
+    return 0 if options.id is not None or status.get("healthy") else common.EXIT_UNREACHABLE
+
+
+def _described(status: dict[str, Any], is_job: bool) -> str:
+    if is_job:
+        lines = [f"{status.get('request_id')}: {status.get('state')} {status.get('stage') or ''}".rstrip()]
+        result = status.get("result")
+        if isinstance(result, dict):
+            lines.append(
+                f"{result.get('code')}, exit code {result.get('exit_code')}: {result.get('error') or 'success'}"
+            )
+        return "\n".join(lines)
+    sandbox, metrics = status.get("sandbox") or {}, status.get("metrics") or {}
+    root = ", but the gateway keeps root" if sandbox.get("gateway_has_root") else ""
+    kernels = status.get("kernels") or {}
+    return "\n".join(
+        (
+            f"version   {status.get('version')}",
+            f"health    {health_of(status)}",
+            f"slots     {status.get('busy_slots')} of {status.get('slots')} busy",
+            f"queue     {status.get('queue_size')} of {status.get('max_queue_size')}",
+            f"held      {kernels.get('held', 0)} of {kernels.get('held_limit', 0)} kernels",
+            f"personal  {kernels.get('personal', 0)} of {kernels.get('personal_limit', 0)} kernels",
+            f"jobs      {metrics.get('completed')} finished, {metrics.get('failed')} of them failed",
+            f"sandbox   tier {sandbox.get('tier', '?')}{root}",
+        )
+    )

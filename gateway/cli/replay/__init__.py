@@ -1,0 +1,1 @@
+"""`transform-gateway replay`: run a failed job again from its bundle."""
