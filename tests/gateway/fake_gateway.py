@@ -1,4 +1,4 @@
-"""An HTTP server that answers as a test says: what a client must cope with beside a gateway that works."""
+"""An HTTP server that answers as a test says: the faults that a client must handle."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
+
+from gateway.core.version import VERSION
 
 
 @dataclass
@@ -32,6 +34,7 @@ class FakeGateway:
     handlers: dict[str, Handle] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     url: str = ""
+    version: str = VERSION
 
     def __enter__(self) -> FakeGateway:
         fake = self
@@ -48,6 +51,7 @@ class FakeGateway:
                 status, value = handle(asked) if handle else (404, {"error": "unknown", "code": "not_found"})
                 content = value if isinstance(value, bytes) else json.dumps(value).encode()
                 self.send_response(status)
+                self.send_header("X-Gateway-Version", fake.version)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
@@ -68,5 +72,5 @@ class FakeGateway:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.shutdown()
-        self._thread.join(10)
+        self._thread.join(60)
         self._server.server_close()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
+from gateway.http.schemas.fields import PRELOADED_MODULES
 from tests.gateway_process import GatewayProcess
 
 SIMPLE = "import pandas as pd\ndef transform():\n    return pd.DataFrame({'x': [1, 2]})"
@@ -23,6 +27,80 @@ def test_result_is_kept_for_a_request_without_urls(running_gateway: GatewayProce
     assert messages[0] == "at import"
     assert messages[-2].startswith("Successfully saved 2 rows")
     assert messages[-1].startswith("Successfully saved output manifest with 1 fields")
+
+
+def test_manifest_that_no_answer_can_hold_is_left_out(running_gateway: GatewayProcess) -> None:
+    """The job may write any manifest: it is delivered as it is, and the answer says how the job ended."""
+    forge = """
+import pathlib
+from transform_shim.job import run
+write_output = run.write_output
+def forged(frame, output_format, output_path, manifest_path, *more):
+    written = write_output(frame, output_format, output_path, manifest_path, *more)
+    pathlib.Path(manifest_path).write_text('{"fields": ' + "[" * DEPTH + "]" * DEPTH + "}")
+    return written
+run.write_output = forged
+"""
+    for depth in (190, 300, 900):
+        code = forge.replace("DEPTH", str(depth)) + SIMPLE
+        answer = running_gateway.execute(code, "forged", inline=True)
+        assert (answer.status, answer.body["exit_code"]) == (200, 0), answer.raw
+        assert answer.body["output"] == '{"x":1}\n{"x":2}\n'
+        assert (answer.body["manifest"] is None) == (depth > 200)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_of_multiprocessing_run_functions_of_the_script(running_gateway: GatewayProcess, method: str) -> None:
+    code = f"""
+import multiprocessing
+import pandas as pd
+
+def put(results, value):
+    results.send(value * value)
+
+def transform():
+    context = multiprocessing.get_context("{method}")
+    received, results = context.Pipe(duplex=False)
+    process = context.Process(target=put, args=(results, 3))
+    process.start()
+    process.join()
+    return pd.DataFrame({{"v": [process.exitcode, 0 if process.exitcode else received.recv()]}})
+"""
+    answer = running_gateway.execute(code, f"multiprocessing-{method}", inline=True, timeout=60)
+    assert answer.body.get("output") == '{"v":0}\n{"v":9}\n', answer.raw
+
+
+def test_large_code_arrives_whole(running_gateway: GatewayProcess) -> None:
+    """Sources of 60 MB, near the limit of a body: half of them a literal of the script, the rest a library module."""
+    text, lines = "é" + "x" * 19_999_999, "# a line of a module that nobody reads\n" * 1_000_000
+    script = f"import common\nimport pandas as pd\nTEXT = '{text}'\n"
+    script += "def transform():\n    return pd.DataFrame({'n': [len(TEXT), common.N]})"
+    answer = running_gateway.execute(script, "large-code", library={"common.py": f"{lines}N = 7\n"})
+    assert (answer.status, answer.body["code"]) == (200, "ok"), answer.raw
+    output = running_gateway.request("GET", "/v1/results/large-code/output")
+    assert output.raw == b'{"n":20000000}\n{"n":7}\n'
+
+
+def test_code_that_python_cannot_compile_within_the_memory_limit_says_so(running_gateway: GatewayProcess) -> None:
+    answer = running_gateway.execute("a = 1\n" * 3_000_000 + SIMPLE, "compiled")
+    assert (answer.status, answer.body["code"]) == (500, "memory_limit"), answer.raw
+    assert answer.body["error"].endswith("while it was imported")
+
+
+def test_a_library_module_with_the_name_of_a_loaded_one_is_refused(running_gateway: GatewayProcess) -> None:
+    """Python would not look for it, so the script would import another module than the one of the request."""
+    script = (
+        "import sys\nimport pandas as pd\nNAMES = {name.partition('.')[0] for name in sys.modules}\n"
+        "def transform():\n    return pd.DataFrame({'n': sorted(NAMES)})"
+    )
+    output = running_gateway.execute(script, "modules", inline=True).body["output"]
+    loaded = {json.loads(line)["n"] for line in output.splitlines()}
+    assert {"json", "pandas", "six"} <= loaded
+    assert {name for name in loaded - sys.stdlib_module_names if name[0] != "_"} <= PRELOADED_MODULES
+    for name, where in {"json": "Python's standard library", "pandas": "the packages of every job"}.items():
+        answer = running_gateway.execute(SIMPLE, "shadow", library={f"{name}.py": ""})
+        text = f"library: '{name}.py' is the name of a module of {where}, which an import would find; choose another"
+        assert (answer.status, answer.body["error"]) == (400, text)
 
 
 def test_an_id_that_comes_again_runs_again(running_gateway: GatewayProcess) -> None:
@@ -103,7 +181,7 @@ def test_live_log_shows_while_the_job_runs_and_cancel_ends_it(running_gateway: G
         assert running_gateway.request("GET", "/v1/logs?request_id=77").body["execution_id"] == 77
         assert running_gateway.request("POST", "/v1/cancel", {"request_id": "77"}).status == 404, "ids keep their type"
         assert running_gateway.request("POST", "/v1/cancel", {"request_id": 77}).status == 200
-        answer = going.result(timeout=10)
+        answer = going.result(timeout=60)
     assert answer.status == 500
     assert (answer.body["cancelled"], answer.body["exit_code"]) == (True, -1)
     assert running_gateway.request("POST", "/v1/cancel", {"request_id": 77}).status == 404
@@ -116,4 +194,11 @@ def test_an_id_that_runs_now_is_refused(running_gateway: GatewayProcess) -> None
         running_gateway.wait_for_line("busy-id", "script started")
         assert running_gateway.execute(SIMPLE, "busy-id").status == 409
         running_gateway.request("POST", "/v1/cancel", {"request_id": "busy-id"})
-        assert going.result(timeout=10).body["code"] == "cancelled"
+        assert going.result(timeout=60).body["code"] == "cancelled"
+
+
+def test_a_time_out_that_is_over_before_the_job_begins_is_a_time_out(running_gateway: GatewayProcess) -> None:
+    answer = running_gateway.execute(
+        "import pandas as pd\ndef transform(): return pd.DataFrame({'n': [1]})", timeout=1e-9
+    )
+    assert (answer.status, answer.body["code"]) == (500, "timeout")

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from kernel_spec.kernels import process_start_ticks
+from kernel_spec.linux import procfs
 from tests.gateway_process import GatewayProcess, alive, descendants
 
-JOBS = 200
-KILLS = 4
+pytestmark = pytest.mark.alone  # it keeps every core busy
+
 CODE = "import pandas as pd\ndef transform():\n    return pd.DataFrame({{'x': [{number}]}})\n"
 
 
@@ -40,21 +40,21 @@ def family_of_the_fork_server(gateway: GatewayProcess) -> list[int]:
     for pid in descendants(gateway.pid):
         with suppress(OSError):
             if b"kernel_spec.fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append((process_start_ticks(pid), pid))
+                found.append((procfs.read_start_ticks(pid) or 0, pid))
     return [pid for _, pid in sorted(found)]
 
 
-@pytest.mark.parametrize("seed", [7])
-def test_two_hundred_jobs_survive_the_death_of_the_fork_server(
-    start_gateway: Callable[..., GatewayProcess], seed: int
+@pytest.mark.parametrize(("jobs", "kills"), [(30, 1), pytest.param(200, 4, marks=pytest.mark.soak)])
+def test_jobs_survive_the_death_of_the_fork_server(
+    start_gateway: Callable[..., GatewayProcess], jobs: int, kills: int
 ) -> None:
     gateway = start_gateway(SLOTS="2", QUEUE_LENGTH="10", QUEUE_TIMEOUT="120")
-    kill_before = set(random.Random(seed).sample(range(10, JOBS), KILLS))
+    kill_before = set(random.Random(7).sample(range(10, jobs), kills))
     killed: list[int] = []
 
     def run(number: int) -> object:
         if number in kill_before:
-            # The oldest of those that go by its name: what it has forked does as well.
+            # The oldest process of that name: its forks have the same name.
             for pid in family_of_the_fork_server(gateway)[:1]:
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
@@ -63,8 +63,8 @@ def test_two_hundred_jobs_survive_the_death_of_the_fork_server(
         return answer.body["output"]
 
     with busy_cores(), ThreadPoolExecutor(3) as pool:
-        outputs = list(pool.map(run, range(JOBS)))
-    assert [str(number) in str(output) for number, output in enumerate(outputs)] == [True] * JOBS
+        outputs = list(pool.map(run, range(jobs)))
+    assert [str(number) in str(output) for number, output in enumerate(outputs)] == [True] * jobs
     assert killed, "it was never there to be killed"
     deadline = time.monotonic() + 60
     while (status := gateway.request("GET", "/v1/status").body)["fork_server"]["state"] != "ready":
@@ -75,7 +75,7 @@ def test_two_hundred_jobs_survive_the_death_of_the_fork_server(
 
     family = descendants(gateway.pid)
     assert gateway.stop() == 0
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while left := [pid for pid in family if alive(pid)]:
         assert time.monotonic() < deadline, left
         time.sleep(0.01)

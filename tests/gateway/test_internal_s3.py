@@ -12,7 +12,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from tests.gateway_process import GatewayProcess, descendants
+from tests.gateway_process import GatewayProcess, command_of, descendants
 
 BUCKET = "metabase-python-runner"
 
@@ -53,7 +53,7 @@ def test_a_transform_goes_from_s3_to_s3_and_its_server_ends_with_the_gateway(
     assert gateway.request("GET", "/v1/status").body["internal_s3"]["healthy"] is True
     s3.close()
 
-    [server] = [pid for pid in descendants(gateway.pid) if b"rclone" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    [server] = [pid for pid in descendants(gateway.pid) if b"rclone" in command_of(pid)]
     end = os.pidfd_open(server)
     assert gateway.stop(signal.SIGTERM) == 0
     os.close(end)

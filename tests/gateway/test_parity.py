@@ -1,4 +1,6 @@
-"""A failing transform says the same wherever it is run: /v1/execute, the command line, %%transform and %submit."""
+"""A failing transform says the same wherever it is run: /v1/execute with files or URLs, the command line, %%transform and
+%submit.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from gateway.client import TransformClient, TransformFailed
-from gateway.errors import FailureCode
+from gateway.core.errors import FailureCode
 from tests.gateway_process import GatewayProcess
 from tests.notebook_kernel import NotebookKernel
+from tests.s3 import S3Server
 
 ROOT = Path(__file__).parents[2]
 SMALL_LIMITS = {
@@ -36,8 +39,12 @@ CASES = {
     FailureCode.MISSING_TABLE: "def transform(number):\n    return number",
     FailureCode.INPUT_INVALID: "def transform(numbers, broken):\n    return numbers",
     FailureCode.OUTPUT_INVALID: FRAME + "def transform():\n    return pd.DataFrame([[1, 2]], columns=['a', 'a'])",
+    FailureCode.OUTPUT_SCHEMA_VIOLATED: FRAME + (
+        "OUTPUT_SCHEMA = {'columns': {'a': {'type': 'number', 'min': 0}}}\n"
+        "def transform():\n    return pd.DataFrame({'a': [1, -1]})"
+    ),
     FailureCode.OUTPUT_MISSING: FRAME + (
-        "from transform_shim import job\nwrite = job.write_result\n"
+        "from transform_shim.job import run as job\nwrite = job.write_result\n"
         "def after(path, result):\n    path.with_name('output').unlink()\n    write(path, result)\n"
         "def transform():\n    job.write_result = after\n    return pd.DataFrame({'x': [1]})"
     ),
@@ -76,7 +83,12 @@ NOT_BY_A_SCRIPT = {
     FailureCode.KERNEL_START_FAILED,  # by the host
     FailureCode.SANDBOX_FAILED,
     FailureCode.SHUTTING_DOWN,  # by the operator
+    FailureCode.LAUNCHER_LOST,  # by a fault of the machine
+    FailureCode.GATEWAY_RESTARTED,
+    FailureCode.HOST_LOST,
     FailureCode.QUEUE_TIMEOUT,  # by other jobs
+    FailureCode.RESULT_NOT_KEPT,  # by the gateway's own disk
+    FailureCode.GATEWAY_DISK_FAILED,
     FailureCode.INTERNAL,  # by ourselves
 }
 ALL = {str(code): (code, script) for code, script in CASES.items()} | MORE_CASES
@@ -84,7 +96,7 @@ ALL = {str(code): (code, script) for code, script in CASES.items()} | MORE_CASES
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a person is told."""
+    """The text that a person sees."""
 
     code: str
     message: str
@@ -93,14 +105,15 @@ class Outcome:
     @classmethod
     def of(cls, code: str, message: str, exit_code: int) -> Outcome:
         # how much memory, time or space was used until the limit was noticed differs from run to run
-        return cls(code, re.sub(r"(peak|used|has) [0-9.]+", r"\1 N", message), exit_code)
+        return cls(code, re.sub(r"(peak|used|has|at most) [0-9.]+", r"\1 N", message), exit_code)
 
 
 @dataclass(frozen=True)
 class Places:
-    """The four ways to run a transform, over the same limits and tables."""
+    """The ways to run a transform, over the same limits and tables."""
 
     directory: Path
+    storage: S3Server
     gateway: GatewayProcess
     notebook: NotebookKernel
 
@@ -109,8 +122,20 @@ class Places:
         manifests = {"broken": self.directory / "broken.manifest.json"}
         client = TransformClient(self.gateway.url, self.gateway.token)
         with pytest.raises(TransformFailed) as caught:
-            client.execute(script, tables, manifests=manifests, timeout=timeout)
+            client.run(script, tables, manifests=manifests, timeout=timeout)
         return Outcome.of(caught.value.code, caught.value.message, caught.value.exit_code)
+
+    def by_urls(self, script: str, timeout: float) -> Outcome:
+        url = self.storage.get_url
+        answer = self.gateway.execute(
+            script,
+            "by-urls",
+            timeout=timeout,
+            table_mapping={"numbers": url("numbers.jsonl"), "broken": url("broken.jsonl")},
+            manifest_mapping={"broken": url("broken.manifest.json")},
+            output_url=self.storage.put_url("output"),
+        ).body
+        return Outcome.of(answer["code"], answer["error"], answer["exit_code"])
 
     def by_command(self, script: str, timeout: float) -> Outcome:
         (self.directory / "script.py").write_text(script)
@@ -123,6 +148,8 @@ class Places:
             capture_output=True, text=True, timeout=90, check=False,
         )  # fmt: skip
         code, _, message = done.stderr.rpartition("transform-gateway: ")[2].rstrip("\n").partition(": ")
+        if message.endswith("the reason is above"):
+            message = re.findall(r"^ERROR: (.*)", done.stderr + done.stdout, re.MULTILINE)[-1]
         return Outcome.of(code, message, done.returncode)
 
     def by_magic(self, script: str, timeout: float) -> Outcome:
@@ -149,18 +176,20 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+def places(tmp_path_factory: pytest.TempPathFactory, gateway_type: type[GatewayProcess]) -> Iterator[Places]:
     directory = tmp_path_factory.mktemp("parity")
     (directory / "numbers.jsonl").write_text('{"n": 1}\n{"n": 2}\n')
     (directory / "broken.jsonl").write_text('{"s": "a", "n": 1}\n{"s": "b", "n": "two"}\n')
     fields = '{"fields": [{"name": "s", "base_type": "Text"}, {"name": "n", "base_type": "Integer"}]}'
     (directory / "broken.manifest.json").write_text(fields)
-    with GatewayProcess(SMALL_LIMITS) as gateway:
-        named = {"TRANSFORM_GATEWAY_URL": gateway.url, "AUTH_TOKEN": gateway.token, **SMALL_LIMITS}
-        with NotebookKernel(directory, named) as notebook:
+    with gateway_type(SMALL_LIMITS) as gateway, S3Server() as storage:
+        for path in directory.iterdir():
+            storage.put(path.name, path.read_bytes())
+        named = {"TRANSFORM_GATEWAY_URL": gateway.url, "AUTH_TOKEN": gateway.token}
+        with NotebookKernel(directory, named, gateway=gateway) as notebook:
             notebook.run("%table numbers numbers.jsonl")
             notebook.run("%table broken broken.jsonl --manifest broken.manifest.json")
-            yield Places(directory, gateway, notebook)
+            yield Places(directory, storage, gateway, notebook)
 
 
 def test_every_cause_that_a_script_can_be_is_among_the_cases() -> None:
@@ -174,9 +203,10 @@ def test_same_code_and_message_everywhere(places: Places, case: str) -> None:
     outcome = places.by_http(script, timeout)
     assert outcome.code == expected
     assert outcome.message
+    assert places.by_urls(script, timeout) == outcome
     assert places.by_magic(script, timeout) == outcome
     assert places.by_submit(script, timeout) == outcome
     by_command = places.by_command(script, timeout)
     assert (by_command.code, by_command.message) == (outcome.code, outcome.message)
-    # a process's own exit code is 0 to 255; what is none of these is 1
+    # a process's own exit code is 0 to 255; any other is reported as 1
     assert by_command.exit_code == (outcome.exit_code if 1 <= outcome.exit_code <= 255 else 1)
