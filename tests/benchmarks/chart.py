@@ -1,30 +1,35 @@
-"""Draws the comparison and the stages as one SVG; bars and texts need no plotting library."""
+"""Draws the comparison and the budget of a small job as one SVG; bars and texts need no plotting library."""
 
 from __future__ import annotations
 
-import math
 from html import escape
 from pathlib import Path
+from typing import Any
 
-from tests.benchmarks.results import INNER, Comparison, Results, Series, machine
+from tests.benchmarks import floors
+from tests.benchmarks.results import Comparison, Results
 
 WIDTH, LEFT, RIGHT = 860, 270, 130
 BAR, GAP = 13, 18
-GROWTH_HEIGHT = 150
 OURS, THEIRS, INK, FAINT = "#2f6fab", "#c9cdd2", "#24292f", "#6e7781"
-STAGE_COLOURS = ("#2f6fab", "#7aa6cf", "#e39f4d", "#8bb174", "#b07aa1", "#d4706b", "#5b9aa0", "#9c755f")
+DRAWN = (
+    "one small job, warm",
+    "small jobs back to back, one caller",
+    "4 callers, SLOTS=2, against one slot",
+    "flights, unchanged",
+    "flights, grouped by carrier",
+)
+INNER_STAGE = "#2f9e8f"
 
 
 def draw(results: Results, path: Path) -> None:
     """Write the chart."""
     parts: list[str] = []
-    y = _heading(parts)
-    for comparison in results.comparisons:
+    y = _heading(parts, results.about)
+    for comparison in (each for each in results.comparisons if each.name in DRAWN):
         y = _pair(parts, comparison, y)
     if results.stages_ms:
-        y = _stages(parts, results.stages_ms, y + 10)
-    if len(results.growth) > 1:
-        y = _growth(parts, results.growth, y + 30)
+        y = _budget(parts, results, y + 10)
     height = y + 10
     size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
     font = 'font-family="system-ui, sans-serif" font-size="12"'
@@ -43,8 +48,7 @@ def _bar(x: float, y: float, width: float, colour: str) -> str:
     return f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 1):.1f}" height="{BAR}" fill="{colour}"/>'
 
 
-def _heading(parts: list[str]) -> int:
-    about = machine()
+def _heading(parts: list[str], about: dict[str, Any]) -> int:
     where = f"{about['cores']} cores, {about['processor']}, Python {about['python']}, {about['when'][:10]}"
     parts.append(_text(20, 28, "Transform Gateway beside a new Python process for each job", weight="bold"))
     parts.append(_text(20, 46, f"medians of one run; {where}", colour=FAINT))
@@ -58,7 +62,7 @@ def _heading(parts: list[str]) -> int:
 
 
 def _pair(parts: list[str], comparison: Comparison, y: int) -> int:
-    """Draw two bars, each row on a scale of its own: what is compared is their length."""
+    """Draw two bars, each row on a scale of its own: a reader compares their lengths."""
     ours, theirs = comparison.gateway, comparison.baseline
     scale = (WIDTH - LEFT - RIGHT) / max(ours.median, theirs.median)
     parts.append(_text(LEFT - 12, y + BAR + 4, comparison.name, anchor="end"))
@@ -74,50 +78,20 @@ def _pair(parts: list[str], comparison: Comparison, y: int) -> int:
     return y + 2 * BAR + GAP
 
 
-def _stages(parts: list[str], stages: dict[str, Series], y: int) -> int:
-    """Draw where the time of one small job goes, as one bar."""
-    outer = {name: series.median for name, series in stages.items() if name not in INNER}
-    total = sum(outer.values()) or 1.0
-    parts.append(_text(20, y + 10, f"One small job, {_short(total)} ms by stage", weight="bold"))
-    x, y = 20.0, y + 20
-    width = WIDTH - 40
-    for (_, value), colour in zip(outer.items(), _colours(len(outer)), strict=True):
-        parts.append(_bar(x, y, width * value / total, colour))
-        x += width * value / total
-    x = 20.0
-    for (name, value), colour in zip(outer.items(), _colours(len(outer)), strict=True):
-        label = f"{name} {_short(value)} ms"
-        parts += [_bar(x, y + 22, 11, colour), _text(x + 17, y + 32, label)]
-        x += 34 + 6.6 * len(label)
-    return y + 50
-
-
-def _growth(parts: list[str], growth: list[tuple[int, Series]], y: int) -> int:
-    """Draw time over rows, both on logarithmic scales: a straight slope is a cost that grows with the rows."""
-    parts.append(_text(20, y, "A table grouped with Polars, by rows", weight="bold"))
-    top, left, right = y + 20, 70.0, WIDTH - RIGHT
-    bottom = top + GROWTH_HEIGHT
-    exponents = [math.log10(rows) for rows, _ in growth]
-    times = [math.log10(series.median) for _, series in growth]
-    low, high = math.floor(min(times)), math.ceil(max(times))
-    points = []
-    for exponent, seconds, (rows, series) in zip(exponents, times, growth, strict=True):
-        x = left + (right - left) * (exponent - exponents[0]) / (exponents[-1] - exponents[0])
-        at = bottom - (bottom - top) * (seconds - low) / max(high - low, 1)
-        points.append(f"{x:.1f},{at:.1f}")
-        parts.append(f'<circle cx="{x:.1f}" cy="{at:.1f}" r="3.5" fill="{OURS}"/>')
-        parts.append(_text(x + 8, at + 16, f"{_short(series.median)} s"))
-        parts.append(_text(x, bottom + 18, f"{rows:,}", colour=FAINT, anchor="middle"))
-    for exponent in range(low, high + 1):
-        at = bottom - (bottom - top) * (exponent - low) / max(high - low, 1)
-        parts.append(f'<path d="M{left} {at:.1f}H{right}" stroke="{THEIRS}" stroke-width="0.5"/>')
-        parts.append(_text(left - 10, at + 4, f"{10.0**exponent:g} s", colour=FAINT, anchor="end"))
-    parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{OURS}" stroke-width="2"/>')
-    return bottom + 30
-
-
-def _colours(count: int) -> list[str]:
-    return [STAGE_COLOURS[i % len(STAGE_COLOURS)] for i in range(count)]
+def _budget(parts: list[str], results: Results, y: int) -> int:
+    """Draw where the time of one small job goes, as a waterfall."""
+    budget = list(floors.budget_us(results))
+    whole = max(begin + length for _, begin, length, _ in budget)
+    parts.append(_text(20, y + 10, f"One small job: {whole:,.0f} µs, medians by stage", weight="bold"))
+    y += 24
+    scale = (WIDTH - LEFT - RIGHT) / whole
+    for name, begin, length, is_inner in budget:
+        left = LEFT + begin * scale
+        parts.append(_text(LEFT - 12, y + 10.5, name, anchor="end", colour=FAINT if is_inner else INK))
+        parts.append(_bar(left, y, length * scale, INNER_STAGE if is_inner else OURS))
+        parts.append(_text(left + length * scale + 6, y + 10.5, f"{length:,.0f} µs"))
+        y += BAR + 4
+    return y
 
 
 def _short(value: float) -> str:

@@ -20,14 +20,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.json
 
-from kernel_spec.environment import interpreter_environment
+from kernel_spec.kernel.environment import interpreter_environment
 from tests.benchmarks.results import Results
 from tests.benchmarks.workload import encoded, flights, manifest
-from transform_shim.progress import Progress
-from transform_shim.reading.source import TableSource
-from transform_shim.reading.tables import load_table
-from transform_shim.request import TableFile
-from transform_shim.writing.frames import open_frame
+from transform_shim.core.progress import Progress
+from transform_shim.core.table_file import TableFile
+from transform_shim.reading.frame_kinds import load_table
+from transform_shim.reading.table_source import TableSource
+from transform_shim.writing.frame_source import open_frame
 from transform_shim.writing.output import write_output
 
 OURS = "ours"

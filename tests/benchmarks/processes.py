@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,6 +20,7 @@ import psutil
 
 HEALTHY_SECONDS = 60.0
 STOP_SECONDS = 40.0
+GATEWAY_COMMAND = str(Path(sys.executable).with_name("transform-gateway"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def gateway(slots: int = 1, **settings: str) -> Iterator[Server]:
+def gateway(slots: int = 1, command: Sequence[str] = (), **settings: str) -> Iterator[Server]:
     """Run a gateway of its own over a fresh state directory; keyword arguments are environment variables."""
     with _state_dir() as directory:
-        server = launch_gateway(directory, slots, **settings)
+        server = launch_gateway(directory, slots, command, **settings)
         try:
             wait_until_healthy(server)
             yield server
@@ -48,15 +49,14 @@ def gateway(slots: int = 1, **settings: str) -> Iterator[Server]:
             end(server)
 
 
-def launch_gateway(directory: Path, slots: int = 1, **settings: str) -> Server:
-    """Start a gateway and return at once."""
+def launch_gateway(directory: Path, slots: int = 1, command: Sequence[str] = (), **settings: str) -> Server:
+    """Start a gateway and return at once; `command` starts another one than ``transform-gateway``."""
     port = free_port()
     ours = {"HOST": "127.0.0.1", "PORT": str(port), "STATE_DIR": str(directory / "s"), "SLOTS": str(slots)}
     environment = _plain_environment() | ours | {"AUTH_TOKEN": ""} | settings
-    script = Path(sys.executable).with_name("transform-gateway")
     log_path = directory / "gateway.log"
     with log_path.open("wb") as log:
-        process = _spawn([str(script)], log, environment)
+        process = _spawn([*command] or [GATEWAY_COMMAND], log, environment)
     return Server("gateway", f"http://127.0.0.1:{port}", process, log_path)
 
 
@@ -114,7 +114,7 @@ def wait_until_healthy(server: Server) -> None:
     deadline = time.monotonic() + HEALTHY_SECONDS
     while True:
         try:
-            urllib.request.urlopen(f"{server.url}/v1/status", timeout=5).close()
+            urllib.request.urlopen(f"{server.url}/healthz/live", timeout=5).close()
             return
         except OSError:
             _check_alive(server, deadline)
@@ -139,7 +139,7 @@ def end(server: Server) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
-    """What one process holds; memory in bytes, None where /proc does not tell us."""
+    """The resources of one process; memory in bytes, None where /proc does not tell us."""
 
     pid: int
     role: str
@@ -163,23 +163,40 @@ def facts(pid: int, role: str) -> ProcessFacts:
     return ProcessFacts(pid, role, sizes.get("Pss"), sizes.get("Private_Dirty"), descriptors, threads)
 
 
+def processor_seconds(server: Server) -> float:
+    """Return the processor time of a server, of the processes below it, and of those that they have waited for."""
+    root = psutil.Process(server.pid)
+    seconds = 0.0
+    for process in (root, *root.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            seconds += times.user + times.system + times.children_user + times.children_system
+    return seconds
+
+
 def family(gateway_pid: int) -> list[ProcessFacts]:
     """Find the processes of a gateway by who started whom, and read what each holds.
 
-    The launcher is the gateway's child; the fork server the launcher's oldest; every other child of the launcher
-    belongs to a kernel, because the launcher is their subreaper. Those that are process 1 of a namespace are inits.
+    The supervisor is the gateway's first child, the launcher the supervisor's only one, and the fork server the
+    launcher's oldest. Every other child of the launcher belongs to a kernel, because the launcher is their subreaper.
+    Those that are process 1 of a namespace are inits.
     """
     found = [facts(gateway_pid, "gateway")]
-    launchers = sorted(psutil.Process(gateway_pid).children(), key=lambda child: child.create_time())
-    for launcher in launchers[:1]:
-        found.append(facts(launcher.pid, "launcher"))
-        children = sorted(launcher.children(), key=lambda child: child.create_time())
-        for number, child in enumerate(children):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
-                role = "kernel's init" if _is_init(child.pid) else "ready kernel"
-                is_fork_server = number == 0 and "fork_server" in " ".join(child.cmdline())
-                found.append(facts(child.pid, "fork server" if is_fork_server else role))
+    for supervisor in _children(psutil.Process(gateway_pid))[:1]:
+        found.append(facts(supervisor.pid, "supervisor"))
+        for launcher in _children(supervisor):
+            found.append(facts(launcher.pid, "launcher"))
+            for number, child in enumerate(_children(launcher)):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
+                    role = "kernel's init" if _is_init(child.pid) else "ready kernel"
+                    is_fork_server = number == 0 and "fork_server" in " ".join(child.cmdline())
+                    found.append(facts(child.pid, "fork server" if is_fork_server else role))
     return found
+
+
+def _children(parent: psutil.Process) -> list[psutil.Process]:
+    """Return the children, the oldest first."""
+    return sorted(parent.children(), key=lambda child: child.create_time())
 
 
 def _is_init(pid: int) -> bool:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.results import INNER, Figure, Results, Series, machine
+from tests.benchmarks import floors
+from tests.benchmarks.results import INNER, Figure, Results, Series
 
 
 def show(results: Results, console: Console) -> None:
     """Print everything that was measured, with goals where there are some."""
-    about = machine()
+    about = results.about
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     console.print(f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB, {about['system']}")
     console.print(f"Python {about['python']}, {versions}\n")
+    if floors.rows(results):
+        console.print(_beside_floors(results))
     if results.comparisons:
         console.print(_comparisons(results))
     if results.stages_ms:
@@ -41,6 +44,14 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
+def _beside_floors(results: Results) -> Table:
+    table = _table("Beside its floor", "", "gateway", "floor", "alone", "ratio", "goal")
+    for row in floors.rows(results):
+        alone, measured = floors.quantity(row.floor, row.unit), floors.quantity(row.measured, row.unit)
+        table.add_row(row.name, measured, row.floor_name, alone, f"{row.ratio:.2f}×", row.verdict)
+    return table
+
+
 def _comparisons(results: Results) -> Table:
     table = _table(
         "Beside the subprocess design",
@@ -54,7 +65,7 @@ def _comparisons(results: Results) -> Table:
         "goal",
     )
     for c in results.comparisons:
-        verdict = "" if c.goal is None else f"≥ {c.goal:g} {'met' if c.ratio >= c.goal else 'MISSED'}"
+        verdict = "" if c.goal is None else f"≥ {c.goal:g} {'MISSED' if c.is_missed else 'met'}"
         cells = (_short(c.gateway.median), _spread(c.gateway), _short(c.baseline.median), _spread(c.baseline))
         table.add_row(c.name, c.unit, *cells, f"{c.ratio:.1f}×", verdict)
     return table

@@ -1,8 +1,9 @@
-"""What was measured, as values: series with their spread, ratios, and the machine they were measured on."""
+"""Measurements as values: series with their spread, ratios, and the machine they were measured on."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -46,6 +47,11 @@ class Series:
     def high(self) -> float:
         return max(self.values)
 
+    def percentile(self, percent: int) -> float:
+        """Return the smallest value that `percent` of 100 values do not exceed."""
+        ordered = sorted(self.values)
+        return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
     def as_json(self) -> dict[str, Any]:
         """Return median, extremes and every value."""
         rounded = [round(value, 6) for value in self.values]
@@ -81,6 +87,11 @@ class Comparison:
         ours, theirs = self.gateway.median, self.baseline.median
         return ours / theirs if self.unit == "jobs/s" else theirs / ours
 
+    @property
+    def is_missed(self) -> bool:
+        """Whether the ratio is less than what is asked for."""
+        return self.goal is not None and self.ratio < self.goal
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -109,6 +120,24 @@ class Results:
     growth: list[tuple[int, Series]] = field(default_factory=list)
     soak: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=lambda: machine())
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Return the results of an earlier run."""
+        value = json.loads(path.read_text())
+        return cls(
+            [
+                Comparison(c["name"], c["unit"], _series(c["gateway"]), _series(c["subprocess_design"]), c["goal"])
+                for c in value["comparisons"]
+            ],
+            [Figure(f["name"], f["unit"], _series(f), f["limit"], f["floor"]) for f in value["figures"]],
+            {name: _series(series) for name, series in value["stages_ms"].items()},
+            [(series["rows"], _series(series)) for series in value["growth"]],
+            value["soak"],
+            value["notes"],
+            value["machine"],
+        )
 
     def figure(
         self, name: str, unit: str, values: list[float], limit: float | None = None, floor: float | None = None
@@ -119,10 +148,17 @@ class Results:
         else:
             self.notes.append(f"{name}: could not be measured")
 
+    def percentiles(self, name: str, unit: str, values: list[float]) -> None:
+        """Add the 50th, 95th and 99th percentile, and the 95th against the median."""
+        series = Series(tuple(values))
+        for percent in (50, 95, 99):
+            self.figure(f"{name}: p{percent}", unit, [series.percentile(percent)])
+        self.figure(f"{name}: p95 / p50", "×", [series.percentile(95) / series.percentile(50)])
+
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""
         return {
-            "machine": machine(),
+            "machine": self.about,
             "comparisons": [
                 {
                     "name": c.name,
@@ -148,6 +184,10 @@ class Results:
         """Write the results as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.as_json(), indent=1) + "\n")
+
+
+def _series(value: dict[str, Any]) -> Series:
+    return Series(tuple(value["values"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the sandbox costs: at the start of a kernel, and in the work that is done inside.
+"""The cost of the sandbox: at the start of a kernel, and in the work that is done inside.
 
 ``python -m tests.benchmarks.sandbox ROUNDS`` is the process under measurement: warm as a fork server is, it forks
 kernels with and without layers in turn, so that both sides of a difference saw the same machine.
@@ -19,23 +19,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kernel_spec.environment import interpreter_environment
-from kernel_spec.limits import Limits
+from kernel_spec.kernel.environment import interpreter_environment
+from kernel_spec.protocol.limits import Limits
 from kernel_spec.sandbox import (
     SandboxPlan,
     bound_memory,
-    cgroup,
     children_in,
     confine,
     default_read_only_paths,
     enter_directly,
     enter_namespaces,
-    probe,
-    processes,
     start_init,
 )
-from kernel_spec.sandbox.plan import CGROUP, NAMESPACES, NETWORK_POLICY, PID_NAMESPACE
-from kernel_spec.sandbox.probe import DEFAULT_IDENTITY
+from kernel_spec.sandbox.accounting import cgroup_tree, processes
+from kernel_spec.sandbox.policy.plan import CGROUP, NETWORK_POLICY, PID_NAMESPACE
+from kernel_spec.sandbox.probe.probe import DEFAULT_IDENTITY, probe
 
 if TYPE_CHECKING:
     from tests.benchmarks.results import Results
@@ -65,8 +63,8 @@ def costs(results: Results, rounds: int) -> None:
 def measure(rounds: int) -> dict[str, object]:
     """Return milliseconds of starts by layers, what each set adds to none, and the ratio of work inside to outside."""
     processes.become_subreaper()
-    with _seat() as plan:
-        tree = cgroup.open_tree(f"bench-{os.getpid()}") if CGROUP in plan.layers else None
+    with _workspace() as plan:
+        tree = cgroup_tree.open_tree(f"bench-{os.getpid()}") if CGROUP in plan.layers else None
         try:
             return _measure(plan, tree, rounds)
         finally:
@@ -74,8 +72,8 @@ def measure(rounds: int) -> dict[str, object]:
                 tree.close()
 
 
-def _measure(plan: SandboxPlan, tree: cgroup.Tree | None, rounds: int) -> dict[str, object]:
-    bare = plan.layers - NAMESPACES - {NETWORK_POLICY, CGROUP}
+def _measure(plan: SandboxPlan, tree: cgroup_tree.Tree | None, rounds: int) -> dict[str, object]:
+    bare = frozenset(layer for layer in plan.layers if not layer.endswith("_namespace")) - {NETWORK_POLICY, CGROUP}
     sets = {
         "none": replace(plan, layers=frozenset()),
         "without namespaces": replace(plan, layers=bare),
@@ -114,34 +112,36 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in found)
 
 
-def _start(plan: SandboxPlan, tree: cgroup.Tree | None, then: Callable[[], float]) -> tuple[float, float]:
+def _start(plan: SandboxPlan, tree: cgroup_tree.Tree | None, then: Callable[[], float]) -> tuple[float, float]:
     """Go the way of a kernel; return the seconds until it is confined and what `then` returned in there."""
     began = time.perf_counter()
     group = tree.create("bench", plan.limits, extra_processes=3) if tree is not None else None
     reader, writer = os.pipe()
-    lifeline, end = os.pipe()
+    liveness_pipe, end = os.pipe()
 
     def become() -> None:
         if plan.layers:
             confine(plan)
             bound_memory(plan.limits)
         else:
-            os.chdir(f"{plan.seat_dir}/work")
+            os.chdir(f"{plan.workspace_dir}/work")
         os.write(writer, b"x")
         os.write(writer, repr(then()).encode())
 
     entrances = group.entrances if group is not None else ()
-    middle = (_fork_middle if plan.brokers_sockets else _fork_directly)(plan, lifeline, entrances, become)
+    intermediate = (_fork_intermediate if plan.brokers_sockets else _fork_directly)(
+        plan, liveness_pipe, entrances, become
+    )
     os.close(writer)
-    os.close(lifeline)
-    if middle:
-        os.waitpid(middle, 0)
+    os.close(liveness_pipe)
+    if intermediate:
+        os.waitpid(intermediate, 0)
     with os.fdopen(reader, "rb") as pipe:
         ready = pipe.read(1)
         took = time.perf_counter() - began
         said = pipe.read()
     assert ready, "the kernel did not start"
-    processes.end_seat(plan.seat_dir, plan.identity)
+    processes.end_workspace(plan.workspace_dir, plan.identity)
     os.close(end)
     _reap()
     if group is not None:
@@ -149,10 +149,10 @@ def _start(plan: SandboxPlan, tree: cgroup.Tree | None, then: Callable[[], float
     return took, float(said)
 
 
-def _fork_directly(plan: SandboxPlan, lifeline: int, entrances: Sequence[str], become: Callable[[], None]) -> int:
-    """Fork a kernel as a fork server does; there is no middle process to wait for."""
+def _fork_directly(plan: SandboxPlan, liveness_pipe: int, entrances: Sequence[str], become: Callable[[], None]) -> int:
+    """Fork a kernel as a fork server does; there is no intermediate process to wait for."""
     myself = os.pidfd_open(os.getpid())
-    init_pidfd = os.pidfd_open(start_init(plan, lifeline)) if plan.has(PID_NAMESPACE) else None
+    init_pidfd = os.pidfd_open(start_init(plan, liveness_pipe)) if plan.has(PID_NAMESPACE) else None
     with children_in(init_pidfd) if init_pidfd is not None else nullcontext():
         if os.fork() == 0:
             try:
@@ -167,18 +167,20 @@ def _fork_directly(plan: SandboxPlan, lifeline: int, entrances: Sequence[str], b
     return 0
 
 
-def _fork_middle(plan: SandboxPlan, lifeline: int, entrances: Sequence[str], become: Callable[[], None]) -> int:
-    """Fork a kernel by a middle process, and return its pid."""
-    middle = os.fork()
-    if middle == 0:
+def _fork_intermediate(
+    plan: SandboxPlan, liveness_pipe: int, entrances: Sequence[str], become: Callable[[], None]
+) -> int:
+    """Fork a kernel by an intermediate process, and return its pid."""
+    intermediate = os.fork()
+    if intermediate == 0:
         try:
             _enter(entrances)
-            enter_namespaces(plan, lifeline)
+            enter_namespaces(plan, liveness_pipe)
             if os.fork() == 0:
                 become()
         finally:
             os._exit(0)
-    return middle
+    return intermediate
 
 
 def _enter(entrances: Sequence[str]) -> None:
@@ -221,21 +223,21 @@ def _work() -> float:
 
 
 @contextmanager
-def _seat() -> Iterator[SandboxPlan]:
+def _workspace() -> Iterator[SandboxPlan]:
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as directory:
         Path(directory).chmod(0o711)
         identity = DEFAULT_IDENTITY if os.geteuid() == 0 else None
         report = probe(scratch_dir=directory, allow_network=True, stamp="bench")
         without = probe(scratch_dir=directory, stamp="bench")
-        seat = Path(directory, os.urandom(4).hex())
+        workspace = Path(directory, os.urandom(4).hex())
         for name in ("", "ipc", "inputs", "work", "out"):
-            (seat / name).mkdir(mode=0o755 if not name else 0o700)
+            (workspace / name).mkdir(mode=0o755 if not name else 0o700)
             if identity is not None and name:
-                os.chown(seat / name, identity.uid, identity.gid)
+                os.chown(workspace / name, identity.uid, identity.gid)
         yield SandboxPlan(
             identity=identity,
             limits=Limits(cpu_seconds=3600),
-            seat_dir=str(seat),
+            workspace_dir=str(workspace),
             read_only_paths=default_read_only_paths(allow_network=True),
             layers=without.active | (report.active & {NETWORK_POLICY}),
             allow_network=False,

@@ -78,7 +78,7 @@ async def run_job(request: dict[str, Any]) -> tuple[int, bytes]:
 async def serve(port_file: Path, slots: int) -> None:
     """Serve on a free loopback port, which is written to `port_file`."""
     places = {"slots": asyncio.Semaphore(slots)}
-    routes = [("/v1/execute", ExecuteHandler, places), ("/v1/status", StatusHandler)]
+    routes = [("/v1/execute", ExecuteHandler, places), ("/healthz/live", StatusHandler)]
     server = tornado.httpserver.HTTPServer(tornado.web.Application(routes))  # type: ignore[arg-type]
     sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
     server.add_sockets(sockets)

@@ -24,6 +24,7 @@ def flights_jobs(jobs: Jobs, results: Results, rounds: int) -> None:
             theirs: list[float] = []
             growth: list[float] = []
             peak: list[float] = []
+            stored: list[float] = []
             for _ in range(rounds):
                 answer = jobs.call(baseline.url, code, [table])
                 expected = len(jobs.rows(answer))
@@ -31,12 +32,14 @@ def flights_jobs(jobs: Jobs, results: Results, rounds: int) -> None:
                 with _watched(gateway.pid) as sizes:
                     answer = jobs.call(gateway.url, code, [table])
                 ours.append(answer.seconds)
+                stored.append(jobs.move(table, outputs=[jobs.store.get(answer.output_key) or b""]))
                 if len(jobs.rows(answer)) != expected:
                     raise RuntimeError(f"{name}: the servers do not agree on the number of rows")
                 growth.append((max(sizes) - sizes[0]) / 2**20)
                 if answer.body.get("peak_memory_bytes"):
                     peak.append(answer.body["peak_memory_bytes"] / 2**20)
-            results.comparisons.append(Comparison(name, "s", Series(tuple(ours)), Series(tuple(theirs)), 8))
+            results.comparisons.append(Comparison(name, "s", Series(tuple(ours)), Series(tuple(theirs))))
+            results.figure(f"{name}: the store alone", "s", stored)
             results.figure(f"{name}: gateway memory over idle", "MiB", growth, limit=20.0)
             results.figure(f"{name}: peak memory of the kernel", "MiB", peak, limit=1024.0)
 

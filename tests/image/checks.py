@@ -1,4 +1,4 @@
-"""What the image promises, each promise as a function of a container that asserts it and returns what it saw."""
+"""The promises of the image, each as a function of a container that asserts it and returns its observation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KITS = ROOT.parent / "shared"
 CONFORMANCE_SECONDS = 240
 
 #: gateway, first kernel, and nothing between root and them
-GATEWAY_UID, FIRST_SEAT_UID = 57_999, 58_000
+GATEWAY_UID, FIRST_WORKSPACE_UID = 57_999, 58_000
 
 PACKAGES = """
 import duckdb
@@ -49,7 +49,7 @@ def transform():
     open("locked/inner/file", "w").close()
     for name in ("locked/inner", "locked"):
         handle = os.open(name, os.O_RDONLY)
-        os.fchmod(handle, 0o1000)  # sticky and closed: what root without CAP_FOWNER cannot remove by itself
+        os.fchmod(handle, 0o1000)  # sticky and closed: root without CAP_FOWNER cannot remove it
     return pd.DataFrame({"uid": [os.getuid()]})
 """
 
@@ -72,9 +72,9 @@ def at_most(value: float, largest: float, unit: str) -> str:
 def refuses_without_token(engine: Engine, image: str) -> str:
     command = [*engine.command, "run", "--rm", *engine.run_options.split(), image]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1, f"exit status {done.returncode}"
+    assert done.returncode == 2, f"exit status {done.returncode}"
     assert "Set AUTH_TOKEN" in done.stderr + done.stdout, done.stderr
-    return "exit status 1, and it says what to set"
+    return "exit status 2, and it says what to set"
 
 
 def restart_is_fast(container: Container) -> str:
@@ -103,13 +103,14 @@ def only_the_launcher_is_root(container: Container) -> str:
     assert users["bin/transform-gateway"] == {GATEWAY_UID}, users
     kernels = users["kernel_spec.fork_server"] - {0}
     assert kernels, "no kernel is ready"
-    assert min(kernels) >= FIRST_SEAT_UID, users
+    assert min(kernels) >= FIRST_WORKSPACE_UID, users
     assert {part for part, uids in users.items() if 0 in uids} == {
         "tini",
+        "kernel_spec.supervisor",
         "kernel_spec.launcher",
         "kernel_spec.fork_server",
     }
-    return f"the gateway is {GATEWAY_UID}, kernels are {sorted(kernels)}, root is the launcher and its fork server"
+    return f"the gateway is {GATEWAY_UID}, kernels are {sorted(kernels)}, root is the launcher with what belongs to it"
 
 
 def packages_work(container: Container) -> str:
@@ -127,8 +128,8 @@ def limits_hold_and_nothing_is_left(container: Container) -> str:
     assert container.run(LEAVES)["exit_code"] == 0
     commands = [command for _, command, _ in container.inside(PROCESSES)]
     assert not [command for command in commands if command.startswith("sleep ")], commands
-    seats = container.inside("os.listdir('/tmp/transform-gateway/seats')")
-    assert len(seats) <= 3, f"seats of jobs that are over: {seats}"
+    workspaces = container.inside("os.listdir('/var/lib/transform-gateway/state/workspaces')")
+    assert len(workspaces) <= 3, f"workspaces of jobs that are over: {workspaces}"
     return "time and memory end a job; no process and no directory stays"
 
 

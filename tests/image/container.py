@@ -54,7 +54,8 @@ class Container:
         began = time.monotonic()
         try:
             done = self.engine.make(
-                "docker-run", AUTH_TOKEN=self.token, IMAGE=self.image, CONTAINER=self.name, PUBLISH="", RUN_OPTIONS=options,
+                "docker-run", AUTH_TOKEN=self.token, IMAGE=self.image, CONTAINER=self.name, PUBLISH="", VOLUME="",
+                RUN_OPTIONS=options,
                 **self.settings,
             )  # fmt: skip
             if done.returncode != 0:

@@ -66,7 +66,7 @@ class Engine:
 
     @property
     def build_options(self) -> str:
-        """What a build needs to reach the package index of this machine, and to work without namespaces."""
+        """Options with which a build reaches the package index of this machine and works without namespaces."""
         options = ["--network", "host", *_pip_secrets(self.scratch)]
         if self.is_podman and os.geteuid() == 0:
             options += ["--isolation", "chroot"]
@@ -74,7 +74,7 @@ class Engine:
 
     @property
     def run_options(self) -> str:
-        """What every container gets: the host's network, and limits that need not be raised."""
+        """Options of every container: the host's network, and limits that need not be raised."""
         return "--network host --ulimit nofile=4096:4096 --ulimit nproc=4096:4096"
 
 

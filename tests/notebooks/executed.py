@@ -12,10 +12,16 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from traitlets.config import Config
+
+from tests.gateway_process import GatewayProcess
+from tests.notebook_kernel import companion_command, companion_environment, plain
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 CELL_SECONDS = 90
-#: what a front end under test may inherit; a developer's own STATE_DIR or MEMORY_LIMIT_BYTES must not change a notebook
+#: lines that a read or write of more than ten seconds adds to the log, as on a busy machine
+PROGRESS = re.compile(r"(read|write) \w+: [\d,]+ rows, [\d,]+ MB (so far|in \d+ s)")
+#: the variables that a front end under test inherits; a developer's own STATE_DIR or MEMORY_LIMIT_BYTES must not change a notebook
 INHERITED = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONSAFEPATH", "TMPDIR")
 
 
@@ -32,12 +38,12 @@ class Executed:
 
     def text(self, cell: str) -> str:
         """Return what a cell printed and, as plain text, what it showed."""
-        return "\n".join(self._texts(cell))
+        return plain("\n".join(self._texts(cell)))
 
     def log(self, cell: str) -> list[str]:
-        """Return the lines that a cell printed, to either stream."""
+        """Return the lines that a cell printed, to either stream, without those about progress."""
         streams = [output["text"] for output in self.cells[cell].outputs if output.output_type == "stream"]
-        return "".join(streams).splitlines()
+        return [line for line in "".join(streams).splitlines() if not PROGRESS.fullmatch(line)]
 
     def page(self, cell: str) -> str:
         """Return what a reader sees in JupyterLab: the text of the HTML that a cell showed."""
@@ -47,11 +53,6 @@ class Executed:
     def pictures(self, cell: str) -> list[str]:
         """Return the PNG pictures of a cell, as base64."""
         return [data["image/png"] for data in self._shown(cell) if "image/png" in data]
-
-    def failure(self, cell: str) -> str:
-        """Return the exception that ended a cell, empty for none."""
-        errors = [output for output in self.cells[cell].outputs if output.output_type == "error"]
-        return f"{errors[0].ename}: {errors[0].evalue}" if errors else ""
 
     def _shown(self, cell: str) -> list[Any]:
         return [output["data"] for output in self.cells[cell].outputs if "data" in output]
@@ -64,7 +65,10 @@ class Executed:
 
 
 def execute(
-    path: Path, environment: Mapping[str, str], before_end: Callable[[Executed], None] | None = None
+    path: Path,
+    gateway: GatewayProcess,
+    environment: Mapping[str, str] | None = None,
+    before_end: Callable[[Executed], None] | None = None,
 ) -> Executed:
     """Run all cells; one that fails fails the run, unless it is tagged as meant to.
 
@@ -72,17 +76,27 @@ def execute(
     ----------
     path : Path
         Of the notebook.
-    environment : mapping
+    gateway : GatewayProcess
+        Makes the kernel, in place of a launcher of its own, and runs the transforms, in place of a gateway that the
+        companion starts.
+    environment : mapping, optional
         What the front end has beyond what every process has.
     before_end : callable, optional
         Called while the kernel and what belongs to it are still there.
     """
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="transform", shutdown_kernel="immediate")
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_SECONDS,
+        kernel_name="transform",
+        shutdown_kernel="immediate",
+        config=Config(TransformProvisioner={"companion": companion_command(), "gateway": str(gateway.state_dir / "s")}),
+    )
     client.resources = {"metadata": {"path": str(path.parent)}}
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    variables = {**inherited, **companion_environment(gateway), **(environment or {})}
     done = Executed({cell.id: cell for cell in notebook.cells})
-    with client.setup_kernel(env={**inherited, **environment}):
+    with client.setup_kernel(env=variables):
         for index, cell in enumerate(notebook.cells):
             client.execute_cell(cell, index)
         if before_end is not None:

