@@ -1,19 +1,20 @@
-# The gateway in a container, to stand where Metabase's own runner stands: port 5000, AUTH_TOKEN, ENABLE_INTERNAL_S3.
+# The gateway as a container, a drop-in replacement for Metabase's own runner: port 5000, AUTH_TOKEN, ENABLE_INTERNAL_S3.
 #
 #   docker build -t transform-gateway .
 #   docker run -d -p 5001:5000 -e AUTH_TOKEN=... transform-gateway
 #
-# BASE is any image of Debian, with a Python of at least 3.11 in its PATH or without one: Debian's is installed then.
-# EXTRA_PACKAGES are further packages for transforms, for instance "scikit-learn statsmodels".
-# Two secrets are for places with a package index of their own, and may be absent: pip_conf becomes /etc/pip.conf during
-# the build, ca_bundle lies at /run/secrets/ca_bundle.
+# BASE is any Debian image. If it has no Python >= 3.11 in its PATH, Debian's is installed.
+# PANDAS=3 installs pandas 3 in place of 2.3.
+# EXTRA_PACKAGES are additional packages for transforms, for instance "scikit-learn statsmodels".
+# Two optional secrets configure a private package index: pip_conf is mounted as /etc/pip.conf during the build, ca_bundle
+# as /run/secrets/ca_bundle.
 
 ARG BASE=python:3.12-slim-bookworm
 
-# -- what both stages need ---------------------------------------------------------------------------------------------
+# -- common to both stages ---------------------------------------------------------------------------------------------
 FROM ${BASE} AS base
 ENV DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8
-# an interpreter is asked for, not looked for by name: an image may carry an old one
+# The version is checked, not only the name: an image may have an old Python.
 RUN apt-get update -qq \
  && python="$(python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || echo python3)" \
  && apt-get install -y -qq --no-install-recommends tini ca-certificates $python >/dev/null \
@@ -26,13 +27,20 @@ RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends binutils $venv >/dev/null
 RUN python3 -m venv /build && python3 -m venv /opt/transform-gateway
 WORKDIR /source
-COPY deploy/requirements-image.lock deploy/requirements-build.lock deploy/
+COPY requirements-pandas3.lock deploy/requirements-image.lock deploy/requirements-build.lock deploy/
+ARG PANDAS=2
+RUN case "$PANDAS" in \
+      2) ;; \
+      3) sed -i '/^pandas==/,/[^\\]$/d' deploy/requirements-image.lock \
+          && cat deploy/requirements-pandas3.lock >>deploy/requirements-image.lock ;; \
+      *) echo "PANDAS is 2 or 3, not \"$PANDAS\"" >&2; exit 2 ;; \
+    esac
 ENV PIP_QUIET=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=ca_bundle,target=/run/secrets/ca_bundle \
     /opt/transform-gateway/bin/pip install --no-deps --require-hashes -r deploy/requirements-image.lock \
  && /build/bin/pip install --no-deps --require-hashes -r deploy/requirements-build.lock
 
-# the gateway's own pins hold: a package that needs other versions ends the build
+# The gateway's own pins take precedence: a package that needs other versions fails the build.
 ARG EXTRA_PACKAGES=""
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=ca_bundle,target=/run/secrets/ca_bundle \
     if [ -n "$EXTRA_PACKAGES" ]; then \
@@ -56,22 +64,27 @@ FROM base
 LABEL org.opencontainers.image.title="Transform Gateway" \
       org.opencontainers.image.description="An open runner for Metabase's Python transforms" \
       org.opencontainers.image.licenses="Apache-2.0"
-# ids that no package of Debian takes. Each kernel takes one from 58000 to 58999, of which only the first has a name here
-# (gateway/privileges.py, kernel_spec/seats.py)
+# Ids that no Debian package uses. Each kernel gets a uid from 58000 to 58999; only the first has a name here
+# (gateway/process/privileges.py, kernel_spec/launcher/workspaces.py)
 RUN groupadd --gid 57999 gateway && groupadd --gid 58000 pyexec \
  && useradd --uid 57999 --gid gateway --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin gateway \
  && useradd --uid 58000 --gid pyexec --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin pyexec
+# What must outlive the container: accepted jobs, computed results, the history. Every --user may make the directory
+# below it, and only its maker may remove it. The socket paths in it must stay short.
+RUN install -d -m 1777 /var/lib/transform-gateway
+VOLUME /var/lib/transform-gateway
 COPY --from=packages /opt/transform-gateway /opt/transform-gateway
 ENV PATH=/opt/transform-gateway/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
+    container=oci \
     HOST=0.0.0.0 \
     PORT=5000 \
-    STATE_DIR=/tmp/transform-gateway \
+    STATE_DIR=/var/lib/transform-gateway/state \
     INTERNAL_S3_HOST=0.0.0.0 \
     INTERNAL_S3_ALLOW_TEST_KEYS=true
 EXPOSE 5000 4566
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["transform-gateway", "status"]
-# root here is for the launcher alone: it starts each kernel as a user of its own. The process that listens becomes the
-# user `gateway` before it answers anyone. Any other --user works as well, with tier C.
+# Only the launcher and its supervisor stay root: the launcher starts each kernel as a user of its own. The process that
+# listens becomes the user `gateway` before it answers a request. Any other --user works as well, with tier C.
 ENTRYPOINT ["tini", "--", "transform-gateway"]

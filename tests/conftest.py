@@ -2,13 +2,81 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import multiprocessing
 import os
+import re
+import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
 
+from tests.cluster_process import ClusterProcess
 from tests.gateway_process import GatewayProcess
+
+# An example that takes 200 ms fails by default, and so does one that is slow to make: both say how busy the machine is.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
+
+
+#: The more often a file has these words, the longer it takes, by and large: starting processes takes most of the time.
+_SLOW_PARTS = re.compile("gateway|kernel|desk|notebook|subprocess|make", re.IGNORECASE)
+
+
+@cache
+def _slow_parts(path: Path) -> int:
+    return len(_SLOW_PARTS.findall(path.read_text()))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cluster", action="store_true", help="put a cluster in the place of each gateway under test")
+
+
+# Modules and items make no garbage, but each collection scans all that they have made so far: 12 % of the processor time
+# until the first test begins, in each process (measured). They stay frozen, so later collections pass them over as well.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Begin to collect garbage."""
+    gc.enable()
+    gc.freeze()
+
+
+def pytest_configure() -> None:
+    """Let children be interrupted: a shell starts jobs in the background with SIGINT ignored, which they would inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long files first: `make test` hands out whole files in this order, and a long one at the end has a core alone."""
+    items.sort(key=lambda item: -_slow_parts(item.path))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    mark = item.get_closest_marker("one_machine")
+    if mark is not None and item.config.getoption("cluster"):
+        pytest.skip(mark.args[0])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_default_event_loop() -> None:
+    """Keep asyncio from making a loop for the first test that has one of its own.
+
+    Tornado asks for the current loop when it makes another. Up to Python 3.13 asyncio then makes one, which nothing
+    closes; its ResourceWarning fails whichever test runs when it is collected.
+    """
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture(autouse=True)
@@ -20,14 +88,30 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def running_gateway() -> Iterator[GatewayProcess]:
+def gateway_type(request: pytest.FixtureRequest) -> type[GatewayProcess]:
+    """The class of the gateways under test: with ``--cluster`` each is an acceptor with other members."""
+    return ClusterProcess if request.config.getoption("cluster") else GatewayProcess
+
+
+@pytest.fixture(scope="session")
+def running_gateway(gateway_type: type[GatewayProcess]) -> Iterator[GatewayProcess]:
     """One gateway with two slots for all tests that leave it as they found it."""
-    with GatewayProcess({"SLOTS": "2"}) as gateway:
+    with gateway_type({"SLOTS": "2"}) as gateway:
         yield gateway
 
 
 @pytest.fixture
-def start_gateway() -> Iterator[Callable[..., GatewayProcess]]:
+def start_gateway(gateway_type: type[GatewayProcess]) -> Iterator[Callable[..., GatewayProcess]]:
     """Start gateways with settings of the test's own: ``start_gateway(SLOTS="1")``."""
     with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(GatewayProcess(settings))
+        yield lambda **settings: stack.enter_context(gateway_type(settings))
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Callable[..., Any]]:
+    """Call a function in another process, where it may start threads: ``elsewhere(function, *arguments)``.
+
+    Polars starts threads. A job that is forked from a process with them waits for ever when it uses Polars.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield lambda function, *given: pool.submit(function, *given).result(120)

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.app import TransformGatewayApp
-from gateway.errors import FAILURES, refusal_kinds
-from gateway.metric_names import CATALOGUE
-from transform_shim.typetable import render_markdown
+from gateway.core.errors import FAILURES, refusal_kinds
+from gateway.process.app import TransformGatewayApp
+from gateway.telemetry.metric_names import CATALOGUE
+from kernel_spec.quantity_traits import Quantity
+from tests.type_table import render_markdown
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,7 +25,8 @@ def settings_table() -> str:
     rows = ["| environment | flag | default | what it does |", "|---|---|---|---|"]
     for name, trait in TransformGatewayApp.class_own_traits(config=True).items():
         variable, flag = trait.metadata["env"], f"--{name.replace('_', '-')}"
-        default = trait.default_value_repr()
+        plain = trait.default_value_repr()
+        default = trait.text_of(trait.default_value) if isinstance(trait, Quantity) else plain
         rows.append(f"| `{variable}` | `{flag}` | `{default}` | {_cell(trait.help)} |")
     return "\n".join(rows)
 
@@ -67,7 +69,7 @@ def _cell(text: str) -> str:
 
 
 BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
-    "settings": ("README.md", settings_table),
+    "settings": ("docs/settings.md", settings_table),
     "failures": ("docs/failures.md", failures_table),
     "refusals": ("docs/failures.md", refusals_table),
     "metrics": ("docs/monitoring.md", metrics_table),

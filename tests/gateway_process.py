@@ -19,12 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-START_SECONDS = 60
-STOP_SECONDS = 30
-TOKEN = "test-token-1234"
-LISTENING = re.compile(r"listening on (http://\S+?),")
+from tests.machines import HERE, Machine
 
-#: what a gateway under test may inherit; a developer's own AUTH_TOKEN or SLOTS must not change a test
+START_SECONDS = 60
+STOP_SECONDS = 60
+TOKEN = "test-token-1234"
+LISTENING = re.compile(r"listening on (https?://\S+?),")
+
+#: the variables that a gateway under test inherits; a developer's own AUTH_TOKEN or SLOTS must not change a test
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONSAFEPATH", "TMPDIR")
 
 
@@ -45,13 +47,16 @@ class Answer:
 class GatewayProcess:
     """Starts `python -m gateway` with settings from the environment, and ends it with everything it started.
 
-    `launch` replaces ``-m gateway``, and `owner_uid` the owner of the directory in which the state directory is made.
+    `python` is another interpreter than that of the tests, `launch` replaces ``-m gateway``, and `owner_uid` the owner of
+    the directory in which the state directory is made. It runs on `machine`.
     """
 
     settings: dict[str, str] = field(default_factory=dict)
     token: str = TOKEN
     launch: tuple[str, ...] = ("-m", "gateway")
     owner_uid: int = -1
+    machine: Machine = HERE
+    python: str = sys.executable
     url: str = ""
     port: int = 0
     output: list[str] = field(default_factory=list)
@@ -64,7 +69,7 @@ class GatewayProcess:
         environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
         environment |= {"AUTH_TOKEN": self.token, "PORT": "0", "STATE_DIR": str(self.state_dir / "s"), **self.settings}
         self.process = subprocess.Popen(
-            [sys.executable, *self.launch], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            [*self.machine.prefix, self.python, *self.launch], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
             cwd=Path(__file__).parents[1],
         )  # fmt: skip
         self._settled = threading.Event()
@@ -85,6 +90,11 @@ class GatewayProcess:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    def kill(self) -> None:
+        """End the gateway alone, at once; its state directory stays for another one."""
+        self.process.kill()
+        self.process.wait(STOP_SECONDS)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, and return the exit status."""
@@ -111,6 +121,7 @@ class GatewayProcess:
         data = body if isinstance(body, bytes | type(None)) else json.dumps(body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
+            connection.sock = self.machine.connect("127.0.0.1", self.port, timeout)
             connection.request(method, path, data, {k: v for k, v in sent.items() if v})
             answer = connection.getresponse()
             return Answer(answer.status, {k.title(): v for k, v in answer.getheaders()}, answer.read())
@@ -136,7 +147,7 @@ class GatewayProcess:
         answer = self.request("GET", f"/v1/logs?request_id={urllib.parse.quote(str(request_id))}")
         return answer.body["events"] if answer.status == 200 else []
 
-    def wait_for_line(self, request_id: int | str, text: str, seconds: float = 20) -> None:
+    def wait_for_line(self, request_id: int | str, text: str, seconds: float = 60) -> None:
         """Return when the job has printed `text`: the log is polled, as Metabase does."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -144,6 +155,26 @@ class GatewayProcess:
                 return
             time.sleep(0.05)
         raise AssertionError(f"{text!r} did not show within {seconds} s")
+
+    def wait_for_stage(self, request_id: str, stage: str, seconds: float = 60) -> None:
+        """Return when the job has a slot and is in `stage`."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            status = self.request("GET", f"/v1/status?request_id={urllib.parse.quote(request_id)}")
+            if status.body.get("stage") == stage:
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"the job {request_id} was not in stage {stage} within {seconds} s")
+
+    def wait_for_end(self, job_id: str, seconds: float = 60) -> dict[str, Any]:
+        """Return the job of the history when it is finished."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            job: dict[str, Any] = self.request("GET", f"/v1/jobs/{job_id}").body
+            if job["state"] == "finished":
+                return job
+            time.sleep(0.05)
+        raise AssertionError(f"the job {job_id} is not finished within {seconds} s")
 
     def _read_log(self) -> None:
         """Keep the pipe empty: a gateway whose log nobody reads would come to stand at 64 KiB."""
@@ -161,6 +192,27 @@ class GatewayProcess:
         self._settled.wait(START_SECONDS)
         if not self.url:
             raise AssertionError("the gateway did not start:\n" + "\n".join(self.output[-30:]))
+
+
+def gateway_command(*options: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run `transform-gateway` to its end, with these settings and no others in its environment."""
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/tmp"), **settings}
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", *options],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def command_of(pid: int) -> bytes:
+    """Return the command line of a process; empty if it has ended, as kernels do at any time."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def descendants(pid: int) -> set[int]:

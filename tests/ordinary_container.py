@@ -1,8 +1,8 @@
 """``python -m tests.ordinary_container [--pod] COMMAND...``: run the gateway's command line as if in an ordinary container.
 
-What a container runtime takes away by default is taken away here: all but 14 capabilities, namespaces and mounts, and a
+A container runtime takes away by default, and so does this: all but 14 capabilities, namespaces and mounts, and a
 control group tree that can be written to. With ``--pod`` root as well, as Kubernetes' restricted profile asks for. Needs
-root. What a runtime does beyond that (its own filter of system calls, a masked /proc) makes a job's life harder and is
+root. The further measures of a runtime (its own filter of system calls, a masked /proc) restrict a job more and are
 left out.
 """
 
@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 from gateway.cli import main
-from kernel_spec.sandbox import no_new_privs, syscalls
+from kernel_spec.linux import syscalls
+from kernel_spec.sandbox.layers import no_new_privs
 from tests.kernel_spec.sandbox.children import PLAIN_USER, be_in_default_container, become
 
 #: owner of what a gateway in a pod may write to

@@ -17,9 +17,9 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from gateway.storage.rclone import rclone_path, server_arguments, server_environment
+from gateway.storage.embedded_s3.rclone import rclone_path, server_arguments, server_environment
 
-READY_SECONDS = 20.0
+READY_SECONDS = 60.0
 ACCESS_KEY, SECRET_KEY, REGION, BUCKET = "test", "secret-of-the-tests", "us-east-1", "metabase-python-runner"
 
 
@@ -47,7 +47,7 @@ class S3Server:
         process: subprocess.Popen[bytes] | None = getattr(self, "process", None)
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGKILL)  # nothing in it is worth a clean end, which may take seconds
-            process.wait(10)
+            process.wait(60)
         if hasattr(self, "client"):
             self.client.close()
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -112,7 +112,7 @@ class S3Server:
             if self.process.poll() is not None:
                 raise RuntimeError(f"rclone ended with {self.process.returncode}:\n{self._log_tail()}")
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+                socket.create_connection(("127.0.0.1", self.port), timeout=60).close()
             except OSError as error:
                 last = str(error)
             else:

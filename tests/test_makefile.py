@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,9 @@ class Checkout:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
 
-    def make(self, *targets: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    def make(
+        self, *targets: str, environment: Mapping[str, str] = os.environ, **settings: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run make with this test run's own environment in place of one that it would install."""
         ours = {
             "VENV": sys.prefix,
@@ -41,9 +43,10 @@ class Checkout:
         } | settings
         command = ["make", "--old-file", f"{sys.prefix}/.project", *targets]
         command += [f"{name}={value}" for name, value in ours.items()]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        # `make test ARGS=...` exports its variables, which are not those of this make
+        passed = {name: value for name, value in environment.items() if not name.startswith(("MAKE", "ARGS"))}
         return subprocess.run(
-            command, cwd=self.directory, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+            command, cwd=self.directory, env=passed, capture_output=True, text=True, timeout=SECONDS, check=False
         )
 
     def pid(self) -> int:
@@ -55,7 +58,7 @@ def checkout() -> Iterator[Checkout]:
     # below /tmp, not pytest's own directory: kernels run as other users and must be able to pass, and paths stay short
     directory = Path(tempfile.mkdtemp(prefix="tg-make-", dir="/tmp"))
     directory.chmod(0o755)
-    for name in ("Makefile", "pyproject.toml", "requirements.lock", "README.md"):
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-pandas3.lock", "README.md"):
         shutil.copy2(ROOT / name, directory)
     (directory / "gateway").mkdir()
     (directory / "gateway" / "__init__.py").touch()
@@ -66,20 +69,37 @@ def checkout() -> Iterator[Checkout]:
 
 
 def test_help_explains_every_target(checkout: Checkout) -> None:
-    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     shown = dict(re.findall(r"^  make (\S+) +(\S.*)$", checkout.make("help").stdout, re.MULTILINE))
     assert set(shown) == targets
-    assert {"run", "status", "logs", "stop", "restart", "smoke-test", "test", "check", "bench"} <= targets
+    assert {"run", "status", "logs", "stop", "restart", "smoke-test", "test", "soak", "check", "bench"} <= targets
     assert {"console", "doctor", "dev-setup", "rebuild", "clean", "help"} <= targets
 
 
-def test_run_starts_shows_a_result_and_says_what_comes_next(checkout: Checkout) -> None:
+@pytest.mark.parametrize("pandas", ["2", "3"])
+def test_notebook_asks_for_all_locked_packages_and_keeps_the_version_of_pandas(checkout: Checkout, pandas: str) -> None:
+    shutil.copy2(ROOT / "requirements-notebooks.lock", checkout.directory)
+    venv = checkout.directory / "venv"
+    venv.mkdir()
+    (venv / ".project").touch()
+    target = [f"--old-file={venv}/.project", f"{venv}/.notebooks"]
+    made = checkout.make(*target, VENV=str(venv), UV="true", PANDAS=pandas)
+    assert made.returncode == 0, made.stderr
+    locked, asked = (
+        set(re.findall(r"^([\w.-]+)==", path.read_text(), re.MULTILINE))
+        for path in (ROOT / "requirements-notebooks.lock", venv / "notebooks.txt")
+    )
+    assert "jupyterlab" in asked
+    assert locked - asked == ({"pandas"} if pandas == "3" else set())
+
+
+def test_run_starts_shows_a_result_and_names_the_next_commands(checkout: Checkout) -> None:
     first = checkout.make("run")
     assert first.returncode == 0, first.stdout + first.stderr
     for text in (
         "started",
         "sandbox   tier ",
-        "336,776",
+        "running a transform on 336,776 flights",
         f"http://127.0.0.1:{checkout.port}/v1/execute",
         "make logs",
         "make stop",
@@ -95,7 +115,11 @@ def test_run_starts_shows_a_result_and_says_what_comes_next(checkout: Checkout) 
     answer = subprocess.run(["sh", "-c", call], capture_output=True, text=True, timeout=SECONDS, check=True)
     assert '"exit_code":0' in answer.stdout.replace(" ", "")
 
-    assert "listening" in checkout.make("logs").stdout
+    # a library may have put the height of a terminal into the environment, as readline does
+    for settings, expected in (({}, True), ({"LINES": "1"}, False)):
+        terminal = {**os.environ, "LINES": "1"}
+        shown = checkout.make("logs", environment=terminal, **settings).stdout.splitlines()
+        assert (len(shown) > 1) is expected
     assert checkout.make("restart").returncode == 0
     assert checkout.pid() != pid
     assert "stopped" in checkout.make("stop").stdout

@@ -22,11 +22,11 @@ from typing import Any
 
 import pytest
 
-from gateway import privileges, serve
-from gateway.errors import ConfigurationError
-from gateway.settings import Settings
+from gateway.core.errors import ConfigurationError
+from gateway.core.settings import Settings
+from gateway.process import privileges, serve
 from kernel_spec.sandbox import LAYERS
-from tests.gateway_process import GatewayProcess, descendants
+from tests.gateway_process import GatewayProcess, command_of, descendants
 from tests.kernel_spec.sandbox.children import PLAIN_USER, in_child
 from tests.ordinary_container import POD_UID
 
@@ -101,8 +101,8 @@ def transform():
             "write": tried(lambda: open(CWD + "/planted", "w")),
         },
         "state": listed(STATE),
-        "seats": listed(STATE + "/seats"),
-        "kept": {name: tried(lambda: os.listdir(f"{STATE}/{name}")) for name in ("jobs", "results", "run", "uploads")},
+        "workspaces": listed(STATE + "/workspaces"),
+        "kept": {name: tried(lambda: os.listdir(f"{STATE}/{name}")) for name in ("jobs", "outbox", "results", "run", "uploads")},
         "visible": [name for name in listed("/proc") if name.isdigit()],
         "environment": dict(os.environ),
         "connection_files": [name for name in os.listdir("../ipc") if name.endswith(".json")],
@@ -127,7 +127,7 @@ class Place:
 def why_not_contained() -> str:
     if os.geteuid() != 0:
         return "playing a container runtime takes root"
-    unreadable = privileges._unreadable_for(POD_UID, POD_UID)
+    unreadable = privileges._first_refused(POD_UID, POD_UID, os.R_OK, privileges._python_paths())
     return f"other users cannot read {unreadable}, so no ordinary container can be played here" if unreadable else ""
 
 
@@ -157,14 +157,14 @@ def look_around(name: str, gateway: GatewayProcess) -> Place:
         if os.geteuid() == 0:
             holders = [pid for pid in descendants(gateway.pid) if holds(pid, gateway.token.encode())]
         gateway.request("POST", "/v1/cancel", {"request_id": "neighbour"})
-        assert going.result(timeout=10).body["code"] == "cancelled", "the neighbour was not broken by the look"
+        assert going.result(timeout=60).body["code"] == "cancelled", "the neighbour was not broken by the look"
     seen = json.loads(json.loads(answer.body["output"])["seen"])
     return Place(name, gateway, seen, holders)
 
 
 def launcher_of(gateway: GatewayProcess) -> int:
     for pid in descendants(gateway.pid):
-        if b"kernel_spec.launcher" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"kernel_spec.launcher" in command_of(pid):
             return pid
     raise AssertionError("the gateway has no launcher")
 
@@ -218,12 +218,12 @@ def test_job_cannot_look_at_or_touch_the_gateway_and_the_launcher(place: Place) 
 
 def test_job_cannot_see_read_or_touch_a_job_that_runs_beside_it(place: Place) -> None:
     assert worked(place.seen["neighbour"]) == []
-    assert len(place.seen["seats"]) <= 1, "in a private root its own, else none"
+    assert len(place.seen["workspaces"]) <= 1, "in a private root its own, else none"
 
 
-def test_job_cannot_list_what_the_gateway_keeps(place: Place) -> None:
+def test_job_cannot_list_the_gateways_files(place: Place) -> None:
     assert worked(place.seen["kept"]) == []
-    assert set(place.seen["state"]) <= {"seats"}
+    assert set(place.seen["state"]) <= {"workspaces"}
 
 
 def test_proc_shows_a_job_nothing_but_itself(place: Place) -> None:
@@ -250,7 +250,7 @@ def test_job_reaches_no_held_kernel(place: Place) -> None:
         "    except OSError:\n        return True\n"
         "    return False\n"
         "def transform():\n"
-        f"    file, token, path = {held['connection_file']!r}, {str(place.gateway.state_dir / 's/run/token')!r}, {socket_path!r}\n"
+        f"    file, token, path = {held['connection_file']!r}, {str(place.gateway.state_dir / 's/gateway.run')!r}, {socket_path!r}\n"
         "    seen = [fails(lambda: open(file)), fails(lambda: open(token))]\n"
         "    seen += [fails(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM).connect(path))]\n"
         "    return pd.DataFrame({'seen': seen})\n"
@@ -279,7 +279,7 @@ def test_presigned_url_reaches_no_kernel(place: Place) -> None:
         found = [pid for pid in descendants(place.gateway.pid) if holds(pid, b"needle-5417")]
         in_gateway = holds(place.gateway.pid, b"needle-5417")
         place.gateway.request("POST", "/v1/cancel", {"request_id": "url"})
-        going.result(timeout=10)
+        going.result(timeout=60)
     assert in_gateway, "the look finds what is there"
     assert found == []
 
@@ -338,7 +338,7 @@ def test_tier_and_users_are_those_of_the_place(place: Place) -> None:
         assert sandbox["tier"] in ("A", "B", "C")
 
 
-def test_status_tells_everybody_of_each_layer_and_nobody_a_secret(place: Place) -> None:
+def test_public_status_lists_each_layer_and_no_secret(place: Place) -> None:
     answer = place.gateway.request("GET", "/v1/status", headers={"Authorization": ""})
     sandbox = answer.body["sandbox"]
     assert tuple(line["layer"] for line in sandbox["layers"]) == LAYERS
@@ -383,11 +383,12 @@ def command(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str
 def test_gateway_refuses_to_start_below_the_required_tier() -> None:
     with tempfile.TemporaryDirectory(prefix="tg-", dir="/tmp") as directory:
         state_dir = Path(directory, "s")
+        Path(directory).chmod(0o755)  # the gateway drops root before it uses it
         done = command(REQUIRE_TIER="A", PORT="0", STATE_DIR=str(state_dir))
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert "tier A is required (REQUIRE_TIER" in done.stderr
         assert "Traceback" not in done.stderr
-        assert list((state_dir / "seats").iterdir()) == []
+        assert list((state_dir / "workspaces").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -412,6 +413,17 @@ def test_tier_decides_whether_the_gateway_starts(tier: str, required: str, unsan
         serve._check_tier(settings, tier)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only a gateway that starts as root can keep it")
+def test_a_required_tier_refuses_a_gateway_that_keeps_root() -> None:
+    root = privileges.GatewayUser(0, 0, "the gateway keeps root: other users cannot read it")
+    other = privileges.GatewayUser(57_999, 57_999)
+    settings = Settings(require_tier="C")
+    with pytest.raises(ConfigurationError, match=r"REQUIRE_TIER=C needs .* other users cannot read it"):
+        serve._check_root(settings, root)
+    serve._check_root(settings, other)
+    serve._check_root(Settings(), root)
+
+
 def test_doctor_exits_by_the_required_tier() -> None:
     asked = command("doctor", "--require-tier", "A")
     assert asked.returncode == 1
@@ -424,19 +436,19 @@ def test_doctor_exits_by_the_required_tier() -> None:
 def test_doctor_fails_where_no_gateway_would_start() -> None:
     if os.geteuid() != 0:
         pytest.skip("taking all layers away takes root")
-    # a seat that no other user can enter: jobs would be root
+    # a workspace that no other user can enter: jobs would be root
     with tempfile.TemporaryDirectory(prefix="tg-", dir="/tmp") as directory:
         done = command("doctor", "--state-dir", directory)
     assert "tier D" in done.stdout
     assert done.returncode == 1
 
 
-def test_doctor_tells_when_the_gateway_would_keep_root_and_what_helps() -> None:
+def test_doctor_explains_why_the_gateway_would_keep_root() -> None:
     if os.geteuid() != 0:
         pytest.skip("there is no root to keep")
     code = (
-        "import sys\nfrom gateway import privileges\nfrom gateway.commands import doctor\n"
-        "privileges._unreadable_for = lambda *_: '/closed/python'\nsys.exit(doctor.main('doctor', sys.argv[1:]))"
+        "import sys\nfrom gateway.process import privileges\nfrom gateway.cli import doctor\n"
+        "privileges._first_refused = lambda *_: '/closed/python'\nsys.exit(doctor.main('doctor', sys.argv[1:]))"
     )
     told = [subprocess.run([sys.executable, "-c", code, *how], cwd=ROOT, capture_output=True, text=True, check=False).stdout
             for how in ([], ["--json"])]  # fmt: skip
@@ -445,27 +457,31 @@ def test_doctor_tells_when_the_gateway_would_keep_root_and_what_helps() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- the page
+def rows_of(table: str) -> list[list[str]]:
+    """Return the cells of each row of one of the page's marked tables."""
+    rows = PAGE.split(f"<!-- {table}:begin -->")[1].split(f"<!-- {table}:end -->")[0].strip().splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
 def test_every_promise_names_a_test_that_exists() -> None:
-    rows = [line for line in PAGE.splitlines() if line.startswith("| ") and "::" in line]
-    assert len(rows) >= 15
-    for row in rows:
-        names = re.findall(r"`(\S+\.py)::(\w+)`", row)
-        assert len(names) == row.count("::"), row
-        for path, name in names:
-            assert name in names_of_tests(ROOT / "tests" / path), f"{path}::{name}"
+    tests: dict[str, list[str]] = {}
+    number = ""
+    for first, test in rows_of("promise-tests"):
+        number = first or number  # a row without a number has one more test of the promise above it
+        tests.setdefault(number, []).append(test)
+    numbers = [row[0] for row in rows_of("promises")]
+    assert numbers == list(tests) == [str(n) for n in range(1, len(numbers) + 1)]
+    assert len(numbers) >= 15
+    for text in (test for of_promise in tests.values() for test in of_promise):
+        name = re.fullmatch(r"`(\S+\.py)::(\w+)`", text)
+        assert name is not None, text
+        assert name[2] in names_of_tests(ROOT / "tests" / name[1]), text
 
 
 @lru_cache(maxsize=64)
 def names_of_tests(path: Path) -> frozenset[str]:
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     return frozenset(node.name for node in ast.parse(path.read_text()).body if isinstance(node, functions))
-
-
-def test_every_row_of_the_promises_has_a_test() -> None:
-    table = PAGE.split("<!-- promises:begin -->")[1].split("<!-- promises:end -->")[0]
-    rows = table.strip().splitlines()[2:]
-    assert rows
-    assert [row for row in rows if "::" not in row] == []
 
 
 def test_every_layer_is_on_the_page() -> None:
