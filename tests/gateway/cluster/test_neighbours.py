@@ -25,7 +25,7 @@ from tests.s3 import S3Server
 ROOT = Path(__file__).parents[3]
 
 #: The commit whose package is the earlier version, and which sent the recorded messages.
-EARLIER = "f186758"
+EARLIER = "11eeefa"
 WHERE = "import gateway.cluster; print(*gateway.cluster.__path__)"
 RECORDED = Path(__file__).with_name("recorded_messages.jsonl")
 
