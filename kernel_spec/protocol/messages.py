@@ -132,7 +132,7 @@ class Status(Request, frozen=True):
 
 
 class Renew(Request, frozen=True):
-    """Replace the fork server by one with the packages that are added now; kernels that there are go on."""
+    """Replace the fork server by one with the current added packages; existing kernels go on."""
 
 
 class Shutdown(Request, frozen=True):
@@ -181,7 +181,7 @@ class Started(Answer, frozen=True):
     Attributes
     ----------
     is_prefaulted : bool
-        Whether the memory pages to which a first job writes are the kernel's own already.
+        Whether the kernel has already copied the memory pages that a first job writes to.
     """
 
     pid: Pid
