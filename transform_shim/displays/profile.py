@@ -1,4 +1,4 @@
-"""The profile of a result: what its columns contain, drawn by the page, in notebooks and by the command line.
+"""The profile of a result: figures about its columns, which page, notebooks and command line show.
 
 The figures are of the output file, which is read back as Metabase reads it, so they hold for every frame kind.
 """
@@ -22,7 +22,7 @@ from transform_shim.reading.table_source import TableSource
 
 __all__ = ["profile", "record_profile"]
 
-#: Data in memory that is profiled; of a larger result, the first rows.
+#: Memory of the data that is profiled; of a larger result, only the first rows are profiled.
 MOST_PROFILED_BYTES = 64 << 20
 HISTOGRAM_BINS = 12
 QUARTILES = (0.25, 0.5, 0.75)

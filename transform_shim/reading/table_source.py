@@ -1,4 +1,4 @@
-"""One input table: its manifest, its file, and how to go through it."""
+"""One input table: its manifest, its file, and the reader of its format."""
 
 from __future__ import annotations
 

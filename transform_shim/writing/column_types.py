@@ -43,7 +43,7 @@ class ColumnFacts:
 
 
 def facts_of(array: pa.Array, source: Field | None) -> ColumnFacts:
-    """Look at one canonical array; `source` is the field whose type might be carried over."""
+    """Return the facts about one canonical array; `source` is the field whose type might be carried over."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary  # each of its texts is that of a row
     if array.null_count == len(array):
