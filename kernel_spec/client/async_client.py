@@ -67,7 +67,7 @@ RENEW_SECONDS = 70.0
 
 
 class LauncherClient:
-    """One launcher, as the gateway sees it.
+    """The gateway's side of one launcher.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A kernel process of a launcher, as its client sees it."""
+"""The client's side of a kernel process of a launcher."""
 
 from __future__ import annotations
 

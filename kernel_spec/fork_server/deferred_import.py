@@ -103,7 +103,7 @@ class Trial:
 
 
 def installed(modules: Iterable[str]) -> tuple[str, ...]:
-    """Return those of the modules that are to be deferred and are installed."""
+    """Return the modules that must be deferred and are installed."""
     return tuple(name for name in modules if name in DEFERRED and importlib.util.find_spec(name) is not None)
 
 

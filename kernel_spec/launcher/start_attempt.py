@@ -1,6 +1,6 @@
 """One attempt to start a kernel: requested, forked, handed over to the launcher, bound, booted.
 
-Two conditions must hold, in either order, before the kernel may pass its start barrier: the launcher knows its pid, and
+Two conditions must hold, in either order, before the kernel may pass its start barrier: the launcher has its pid, and
 is its parent. The fork server reports both at once for a kernel that it forked as the launcher's child (`Forked`). An
 intermediate process sends the pid (`KernelForked`), and its parent, the fork server or the launcher, reports that it
 was reaped.

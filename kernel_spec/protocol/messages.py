@@ -305,7 +305,7 @@ class ForkServerNotForkable(Message, frozen=True):
 class Forked(Message, frozen=True):
     """The kernel `pid` is the launcher's child; or, with pid 0, the intermediate process has ended.
 
-    Only the start barrier tells whether an intermediate process succeeded.
+    Only the start barrier shows whether an intermediate process succeeded.
     """
 
     number: Count
@@ -328,7 +328,7 @@ class KernelForked(Message, frozen=True):
 
 
 class Go(Message, frozen=True):
-    """The launcher is the kernel's parent and knows it."""
+    """The launcher is the kernel's parent and has its pid."""
 
 
 class StageReached(Message, frozen=True):

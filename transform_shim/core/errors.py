@@ -11,7 +11,7 @@
      ├─ NoTransform      the script has no transform() that can be called with tables
      └─ MissingTable     a parameter of transform() has neither a table nor a default
 
-    ResultFailed         the user's code raised while its lazy result was computed; the cause is what it raised
+    ResultFailed         the user's code raised its cause while its lazy result was computed
     NoType               no type holds all values of a column
 
 The message is a sentence for the person who wrote the transform.

@@ -39,7 +39,7 @@ class TableRead:
     rows, bytes : int
     seconds : float
     columns : tuple of (str, str)
-        Name and base type of each column; an empty type where only the file itself knows it.
+        Name and base type of each column; an empty type where only the file itself has it.
     """
 
     alias: str

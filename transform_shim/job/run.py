@@ -233,7 +233,7 @@ def _contracts(request: JobRequest, module: ModuleType) -> list[Contract]:
 
 
 def _reserve(spare: contextlib.ExitStack) -> None:
-    """Take memory and descriptors that are given back when they are needed to end the job, and note the umask."""
+    """Reserve memory and descriptors, which are freed when the end of the job needs them, and store the umask."""
     # private, so that RLIMIT_DATA counts it (setrlimit(2)); untouched, so that it costs nothing else
     memory = mmap.mmap(-1, _RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     spare.callback(memory.close)

@@ -1,7 +1,7 @@
 """A table as the frame kind that transform() asks for.
 
 ================= ==============================================================================
-kind              what it is
+kind              object
 ================= ==============================================================================
 ``pandas``        DataFrame with ``attrs["source_metadata"]``; the default
 ``arrow``         pyarrow.Table; the schema's metadata carries the source metadata

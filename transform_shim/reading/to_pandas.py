@@ -59,7 +59,7 @@ def column_values(parts: Sequence[pa.Array], kind: Kind | None) -> tuple[Any, st
     parts : sequence of pyarrow.Array
         The blocks of the column.
     kind : Kind or None
-        The kind of the column; None where only the file itself knows the type.
+        The kind of the column; None where only the file itself has the type.
 
     Returns
     -------

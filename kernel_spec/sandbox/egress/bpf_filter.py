@@ -1,8 +1,8 @@
 """The egress filter of a TCP socket: it drops each answer from this machine and from its link.
 
 A connection needs an answer to its first packet, and a classic BPF program on the socket (socket(7), SO_ATTACH_FILTER)
-sees each packet before TCP does. It drops those whose *sender* is a denied address. SO_LOCK_FILTER makes it permanent,
-and accepted sockets inherit it.
+tests each packet before TCP gets it. It drops those whose *sender* is a denied address. SO_LOCK_FILTER makes it
+permanent, and accepted sockets inherit it.
 
 All traffic of a machine with itself, to any of its addresses, arrives on the loopback device; so one test covers
 127.0.0.0/8, ::1, 0.0.0.0 and the machine's own addresses, also those that it gets later.
