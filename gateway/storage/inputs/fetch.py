@@ -94,7 +94,7 @@ async def fetch_tables(
     Parameters
     ----------
     client : ObjectClient
-        Downloads what has a URL.
+        Downloads tables that have a URL.
     tables : tuple of InputTable
         The tables of the request.
     into_dir : Path

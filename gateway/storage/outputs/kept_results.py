@@ -53,7 +53,7 @@ class KeptFiles:
 
     @contextlib.asynccontextmanager
     async def open(self, part: ResultPart) -> AsyncIterator[OpenOutput | None]:
-        """Open a file for the time of an ``async with`` block.
+        """Open a file during an ``async with`` block.
 
         Parameters
         ----------
@@ -148,7 +148,7 @@ class KeptResultStore:
             if output is not None:
                 await _copy(draft / FILE_NAMES["output"], output)
             os.utime(draft)
-            self.drop(execution_id)  # of an attempt whose end the job store did not see
+            self.drop(execution_id)  # of an attempt whose end the job store did not record
             draft.rename(directory)
         except BaseException as error:
             self._used_bytes -= total_bytes
