@@ -202,7 +202,7 @@ def decode_verdict(data: bytes) -> Verdict:
 
 
 def to_json(message: Struct) -> bytes:
-    """Return a message as JSON; a lone surrogate, for which UTF-8 has no form, becomes text.
+    """Return a message as JSON; a lone surrogate, which UTF-8 cannot encode, becomes text.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def to_json(message: Struct) -> bytes:
 
 
 def _without_surrogates(value: Any) -> Any:
-    """Return `value` with each lone surrogate, for which JSON in UTF-8 has no form, as text."""
+    """Return `value` with each lone surrogate, which UTF-8 cannot encode, as text."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):

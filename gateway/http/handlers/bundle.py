@@ -1,4 +1,4 @@
-"""``/v1/jobs/{job_id}/bundle``: what is kept of a failed job, to run it again."""
+"""``/v1/jobs/{job_id}/bundle``: the bundle of a failed job, to run it again."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class HistoryLogsHandler(BaseHandler):
 
 
 class HistoryDisplaysHandler(BaseHandler):
-    """Sends what one job displayed."""
+    """Sends the displays of one job."""
 
     checks_query = True
 

@@ -62,7 +62,7 @@ class KeptFileHandler(BaseHandler):
 
 
 async def send_blocks(handler: BaseHandler, reader: ResultReader) -> None:
-    """Send a file as the rest of an answer; that the caller disconnects is no error."""
+    """Send a file as the rest of an answer; a caller that disconnects is not an error."""
     try:
         async with aclosing(reader.blocks()) as blocks:
             async for block in blocks:

@@ -1,4 +1,4 @@
-"""One thread that writes: changes that come while a commit is on its way share the next one, and its fsync."""
+"""One thread that writes: changes that arrive during a commit share the next one, and its fsync."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Writer:
         is_kept : bool
             Whether it is tried again until it is committed; the future fails at the first attempt all the same.
         erases : bool
-            Whether it deletes what must vanish from the files as well.
+            Whether it deletes data that must be erased from the files as well.
         on_commit : callable, optional
             Called in the loop when it is committed, also after failed attempts.
 
@@ -123,7 +123,7 @@ class Writer:
         return future
 
     def close(self, timeout_seconds: float = 10.0) -> None:
-        """Commit everything and end the thread; blocks while it does.
+        """Commit everything and end the thread; blocks.
 
         Parameters
         ----------
@@ -171,7 +171,7 @@ class Writer:
         return found
 
     def _commit(self, works: list[_Work], more: Change | None = None) -> list[_Work]:
-        """Commit; return what must be tried again."""
+        """Commit; return the changes that must be tried again."""
         began = time.perf_counter()
         results: list[_Result] = []
         try:
@@ -216,7 +216,7 @@ class Writer:
             return False
 
     def _settle(self, results: list[_Result], *, is_committed: bool) -> None:
-        """Hand the results over, with one call for each loop."""
+        """Pass the results to their loops, with one call for each."""
         by_loop: dict[asyncio.AbstractEventLoop, list[_Result]] = {}
         for result in results:
             by_loop.setdefault(result[0].loop, []).append(result)
@@ -239,6 +239,6 @@ class Writer:
 
 
 def _look(future: asyncio.Future[Any]) -> None:
-    """Look at the failure of a change that nothing awaits, which was logged; unseen, asyncio would report it."""
+    """Retrieve the exception of a change that nothing awaits: it was logged, and asyncio would report it again."""
     if not future.cancelled():
         future.exception()
