@@ -356,10 +356,10 @@ class ClusterRun:
         if time.monotonic() < self._publish_at:
             return
         lines: list[Raw] = []
-        size = 0
+        lines_bytes = 0
         for line in reversed(self._log.json_lines()[0]):
-            size += len(line) + 1
-            if size > LINES_BYTES:
+            lines_bytes += len(line) + 1
+            if lines_bytes > LINES_BYTES:
                 break
             lines.append(Raw(line))
         parcels = self._parcels

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gateway.core.tasks import retrieve_exception
+
 T = TypeVar("T")
 
 #: One call in a thread costs about 50 µs, one MiB into the page cache about 300 µs: the loop stays free for both.
@@ -125,7 +127,7 @@ class FileWriter:
         if self._writing is not None:
             # the thread continues, and ThreadedFiles keeps the descriptor open until it has ended
             self._writing.cancel()
-            self._writing.add_done_callback(_retrieve)
+            self._writing.add_done_callback(retrieve_exception)
         self._files.close()
 
     async def _flush(self) -> None:
@@ -143,7 +145,7 @@ class FileWriter:
             try:
                 await asyncio.shield(writing)
             except asyncio.CancelledError:
-                writing.add_done_callback(_retrieve)
+                writing.add_done_callback(retrieve_exception)
                 raise
 
 
@@ -255,11 +257,5 @@ def _close_all(fds: tuple[int, ...]) -> None:
 
 
 def _retrieve_and_close(fds: tuple[int, ...], future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()  # its caller is gone; asyncio would report an exception that is never retrieved
+    retrieve_exception(future)  # its caller is gone
     _close_all(fds)
-
-
-def _retrieve(future: asyncio.Future[None]) -> None:
-    if not future.cancelled():
-        future.exception()

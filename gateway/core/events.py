@@ -345,13 +345,13 @@ class EventLog:
             note = f"{kept}... ({len(encoded)} bytes in all; the rest of this line was dropped)"
             line = LogLine(line.timestamp, line.stream, note)
             encoded = encode_line(line.timestamp, line.stream, note)
-        size = len(encoded) + 1  # the line end in the events object
-        if not self._tail and self._head_bytes + size <= self.cap_bytes // 2:
+        size_bytes = len(encoded) + 1  # the line end in the events object
+        if not self._tail and self._head_bytes + size_bytes <= self.cap_bytes // 2:
             self._head.append(encoded)
-            self._head_bytes += size
+            self._head_bytes += size_bytes
             return line
         self._tail.append(encoded)
-        self._tail_bytes += size
+        self._tail_bytes += size_bytes
         while self._tail_bytes > self.cap_bytes // 2:
             gone = len(self._tail.popleft()) + 1
             self._tail_bytes -= gone

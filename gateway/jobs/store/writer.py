@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from gateway.core.tasks import retrieve_exception
+
 log = logging.getLogger(__name__)
 
 #: How long a change that nothing waits for may wait for another one, to share its fsync.
@@ -117,7 +119,7 @@ class Writer:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        future.add_done_callback(_look)
+        future.add_done_callback(retrieve_exception)  # it was logged, and need not be awaited
         self._open += 1
         self._queue.put(_Work(change, loop, future, is_lazy, is_kept, erases, on_commit))
         return future
@@ -236,9 +238,3 @@ class Writer:
                 work.future.set_exception(error)
             else:
                 work.future.set_result(value)
-
-
-def _look(future: asyncio.Future[Any]) -> None:
-    """Retrieve the exception of a change that nothing awaits: it was logged, and asyncio would report it again."""
-    if not future.cancelled():
-        future.exception()

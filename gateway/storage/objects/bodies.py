@@ -36,9 +36,9 @@ class Pace:
         ------
         StorageError
         """
-        elapsed = time.monotonic() - self._began
-        if elapsed > 2 * self._stall_seconds + transferred_bytes / SLOWEST_BYTES_PER_SECOND:
-            raise StorageError(f"the storage is too slow: {transferred_bytes} bytes in {elapsed:.0f} s")
+        elapsed_seconds = time.monotonic() - self._began
+        if elapsed_seconds > 2 * self._stall_seconds + transferred_bytes / SLOWEST_BYTES_PER_SECOND:
+            raise StorageError(f"the storage is too slow: {transferred_bytes} bytes in {elapsed_seconds:.0f} s")
 
 
 class UploadBody(aiohttp.Payload):

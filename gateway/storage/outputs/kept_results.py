@@ -257,9 +257,9 @@ class KeptResultStore:
             self._timer = None
         if self._kept and not self._closed:
             oldest = next(iter(self._kept.values()))
-            delay = max(0.0, oldest.expires_at - time.monotonic()) + 0.05
+            delay_seconds = max(0.0, oldest.expires_at - time.monotonic()) + 0.05
             with contextlib.suppress(RuntimeError):  # no loop runs yet: the next result that is kept sets the timer
-                self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
+                self._timer = asyncio.get_running_loop().call_later(delay_seconds, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
