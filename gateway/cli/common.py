@@ -15,7 +15,7 @@ from gateway.client.client import TransformClient
 from gateway.client.errors import GatewayRefused, GatewayUnreachable
 from gateway.core.errors import ConfigurationError
 from gateway.core.job import RequestId
-from gateway.http.base.tokens import parse_tokens
+from gateway.http.access.tokens import parse_tokens
 from gateway.process.pidfile import DaemonError, find_running, url_by_environment
 from gateway.process.tls import local_trust
 from kernel_spec.protocol.quantities import parse_seconds

@@ -11,11 +11,11 @@ from tornado.log import gen_log
 from tornado.web import Application, RequestHandler
 
 from gateway.core.settings import Settings
-from gateway.http.base.auth import Guard
-from gateway.http.base.context import Context, Description
-from gateway.http.base.handler import BaseHandler, NotFoundHandler, shown_path
-from gateway.http.base.peer_connection import PeerConnection
-from gateway.http.base.tokens import Token, TokenKind
+from gateway.http.access.auth import Guard
+from gateway.http.access.peer_connection import PeerConnection
+from gateway.http.access.tokens import Token, TokenKind
+from gateway.http.base_handler.context import Context, Description
+from gateway.http.base_handler.handler import BaseHandler, NotFoundHandler, shown_path
 from gateway.http.openapi import describe
 from gateway.http.routes import PARCEL_ROUTES, ROUTES, Route
 from gateway.jobs.refusal_log import RefusalLog

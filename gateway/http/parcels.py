@@ -14,7 +14,7 @@ from typing import Any
 
 from gateway.core.async_files import DISK_FULL, FileWriter
 from gateway.core.errors import DiskFull, NotFound
-from gateway.http.base.handler import BaseHandler
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.bodies.receivers import BodyReceiver, NoBody, too_large
 from gateway.http.bodies.uploads import UploadFailed
 from gateway.http.handlers.execute import UPLOAD_SECONDS

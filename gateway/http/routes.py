@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gateway.core.formats import FORMATS
-from gateway.http.base.handler import BaseHandler
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.handlers.bundle import BundledTableHandler, BundleHandler
 from gateway.http.handlers.cancel import CancelHandler
 from gateway.http.handlers.execute import ExecuteHandler

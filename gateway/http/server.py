@@ -21,7 +21,7 @@ from tornado.web import Application
 
 from gateway.core.errors import BadRequest, GatewayError, TooManyConnections
 from gateway.core.settings import Settings
-from gateway.http.base.lingering_close import answer_and_linger, lingering
+from gateway.http.base_handler.lingering_close import answer_and_linger, lingering
 from gateway.http.listener import LOG_SECONDS, Listener
 from gateway.telemetry.metrics import Metrics
 

@@ -21,9 +21,9 @@ from tornado.netutil import bind_sockets
 from gateway.core.addresses import local_url
 from gateway.core.errors import ConfigurationError, FailureCode
 from gateway.core.settings import FILES, Settings
+from gateway.http.access.auth import Guard
+from gateway.http.access.peer_connection import answer_peer
 from gateway.http.application import make_app
-from gateway.http.base.auth import Guard
-from gateway.http.base.peer_connection import answer_peer
 from gateway.http.routes import HOST_ROUTES, PARCEL_ROUTES, ROUTES
 from gateway.http.server import make_server
 from gateway.jobs.refusal_log import WRITE_SECONDS, RefusalLog

@@ -15,7 +15,7 @@ from gateway.core.errors import BadRequest, Conflict, GatewayError, KeyReused, N
 from gateway.core.job import Delivery, Job, KeptDelivery, Verdict
 from gateway.core.uploads import Uploads
 from gateway.core.wire import encode_job
-from gateway.http.base.handler import BaseHandler
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.bodies.multipart import boundary_of
 from gateway.http.bodies.receivers import BodyReceiver, JsonBody
 from gateway.http.bodies.uploads import MultipartBody

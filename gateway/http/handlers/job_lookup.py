@@ -6,7 +6,7 @@ import re
 
 from gateway.core.errors import NotFound
 from gateway.core.job import JobState, RequestId, Scope
-from gateway.http.base.handler import BaseHandler
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.jobs.service import JobService
 from gateway.jobs.store import JobRecord
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from gateway.core.errors import BadRequest, NotFound
 from gateway.core.job import JobState
-from gateway.http.base.elsewhere import anywhere, pass_on, peer_request
-from gateway.http.base.handler import BaseHandler
-from gateway.http.base.tokens import TokenKind
+from gateway.http.access.tokens import TokenKind
+from gateway.http.base_handler.elsewhere import anywhere, pass_on, peer_request
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.handlers.history_pages import newest_elsewhere
 from gateway.http.handlers.job_lookup import asked_in_query, require_by_text
 from gateway.http.schemas.responses import LogsResponse, progress_of

@@ -12,8 +12,8 @@ from tornado.iostream import StreamClosedError
 from gateway.core.errors import NotFound
 from gateway.core.formats import DEFAULT_FORMAT, FORMATS
 from gateway.core.job import JobState, OutputFacts, ResultPart
-from gateway.http.base.elsewhere import anywhere
-from gateway.http.base.handler import BaseHandler
+from gateway.http.base_handler.elsewhere import anywhere
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.handlers.job_lookup import asked_in_path, require_by_text
 from gateway.jobs.runner import KeptResult, ResultReader
 from gateway.jobs.store import JobRecord

@@ -20,13 +20,13 @@ from tornado.iostream import StreamClosedError
 
 from gateway.core.errors import Forbidden, MemberDown, NotFound, TooManyConnections
 from gateway.core.events import JobLog
-from gateway.http.base.auth import NO_TOKEN
-from gateway.http.base.elsewhere import peer_request
-from gateway.http.base.handler import BaseHandler
-from gateway.http.base.other_members import WAIT_SECONDS, OtherLog
-from gateway.http.base.peer_connection import PeerConnection, for_peers
-from gateway.http.base.stream_batches import NO_JOBS, next_send
-from gateway.http.base.tokens import TokenKind
+from gateway.http.access.auth import NO_TOKEN
+from gateway.http.access.peer_connection import PeerConnection, for_peers
+from gateway.http.access.tokens import TokenKind
+from gateway.http.base_handler.elsewhere import peer_request
+from gateway.http.base_handler.handler import BaseHandler
+from gateway.http.streams.other_members import WAIT_SECONDS, OtherLog
+from gateway.http.streams.stream_batches import NO_JOBS, next_send
 from gateway.jobs.feed import Watch
 
 #: Streams that may be open; each holds a connection.

@@ -10,7 +10,7 @@ from typing import TypeVar
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 from tornado.web import Application
 
-from gateway.http.base.tokens import Token, TokenKind
+from gateway.http.access.tokens import Token, TokenKind
 from gateway.jobs.peers import PeerPart, PeerRequest
 
 #: Size of a part; a handler that has written as much waits until it is fetched.

@@ -13,8 +13,8 @@ from tornado.httputil import HTTPServerRequest
 from gateway.core.addresses import is_loopback
 from gateway.core.errors import Forbidden, InsufficientScope, Unauthorized
 from gateway.core.settings import Settings
-from gateway.http.base.peer_connection import PeerConnection
-from gateway.http.base.tokens import Token, TokenKind
+from gateway.http.access.peer_connection import PeerConnection
+from gateway.http.access.tokens import Token, TokenKind
 
 #: The token of every caller where no token is needed.
 NO_TOKEN = Token(None, TokenKind.ADMIN, "")

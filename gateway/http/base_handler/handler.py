@@ -28,10 +28,10 @@ from gateway.core.errors import (
 )
 from gateway.core.job import Scope
 from gateway.core.version import VERSION
-from gateway.http.base.context import Context
-from gateway.http.base.lingering_close import LINGER_BYTES, answer_and_linger
-from gateway.http.base.peer_connection import PeerConnection, is_for_peers
-from gateway.http.base.tokens import Token, TokenKind
+from gateway.http.access.peer_connection import PeerConnection, is_for_peers
+from gateway.http.access.tokens import Token, TokenKind
+from gateway.http.base_handler.context import Context
+from gateway.http.base_handler.lingering_close import LINGER_BYTES, answer_and_linger
 from gateway.http.bodies.receivers import BodyReceiver, JsonBody, NoBody, too_large
 from gateway.http.schemas.query import check_names
 from gateway.storage.parcels import ROUTE
@@ -191,7 +191,7 @@ class BaseHandler(RequestHandler):
         return headers.get("Content-Length", "0").strip() != "0" or "Transfer-Encoding" in headers
 
     def _refuse_unread(self, refusal: GatewayError) -> None:
-        """Respond and close without reading the body; see `gateway.http.base.lingering_close`."""
+        """Respond and close without reading the body; see `gateway.http.base_handler.lingering_close`."""
         self.clear()
         self._set_error(refusal)
         body = self._encode(refusal.body())

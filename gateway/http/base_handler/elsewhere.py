@@ -12,9 +12,9 @@ from tornado.iostream import StreamClosedError
 
 from gateway.core.errors import MemberDown, NotFound
 from gateway.core.job import JobState, RequestId, Scope
-from gateway.http.base.handler import BaseHandler
-from gateway.http.base.peer_connection import PeerConnection, for_peers
-from gateway.http.base.tokens import Token, TokenKind
+from gateway.http.access.peer_connection import PeerConnection, for_peers
+from gateway.http.access.tokens import Token, TokenKind
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.bodies.receivers import JsonBody
 from gateway.jobs.peers import PeerPart, PeerRequest, Peers
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.errors import MemberDown
 from gateway.core.job import JobState
-from gateway.http.base.stream_batches import PACE_SECONDS
-from gateway.http.base.tokens import TokenKind
+from gateway.http.access.tokens import TokenKind
+from gateway.http.streams.stream_batches import PACE_SECONDS
 from gateway.jobs.feed import LINGER_SECONDS, OtherJob
 from gateway.jobs.peers import PeerPart, PeerRequest, Peers
 
