@@ -320,7 +320,7 @@ class JobKernelApp(IPKernelApp):
     def init_signal(self) -> None:
         """Ignore interrupts between requests, and miss none during one."""
         super().init_signal()
-        wake_main_thread(self.control_thread.io_loop)
+        wake_main_thread(self.control_thread.io_loop.asyncio_loop)
 
     def init_kernel(self) -> None:
         """Create the kernel, with its shell channel on the main thread."""
