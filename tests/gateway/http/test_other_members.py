@@ -17,8 +17,8 @@ from gateway.core.job import Job, KeptDelivery
 from gateway.core.settings import Settings
 from gateway.http.access.peer_connection import answer_peer
 from gateway.http.application import make_app
-from gateway.http.base_handler import other_members
 from gateway.http.server import make_server
+from gateway.http.streams import other_members
 from gateway.http.streams.other_members import OtherLog, OtherMembers
 from gateway.jobs.feed import JobFeed, OtherJob
 from gateway.jobs.peers import PeerPart, PeerRequest
