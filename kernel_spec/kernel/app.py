@@ -318,9 +318,10 @@ class JobKernelApp(IPKernelApp):
         self._heartbeat_stream.on_recv(self._heartbeat_stream.send_multipart)
 
     def init_signal(self) -> None:
-        """Ignore interrupts between requests, and miss none during one."""
+        """Ignore interrupts between requests, and miss none of a person; a job has the signals of a plain process."""
         super().init_signal()
-        wake_main_thread(self.control_thread.io_loop.asyncio_loop)
+        if self.is_interactive:
+            wake_main_thread(self.control_thread.io_loop.asyncio_loop)
 
     def init_kernel(self) -> None:
         """Create the kernel, with its shell channel on the main thread."""
