@@ -77,7 +77,7 @@ class JobParcels:
         self._attempt = 0
 
     @property
-    def bring_results(self) -> bool:
+    def expects_results(self) -> bool:
         """Whether the host uploads the results here, and this member delivers them."""
         return not isinstance(self._job.delivery, UrlDelivery)
 
@@ -109,7 +109,7 @@ class JobParcels:
             self._attempt = attempt
         tables = tuple(self._offered(number, table) for number, table in enumerate(self._job.tables))
         job = replace(self._job, tables=tables)
-        if self.bring_results:
+        if self.expects_results:
             job = replace(job, delivery=self._expected())
         data = encode_job(job)
         if len(data) <= JOB_CAP_BYTES:
@@ -164,9 +164,9 @@ class JobParcels:
 
     def _outputs(self) -> JobOutputs:
         """Return the files, or fail with ``gateway_disk_failed``: they are not there."""
-        output = self._brought("output", self._settings.limits.file_size_bytes)
+        output = self._open_uploaded("output", self._settings.limits.file_size_bytes)
         try:
-            with self._brought("manifest", MANIFEST_CAP_BYTES) as manifest:
+            with self._open_uploaded("manifest", MANIFEST_CAP_BYTES) as manifest:
                 return JobOutputs(output, manifest.read(MANIFEST_CAP_BYTES))
         except BaseException:
             output.close()
@@ -205,8 +205,8 @@ class JobParcels:
         path = self._uploads.path(source.name)
         return OpenOutput(*open_below(path, (path.parent,)))
 
-    def _brought(self, name: str, max_bytes: int) -> OpenOutput:
-        found = self._parcels.brought(self._execution_id, self._attempt, name, max_bytes)
+    def _open_uploaded(self, name: str, max_bytes: int) -> OpenOutput:
+        found = self._parcels.open_uploaded(self._execution_id, self._attempt, name, max_bytes)
         if found is None:
             text = f"The {name} of the job is not on the disk of the member that accepted it"
             raise JobFailed(FailureCode.GATEWAY_DISK_FAILED, text)

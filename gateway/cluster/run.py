@@ -195,7 +195,7 @@ class ClusterRun:
             # a host took the job as its time in the queue was over, and ended it because it was asked to
             verdict = self._refusal if self._refusal is not None and verdict.cancelled else verdict
             answer = verdict
-            if self._parcels is not None and self._parcels.bring_results:
+            if self._parcels is not None and self._parcels.expects_results:
                 answer = await self._parcels.deliver(self._cluster.deliverer, verdict, self._log, self._stop)
             self._is_answered = answer.code is verdict.code or answer.code is not FailureCode.SHUTTING_DOWN
             return answer
@@ -211,7 +211,7 @@ class ClusterRun:
         if creating is not None:  # never published
             with contextlib.suppress(NoReply, Refused):
                 await creating
-        # the next process of this member delivers the results that a host brought
+        # the next process of this member delivers the results that a host uploaded
         is_left = self._is_delivered and not self._is_answered and self._stop.cause is FailureCode.SHUTTING_DOWN
         is_over = self._ended.is_set() and not is_left  # the store of this member has the verdict
         if is_over and self._parcels is not None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from gateway.core.addresses import is_loopback
 from gateway.core.errors import ConfigurationError
-from gateway.core.settings import MIN_TOKEN_LENGTH, WITHOUT_LIMITS, Settings
+from gateway.core.settings import MIN_TOKEN_CHARACTERS, WITHOUT_LIMITS, Settings
 from kernel_spec.kernel.added_packages import usable_set
 from kernel_spec.sandbox.layers import readable_paths
 
@@ -21,7 +21,7 @@ from kernel_spec.sandbox.layers import readable_paths
 _HOST = re.compile(r"([^][\s/:@?#]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 #: A shorter token than this is worth a warning.
-GOOD_TOKEN_LENGTH = 16
+GOOD_TOKEN_CHARACTERS = 16
 #: Jobs wait for storage as well, so some more slots than processors are useful.
 SLOTS_PER_PROCESSOR = 4
 
@@ -172,10 +172,10 @@ def _check_token(settings: Settings) -> None:
             f"refusing to listen on {settings.host} without a token: everyone who can reach it could run code. "
             "Set AUTH_TOKEN or AUTH_TOKEN_FILE, or listen on 127.0.0.1 (HOST, --host)"
         )
-    if beyond and len(token) < MIN_TOKEN_LENGTH:
+    if beyond and len(token) < MIN_TOKEN_CHARACTERS:
         raise ConfigurationError(
-            f"refusing to listen on {settings.host} with a token of less than {MIN_TOKEN_LENGTH} characters: it can "
-            "be guessed. Set AUTH_TOKEN to the output of `openssl rand -hex 32`"
+            f"refusing to listen on {settings.host} with a token of less than {MIN_TOKEN_CHARACTERS} characters: it "
+            "can be guessed. Set AUTH_TOKEN to the output of `openssl rand -hex 32`"
         )
 
 
@@ -188,9 +188,9 @@ def warnings_of(settings: Settings) -> list[str]:
         One sentence or two each.
     """
     warnings = []
-    if settings.auth_token and not is_loopback(settings.host) and len(settings.auth_token) < GOOD_TOKEN_LENGTH:
+    if settings.auth_token and not is_loopback(settings.host) and len(settings.auth_token) < GOOD_TOKEN_CHARACTERS:
         warnings.append(
-            f"AUTH_TOKEN has less than {GOOD_TOKEN_LENGTH} characters; make one with `openssl rand -hex 32`"
+            f"AUTH_TOKEN has less than {GOOD_TOKEN_CHARACTERS} characters; make one with `openssl rand -hex 32`"
         )
     has_token = settings.auth_token or settings.auth_token_file is not None
     if settings.cluster_url and not settings.runs_only and not has_token:

@@ -111,7 +111,7 @@ class Parcels:
         """Return whether a host may still upload a file."""
         return digest in self._expected
 
-    def brought(self, execution_id: str, attempt: int, name: str, max_bytes: int) -> OpenOutput | None:
+    def open_uploaded(self, execution_id: str, attempt: int, name: str, max_bytes: int) -> OpenOutput | None:
         """Open the file that a host uploaded; None without one, or if the machine lost power before it was written."""
         for path in self._place(execution_id, attempt).glob(f"{name}.*"):
             opened = open_output(path, owner_uid=None, max_bytes=max_bytes)

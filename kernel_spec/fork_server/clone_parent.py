@@ -76,7 +76,7 @@ def fork(*, as_sibling: bool = True) -> int:
     return pid
 
 
-def knows_its_thread() -> bool:
+def has_correct_thread_id() -> bool:
     """Return whether the C library's thread id is the calling thread's, which must be the first of its process."""
     address = _thread_id_address()
     return address is not None and ctypes.c_int.from_address(address).value == threading.get_native_id()

@@ -318,7 +318,7 @@ class JobKernelApp(IPKernelApp):
         self._heartbeat_stream.on_recv(self._heartbeat_stream.send_multipart)
 
     def init_signal(self) -> None:
-        """Ignore interrupts between requests, and miss none of a person; a job has the signals of a plain process."""
+        """Ignore interrupts between requests, and lose none during one; leave a job the signals of a plain process."""
         super().init_signal()
         if self.is_interactive:
             wake_main_thread(self.control_thread.io_loop.asyncio_loop)

@@ -197,7 +197,7 @@ class KernelProcesses:
                 raise SandboxError(MEMORY_WATCH, f"a file in /dev/shm could not be removed: {error}") from error
 
     def _living(self) -> tuple[procfs.ProcessStatus, ...]:
-        return tuple(status for status in self._statuses() if status.lives)
+        return tuple(status for status in self._statuses() if status.is_alive)
 
     def _statuses(self) -> tuple[procfs.ProcessStatus, ...]:
         if self._group is not None:

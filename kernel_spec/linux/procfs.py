@@ -32,7 +32,7 @@ class ProcessStatus:
     shared_bytes: int
 
     @property
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether the process is not a zombie."""
         return self.state not in _ENDED
 

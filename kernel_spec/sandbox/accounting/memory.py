@@ -73,7 +73,7 @@ def measure(
         inspected (this layer is then reported as degraded). Every workspace is charged with it, because its owner is
         unknown.
     """
-    living = [status for status in processes if status.lives]
+    living = [status for status in processes if status.is_alive]
     pids = [status.pid for status in living]
     files = unlinked_shm_bytes + _memory_files(pids, uid)
     rough = files + sum(status.anonymous_bytes + status.shared_bytes for status in living)

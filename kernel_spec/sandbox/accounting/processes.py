@@ -113,9 +113,9 @@ def end_all(
     zombie_rounds_left = _ROUNDS_FOR_ZOMBIES
     while True:
         found = tuple(find())
-        living = {status.pid for status in found if status.lives}
+        living = {status.pid for status in found if status.is_alive}
         zombies = {status.pid for status in found} - living
-        _reap((status for status in found if not status.lives), exits)
+        _reap((status for status in found if not status.is_alive), exits)
         if not living:
             if zombies <= exits.keys() or not zombie_rounds_left:
                 return Ended(rounds, frozenset(seen), exits)
