@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.cluster import subjects
 from gateway.cluster.broker import Broker
@@ -100,7 +100,12 @@ class ClusterRunner:
         self.claims = RequestClaims(me, broker, self._owners, self._check)
         self.peers = ClusterPeers(me, broker, self._roster, self._owners, parcels)
 
-    async def start(self, unfinished: Sequence[JobRecord], is_draining: Callable[[], bool]) -> None:
+    async def start(
+        self,
+        unfinished: Sequence[JobRecord],
+        is_draining: Callable[[], bool],
+        known_keys: Callable[[], Awaitable[Sequence[bytes]]],
+    ) -> None:
         """Join the cluster.
 
         Parameters
@@ -109,7 +114,10 @@ class ClusterRunner:
             The jobs that an earlier process of this member left.
         is_draining : callable
             Returns whether no more jobs may be taken.
+        known_keys : callable
+            Returns each `IdempotencyKey.key` that this member knows.
         """
+        self._owners.known_keys = known_keys
         for record in unfinished:
             lease = record_of(await self._broker.leases.get(record.execution_id))
             if lease is not None:

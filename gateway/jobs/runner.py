@@ -193,11 +193,16 @@ class RequestIdClaims(Protocol):
     def new_id(self) -> str:
         """Return an execution id for a job of this gateway."""
 
-    async def claim(self, request_id: RequestId, token_name: str | None, execution_id: str) -> None:
-        """Take an id for a job, or raise a refusal."""
+    async def claim(
+        self, request_id: RequestId, token_name: str | None, execution_id: str, idempotency_key: bytes | None = None
+    ) -> None:
+        """Take an id for a job, and its ``Idempotency-Key``, or raise a refusal."""
 
     async def release(self, execution_id: str) -> None:
-        """Give the id of a job back. Never raises."""
+        """Give the id of a job back that has ended. Never raises."""
+
+    async def withdraw(self, execution_id: str) -> None:
+        """Give back the id and the ``Idempotency-Key`` of a job that was not accepted. Never raises."""
 
 
 class JobRunner(Protocol):
