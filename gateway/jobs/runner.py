@@ -350,6 +350,8 @@ class JobRunner(Protocol):
         ------
         NotFound
             No kernel of this name is held.
+        Conflict
+            The machine that holds it does not answer; the text names it, and the command that attaches there.
         """
 
     async def open_console(self, seconds: float) -> HeldKernel:

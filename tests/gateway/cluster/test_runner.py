@@ -27,7 +27,7 @@ from gateway.cluster.wire import Assignment, LeaseRecord, Phase, decode, encode
 from gateway.core.cancellation import StopSignal
 from gateway.core.errors import Conflict, FailureCode, MemberDown
 from gateway.core.events import EventLog
-from gateway.core.job import Job, KeptDelivery, Scope, UrlDelivery, Verdict
+from gateway.core.job import HeldKernel, Job, KeptDelivery, Scope, UrlDelivery, Verdict
 from gateway.core.settings import Settings
 from gateway.jobs.delivery import Deliverer
 from gateway.jobs.peers import PeerRequest
@@ -262,6 +262,25 @@ async def test_a_request_id_is_claimed_once(nats_server: NatsServer, tmp_path: P
             await two.runner.claims.claim(7, "etl", "e")
         await one.runner.claims.release("a")
         await two.runner.claims.claim(7, "etl", "f")
+
+
+async def test_a_host_that_does_not_answer_is_named_with_the_command_that_attaches(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(nats_server, tmp_path, 0, 1) as (front, host):
+        kernel = HeldKernel(
+            "ab12", "job", "user_error", 1.0, 2.0, {"attach": "jupyter console --existing /s/ab12.json"}
+        )
+        host.runner._roster.held = lambda: [kernel]
+        await until(front.runner.held_kernels)
+
+        async def no_reply(*args: Any) -> None: ...
+
+        monkeypatch.setattr(front.broker, "ask", no_reply)
+        name = host.runner._me.name
+        with pytest.raises(Conflict, match=f"the host {name} holds .* there: jupyter console --existing /s/ab12.json"):
+            await front.runner.release("ab12")
+        assert [each.access["host"] for each in front.runner.held_kernels()] == [name]
 
 
 async def test_an_idempotency_key_is_claimed_once(nats_server: NatsServer, tmp_path: Path) -> None:
