@@ -121,6 +121,9 @@ KERNELS_RUNNING = MetricName(
 HOSTS = _ours("hosts", "gauge", "Hosts of the cluster that are there; a `transform-gateway host` counts only itself.")
 HOST_SLOTS = _ours("host_slots", "gauge", "Slots of each host of the cluster that this process knows of.", "host")
 HOST_BUSY = _ours("host_busy", "gauge", "Slots in use of each host that this process knows of.", "host")
+MEMBERS_MISSING = _ours(
+    "members_missing", "gauge", "Members of the cluster that vanished within a day without a word, and are not back."
+)
 ATTEMPTS = _ours("attempts_total", "counter", "Jobs of the cluster that this machine has begun.")
 FENCED = _ours("fenced_total", "counter", "Jobs that this machine ended because it lost their lease.")
 HOSTS_LOST = _ours(

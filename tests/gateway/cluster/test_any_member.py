@@ -98,16 +98,18 @@ def test_the_history_is_that_of_all_members(stack: ExitStack, nats_server: NatsS
     oldest = one.request("GET", "/v1/jobs?sort=created_at&limit=1").body["jobs"]
     assert [job["request_id"] for job in oldest] == [0]
     assert one.request("GET", "/v1/jobs?cursor=x").status == 400
-    name = cluster_of(two)["member"]
+    name, metrics = cluster_of(two)["member"], one.request("GET", "/metrics").raw
     two.kill()
     deadline = time.monotonic() + 60
     while (page := one.request("GET", "/v1/jobs").body)["missing_members"] != [name]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert {job["member"] for job in page["jobs"]} == {cluster_of(one)["member"]}
+    assert b"transform_gateway_members_missing 0.0" in metrics
     while cluster_of(one)["missing"] != [name]:  # when it was silent for some seconds
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    assert b"transform_gateway_members_missing 1.0" in one.request("GET", "/metrics").raw
 
 
 def test_an_unknown_job_is_unknown_everywhere(pair: list[GatewayProcess]) -> None:
