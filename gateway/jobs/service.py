@@ -83,7 +83,7 @@ class JobService(JobLookup):
         self.settings = settings
         self.counters = JobCounters()
         self.draining = False
-        self.feed = JobFeed(lambda: [*self.queued(), *self.running()])
+        self.feed = JobFeed(lambda: [*self.running(), *self.queued()])
         self.paused = self._store.is_paused()
         self._internal_s3 = internal_s3
         self._state_directory = state_directory
