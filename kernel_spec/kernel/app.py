@@ -46,6 +46,8 @@ from traitlets import Bool, default, observe
 from traitlets.config import Config
 from zmq.eventloop.zmqstream import ZMQStream
 
+from kernel_spec.kernel.interrupts import wake_main_thread
+
 
 class LocalIOPubThread(IOPubThread):
     """Publishes for this process only; messages of a forked child are dropped.
@@ -158,11 +160,6 @@ class MainThreadKernel(IPythonKernel):
         Upstream's handler calls ``call_soon``, which does not wake a loop that waits for events, and never stops a cell
         that computes. Between two statements the shell compiles the next one, which may compute without end: an
         interrupt there is raised too, and `run_ast_nodes` reports it.
-
-        Python runs the handler when the main thread next runs bytecode. A signal that comes between the last bytecode
-        of the loop's ``select`` and the system call in it does not interrupt this call, and would wait for the next
-        event (seen in one of some 800 interrupts). The loop's own signal handler makes each signal such an event
-        (`signal.set_wakeup_fd`).
         """
         loop = asyncio.get_running_loop()
 
@@ -174,12 +171,10 @@ class MainThreadKernel(IPythonKernel):
             loop.call_soon_threadsafe(future.cancel)
 
         before = signal.getsignal(signal.SIGINT)
-        loop.add_signal_handler(signal.SIGINT, lambda: None)
         signal.signal(signal.SIGINT, interrupt)
         try:
             yield
         finally:
-            loop.remove_signal_handler(signal.SIGINT)
             signal.signal(signal.SIGINT, before)
 
 
@@ -321,6 +316,11 @@ class JobKernelApp(IPKernelApp):
         self.hb_port = self._bind_socket(socket, self.hb_port)
         self._heartbeat_stream = ZMQStream(socket, self.control_thread.io_loop)
         self._heartbeat_stream.on_recv(self._heartbeat_stream.send_multipart)
+
+    def init_signal(self) -> None:
+        """Ignore interrupts between requests, and miss none during one."""
+        super().init_signal()
+        wake_main_thread(self.control_thread.io_loop)
 
     def init_kernel(self) -> None:
         """Create the kernel, with its shell channel on the main thread."""
