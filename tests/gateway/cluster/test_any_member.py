@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 import urllib.parse
@@ -148,6 +149,8 @@ def test_a_request_that_is_sent_again_to_another_member_gets_the_recorded_outcom
         assert (again.status, again.body) == (200, first.body | {"replayed": True})
     other = two.request("POST", "/v1/execute", job | {"request_id": 1}, headers=key)
     assert (other.status, other.body["code"], other.body["exit_code"]) == (422, "idempotency_key_reused", 1)
+    for_members = f"/v1/outcomes/{hashlib.sha256(b'report').hexdigest()}/{'0' * 64}?inline=0"
+    assert one.request("GET", for_members).status == 404  # it is no way around the body
     assert len(one.request("GET", "/v1/jobs?label=with%20a%20key").body["jobs"]) == 1
     assert two.request("DELETE", f"/v1/jobs/{first.body['execution_id']}").status == 200
     again = two.request("POST", "/v1/execute", job, headers=key)
