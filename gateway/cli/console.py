@@ -1,7 +1,7 @@
 """`transform-gateway console`: `jupyter console` on a kernel of the running gateway.
 
 With an id, or when exactly one kernel is held, it attaches to that kernel, in which a job has failed. When no kernel is
-held, it takes a ready kernel, the same as for jobs, which ends with the console.
+held, it takes a ready kernel from the pool; this kernel ends with the console.
 """
 
 from __future__ import annotations

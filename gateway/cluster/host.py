@@ -46,20 +46,20 @@ from gateway.storage.objects.parcel_client import read_parcel
 
 log = logging.getLogger(__name__)
 
-#: How long one question for a job waits at the broker.
+#: How long one request for a job waits at the broker.
 FETCH_SECONDS = 5.0
 
-#: Wait after the broker did not answer.
+#: Pause after the broker did not answer.
 RETRY_SECONDS = 0.5
 
-#: When a job is taken again whose code could not be fetched from the member that accepted it, and at the latest. The
-#: host takes no other job while it tries, so the time grows; a member that comes back queues its jobs anew.
+#: First and longest pause before a job whose code could not be fetched from the member that accepted it is taken again.
+#: The host takes no other job while it tries, so the pause grows; a member that comes back queues its jobs again.
 AGAIN_SECONDS, MOST_AGAIN_SECONDS = 5.0, 300.0
 
 #: How long the events of an ended attempt are kept for a member that asks for them.
 KEPT_SECONDS = 10.0
 
-#: How long an attempt waits for the end of an earlier one of the same job; then the job is given back.
+#: How long an attempt waits for the end of an earlier one of the same job; then the job returns to the queue.
 EARLIER_SECONDS = 5.0
 
 #: How long a host that failed a job leaves it to the others.
@@ -100,7 +100,7 @@ class ClusterHost:
         Runs the jobs; stays the caller's.
     settings : Settings
     client : ObjectClient
-        Fetches what is too large for a message.
+        Fetches jobs that are too large for a message.
     on_confirmed : callable
         Called with the seconds of each confirmed write of a lease.
 
@@ -167,13 +167,13 @@ class ClusterHost:
                 await began.wait()  # one job more than there are slots would wait here while another host is free
 
     async def drain(self) -> None:
-        """Return when the jobs that run have ended, within the time that the drain of the member has left."""
+        """Return when the running jobs have ended, within the time that is left for the member's drain."""
         gone = 0.0 if self._drains_since is None else time.monotonic() - self._drains_since
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=max(0.0, self._settings.drain_seconds - gone))
 
     async def aclose(self) -> None:
-        """End what runs; the leases run out, or end when the member says that it leaves."""
+        """End the running jobs; their leases expire, or end when the member reports that it leaves."""
         for task in tuple(self._tasks):
             task.cancel()
         if self._tasks:
@@ -192,7 +192,7 @@ class ClusterHost:
             began.set()
 
     async def _claimed(self, taking: Taking, began: asyncio.Event) -> _Attempt | None:
-        """Return the attempt if it is ours now. The message is needed no longer then: the record says who has it."""
+        """Return the attempt if it is ours now. The message is then no longer needed: the record names the host."""
         try:
             assignment = decode(Assignment, taking.data)
         except WireError as error:
@@ -223,7 +223,7 @@ class ClusterHost:
         lease = Lease(record, revision, self._me.name, self._me.boot)
         keeper = LeaseKeeper(lease, self._broker.leases, taking.execution_id, self._on_confirmed)
         attempt = self._opened(assignment, job, keeper, record.front)
-        # before the lease: a job that only this member can run may have been faster since the broker was asked
+        # before the lease: a job that only this member can run may have taken the slot since the request to the broker
         if not attempt.run.take_slot():
             await self._broker.settle(taking, is_taken=False)
             await attempt.close()
@@ -254,7 +254,8 @@ class ClusterHost:
         """Return the queued record of an attempt and its revision; None if the attempt is not queued any more."""
         is_first = assignment is not None and assignment.attempt == 1 and assignment.id not in self._attempts
         if assignment is not None and assignment.revision and is_first:
-            # if the record has changed since, the claim is refused; that of a later attempt may name a host to avoid
+            # if the record has changed since, the claim is refused; the record of a later attempt may name a host to
+            # avoid
             return LeaseRecord(Phase.QUEUED, assignment.attempt, assignment.front), assignment.revision
         stored = await self._broker.leases.get(taking.execution_id)
         record = record_of(stored)
@@ -308,7 +309,8 @@ class ClusterHost:
         working = asyncio.create_task(self._work(attempt), name=f"attempt {execution_id}")
         try:
             await asyncio.wait({keeping, working}, return_when=asyncio.FIRST_COMPLETED)
-            # a verdict on delivered results is still recorded, if the broker says that nobody took the job over
+            # a verdict on delivered results is still recorded, if no other host has taken the job according to the
+            # broker
             if not working.done() and not attempt.is_delivered:
                 self.fenced += 1
                 log.warning("job %s: this host lost its lease, and ends the job", execution_id)
@@ -346,7 +348,7 @@ class ClusterHost:
             log.warning("job %s: its verdict could not be recorded", attempt.assignment.id)
 
     def _named(self, verdict: Verdict) -> Verdict:
-        """Return a verdict as the record takes it: a held kernel names its host, and it fits into a message."""
+        """Return a verdict for the record: its held kernel names this host, and its size fits into a message."""
         if verdict.held is not None:
             verdict = replace(verdict, held=on_host(verdict.held, self._me.name))
         if len(to_json(verdict)) > MESSAGE_CAP_BYTES // 2:

@@ -1,4 +1,4 @@
-"""A member, and what it knows of the others: each tells the others once a second how it is."""
+"""A member, and its list of the others: each member sends its state to the others once a second."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from gateway.jobs.runner import RunnerStatus, SlotCount
 
 BEAT_SECONDS = 1.0
 
-#: Time between two beats where the numbers of jobs change.
+#: Shortest time between two beats, for changes of the numbers of jobs.
 LEAST_BEAT_SECONDS = 0.05
 
-#: A member that was silent for this long is not counted any more. Its leases have a clock of their own.
+#: A member without a beat for this long no longer counts. Its leases have a clock of their own.
 SILENT_SECONDS = 5.0
 
-#: A member that was silent for this long is no longer told of as missing: hosts of a scaler have new names each time.
+#: A member without a beat for this long is no longer reported as missing: hosts of a scaler have new names each time.
 FORGET_SECONDS = 86_400.0
 
 #: Held kernels that a beat has room for.
@@ -48,7 +48,7 @@ class Member:
     Attributes
     ----------
     name : str
-        Stays the same when the member is started again on its state directory.
+        Stays the same when the member restarts on its state directory.
     boot : str
         Of this process.
     """
@@ -90,7 +90,7 @@ class Roster:
     status : callable
         Returns the state of this member's own runner.
     accepts : bool
-        Whether this member accepts jobs; one that does not knows only itself.
+        Whether this member accepts jobs; a member that does not has only itself in its list.
     """
 
     def __init__(self, me: Member, broker: Broker, status: Callable[[], RunnerStatus], *, accepts: bool = True) -> None:
@@ -101,7 +101,7 @@ class Roster:
         self._changed = asyncio.Event()
         #: Returns how many jobs of this member wait for a host.
         self.waiting: Callable[[], int] = lambda: 0
-        #: Returns whether this member stops: its slots are no use to the others.
+        #: Returns whether this member stops, so that the others cannot use its slots.
         self.is_draining: Callable[[], bool] = lambda: False
         #: Returns the kernels that this member holds.
         self.held: Callable[[], Sequence[HeldKernel]] = lambda: ()
@@ -110,11 +110,11 @@ class Roster:
         self._on_news: Callable[[], None] = lambda: None
 
     def on_news(self, callback: Callable[[], None]) -> None:
-        """Set the function that is called when a member came, left or was started again."""
+        """Set the function that is called when a member came, left or restarted."""
         self._on_news = callback
 
     async def beat(self) -> None:
-        """Beat until cancelled, and listen to the others if this member accepts jobs: a host has no right to."""
+        """Send beats until cancelled, and receive those of others if this member accepts jobs: a host may not."""
         if self._accepts:
             await self._broker.listen(subjects.ALL_BEATS, self._take)
         while True:
@@ -126,21 +126,21 @@ class Roster:
             self._changed.clear()
 
     def changed(self) -> None:
-        """Tell the others soon that this member has other numbers of jobs than before."""
+        """Send the changed numbers of jobs to the others soon."""
         self._changed.set()
 
     async def leave(self) -> None:
-        """Tell the others that this member stops."""
+        """Send the last beat of this member, which stops."""
         await self._broker.send(subjects.beat(self._me.name), encode(self._own(leaving=True)))
 
     def members(self) -> list[Beat]:
-        """Return the members that are there, this one among them."""
+        """Return the last beats of the live members, this one included."""
         oldest = time.monotonic() - SILENT_SECONDS
         others = [beat for beat, at in self._beats.values() if at >= oldest and not beat.leaving]
         return sorted([self._own(leaving=False), *others], key=lambda beat: beat.name)
 
     def silent(self) -> list[Beat]:
-        """Return the last beats of the others that were there since this member started, and are not now."""
+        """Return the last beats of the others that have been live since this member started, and are not now."""
         there = {beat.name for beat in self.members()}
         return [beat for beat, _ in self._beats.values() if beat.name not in there]
 
@@ -161,7 +161,7 @@ class Roster:
         return SlotCount(sum(beat.slots for beat in there), sum(beat.busy for beat in there), wanted=waiting)
 
     def is_gone(self, host: str, boot: str) -> bool:
-        """Return whether the process of a host is known to have ended: it left, or was started again."""
+        """Return whether the process of a host is known to have ended: it left or restarted."""
         if host == self._me.name:
             return boot != self._me.boot
         return (host, boot) in self._ended

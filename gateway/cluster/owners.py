@@ -1,4 +1,4 @@
-"""Which member accepted a job, and so keeps its record: found by the job's own id, or by the caller's.
+"""The member that accepted a job and keeps its record, found by the job's own id or by the caller's.
 
 The execution id of a job begins with a tag of its member, so it needs no entry that would have to outlive the history.
 The newest job of a caller's id has an entry at the broker, and so has that of an ``Idempotency-Key``.
@@ -44,7 +44,9 @@ class Owners:
         self.known_keys: Callable[[], Awaitable[Sequence[bytes]]] = _none
 
     async def register(self) -> None:
-        """Let the tag of this member lead to its name; without one, the broker is new or has lost the keys too.
+        """Store the name of this member under its tag.
+
+        Where the tag has no entry, the broker is new or has lost its data: the known keys are stored again first.
 
         Raises
         ------
@@ -66,7 +68,7 @@ class Owners:
         return tag_of(self._me.name) + uuid.uuid4().hex[TAG_LENGTH:]
 
     async def note(self, request_id: RequestId, token_name: str | None) -> None:
-        """Note that the newest job of an id is this member's.
+        """Store that the newest job of an id is this member's.
 
         Raises
         ------
@@ -141,7 +143,7 @@ class Owners:
             stored = await bucket.get(key)
             return None if stored is None else KeyEntry(decode(Owner, stored.data).member, stored.revision)
         except NoReply:
-            raise MemberDown("the broker of the cluster does not answer, so nobody can tell who has the job") from None
+            raise MemberDown("the broker of the cluster does not answer, so it is unknown who has the job") from None
 
 
 async def _none() -> Sequence[bytes]:
@@ -149,7 +151,7 @@ async def _none() -> Sequence[bytes]:
 
 
 def tag_of(name: str) -> str:
-    """Return the first letters of the execution ids of a member's jobs."""
+    """Return the tag with which the execution ids of a member's jobs begin."""
     return hashlib.sha256(name.encode()).hexdigest()[:TAG_LENGTH]
 
 
@@ -159,5 +161,5 @@ def _name_of(key: bytes) -> str:
 
 
 def key_of(request_id: RequestId, *token_name: str | None) -> str:
-    """Return the key of a caller's id; without the name of a token, that of all callers together."""
+    """Return the key of a caller's id; without the name of a token, the key for all callers."""
     return hashlib.sha256(msgspec.json.encode([request_id, *token_name])).hexdigest()

@@ -1,8 +1,8 @@
 """The `gateway.jobs.runner.JobRunner` of a cluster: hosts behind a NATS server, and the machine of this member.
 
-A job whose tables and results all have URLs runs on whichever host takes it: tables never pass through the broker.
-A job with files on this machine, or whose result stays with this member, gets parcels if the other members know the
-address of this one; otherwise it runs here.
+A job whose tables and results all have URLs runs on any host: tables are never sent through the broker. A job with
+files on this machine, or whose result stays with this member, gets parcels if the other members have the address of
+this one; otherwise it runs here.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from gateway.storage.parcels import Parcels
 
 log = logging.getLogger(__name__)
 
-#: How often the records of ended jobs are removed that could not be removed before.
+#: Interval at which records of ended jobs that could not be removed are tried again.
 TIDY_SECONDS = 1.0
 
 #: How long another host has to end a held kernel.
@@ -56,11 +56,11 @@ class ClusterRunner:
     broker : Broker
         Owned from now on.
     deliverer : Deliverer
-        Uploads the logs of jobs that no host ran, and delivers what hosts bring.
+        Uploads the logs of jobs that no host ran, and delivers the results that hosts upload.
     client : ObjectClient
         Fetches the parcels of other members' jobs.
     parcels : Parcels, optional
-        Those of this member's jobs, if the others know its address.
+        Parcels of this member's jobs, if the others have its address.
     on_confirmed : callable
         Called with the seconds of each confirmed write of a lease.
     check_machine : callable
@@ -262,7 +262,7 @@ class ClusterRunner:
         await self._broker.aclose()
 
     async def _restore(self) -> None:
-        """Put right what the broker knows of this member's jobs."""
+        """Write the broker's records of this member's jobs again."""
         await self._cluster.remove_leftovers()
         await self.claims.restore()
 
@@ -272,7 +272,7 @@ class ClusterRunner:
             await self._cluster.remove_leftovers()
 
     def _own_status(self) -> RunnerStatus:
-        """Return the state of this machine; one that would fail a job takes none."""
+        """Return the state of this machine; a machine that would fail a job has no free slot."""
         status, problem = self._local.status(), ""
         if self._settings.slots:
             try:
@@ -286,7 +286,7 @@ class ClusterRunner:
         return status
 
     def _check(self, job: Job) -> None:
-        """Raise a refusal of a job that only a machine of this member could run, if it has none."""
+        """Refuse a job that only the machine of this member could run, if it has no slots."""
         if not self._settings.slots and not self._travels(job):
             raise BadRequest(
                 "this member of the cluster runs no jobs itself (SLOTS=0), so a job needs an output_url, tables by "

@@ -152,7 +152,7 @@ class JobLookup:
         self._runner.drop_result(job_id)
 
     def current(self, scope: Scope = ALL_JOBS) -> JobRecord | None:
-        """Return the job that a caller means who names none.
+        """Return the job for a request that names none.
 
         Parameters
         ----------

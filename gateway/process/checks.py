@@ -113,8 +113,8 @@ def _check_cluster(settings: Settings) -> None:
             raise ConfigurationError(f"CLUSTER_URL: {shown!r} is not nats://HOST:PORT or tls://HOST:PORT")
         if url.scheme == "nats" and not is_loopback(url.hostname or ""):
             raise ConfigurationError(
-                f"CLUSTER_URL: refusing nats:// to {url.hostname}, where jobs and their keys would travel unencrypted; "
-                "use tls://, or a server on 127.0.0.1"
+                f"CLUSTER_URL: refusing nats:// to {url.hostname}, where jobs and their keys would be sent "
+                "unencrypted; use tls://, or a server on 127.0.0.1"
             )
         schemes.add(url.scheme)
     if len(schemes) > 1:
@@ -146,7 +146,7 @@ def _check_advertised(settings: Settings) -> None:
     if not settings.cluster_url:
         raise ConfigurationError("CLUSTER_ADVERTISE_URL is set without CLUSTER_URL: there are no other members")
     if url.scheme == "http" and settings.tls_cert_file is not None:
-        raise ConfigurationError("CLUSTER_ADVERTISE_URL is http://, but the port takes HTTPS only (TLS_CERT_FILE)")
+        raise ConfigurationError("CLUSTER_ADVERTISE_URL is http://, but the port accepts only HTTPS (TLS_CERT_FILE)")
 
 
 def _check_token(settings: Settings) -> None:

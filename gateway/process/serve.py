@@ -1,4 +1,4 @@
-"""Build the gateway of its parts, run it, and shut it down."""
+"""Build the gateway from its parts, run it, and shut it down."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tornado.netutil import bind_sockets
 from gateway.core.addresses import local_url
 from gateway.core.errors import ConfigurationError, FailureCode
 from gateway.core.settings import FILES, Settings
+from gateway.http.access.auth import Guard
+from gateway.http.access.peer_connection import answer_peer
 from gateway.http.application import make_app
-from gateway.http.base.auth import Guard
-from gateway.http.base.peer_connection import answer_peer
 from gateway.http.routes import HOST_ROUTES, MEMBER_ROUTES, PARCEL_ROUTES, ROUTES
 from gateway.http.server import make_server
 from gateway.jobs.refusal_log import WRITE_SECONDS, RefusalLog
@@ -178,7 +178,7 @@ async def running_service(
             try:
                 tracing.job_finished(record)
             except Exception:
-                # a fault in the tracing library must not prevent that the job's kernel and files are freed
+                # the job's kernel and files must be freed even after a fault in the tracing library
                 log.exception("job %s could not be traced", record.execution_id)
 
     async with AsyncExitStack() as stack:
@@ -363,7 +363,7 @@ def _reload_tokens(settings: Settings, guard: Guard) -> None:
 
 
 def _end_jobs(service: JobService) -> None:
-    """Take no new jobs and end the others; each caller gets an answer, and jobs without a waiting caller stay."""
+    """Accept no new jobs and end the others; each caller gets an answer, and jobs without a waiting caller stay."""
     service.draining = True
     for record in (*service.queued(), *service.running()):
         record.stop.request(FailureCode.SHUTTING_DOWN)

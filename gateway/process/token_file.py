@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.core.addresses import is_loopback
 from gateway.core.errors import ConfigurationError
 from gateway.core.settings import Settings
-from gateway.http.base.tokens import Token, TokenKind, parse_tokens
+from gateway.http.access.tokens import Token, TokenKind, parse_tokens
 from gateway.process.checks import GOOD_TOKEN_LENGTH
 from gateway.process.private_file import read_private
 

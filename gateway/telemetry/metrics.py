@@ -106,7 +106,7 @@ class Metrics:
         self._malformed.inc()
 
     def connection_dropped(self, kind: str) -> None:
-        """Count a connection that was closed for want of room: ``idle`` or ``refused``."""
+        """Count a connection that was closed at MAX_CONNECTIONS: ``idle`` or ``refused``."""
         self._connections_dropped.labels(kind).inc()
 
     def request_served(self, handler: RequestHandler, seconds: float) -> None:

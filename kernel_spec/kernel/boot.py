@@ -84,7 +84,7 @@ def serve(application: Any) -> NoReturn:
 
 
 def _outlive_signals_to_the_service() -> None:
-    """Let SIGTERM and SIGHUP pass: a job ends by SIGKILL only.
+    """Ignore SIGTERM and SIGHUP: only SIGKILL ends a job.
 
     systemd sends both to all processes of a service, and the gateway then gives its jobs time to finish. Child
     processes of the job have the default: exec resets a handler, but not SIG_IGN, and a forked child gets it back.

@@ -226,7 +226,7 @@ except PermissionError:
 """
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
     assert told.splitlines() == [
-        f"the gateway of {state_dir} is that of user 0, and gives kernels to that user only",
+        f"the gateway in {state_dir} belongs to user 0 and offers kernels only to that user",
         "closed",
     ]
 
@@ -333,5 +333,5 @@ def transform():
 
 def test_gateway_without_personal_kernels_has_no_socket(start_gateway: Callable[..., GatewayProcess]) -> None:
     quiet = start_gateway(PERSONAL_KERNELS="0")
-    with pytest.raises(LauncherError, match="no gateway gives kernels"):
+    with pytest.raises(LauncherError, match="no gateway offers kernels"):
         GatewayLauncher(quiet.state_dir / "s")

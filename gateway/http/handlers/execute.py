@@ -16,10 +16,10 @@ from gateway.core.errors import BadRequest, Conflict, GatewayError, KeyReused, M
 from gateway.core.job import Delivery, Job, KeptDelivery, Verdict
 from gateway.core.uploads import Uploads
 from gateway.core.wire import encode_job
-from gateway.http.base.context import Context
-from gateway.http.base.elsewhere import pass_on, peer_request
-from gateway.http.base.handler import BaseHandler
-from gateway.http.base.peer_connection import PeerConnection, for_peers
+from gateway.http.access.peer_connection import PeerConnection, for_peers
+from gateway.http.base_handler.context import Context
+from gateway.http.base_handler.elsewhere import pass_on, peer_request
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.bodies.multipart import boundary_of
 from gateway.http.bodies.receivers import BodyReceiver, JsonBody
 from gateway.http.bodies.uploads import MultipartBody

@@ -298,7 +298,7 @@ class LiveResponse(ResponseModel):
 
 
 class ReadyResponse(ResponseModel):
-    """Whether the gateway takes jobs; `/v1/status` says why not."""
+    """Whether the gateway accepts jobs; `/v1/status` has the reason if it does not."""
 
     ready: bool
 

@@ -335,7 +335,7 @@ def update_paused(paused: bool, connection: sqlite3.Connection) -> None:
 
 
 def prune(settings: Settings, connection: sqlite3.Connection) -> None:
-    """Delete what was kept long enough, and the oldest of what is too much.
+    """Delete what is older than its time to be kept, and the oldest beyond the size limits.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ _MARK_TITLE: Final = "Max realtime timeout"
 #: Between two rounds, while killed processes have not ended yet.
 _PAUSE_SECONDS: Final = 0.002
 #: A zombie that is found before its parent was reaped becomes a child of this process a moment later, and would count
-#: against the process limit of the workspace's next kernel. One with a living parent elsewhere is not waited for.
+#: against the process limit of the workspace's next kernel. A zombie with a living parent elsewhere stays one.
 _ROUNDS_FOR_ZOMBIES: Final = 10
 
 

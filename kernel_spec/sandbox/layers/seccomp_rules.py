@@ -1,9 +1,9 @@
 """The system calls that the filter refuses, and with which errno: the policy of the layer `seccomp`.
 
 A deny list, not an allow list: an allow list breaks numpy, Arrow and the C library at each upgrade, and the uid is the
-main barrier anyway. Refused are other socket families, namespaces, mounts, tracing, kernel interfaces with a history of
-exploits, memory that belongs to no process (memfd, SysV, message queues) and, where jobs share a uid with other
-processes, the calls that change another process or the metadata of another's file.
+main barrier anyway. The filter refuses other socket families, namespaces, mounts, tracing, interfaces of Linux with a
+history of exploits, memory that belongs to no process (memfd, SysV, message queues) and, where jobs share a uid with
+other processes, the calls that change another process or the metadata of another's file.
 
 The errno matters. libzmq aborts the process at ``socket(AF_NETLINK)`` unless it fails with EOPNOTSUPP, and the C
 library falls back from clone3 to clone only at ENOSYS (clone3 passes its flags in memory, which a filter cannot read).
@@ -48,7 +48,7 @@ _MSG_FASTOPEN: Final = 0x20000000
 _PRIO_USER: Final = 2
 _IOPRIO_WHO_USER: Final = 3
 
-#: Refused with ENOSYS, as by a kernel without them: programs that can do without them test for that.
+#: Refused with ENOSYS, as by a Linux without them: programs that can do without them test for this error.
 _ABSENT: Final = (
     *("clone3", "memfd_create", "memfd_secret", "userfaultfd", "bpf", "perf_event_open", "nfsservctl"),
     *("io_uring_setup", "io_uring_enter", "io_uring_register", "add_key", "keyctl", "request_key"),
@@ -241,7 +241,7 @@ def _own_attributes() -> Iterator[Rule]:
     yield Rule(("clone",), [_argument(0), *bpf.if_any_bit(_NAMESPACE_FLAGS, [bpf.end(eperm)]), bpf.end(ALLOW)])
     yield Rule(("personality",), _by_argument(0, {0: ALLOW, _PERSONALITY_QUERY: ALLOW}, eperm))
     yield Rule(("ioctl",), _by_argument(1, {_TIOCSTI: eperm, _TIOCLINUX: eperm}, ALLOW))
-    # dnotify, the predecessor of inotify; a kernel that is built without it returns the same errno.
+    # dnotify, the predecessor of inotify; a Linux that is built without it returns the same errno.
     yield Rule(("fcntl",), _by_argument(1, {fcntl.F_NOTIFY: _error(errno.EINVAL)}, ALLOW))
     # A kernel must die with its launcher and stay closed to other processes of its uid.
     keep_death = _by_argument(1, {int(signal.SIGKILL): ALLOW}, eperm)

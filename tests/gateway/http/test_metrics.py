@@ -88,7 +88,10 @@ async def test_requests_are_labelled_by_handler_not_by_url(call: Caller) -> None
     name = "http_request_duration_seconds_count"
     assert value(samples, name, method="GET", handler="gateway.http.handlers.logs.LogsHandler", status_code="404") == 5
     assert (
-        value(samples, name, method="GET", handler="gateway.http.base.handler.NotFoundHandler", status_code="404") == 5
+        value(
+            samples, name, method="GET", handler="gateway.http.base_handler.handler.NotFoundHandler", status_code="404"
+        )
+        == 5
     )
     assert (
         value(samples, name, method="other", handler="gateway.http.handlers.logs.LogsHandler", status_code="405") == 1

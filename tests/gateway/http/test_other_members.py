@@ -15,11 +15,11 @@ from tornado.web import Application
 from gateway.core.errors import MemberDown
 from gateway.core.job import Job, KeptDelivery
 from gateway.core.settings import Settings
+from gateway.http.access.peer_connection import answer_peer
 from gateway.http.application import make_app
-from gateway.http.base import other_members, stream_batches
-from gateway.http.base.other_members import OtherLog, OtherMembers
-from gateway.http.base.peer_connection import answer_peer
 from gateway.http.server import make_server
+from gateway.http.streams import other_members, stream_batches
+from gateway.http.streams.other_members import OtherLog, OtherMembers
 from gateway.jobs.feed import JobFeed, OtherJob
 from gateway.jobs.peers import PeerPart, PeerRequest
 from gateway.jobs.service import JobService

@@ -14,7 +14,7 @@ _SECRET = re.compile(r"[\x21-\x7e]+")
 
 
 class TokenKind(IntEnum):
-    """The permissions of a token; each kind permits what those below it permit.
+    """The permissions of a token; each kind includes those of the kinds below it.
 
     ``READ`` reads states, logs and the history, of the jobs of all tokens. ``RUN`` runs jobs, and reads and ends its
     own. ``ADMIN`` reads and ends the jobs of all tokens, holds kernels, and pauses the gateway.

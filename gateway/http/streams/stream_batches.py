@@ -1,4 +1,4 @@
-"""The changes for the streams of ``GET /v1/stream``, encoded once for all that are at the same place."""
+"""The changes for the streams of ``GET /v1/stream``, encoded once for all streams at the same place."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NO_JOBS = b"[]"
 def next_send(sent_at: float, streams: int) -> float:
     """Return the time at which a stream may send again.
 
-    It is one of the points in time that all streams have in common, so that an event is encoded once for all of them.
+    All streams share these times, so that an event is encoded once for all of them.
 
     Parameters
     ----------
