@@ -20,6 +20,7 @@ from gateway.cluster.wire import Claim, Phase, decode, encode
 from gateway.core.errors import BrokerDown, Conflict
 from gateway.core.job import Job, RequestId
 from gateway.core.wire import WireError
+from gateway.jobs.lookup import SAME_MOMENT
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class _Held:
     token_name: str | None
     key: str
     revision: int
+    #: The `IdempotencyKey.key` of the job and the revision of its entry, if it has one.
+    idempotency: tuple[bytes, int] | None = None
 
 
 class RequestClaims:
@@ -63,8 +66,10 @@ class RequestClaims:
         """Return an execution id for a job of this member."""
         return self._owners.new_id()
 
-    async def claim(self, request_id: RequestId, token_name: str | None, execution_id: str) -> None:
-        """Claim an id for a job.
+    async def claim(
+        self, request_id: RequestId, token_name: str | None, execution_id: str, idempotency_key: bytes | None = None
+    ) -> None:
+        """Claim an id for a job, and its ``Idempotency-Key``.
 
         Parameters
         ----------
@@ -74,17 +79,24 @@ class RequestClaims:
             Name of the caller's token; each name has its own ids.
         execution_id : str
             The job.
+        idempotency_key : bytes, optional
+            `IdempotencyKey.key`.
 
         Raises
         ------
         Conflict
-            The cluster has a job with this id.
+            The cluster has a job with this id, or another request came with this key at the same moment.
         BrokerDown
             The broker does not answer.
         """
         try:
             await self._take(request_id, token_name, execution_id)
+            if idempotency_key is not None:
+                revision = await self._owners.take_idempotency_key(idempotency_key)
+                self._held[execution_id].idempotency = idempotency_key, revision
             await self._owners.note(request_id, token_name)
+        except Refused:
+            raise Conflict(SAME_MOMENT) from None
         except NoReply:
             self._given_up.append(execution_id)
             raise BrokerDown("the broker of the cluster does not answer, so the job was not accepted") from None
@@ -140,6 +152,13 @@ class RequestClaims:
         held = self._held.pop(execution_id, None)
         if held is not None and not await self._broker.claims.remove(held.key, held.revision):
             self._given_up.append(execution_id)
+
+    async def withdraw(self, execution_id: str) -> None:
+        """Give back what a job has that was not accepted: its id, and its ``Idempotency-Key``."""
+        held = self._held.get(execution_id)
+        if held is not None and held.idempotency is not None:
+            await self._owners.forget_idempotency_key(*held.idempotency)
+        await self.release(execution_id)
 
     async def renew(self) -> None:
         """Renew all claims at intervals until cancelled."""

@@ -16,7 +16,7 @@ from gateway.cluster import subjects
 from gateway.cluster.broker import ACK_WAIT_SECONDS, Broker, NoReply, Refused, Taking
 from gateway.cluster.keeper import LeaseKeeper, record_of
 from gateway.cluster.lease import Lease
-from gateway.cluster.member import Member
+from gateway.cluster.member import Member, on_host
 from gateway.cluster.relay import Relay
 from gateway.cluster.wire import (
     MESSAGE_CAP_BYTES,
@@ -25,12 +25,14 @@ from gateway.cluster.wire import (
     EventsWanted,
     LeaseRecord,
     Phase,
+    Release,
     Taken,
     decode,
     encode,
+    is_a,
 )
 from gateway.core.cancellation import StopSignal
-from gateway.core.errors import FAILURES, FailureCode, JobFailed
+from gateway.core.errors import FAILURES, FailureCode, JobFailed, NotFound
 from gateway.core.events import EventLog, LogLine
 from gateway.core.job import Job, Verdict
 from gateway.core.log_json import decode_line
@@ -140,7 +142,7 @@ class ClusterHost:
 
     async def run(self) -> None:
         """Take jobs until cancelled."""
-        await self._broker.listen(subjects.cancel(self._me.name), self._cancel)
+        await self._broker.serve(subjects.cancel(self._me.name), self._end)
         await self._broker.listen(subjects.log(self._me.name), self._events)
         while True:
             slots = self._runner.slots()
@@ -348,8 +350,7 @@ class ClusterHost:
     def _named(self, verdict: Verdict) -> Verdict:
         """Return a verdict for the record: its held kernel names this host, and its size fits into a message."""
         if verdict.held is not None:
-            access = {**verdict.held.access, "host": self._me.name}
-            verdict = replace(verdict, held=replace(verdict.held, access=access))
+            verdict = replace(verdict, held=on_host(verdict.held, self._me.name))
         if len(to_json(verdict)) > MESSAGE_CAP_BYTES // 2:
             verdict = replace(verdict, tables=(), message=verdict.message[:10_000])
         return verdict
@@ -358,7 +359,14 @@ class ClusterHost:
         if self._attempts.get(attempt.assignment.id) is attempt:
             del self._attempts[attempt.assignment.id]
 
-    def _cancel(self, data: bytes) -> bytes:
+    async def _end(self, data: bytes) -> bytes:
+        """End an attempt or a held kernel, and tell whether it was here."""
+        if is_a(Release, data):
+            try:
+                await self._runner.release(decode(Release, data).id)
+            except NotFound:
+                return encode(Taken(known=False))
+            return encode(Taken(known=True))
         message = decode(Cancel, data)
         attempt = self._attempts.get(message.id)
         if attempt is not None:

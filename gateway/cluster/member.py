@@ -9,13 +9,16 @@ import socket
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from gateway.cluster import subjects
 from gateway.cluster.broker import Broker
 from gateway.cluster.wire import Beat, decode, encode
+from gateway.core.job import HeldKernel
 from gateway.core.version import VERSION
 from gateway.core.wire import WireError
 from gateway.jobs.runner import RunnerStatus, SlotCount
@@ -30,6 +33,9 @@ SILENT_SECONDS = 5.0
 
 #: A member without a beat for this long is no longer reported as missing: hosts of a scaler have new names each time.
 FORGET_SECONDS = 86_400.0
+
+#: Held kernels that a beat has room for.
+MOST_HELD = 100
 
 #: Processes that are remembered as ended.
 KNOWN_ENDED = 1000
@@ -97,6 +103,8 @@ class Roster:
         self.waiting: Callable[[], int] = lambda: 0
         #: Returns whether this member stops, so that the others cannot use its slots.
         self.is_draining: Callable[[], bool] = lambda: False
+        #: Returns the kernels that this member holds.
+        self.held: Callable[[], Sequence[HeldKernel]] = lambda: ()
         self._beats: dict[str, tuple[Beat, float]] = {}
         self._ended: deque[tuple[str, str]] = deque(maxlen=KNOWN_ENDED)
         self._on_news: Callable[[], None] = lambda: None
@@ -136,6 +144,16 @@ class Roster:
         there = {beat.name for beat in self.members()}
         return [beat for beat, _ in self._beats.values() if beat.name not in there]
 
+    def held_kernels(self) -> list[HeldKernel]:
+        """Return the kernels that all members hold, the oldest first."""
+        found = [on_host(kernel, beat.name) for beat in self.members() for kernel in beat.held]
+        return sorted(found, key=lambda kernel: kernel.held_at)
+
+    def released(self, host: str, name: str) -> None:
+        """Note that another member holds a kernel no longer, before its next beat says so."""
+        beat, at = self._beats[host]
+        self._beats[host] = replace(beat, held=tuple(kernel for kernel in beat.held if kernel.id != name)), at
+
     def slots(self) -> SlotCount:
         """Return the slots of all members together."""
         there = [beat for beat in self.members() if beat.healthy]
@@ -164,6 +182,7 @@ class Roster:
             self._accepts,
             self.waiting(),
             str(status.details.get("added_packages", {}).get("digest", "")),
+            tuple(self.held()[:MOST_HELD]),
         )
 
     def _take(self, data: bytes) -> None:
@@ -183,3 +202,8 @@ class Roster:
             self._ended.append((beat.name, known[0].boot))
         if known is None or (known[0].boot, known[0].leaving) != (beat.boot, beat.leaving):
             self._on_news()
+
+
+def on_host(kernel: HeldKernel, host: str) -> HeldKernel:
+    """Return a held kernel with the name of its host."""
+    return replace(kernel, access={**kernel.access, "host": host})

@@ -20,7 +20,7 @@ from gateway.cluster.wire import Part, PartWanted, Question, decode, encode
 from gateway.core.errors import MemberDown, TooLarge
 from gateway.core.job import RequestId, Scope
 from gateway.core.wire import WireError
-from gateway.jobs.peers import PeerAnswer, PeerPart, PeerRequest
+from gateway.jobs.peers import KeyEntry, PeerAnswer, PeerPart, PeerRequest
 from gateway.storage.parcels import Parcels
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,12 @@ class ClusterPeers:
 
     async def keeper_of_request(self, request_ids: Sequence[RequestId], scope: Scope) -> str | None:
         return await self._owners.of_request(request_ids, scope)
+
+    async def entry_of_key(self, key: bytes) -> KeyEntry | None:
+        return await self._owners.of_idempotency_key(key)
+
+    async def forget_key(self, key: bytes, entry: KeyEntry) -> None:
+        await self._owners.forget_idempotency_key(key, entry.revision)
 
     async def ask(self, peer: str, request: PeerRequest) -> AsyncGenerator[PeerPart]:
         if len(request.body) > BODY_BYTES:

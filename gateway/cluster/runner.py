@@ -10,21 +10,21 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.cluster import subjects
 from gateway.cluster.broker import Broker
 from gateway.cluster.claims import RequestClaims
 from gateway.cluster.host import ClusterHost
 from gateway.cluster.keeper import record_of
-from gateway.cluster.member import Member, Roster
+from gateway.cluster.member import Member, Roster, on_host
 from gateway.cluster.owners import Owners
 from gateway.cluster.parcels import JOB_CAP_BYTES, JobParcels, travels
 from gateway.cluster.peers import ClusterPeers
 from gateway.cluster.run import Cluster, ClusterRun
-from gateway.cluster.wire import EventBatch, decode
+from gateway.cluster.wire import EventBatch, Release, Taken, decode, encode
 from gateway.core.cancellation import StopSignal
-from gateway.core.errors import BadRequest, GatewayError
+from gateway.core.errors import BadRequest, Conflict, GatewayError, NotFound
 from gateway.core.events import JobLog, Placed
 from gateway.core.job import HeldKernel, Job
 from gateway.core.settings import Settings
@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 #: Interval at which records of ended jobs that could not be removed are tried again.
 TIDY_SECONDS = 1.0
+
+#: How long another host has to end a held kernel.
+RELEASE_SECONDS = 5.0
 
 
 class ClusterRunner:
@@ -89,6 +92,7 @@ class ClusterRunner:
         self._roster = Roster(me, broker, self._own_status, accepts=not settings.runs_only)
         self._cluster = Cluster(settings, me, broker, self._roster, deliverer)
         self._host = ClusterHost(me, broker, local, settings, client, on_confirmed)
+        self._roster.held = local.held_kernels
         self._host.is_able = lambda: self._own_status().healthy
         self._check_machine = check_machine
         self._problem = ""
@@ -100,7 +104,12 @@ class ClusterRunner:
         self.claims = RequestClaims(me, broker, self._owners, self._check)
         self.peers = ClusterPeers(me, broker, self._roster, self._owners, parcels)
 
-    async def start(self, unfinished: Sequence[JobRecord], is_draining: Callable[[], bool]) -> None:
+    async def start(
+        self,
+        unfinished: Sequence[JobRecord],
+        is_draining: Callable[[], bool],
+        known_keys: Callable[[], Awaitable[Sequence[bytes]]],
+    ) -> None:
         """Join the cluster.
 
         Parameters
@@ -109,7 +118,10 @@ class ClusterRunner:
             The jobs that an earlier process of this member left.
         is_draining : callable
             Returns whether no more jobs may be taken.
+        known_keys : callable
+            Returns each `IdempotencyKey.key` that this member knows.
         """
+        self._owners.known_keys = known_keys
         for record in unfinished:
             lease = record_of(await self._broker.leases.get(record.execution_id))
             if lease is not None:
@@ -210,13 +222,31 @@ class ClusterRunner:
         self._local.drop_result(execution_id)
 
     def held_kernels(self) -> list[HeldKernel]:
-        return self._local.held_kernels()
+        return self._roster.held_kernels()
 
     async def release(self, name: str) -> None:
-        await self._local.release(name)
+        kernel = next((each for each in self.held_kernels() if each.id == name), None)
+        if kernel is None or kernel.access["host"] == self._me.name:
+            await self._local.release(name)
+            self._roster.changed()
+            return
+        host = kernel.access["host"]
+        reply = await self._broker.ask(subjects.cancel(host), encode(Release(name)), RELEASE_SECONDS)
+        if reply is None:
+            attach = kernel.access.get("attach", "")
+            raise Conflict(f"the host {host} holds the kernel {name} and does not answer; attach to it there: {attach}")
+        self._roster.released(host, name)
+        if not decode(Taken, reply).known:
+            raise NotFound(f"the host {host} does not hold the kernel {name} any more")
 
     async def open_console(self, seconds: float) -> HeldKernel:
-        return await self._local.open_console(seconds)
+        if not self._settings.slots:
+            hosts = ", ".join(each.name for each in self._roster.members() if each.slots and each.accepts)
+            there = f"run `transform-gateway console` on the machine of a member with slots: {hosts or 'there is none'}"
+            raise Conflict(f"this member of the cluster has no kernels (SLOTS=0); {there}")
+        kernel = await self._local.open_console(seconds)
+        self._roster.changed()
+        return on_host(kernel, self._me.name)
 
     async def aclose(self) -> None:
         self.peers.close()

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from gateway.core.events import Event
-from gateway.core.job import Verdict
+from gateway.core.job import HeldKernel, Verdict
 from gateway.core.wire import WireError, to_json
 
 #: Raised when a member is removed or changes its meaning. It is also part of each subject (`gateway.cluster.subjects`).
@@ -141,8 +141,15 @@ class Cancel(Struct, frozen=True, tag="cancel"):
     version: int = CLUSTER_VERSION
 
 
+class Release(Struct, frozen=True, tag="release"):
+    """Asks a host to end a kernel that it holds; the answer is `Taken`."""
+
+    id: str
+    version: int = CLUSTER_VERSION
+
+
 class Taken(Struct, frozen=True, tag="taken"):
-    """The answer to `Cancel`: whether the host runs the job."""
+    """The answer to `Cancel` and `Release`: whether the host runs the job, or held the kernel."""
 
     known: bool
     version: int = CLUSTER_VERSION
@@ -169,6 +176,8 @@ class Beat(Struct, frozen=True, tag="beat"):
         Number of jobs that it accepted and that wait for a slot of any host.
     packages : str
         Digest of the packages that were added for its jobs; empty if there are none.
+    held : tuple of HeldKernel
+        The kernels that it holds.
     version : int
     """
 
@@ -183,6 +192,7 @@ class Beat(Struct, frozen=True, tag="beat"):
     accepts: bool = True
     waiting: int = 0
     packages: str = ""
+    held: tuple[HeldKernel, ...] = ()
     version: int = CLUSTER_VERSION
 
 
@@ -280,6 +290,14 @@ def decode(kind: type[M], data: bytes) -> M:
         raise
     except (ValueError, RecursionError) as error:
         raise WireError(f"the {tag} cannot be read: {error}") from None
+
+
+def is_a(kind: type[Struct], data: bytes) -> bool:
+    """Return whether a message is of one kind, where a subject has several."""
+    try:
+        return _HEAD.decode(data).type == kind.__struct_config__.tag
+    except ValueError:
+        return False
 
 
 def batches(id: str, attempt: int, first: int, events: list[Event]) -> list[EventBatch]:

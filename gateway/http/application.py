@@ -17,7 +17,7 @@ from gateway.http.access.tokens import Token, TokenKind
 from gateway.http.base_handler.context import Context, Description
 from gateway.http.base_handler.handler import BaseHandler, NotFoundHandler, shown_path
 from gateway.http.openapi import describe
-from gateway.http.routes import PARCEL_ROUTES, ROUTES, Route
+from gateway.http.routes import MEMBER_ROUTES, PARCEL_ROUTES, ROUTES, Route
 from gateway.jobs.refusal_log import RefusalLog
 from gateway.jobs.service import JobService
 from gateway.telemetry.metrics import Metrics
@@ -96,7 +96,7 @@ def log_request(handler: RequestHandler) -> None:
 
 def _description(routes: Sequence[Route]) -> Callable[[], Description]:
     # made at the first request: it takes 60 ms, and most gateways never send it
-    return cache(lambda: describe([route for route in routes if route not in PARCEL_ROUTES]))
+    return cache(lambda: describe([route for route in routes if route not in MEMBER_ROUTES + PARCEL_ROUTES]))
 
 
 def _pattern(path: str) -> str:

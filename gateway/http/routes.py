@@ -8,7 +8,7 @@ from gateway.core.formats import FORMATS
 from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.handlers.bundle import BundledTableHandler, BundleHandler
 from gateway.http.handlers.cancel import CancelHandler
-from gateway.http.handlers.execute import ExecuteHandler
+from gateway.http.handlers.execute import ExecuteHandler, OutcomeHandler
 from gateway.http.handlers.held import ConsoleHandler, HeldHandler, ReleaseHandler
 from gateway.http.handlers.history import (
     HistoryCancelHandler,
@@ -356,6 +356,19 @@ ROUTES: tuple[Route, ...] = (
 
 #: The routes of a process that runs jobs of a cluster and accepts none: probes and metrics.
 HOST_ROUTES = tuple(route for route in ROUTES if route.path.startswith("/healthz/") or route.path == "/metrics")
+
+#: The routes of a member of a cluster that accepts jobs. They are for the other members, and not part of the API.
+MEMBER_ROUTES = (
+    Route(
+        "get",
+        "/v1/outcomes/{key}/{body}",
+        OutcomeHandler,
+        "Return the recorded outcome of the job with an Idempotency-Key",
+        {200: responses.JobResponse},
+        query={"inline": "1 for the result itself."},
+        refusals=(404, 409, 422),
+    ),
+)
 
 #: The routes of a member of a cluster whose address the others have. They are for these, and not part of the API.
 PARCEL_ROUTES = (

@@ -54,9 +54,16 @@ FeedJob = JobRecord | HistoryEntry | OtherJob
 
 
 class Watch:
-    """Wakes one watcher."""
+    """Wakes one watcher.
 
-    def __init__(self) -> None:
+    Attributes
+    ----------
+    is_of_member : bool
+        Whether another member asked, and not a client.
+    """
+
+    def __init__(self, *, is_of_member: bool) -> None:
+        self.is_of_member = is_of_member
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -119,8 +126,8 @@ class JobFeed:
 
     @property
     def watchers(self) -> int:
-        """Number of watchers."""
-        return len(self._watches)
+        """Number of watchers that are clients."""
+        return sum(not watch.is_of_member for watch in self._watches)
 
     def accepted(self, record: JobRecord) -> None:
         """Record a new job.
@@ -135,13 +142,15 @@ class JobFeed:
             self._note(record.execution_id, is_own=True)
 
     @contextlib.contextmanager
-    def watch(self, looked_at: str | None = None) -> Iterator[Watch]:
+    def watch(self, looked_at: str | None = None, *, is_of_member: bool = False) -> Iterator[Watch]:
         """Watch the jobs during a ``with`` statement.
 
         Parameters
         ----------
         looked_at : str, optional
             The job_id of the job whose log lines count as changes.
+        is_of_member : bool
+            Whether another member asked, and not a client.
 
         Yields
         ------
@@ -153,7 +162,7 @@ class JobFeed:
             self._ending = None
         if not self._is_on:
             self._start()
-        watch = Watch()
+        watch = Watch(is_of_member=is_of_member)
         self._watches.add(watch)
         if looked_at is not None:
             self._looking.setdefault(looked_at, set()).add(watch)

@@ -38,6 +38,22 @@ class PeerRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyEntry:
+    """Which gateway accepted the job of an ``Idempotency-Key``; perhaps that one does not know the key any more.
+
+    Attributes
+    ----------
+    keeper : str
+        Name of this gateway or of another one.
+    revision : int
+        Of the entry.
+    """
+
+    keeper: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class PeerPart:
     """A part of an answer; the first one has status and headers.
 
@@ -88,6 +104,12 @@ class Peers(Protocol):
 
     async def keeper_of_request(self, request_ids: Sequence[RequestId], scope: Scope) -> str | None:
         """Return the other gateway that accepted the newest job of a caller's id; None if no other did."""
+
+    async def entry_of_key(self, key: bytes) -> KeyEntry | None:
+        """Return which gateway accepted the job of an `IdempotencyKey.key`; None if no one did."""
+
+    async def forget_key(self, key: bytes, entry: KeyEntry) -> None:
+        """Remove an entry whose gateway does not know the key any more, unless it has changed meanwhile."""
 
     def ask(self, peer: str, request: PeerRequest) -> AsyncGenerator[PeerPart]:
         """Yield the parts of a peer's answer."""

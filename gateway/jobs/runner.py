@@ -193,11 +193,16 @@ class RequestIdClaims(Protocol):
     def new_id(self) -> str:
         """Return an execution id for a job of this gateway."""
 
-    async def claim(self, request_id: RequestId, token_name: str | None, execution_id: str) -> None:
-        """Claim an id for a job, or raise a refusal."""
+    async def claim(
+        self, request_id: RequestId, token_name: str | None, execution_id: str, idempotency_key: bytes | None = None
+    ) -> None:
+        """Claim an id for a job, and its ``Idempotency-Key``, or raise a refusal."""
 
     async def release(self, execution_id: str) -> None:
-        """Release the id of a job. Never raises."""
+        """Release the id of a job that has ended. Never raises."""
+
+    async def withdraw(self, execution_id: str) -> None:
+        """Release the id and the ``Idempotency-Key`` of a job that was not accepted. Never raises."""
 
 
 class JobRunner(Protocol):
@@ -345,6 +350,8 @@ class JobRunner(Protocol):
         ------
         NotFound
             No kernel of this name is held.
+        Conflict
+            The machine that holds it does not answer; the text names it, and the command that attaches there.
         """
 
     async def open_console(self, seconds: float) -> HeldKernel:

@@ -30,7 +30,7 @@ from gateway.core.uploads import Uploads
 from gateway.jobs.admission import check_admission, check_storage
 from gateway.jobs.driver import JobDriver, log_step
 from gateway.jobs.feed import JobFeed
-from gateway.jobs.lookup import JobLookup
+from gateway.jobs.lookup import SAME_MOMENT, JobLookup
 from gateway.jobs.peers import Peers
 from gateway.jobs.queue import Submissions
 from gateway.jobs.recovery import reason_against, verdict_against
@@ -83,7 +83,7 @@ class JobService(JobLookup):
         self.settings = settings
         self.counters = JobCounters()
         self.draining = False
-        self.feed = JobFeed(lambda: [*self.queued(), *self.running()])
+        self.feed = JobFeed(lambda: [*self.running(), *self.queued()])
         self.paused = self._store.is_paused()
         self._internal_s3 = internal_s3
         self._state_directory = state_directory
@@ -196,14 +196,17 @@ class JobService(JobLookup):
             if self._claims is None:
                 await self._accept(record, job)
                 return record
-            try:
-                await self._claims.claim(job.request_id, token_name, record.execution_id)
-                self._admit(job, token_name)  # again: others were admitted meanwhile
-                await self._accept(record, job)
-            except BaseException as error:
-                self.counters.rejected += isinstance(error, BrokerDown)
-                await self._claims.release(record.execution_id)
-                raise
+            with self._arriving(key):
+                try:
+                    await self._claims.claim(
+                        job.request_id, token_name, record.execution_id, key.key if key is not None else None
+                    )
+                    self._admit(job, token_name)  # again: others were admitted meanwhile
+                    await self._accept(record, job)
+                except BaseException as error:
+                    self.counters.rejected += isinstance(error, BrokerDown)
+                    await self._claims.withdraw(record.execution_id)
+                    raise
         return record
 
     async def _accept(self, record: JobRecord, job: Job) -> None:
@@ -219,7 +222,7 @@ class JobService(JobLookup):
             await run.close()
             self.counters.rejected += 1
             if isinstance(error, sqlite3.IntegrityError):
-                raise Conflict("another request with this Idempotency-Key came at the same moment") from None
+                raise Conflict(SAME_MOMENT) from None
             if isinstance(error, sqlite3.Error | OSError):
                 raise StoreFailed(f"the job could not be stored: {error}") from None
             raise

@@ -24,7 +24,7 @@ from gateway.core.settings import FILES, Settings
 from gateway.http.access.auth import Guard
 from gateway.http.access.peer_connection import answer_peer
 from gateway.http.application import make_app
-from gateway.http.routes import HOST_ROUTES, PARCEL_ROUTES, ROUTES
+from gateway.http.routes import HOST_ROUTES, MEMBER_ROUTES, PARCEL_ROUTES, ROUTES
 from gateway.http.server import make_server
 from gateway.jobs.refusal_log import WRITE_SECONDS, RefusalLog
 from gateway.jobs.runner import JobRunner
@@ -242,7 +242,8 @@ async def _recover(
 ) -> None:
     """Join the cluster, if there is one, and take on the jobs that an earlier process left."""
     if cluster is not None:
-        await cluster.start([stored.record for stored in store.unfinished()], lambda: service.draining)
+        unfinished = [stored.record for stored in store.unfinished()]
+        await cluster.start(unfinished, lambda: service.draining, store.known_keys)
     for _ in service.recover():
         metrics.job_taken()
     if runner is not None:
@@ -290,6 +291,8 @@ async def _run(
         ObjectClient(WRITE_SECONDS, hosts=settings.storage_hosts) as refusal_client,
     ):
         routes = HOST_ROUTES if settings.runs_only else ROUTES
+        if service.peers is not None and not settings.runs_only:
+            routes += MEMBER_ROUTES
         if settings.cluster_advertise_url:
             routes += PARCEL_ROUTES
         app = make_app(service, settings, metrics, guard, RefusalLog(refusal_client), routes)

@@ -121,6 +121,9 @@ KERNELS_RUNNING = MetricName(
 HOSTS = _ours("hosts", "gauge", "Live hosts of the cluster; a `transform-gateway host` counts only itself.")
 HOST_SLOTS = _ours("host_slots", "gauge", "Slots of each host of the cluster that is known to this process.", "host")
 HOST_BUSY = _ours("host_busy", "gauge", "Slots in use of each host that is known to this process.", "host")
+MEMBERS_MISSING = _ours(
+    "members_missing", "gauge", "Members of the cluster that vanished within a day without a last message."
+)
 ATTEMPTS = _ours("attempts_total", "counter", "Jobs of the cluster that this machine has begun.")
 FENCED = _ours("fenced_total", "counter", "Jobs that this machine ended because it lost their lease.")
 HOSTS_LOST = _ours(

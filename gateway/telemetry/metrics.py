@@ -242,6 +242,7 @@ def _cluster_metrics(status: ServiceStatus) -> Iterator[Metric]:
     yield _family(names.HOSTS, len(hosts))
     yield _family(names.HOST_SLOTS, {name: _number(each["slots"]) for name, each in hosts.items()})
     yield _family(names.HOST_BUSY, {name: _number(each["busy"]) for name, each in hosts.items()})
+    yield _family(names.MEMBERS_MISSING, len(cluster["missing"]))
     for name, member in (
         (names.ATTEMPTS, "attempts"),
         (names.FENCED, "fenced"),

@@ -118,25 +118,28 @@ async def _is_answered(handler: BaseHandler, peers: Peers, job: str | tuple[Requ
     return True
 
 
-async def pass_on(handler: BaseHandler, member: str, request: PeerRequest) -> None:
-    """Send the answer of another member, part by part."""
+async def pass_on(handler: BaseHandler, member: str, request: PeerRequest, *, unless: int = 0) -> bool:
+    """Send the answer of another member, part by part; send nothing and return False if it has the status `unless`."""
     peers = handler.context.service.peers
     if peers is None:
-        return
+        return False
     has_begun = False
     async with aclosing(peers.ask(member, request)) as parts:
         async for part in parts:
             if handler.client_disconnected:
-                return
+                return True
+            if not has_begun and part.status == unless:
+                return False
             if not has_begun:
                 _begin(handler, part)
                 has_begun = True
             if part.data:  # an empty one would count as a body of a 304
                 handler.write(part.data)
             if not part.is_last and not await _is_sent(handler):
-                return
+                return True
     if not handler.client_disconnected:
         handler.finish()
+    return True
 
 
 def _begin(handler: BaseHandler, part: PeerPart) -> None:

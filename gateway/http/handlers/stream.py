@@ -107,7 +107,7 @@ class StreamHandler(BaseHandler):
         """Respond with the own jobs that have changed since a place, once there are any, or after a time."""
         feed, batches, place = self.context.service.feed, self.context.batches, self._place()
         deadline = time.monotonic() + WAIT_SECONDS
-        with feed.watch() as self._watch:
+        with feed.watch(is_of_member=True) as self._watch:
             while True:
                 event, jobs = batches.jobs(place.feed_id, place.number, self.scope, is_own=True)
                 left_seconds = deadline - time.monotonic()

@@ -220,6 +220,23 @@ def job_id_of_key(connection: sqlite3.Connection, key: bytes) -> str | None:
     return row[0] if row is not None else None
 
 
+def known_keys(connection: sqlite3.Connection) -> list[bytes]:
+    """Return the Idempotency-Keys that came within `KEY_SECONDS`.
+
+    Parameters
+    ----------
+    connection : sqlite3.Connection
+        To the job store.
+
+    Returns
+    -------
+    list of bytes
+        Each an `IdempotencyKey.key`.
+    """
+    text = "SELECT key FROM jobs WHERE key IS NOT NULL AND created_at >= ?"
+    return [row[0] for row in connection.execute(text, (time.time() - KEY_SECONDS,))]
+
+
 def finished_job(connection: sqlite3.Connection, job_id: str) -> JobRecord | None:
     """Return a finished job with its log.
 

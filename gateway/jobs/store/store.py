@@ -27,6 +27,7 @@ from gateway.jobs.store.rows import (
     insert_job,
     is_paused,
     job_id_of_key,
+    known_keys,
     prune,
     unknown_jobs,
     update_end,
@@ -338,6 +339,10 @@ class JobStore:
             return live
         job_id = await self._reader.ask_after(self._writer, lambda connection: job_id_of_key(connection, key))
         return await self.get(job_id) if job_id is not None else None
+
+    async def known_keys(self) -> list[bytes]:
+        """Return the Idempotency-Keys that `find_by_key` knows, each as an `IdempotencyKey.key`."""
+        return await self._reader.ask_after(self._writer, known_keys)
 
     async def page(self, query: HistoryQuery) -> HistoryPage:
         """Return one page of the history.

@@ -134,7 +134,7 @@ async def test_exported_metrics_match_the_catalogue(
     status = service.status()
     disk = {"disk": {"free_bytes": 1, "free_inodes": 1, "problem": None}}
     counts = dict.fromkeys(("attempts", "fenced", "hosts_lost", "republished"), 1)
-    cluster = {"cluster": {"members": [{"name": "a", "slots": 1, "busy": 1}], **counts}}
+    cluster = {"cluster": {"members": [{"name": "a", "slots": 1, "busy": 1}], "missing": ["b"], **counts}}
     status = dataclasses.replace(status, internal_s3={"healthy": True}, details={**status.details, **disk, **cluster})
     monkeypatch.setattr(service, "status", lambda: status)
     await call.execute("ok", 1)
