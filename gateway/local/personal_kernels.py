@@ -4,8 +4,9 @@ A front end connects to ``<STATE_DIR>/run/kernels.sock`` and sends requests of t
 that is forked on demand: no ready kernel is taken from a job. Personal kernels have workspaces of their own
 (PERSONAL_KERNELS) and no slot. A kernel ends with its connection, and all end with the gateway.
 
-Only the user who started the gateway is served (SO_PEERCRED): the companion of the notebook writes in the workspace,
-and a file of another user there could misdirect the launcher when it removes the workspace.
+Only the user who started the gateway is served (SO_PEERCRED), and the mode of the socket keeps others from connecting:
+the last close(2) of a descriptor that a peer has sent can take as long as the peer has set (SO_LINGER). As root, the
+launcher removes all that the companion of the notebook has put into the workspace, whosever it is.
 """
 
 from __future__ import annotations

@@ -231,6 +231,39 @@ except PermissionError:
     ]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_other_users_reach_neither_the_kernel_nor_the_gateways_files(
+    new_front_end: Callable[[], FrontEnd], gateway: GatewayProcess, state_dir: Path
+) -> None:
+    end = new_front_end()
+    provisioner = end.manager.provisioner
+    directory = Path(provisioner.workspace.workspace_dir)
+    code = f"""
+import os, socket
+os.setgroups([]); os.setresgid(65_534, 65_534, 65_534); os.setresuid(65_534, 65_534, 65_534)
+os.stat({str(state_dir)!r})
+actions = {{
+    "find the workspace": lambda: os.listdir({str(directory.parent)!r}),
+    "read the key": lambda: open({str(directory / "ipc" / "connection.json")!r}),
+    "connect": lambda: socket.socket(socket.AF_UNIX).connect({str(directory / "ipc" / "k-1")!r}),
+    "give it a table": lambda: open({str(directory / "inputs" / "x")!r}, "w"),
+    "end the kernel": lambda: os.kill({provisioner.pid}, 9),
+    "read the gateway's settings": lambda: open("/proc/{gateway.pid}/environ").read(),
+    "read its pid file": lambda: open({str(state_dir / "gateway.run")!r}),
+    "read the jobs": lambda: os.listdir({str(state_dir / "store")!r}),
+}}
+for name, action in actions.items():
+    try:
+        action()
+    except PermissionError:
+        continue
+    print(name)
+"""
+    tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (tried.stdout, tried.stderr) == ("", "")
+    assert end.printed("print(6 * 7)") == "42\n"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="the gateway drops root")
 def test_root_trusts_a_gateway_without_root_only_by_name(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

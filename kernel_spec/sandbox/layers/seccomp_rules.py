@@ -138,8 +138,10 @@ def rules_of(policy: Policy) -> Iterator[Rule]:
         # Without a path it is futimens(3) of an open file.
         yield Rule(("utimensat",), [*_if_null(1, [bpf.end(ALLOW)]), bpf.end(_error(errno.EPERM))])
     yield from _sockets(policy)
+    if policy.allow_network or policy.brokers_sockets:
+        yield _socket_options(policy)
     if policy.brokers_sockets:
-        yield from _egress_filter()
+        yield from _nothing_early()
     yield from _own_attributes()
     yield from _limits(policy)
     if policy.shares_uid:
@@ -225,14 +227,25 @@ def _stream_from_broker() -> Block:
     ]
 
 
-def _egress_filter() -> Iterator[Rule]:
-    """Refuse to change the broker's filter, and to send anything to a peer before it has answered."""
+def _socket_options(policy: Policy) -> Rule:
+    """Refuse SO_LINGER, and to change the broker's filter.
+
+    A job can send a descriptor over the sockets of its kernel (SCM_RIGHTS). libzmq in the gateway does not take it, so
+    Linux closes it there, which for a lingering TCP socket lasts as long as the job has set: all jobs would wait.
+    """
     eperm = _error(errno.EPERM)
-    of_tcp = _by_argument(2, dict.fromkeys(_TCP_REFUSED, eperm), ALLOW)
-    other_level = bpf.unless_equal(int(socket.IPPROTO_TCP), [bpf.end(ALLOW)])
-    yield Rule(("setsockopt",), [_argument(1), *other_level, *of_tcp])
+    lingering = _by_argument(2, {int(socket.SO_LINGER): eperm}, ALLOW)
+    block = [_argument(1), *bpf.if_equal(int(socket.SOL_SOCKET), lingering)]
+    if policy.brokers_sockets:
+        of_tcp = _by_argument(2, dict.fromkeys(_TCP_REFUSED, eperm), ALLOW)
+        block += bpf.if_equal(int(socket.IPPROTO_TCP), of_tcp)
+    return Rule(("setsockopt",), [*block, bpf.end(ALLOW)])
+
+
+def _nothing_early() -> Iterator[Rule]:
+    """Refuse to send anything to a peer before it has answered."""
     for name, flags in _SENDING.items():
-        early = bpf.if_any_bit(_MSG_FASTOPEN, [bpf.end(eperm)])
+        early = bpf.if_any_bit(_MSG_FASTOPEN, [bpf.end(_error(errno.EPERM))])
         yield Rule((name,), [_argument(flags), *early, bpf.end(ALLOW)])
 
 
