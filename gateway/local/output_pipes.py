@@ -40,6 +40,11 @@ READ_BYTES = 1 << 16
 #: side: a frame or line takes 1 to 4 microseconds of processor time, and one read may bring 65,536 of them.
 TURN_ITEMS = 250
 
+#: After a turn with so many lines, the pipes are not read for a moment. Otherwise each write of a job that prints
+#: without end wakes the loop, which takes longer than the write itself, and two thirds of the loop's time went into
+#: turns of 30 lines each.
+FLOOD_LINES, FLOOD_PAUSE_SECONDS = 16, 0.001
+
 #: Enough reads of the log pipe for all that the pipes held when the first began.
 FLUSH_READS = 16
 
@@ -224,8 +229,7 @@ class OutputPipes:
         self._sink = sink
         self._loop = asyncio.get_running_loop()
         self._done = self._loop.create_future()
-        for fd in self._reads:
-            self._loop.add_reader(fd, self._on_readable)
+        self._watch(self._loop)
 
     async def done(self) -> None:
         """Return when the shim reports that the job is done; a job may lie, so this only means: time to look."""
@@ -287,12 +291,18 @@ class OutputPipes:
         """Whether something was read that is not handled."""
         return self._has_frames or any(splitter.is_behind for splitter in self._splitters.values())
 
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        for fd in self._open:
+            loop.add_reader(fd, self._on_readable)
+
     def _on_readable(self) -> None:
         if self._next_turn is None:  # one turn for all pipes: each pipe with data calls this
             self._take_turn()
 
     def _take_next_turn(self) -> None:
         self._next_turn = None
+        if self._loop is not None:
+            self._watch(self._loop)
         self._take_turn()
 
     def _take_turn(self) -> bool:
@@ -301,8 +311,13 @@ class OutputPipes:
             return False
         self._lines_left = TURN_ITEMS
         found = self._go_on(self._sink) if self._is_behind else self._read_available(self._sink)
-        if self._is_behind and self._next_turn is None and self._loop is not None:
-            self._next_turn = self._loop.call_soon(self._take_next_turn)
+        if self._next_turn is None and self._loop is not None:
+            if self._is_behind:
+                self._next_turn = self._loop.call_soon(self._take_next_turn)
+            elif self._lines_left <= TURN_ITEMS - FLOOD_LINES:
+                for fd in self._open:
+                    self._loop.remove_reader(fd)
+                self._next_turn = self._loop.call_later(FLOOD_PAUSE_SECONDS, self._take_next_turn)
         return found
 
     def _go_on(self, sink: EventSink) -> bool:

@@ -74,6 +74,13 @@ _KINDS = (
         1.25,
     ),
     _Kind(
+        "a small job inline",
+        "one small job, table and result inline",
+        "kernel's round trip, one fsync",
+        ("alone: kernel round trip, the same kernel again", "alone: one fsync"),
+        1.25,
+    ),
+    _Kind(
         "95th percentile of small jobs, back to back",
         "small job, back to back: p95",
         "their median",

@@ -21,17 +21,21 @@ BACK_TO_BACK_TIMES, PROCESSOR_MS = 12, 50.0
 
 
 def one_job(jobs: Jobs, table: Table, results: Results, rounds: int) -> None:
-    """Measure one small job at a time, in turn on both servers, and the stages of the gateway's."""
+    """Measure one small job at a time, in turn on both servers, through S3 and inline, and the gateway's stages."""
     with processes.subprocess_runner() as baseline, processes.gateway() as gateway:
         _check_alike(jobs, table, baseline.url, gateway.url)
         theirs: list[float] = []
         answers: list[Answer] = []
+        inline: list[float] = []
         for _ in range(rounds):
             theirs.append(jobs.call(baseline.url, SMALL_CODE, [table]).seconds)
             time.sleep(SETTLE_SECONDS)
             answers.append(jobs.call(gateway.url, SMALL_CODE, [table]))
+            time.sleep(SETTLE_SECONDS)
+            inline.append(1000 * jobs.call_inline(gateway.url, SMALL_CODE, table).seconds)
         ours = [answer.seconds for answer in answers]
         results.comparisons.append(Comparison("one small job, warm", "ms", _milliseconds(ours), _milliseconds(theirs)))
+        results.figure("one small job, table and result inline", "ms", inline)
         results.stages_ms = _stages(answers)
         _waiting_memory(gateway.pid, results)
         _back_to_back(jobs, table, results, gateway, baseline, rounds)

@@ -151,6 +151,26 @@ class Jobs:
             raise RuntimeError(f"the job failed with {status}: {answer}")
         return Answer(seconds, answer, output_key)
 
+    def call_inline(self, url: str, code: str, table: Table) -> Answer:
+        """Run one job whose table comes with the request and whose result is in the answer, as `call` does."""
+        request = {"code": code, "request_id": f"inline-{next(self._numbers)}", "inline": True}
+        parts = {
+            'name="request"': json.dumps(request).encode(),
+            f'name="table:{table.alias}"; filename="{table.alias}.{table.data_format}"': self.store.get(table.data_key),
+            f'name="manifest:{table.alias}"; filename="manifest.json"': self.store.get(table.manifest_key),
+        }
+        boundary = b"of-the-benchmark"
+        heads = (
+            (f"Content-Disposition: form-data; {name}".encode(), content or b"") for name, content in parts.items()
+        )
+        body = b"".join(b"--%b\r\n%b\r\n\r\n%b\r\n" % (boundary, *part) for part in heads) + b"--%b--\r\n" % boundary
+        began = time.perf_counter()
+        status, answer = _post(f"{url}/v1/execute", body, f"multipart/form-data; boundary={boundary.decode()}")
+        seconds = time.perf_counter() - began
+        if status != 200 or "output" not in answer:
+            raise RuntimeError(f"the job failed with {status}: {answer}")
+        return Answer(seconds, answer, "")
+
     def move(self, *tables: Table, outputs: Sequence[bytes]) -> float:
         """Return the seconds of fetching tables with their manifests to files and of uploading outputs, and no more.
 
@@ -173,10 +193,16 @@ class Jobs:
 
 def post(url: str, body: dict[str, Any], answer_seconds: float = ANSWER_SECONDS) -> tuple[int, dict[str, Any]]:
     """Post JSON over a connection of its own, as Metabase does."""
+    return _post(url, json.dumps(body).encode(), "application/json", answer_seconds)
+
+
+def _post(
+    url: str, body: bytes, content_type: str, answer_seconds: float = ANSWER_SECONDS
+) -> tuple[int, dict[str, Any]]:
     target = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=answer_seconds)
     try:
-        connection.request("POST", target.path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        connection.request("POST", target.path, body, {"Content-Type": content_type})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     finally:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from kernel_spec.linux import procfs
-from kernel_spec.sandbox.accounting.cgroup_mounts import Hierarchy, write
+from kernel_spec.sandbox.accounting.cgroup_mounts import Hierarchy, read, write
 from kernel_spec.sandbox.policy.errors import SandboxError
 from kernel_spec.sandbox.policy.plan import CGROUP
 
@@ -60,7 +60,7 @@ class Group:
         found: set[int] = set()
         for directory in self._directories:
             with suppress(OSError):
-                found.update(map(int, (directory / "cgroup.procs").read_text().split()))
+                found.update(map(int, read(directory / "cgroup.procs").split()))
         return frozenset(found)
 
     def threads(self) -> frozenset[int]:
@@ -68,7 +68,7 @@ class Group:
         for directory, hierarchy in self._directories.items():
             with suppress(OSError):
                 name = "cgroup.threads" if hierarchy.version == 2 else "tasks"
-                return frozenset(map(int, (directory / name).read_text().split()))
+                return frozenset(map(int, read(directory / name).split()))
         return frozenset()
 
     def is_stopped(self) -> bool:
@@ -111,7 +111,7 @@ class Group:
         for directory, hierarchy in self._directories.items():
             if hierarchy.version == 2:
                 with suppress(OSError):
-                    return "frozen 1" in (directory / "cgroup.events").read_text()
+                    return "frozen 1" in read(directory / "cgroup.events")
         return False
 
     def oom_kills(self) -> int:
@@ -174,7 +174,7 @@ def removed(directory: Path) -> bool:
 def _read_entries(path: Path) -> dict[str, int]:
     """Return the counters of a flat keyed file, cgroups(7); none if the group is gone."""
     try:
-        lines = path.read_text().splitlines()
+        lines = read(path).splitlines()
     except OSError:
         return {}
     return {name: int(value) for name, value in map(str.split, lines)}

@@ -159,6 +159,24 @@ def _move_into_leaf(group: Path) -> None:
         raise SandboxError(CGROUP, f"cannot move into {leaf}: {error}") from error
 
 
+def read(path: Path) -> str:
+    """Read a file of a control group; `Path.read_text` takes four times as long, and ten are read for each kernel.
+
+    Raises
+    ------
+    OSError
+        The file does not exist, or the kernel refused.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = b""
+        while piece := os.read(fd, 1 << 16):
+            content += piece
+        return content.decode()
+    finally:
+        os.close(fd)
+
+
 def write(path: Path, value: int | str) -> None:
     """Write to a file of a control group.
 

@@ -20,16 +20,17 @@ that namespace and then back (setns(2)). A process that cannot return must end (
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import select
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from kernel_spec.linux import descriptors, syscalls
+from kernel_spec.linux import syscalls
 from kernel_spec.sandbox.layers import identity
 from kernel_spec.sandbox.policy.attempt import Attempt, attempt
 from kernel_spec.sandbox.policy.errors import SandboxError
@@ -177,13 +178,24 @@ def _children_elsewhere() -> Iterator[None]:
 
 def _to_close() -> list[int]:
     """Return the inheritable descriptors but the standard ones: exec would leave these open in the init."""
-    return [number for number in descriptors.open_descriptors() if number > 2 and os.get_inheritable(number)]
+    found = []
+    for number in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
+        with suppress(OSError):  # that of the listing itself
+            if number > 2 and os.get_inheritable(number):
+                found.append(number)
+    return found
+
+
+@functools.cache
+def _program(name: str) -> str | None:
+    """Return the path of a program of the system."""
+    return shutil.which(name, path=os.defpath)
 
 
 def _start_init(user: Identity | None, liveness_pipe: int | None, by: Sequence[str] = ()) -> int:
     """Start the init as the workspace's user, without rights and other descriptors; return its pid as seen here."""
     command = [*by, _INIT]
-    program, init = (shutil.which(name, path=os.defpath) for name in (command[0], _INIT))
+    program, init = (_program(name) for name in (command[0], _INIT))
     if program is None or init is None or liveness_pipe is None:
         missing = "no liveness pipe" if liveness_pipe is None else f"no {_INIT}(1) in {os.defpath}"
         raise SandboxError(PID_NAMESPACE, f"its init cannot be started: {missing}")

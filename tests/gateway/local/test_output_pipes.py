@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from gateway.core.events import Event, LogLine, Progress
-from gateway.local.output_pipes import TURN_ITEMS, OutputPipes
+from gateway.local import output_pipes
+from gateway.local.output_pipes import FLOOD_LINES, TURN_ITEMS, OutputPipes
 
 
 class Collected:
@@ -275,6 +276,28 @@ async def test_a_flood_leaves_the_loop_its_turns_and_loses_no_line(pipes: Output
     assert sink.lines[-1] == ("stdout", "raw")
     if pieces != FLOODS["progress"]:
         assert [message for _, message in sink.lines[:-1]] == texts
+
+
+@pytest.mark.parametrize("pause_seconds", [0.0, 3600.0])
+async def test_writes_that_follow_a_flood_wait_for_the_next_turn_together(
+    pipes: OutputPipes, monkeypatch: pytest.MonkeyPatch, pause_seconds: float
+) -> None:
+    monkeypatch.setattr(output_pipes, "FLOOD_PAUSE_SECONDS", pause_seconds)
+    sink = Collected()
+    pipes.start(sink)
+    _, _, log = pipes.write_fds
+    for lines in (FLOOD_LINES - 1, FLOOD_LINES, 1, 1):
+        read = len(sink.lines)
+        os.write(log, frame("o", b"line\n" * lines))
+        if lines > 1 or not pause_seconds:
+            async with asyncio.timeout(60):
+                while len(sink.lines) == read:  # noqa: ASYNC110 - a turn of the loop is what it waits for
+                    await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(sink.lines) == 2 * FLOOD_LINES - 1 + (0 if pause_seconds else 2)
+    await pipes.flush()
+    assert len(sink.lines) == 2 * FLOOD_LINES + 1
 
 
 @pytest.mark.parametrize("is_dead", [True, False])
