@@ -154,7 +154,7 @@ class RequestClaims:
             self._given_up.append(execution_id)
 
     async def withdraw(self, execution_id: str) -> None:
-        """Give back what a job has that was not accepted: its id, and its ``Idempotency-Key``."""
+        """Release the id and the ``Idempotency-Key`` of a job that was not accepted."""
         held = self._held.get(execution_id)
         if held is not None and held.idempotency is not None:
             await self._owners.forget_idempotency_key(*held.idempotency)

@@ -360,7 +360,7 @@ class ClusterHost:
             del self._attempts[attempt.assignment.id]
 
     async def _end(self, data: bytes) -> bytes:
-        """End an attempt or a held kernel, and tell whether it was here."""
+        """End an attempt or a held kernel, and return whether this host had it."""
         if is_a(Release, data):
             try:
                 await self._runner.release(decode(Release, data).id)

@@ -34,7 +34,7 @@ SILENT_SECONDS = 5.0
 #: A member without a beat for this long is no longer reported as missing: hosts of a scaler have new names each time.
 FORGET_SECONDS = 86_400.0
 
-#: Held kernels that a beat has room for.
+#: Held kernels in one beat, at most.
 MOST_HELD = 100
 
 #: Processes that are remembered as ended.
@@ -150,7 +150,7 @@ class Roster:
         return sorted(found, key=lambda kernel: kernel.held_at)
 
     def released(self, host: str, name: str) -> None:
-        """Note that another member holds a kernel no longer, before its next beat says so."""
+        """Remove a held kernel of another member, ahead of the next beat of this member."""
         beat, at = self._beats[host]
         self._beats[host] = replace(beat, held=tuple(kernel for kernel in beat.held if kernel.id != name)), at
 

@@ -1,7 +1,7 @@
 """The member that accepted a job and keeps its record, found by the job's own id or by the caller's.
 
 The execution id of a job begins with a tag of its member, so it needs no entry that would have to outlive the history.
-The newest job of a caller's id has an entry at the broker, and so has that of an ``Idempotency-Key``.
+The broker has an entry for the newest job of each caller's id, and for the job of each ``Idempotency-Key``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Owners:
         self._me = me
         self._broker = broker
         self._names = {tag_of(me.name): me.name}
-        #: Returns each `IdempotencyKey.key` that this member knows.
+        #: Returns each `IdempotencyKey.key` in the job store of this member.
         self.known_keys: Callable[[], Awaitable[Sequence[bytes]]] = _none
 
     async def register(self) -> None:
@@ -60,7 +60,7 @@ class Owners:
         await self._broker.members.put(tag, data)
 
     async def _take_key_again(self, key: bytes) -> None:
-        with contextlib.suppress(Refused):  # another member was asked meanwhile
+        with contextlib.suppress(Refused):  # another member has taken it meanwhile
             await self.take_idempotency_key(key)
 
     def new_id(self) -> str:
@@ -80,7 +80,7 @@ class Owners:
         )
 
     async def take_idempotency_key(self, key: bytes) -> int:
-        """Note that the job of an ``Idempotency-Key`` is this member's; return the revision of the entry.
+        """Store this member as the owner of an ``Idempotency-Key``; return the revision of the entry.
 
         Raises
         ------
@@ -91,11 +91,11 @@ class Owners:
         return await self._broker.owners.create(_name_of(key), encode(Owner(self._me.name)))
 
     async def forget_idempotency_key(self, key: bytes, revision: int) -> None:
-        """Remove the entry of a key if it is at a revision; one that stays leads to a member that does not know it."""
+        """Remove the entry of a key if it has this revision. An entry that stays names a member without the job."""
         await self._broker.owners.remove(_name_of(key), revision)
 
     async def of_idempotency_key(self, key: bytes) -> KeyEntry | None:
-        """Return which member, perhaps this one, accepted the job of an ``Idempotency-Key``.
+        """Return the entry of an ``Idempotency-Key``: the member, perhaps this one, that accepted its job.
 
         Raises
         ------

@@ -119,7 +119,7 @@ class ClusterRunner:
         is_draining : callable
             Returns whether no more jobs may be taken.
         known_keys : callable
-            Returns each `IdempotencyKey.key` that this member knows.
+            Returns each `IdempotencyKey.key` in the job store of this member.
         """
         self._owners.known_keys = known_keys
         for record in unfinished:

@@ -13,7 +13,7 @@ from gateway.jobs.runner import JobRunner, KeptResult
 from gateway.jobs.store import HistoryPage, HistoryQuery, IdempotencyKey, JobRecord, JobStore
 from gateway.storage.outputs.job_files import OpenOutput
 
-#: Of two requests with one Idempotency-Key, neither of which is stored yet.
+#: Refuses a request with an Idempotency-Key while the job of another request with this key is not stored yet.
 SAME_MOMENT = "another request with this Idempotency-Key came at the same moment"
 
 
@@ -32,7 +32,7 @@ class JobLookup:
         self._store = store
         self._bundles = store.bundles
         self._runner = runner
-        #: `IdempotencyKey.key` of the requests whose jobs are not stored yet, but known to the other gateways.
+        #: `IdempotencyKey.key` of the jobs that have an entry at the broker, but are not stored yet.
         self._arriving_keys: set[bytes] = set()
 
     async def find_by_key(self, key: IdempotencyKey) -> JobRecord | None:
@@ -55,7 +55,7 @@ class JobLookup:
         Conflict
             Its job is not over, or not stored yet.
         """
-        if key.key in self._arriving_keys:  # before the store is asked, which may answer when it has arrived
+        if key.key in self._arriving_keys:  # checked first: the job may be stored while the store answers None
             raise Conflict(SAME_MOMENT)
         record = await self._store.find_by_key(key.key)
         if record is None:
@@ -272,7 +272,7 @@ class JobLookup:
 
     @contextlib.contextmanager
     def _arriving(self, key: IdempotencyKey | None) -> Iterator[None]:
-        """Let `find_by_key` know a key whose job is being stored: other gateways learn of it before."""
+        """Let `find_by_key` refuse a key until its job is stored: the entry at the broker comes before."""
         if key is None:
             yield
             return

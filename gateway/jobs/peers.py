@@ -39,14 +39,14 @@ class PeerRequest:
 
 @dataclass(frozen=True, slots=True)
 class KeyEntry:
-    """Which gateway accepted the job of an ``Idempotency-Key``; perhaps that one does not know the key any more.
+    """The gateway that accepted the job of an ``Idempotency-Key``; it may have deleted the job since.
 
     Attributes
     ----------
     keeper : str
         Name of this gateway or of another one.
     revision : int
-        Of the entry.
+        Revision of the entry at the broker.
     """
 
     keeper: str
@@ -106,10 +106,10 @@ class Peers(Protocol):
         """Return the other gateway that accepted the newest job of a caller's id; None if no other did."""
 
     async def entry_of_key(self, key: bytes) -> KeyEntry | None:
-        """Return which gateway accepted the job of an `IdempotencyKey.key`; None if no one did."""
+        """Return the gateway that accepted the job of an `IdempotencyKey.key`; None if there is none."""
 
     async def forget_key(self, key: bytes, entry: KeyEntry) -> None:
-        """Remove an entry whose gateway does not know the key any more, unless it has changed meanwhile."""
+        """Remove an entry whose gateway has no such job any more, unless the entry has changed meanwhile."""
 
     def ask(self, peer: str, request: PeerRequest) -> AsyncGenerator[PeerPart]:
         """Yield the parts of a peer's answer."""

@@ -6,7 +6,7 @@ that is forked on demand: no ready kernel is taken from a job. Personal kernels 
 
 Only the user who started the gateway is served (SO_PEERCRED), and the mode of the socket keeps others from connecting:
 the last close(2) of a descriptor that a peer has sent can take as long as the peer has set (SO_LINGER). As root, the
-launcher removes all that the companion of the notebook has put into the workspace, whosever it is.
+launcher removes everything that the companion of the notebook has put into the workspace, whoever owns it.
 """
 
 from __future__ import annotations

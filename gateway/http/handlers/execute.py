@@ -167,7 +167,7 @@ class ExecuteHandler(JobHandler):
         earlier = await service.find_by_key(key)
         if earlier is None and peers is not None and (entry := await peers.entry_of_key(key.key)) is not None:
             if entry.keeper == peers.name:
-                earlier = await service.find_by_key(key)  # it has come meanwhile, or is forgotten
+                earlier = await service.find_by_key(key)  # the job was stored meanwhile, or is deleted
             else:
                 uri = f"/v1/outcomes/{key.key.hex()}/{key.body.hex()}?inline={is_inline:d}"
                 request = replace(peer_request(self, peers, self.token), method="GET", uri=uri)

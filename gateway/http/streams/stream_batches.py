@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PACE_SECONDS = 0.1
 MANY_STREAMS = 50
 
-#: Largest size of the jobs in an answer to another member, which reads twice as much and shows 5000 jobs.
+#: Most bytes of jobs in an answer to another member. That member reads twice as much, and shows 5000 jobs.
 MEMBER_BYTES = 8_000_000
 
 #: Places in the feed whose jobs are encoded; most streams are at the same one.
@@ -112,13 +112,13 @@ class StreamBatches:
         return self._state
 
     def _oldest(self, scope: Scope) -> list[bytes]:
-        """Return as many of the own live jobs as an answer to another member may have."""
-        seen, size = [], 0
+        """Return the oldest live jobs of this member, up to `MEMBER_BYTES`."""
+        seen, size_bytes = [], 0
         for job in self._service.feed.live(is_own=True):
             if scope.includes(job.token_name):
                 seen.append(self._job(job))
-                size += len(seen[-1])
-                if size > MEMBER_BYTES:
+                size_bytes += len(seen[-1])
+                if size_bytes > MEMBER_BYTES:
                     return seen[:-1]
         return seen
 

@@ -341,7 +341,7 @@ class JobStore:
         return await self.get(job_id) if job_id is not None else None
 
     async def known_keys(self) -> list[bytes]:
-        """Return the Idempotency-Keys that `find_by_key` knows, each as an `IdempotencyKey.key`."""
+        """Return the Idempotency-Keys that `find_by_key` finds, each as an `IdempotencyKey.key`."""
         return await self._reader.ask_after(self._writer, known_keys)
 
     async def page(self, query: HistoryQuery) -> HistoryPage:

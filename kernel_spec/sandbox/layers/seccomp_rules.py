@@ -141,7 +141,7 @@ def rules_of(policy: Policy) -> Iterator[Rule]:
     if policy.allow_network or policy.brokers_sockets:
         yield _socket_options(policy)
     if policy.brokers_sockets:
-        yield from _nothing_early()
+        yield from _early_data()
     yield from _own_attributes()
     yield from _limits(policy)
     if policy.shares_uid:
@@ -231,7 +231,7 @@ def _socket_options(policy: Policy) -> Rule:
     """Refuse SO_LINGER, and to change the broker's filter.
 
     A job can send a descriptor over the sockets of its kernel (SCM_RIGHTS). libzmq in the gateway does not take it, so
-    Linux closes it there, which for a lingering TCP socket lasts as long as the job has set: all jobs would wait.
+    Linux closes it there. This takes as long as the job has set for a lingering TCP socket, and all jobs would wait.
     """
     eperm = _error(errno.EPERM)
     lingering = _by_argument(2, {int(socket.SO_LINGER): eperm}, ALLOW)
@@ -242,7 +242,7 @@ def _socket_options(policy: Policy) -> Rule:
     return Rule(("setsockopt",), [*block, bpf.end(ALLOW)])
 
 
-def _nothing_early() -> Iterator[Rule]:
+def _early_data() -> Iterator[Rule]:
     """Refuse to send anything to a peer before it has answered."""
     for name, flags in _SENDING.items():
         early = bpf.if_any_bit(_MSG_FASTOPEN, [bpf.end(_error(errno.EPERM))])
