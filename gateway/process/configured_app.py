@@ -18,6 +18,7 @@ from gateway.core.errors import ConfigurationError, NotReady
 from gateway.process.configuration import (
     CommandLine,
     ConfigurationFile,
+    JsonConfigurationFile,
     check_file,
     drop_invalid,
     drop_unknown,
@@ -50,6 +51,7 @@ class ConfiguredApp(_Base):
     """
 
     python_config_loader_class = ConfigurationFile
+    json_config_loader_class = JsonConfigurationFile
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
