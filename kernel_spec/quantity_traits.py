@@ -1,4 +1,4 @@
-"""Traits for sizes and durations, which take ``1GiB`` and ``5m`` besides plain numbers."""
+"""Traits for sizes and durations, which accept ``1GiB`` and ``5m`` besides plain numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_SECONDS = 36_500 * 86_400
 
 
 class Quantity:
-    """The part that the traits share: a text becomes a number before it is validated.
+    """Base of these traits: converts a text to a number before the validation.
 
     Attributes
     ----------
