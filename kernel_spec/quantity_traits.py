@@ -17,6 +17,9 @@ from kernel_spec.protocol.quantities import (
     seconds_text,
 )
 
+#: A hundred years; system calls refuse much more.
+_MOST_SECONDS = 36_500 * 86_400
+
 
 class Quantity:
     """Base of these traits: converts a text to a number before the validation.
@@ -46,6 +49,8 @@ class Quantity:
                 value = self.from_string(value)
             except ValueError as error:
                 raise TraitError(str(error)) from None
+        if isinstance(value, float) and not value <= _MOST_SECONDS:  # neither infinity, which nothing can wait for
+            raise TraitError(self.expected)
         base: Callable[[HasTraits, Any], Any] = super().validate  # type: ignore[misc]
         return base(obj, value)
 

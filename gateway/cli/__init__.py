@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -37,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,5 +86,8 @@ def overview() -> str:
 def _start_gateway(arguments: list[str], *, runs_only: bool = False) -> int:
     from gateway.process.app import TransformGatewayApp
 
-    TransformGatewayApp.launch_instance(arguments, runs_only=runs_only)
+    try:
+        TransformGatewayApp.launch_instance(arguments, runs_only=runs_only)
+    except KeyboardInterrupt:  # before the gateway serves, which handles SIGINT itself
+        return EXIT_INTERRUPTED
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -72,7 +73,8 @@ def make_app(
 def log_request(handler: RequestHandler) -> None:
     """Write one log line for a request, without query string and headers, which may contain secrets."""
     request = handler.request
-    status, seconds = handler.get_status(), request.request_time()
+    status, now = handler.get_status(), time.monotonic()
+    seconds = now - getattr(handler, "began_at", now)
     call_id = getattr(handler, "call_id", "-")
     trace = getattr(handler, "trace_parent", None) or "-"
     extra = {"call_id": call_id, "trace_parent": trace, "status": status, "seconds": round(seconds, 4)}

@@ -178,7 +178,7 @@ ROUTES: tuple[Route, ...] = (
         HistoryJobHandler,
         "Remove a finished job, its log, its kept result and its bundle",
         {200: history.DeletedResponse},
-        refusals=(400, 401, 403, 404, 409),
+        refusals=(400, 401, 403, 404, 409, 503),
     ),
     Route(
         "post",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
@@ -29,7 +30,8 @@ class AnotherRun:
     """Decides after each lost run of one job, by the rules for jobs that an earlier process left.
 
     A run whose code may have begun counts as an attempt. One that got no kernel repeats nothing, so it does not; it is
-    bounded by time.
+    bounded by time. After a failure of the disk, the next run waits until the disk takes jobs again, no longer than for
+    a kernel: at once it would fail as well, and a full disk took both attempts of a job within a second.
 
     Parameters
     ----------
@@ -38,12 +40,17 @@ class AnotherRun:
     settings : Settings
     store : JobStore
         Keeps it.
+    disk_takes_jobs : callable
+        Returns whether a job would be accepted now, as far as the disk is concerned.
     """
 
-    def __init__(self, record: JobRecord, settings: Settings, store: JobStore) -> None:
+    def __init__(
+        self, record: JobRecord, settings: Settings, store: JobStore, disk_takes_jobs: Callable[[], bool]
+    ) -> None:
         self._record = record
         self._settings = settings
         self._store = store
+        self._disk_takes_jobs = disk_takes_jobs
         self._pause_seconds = FIRST_PAUSE_SECONDS
         self._gives_up_at: float | None = None
 
@@ -88,10 +95,18 @@ class AnotherRun:
                 self._tell(f"{lost.message}: this job waits for another kernel")
             self._store.give_back(self._record)
         self._record.log.emit(StateChanged(JobState.QUEUED))
-        return has_begun or await self._pause(run)
+        if not has_begun:
+            return await self._pause(run)
+        return lost.code is not FailureCode.GATEWAY_DISK_FAILED or await self._disk_is_back(run, now)
 
     def _tell(self, text: str) -> None:
         self._record.log.line("stderr", text)
+
+    async def _disk_is_back(self, run: JobRun, since: float) -> bool:
+        while not self._disk_takes_jobs() and time.monotonic() < since + START_RETRY_SECONDS:
+            if not await self._pause(run):
+                return False
+        return True
 
     async def _pause(self, run: JobRun) -> bool:
         """Wait without a slot, so that a start that fails at once is not tried in a tight loop."""

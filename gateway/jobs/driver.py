@@ -41,6 +41,8 @@ class JobDriver:
         Called with each record when its verdict is known.
     is_draining : callable
         Returns whether this process stops: jobs that no caller waits for are then left to the next process.
+    disk_takes_jobs : callable
+        Returns whether a job would be accepted now, as far as the disk is concerned.
 
     Attributes
     ----------
@@ -57,6 +59,7 @@ class JobDriver:
         claims: RequestIdClaims | None,
         on_finished: Callable[[JobRecord], None] | None,
         is_draining: Callable[[], bool],
+        disk_takes_jobs: Callable[[], bool],
     ) -> None:
         self.queue = JobQueue(settings.queue_timeout_seconds)
         self._settings = settings
@@ -66,6 +69,7 @@ class JobDriver:
         self._claims = claims
         self._on_finished = on_finished
         self._is_draining = is_draining
+        self._disk_takes_jobs = disk_takes_jobs
         runner.on_slot_free(self.queue.advance)
 
     async def drive(self, record: JobRecord, run: JobRun, *, has_verdict: bool = False) -> None:
@@ -85,7 +89,7 @@ class JobDriver:
         try:
             if not has_verdict:
                 await self._execute(record, run)
-            another = AnotherRun(record, self._settings, self._store)
+            another = AnotherRun(record, self._settings, self._store, self._disk_takes_jobs)
             while (job := record.job) is not None and await another.follows(run, draining=self._is_draining()):
                 await run.close()
                 run = self._runner.open(job, record.log, record.stop, record.execution_id, record.uploads)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import Iterator
 
-from gateway.core.errors import Conflict, KeyReused, NotFound
+from gateway.core.errors import Conflict, KeyReused, NotFound, StoreFailed
 from gateway.core.job import ALL_JOBS, JobState, RequestId, Scope
 from gateway.jobs.bundles import Bundle
 from gateway.jobs.runner import JobRunner, KeptResult
@@ -144,11 +145,16 @@ class JobLookup:
             It is not known.
         Conflict
             It is not over.
+        StoreFailed
+            The store cannot be written.
         """
         record = await self.get(job_id, scope)
         if record.state is not JobState.FINISHED:
             raise Conflict(f"the job is {record.state} now; cancel it or wait for its end")
-        await self._store.delete(job_id)
+        try:
+            await self._store.delete(job_id)
+        except sqlite3.Error as error:
+            raise StoreFailed(f"the job could not be removed from the job store: {error}") from None
         self._runner.drop_result(job_id)
 
     def current(self, scope: Scope = ALL_JOBS) -> JobRecord | None:

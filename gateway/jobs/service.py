@@ -16,6 +16,7 @@ from msgspec import structs
 from gateway.core.errors import (
     BrokerDown,
     Conflict,
+    DiskFull,
     FailureCode,
     GatewayError,
     NotFound,
@@ -92,7 +93,14 @@ class JobService(JobLookup):
         self._tasks: set[asyncio.Task[None]] = set()
         self._submissions = Submissions()
         self._driver = JobDriver(
-            settings, runner, self._store, self.counters, claims, on_finished, lambda: self.draining
+            settings,
+            runner,
+            self._store,
+            self.counters,
+            claims,
+            on_finished,
+            is_draining=lambda: self.draining,
+            disk_takes_jobs=self._disk_takes_jobs,
         )
 
     def recover(self) -> list[JobRecord]:
@@ -246,6 +254,13 @@ class JobService(JobLookup):
         """
         if self._state_directory is not None:
             self._state_directory.check(incoming_bytes)
+
+    def _disk_takes_jobs(self) -> bool:
+        try:
+            self.check_disk()
+        except (DiskFull, StoreFailed):
+            return False
+        return True
 
     def cancel(self, request_id: RequestId, scope: Scope = ALL_JOBS) -> JobRecord:
         """Ask the job with this id to end, in whichever stage it is.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -351,9 +353,10 @@ class TransformGatewayApp(ConfiguredApp, JupyterApp):
         values["state_dir"] = Path(self.state_dir).expanduser().resolve()
         for name in FILES:
             values[name] = _path_of(getattr(self, name))
-        values["storage_hosts"] = tuple(self.storage_hosts)
-        values["preload"] = tuple(name for text in self.preload for name in text.split(","))  # a flag is one text
-        values["working_dir_roots"] = tuple(Path(root).resolve() for root in self.working_dir_roots)
+        # a flag is one text, as a variable is
+        values["storage_hosts"] = tuple(host.strip() for text in self.storage_hosts for host in text.split(","))
+        values["preload"] = _items(self.preload, ",")
+        values["working_dir_roots"] = tuple(Path(root).resolve() for root in _items(self.working_dir_roots, os.pathsep))
         values["limits"] = Limits(**{name: getattr(self, name) for name in LIMITS})
         if self.disable_limits:
             values["limits"] = WITHOUT_LIMITS
@@ -382,6 +385,10 @@ class TransformGatewayApp(ConfiguredApp, JupyterApp):
         for text in warnings_of(settings):
             self.log.warning("%s", text)
         serve(settings)
+
+
+def _items(texts: Iterable[str], separator: str) -> tuple[str, ...]:
+    return tuple(item.strip() for text in texts for item in text.split(separator) if item.strip())
 
 
 def _path_of(text: str) -> Path | None:

@@ -20,6 +20,7 @@ from traitlets.config.loader import (
     ArgumentError,
     ConfigFileNotFound,
     DeferredConfig,
+    JSONFileConfigLoader,
     KVArgParseConfigLoader,
     LazyConfigValue,
     PyFileConfigLoader,
@@ -74,6 +75,22 @@ class CommandLine(KVArgParseConfigLoader):
         if unknown:
             raise ConfigurationError(f"{'; '.join(unknown)} (see --help-all)")
         return super()._parse_args(args)
+
+
+class JsonConfigurationFile(JSONFileConfigLoader):
+    """The loader of a JSON file. What upstream would drop in silence is an error."""
+
+    def _read_file_as_dict(self) -> dict[str, Any]:
+        def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            members = dict(pairs)
+            if len(members) < len(pairs):
+                raise ConfigurationError(f"{self.full_filename}: a key is there twice in one object")
+            return members
+
+        read = json.loads(Path(self.full_filename).read_bytes(), object_pairs_hook=unique)
+        if not isinstance(read, dict):
+            raise ConfigurationError(f"{self.full_filename}: the file is no JSON object")
+        return read
 
 
 class ConfigurationFile(PyFileConfigLoader):
@@ -229,7 +246,7 @@ def check_file(path: str) -> None:
     """
     if not path.strip():
         raise ConfigurationError("--config is empty; name a file, or leave it out")
-    if Path(path).suffix not in ("", ".py", ".json"):
+    if Path(path).suffix not in ("", ".py", ".json") or not Path(path).name:
         raise ConfigurationError(f"the configuration file {path} must end in .py or .json")
     stem = Path(path).with_suffix("")
     if not any(stem.with_suffix(suffix).is_file() for suffix in (".py", ".json")):
@@ -242,8 +259,10 @@ def _value_of(trait: TraitType[Any, Any], text: str) -> Any:
             raise ValueError("expected true or false")
         return _WORDS[text.strip().lower()]
     if isinstance(trait, List):
-        parts = text.split(trait.metadata.get("separator", os.pathsep))
-        return [part.strip() for part in parts if part.strip()]
+        parts = [part.strip() for part in text.split(trait.metadata.get("separator", os.pathsep))]
+        if not any(parts):  # variables that were to be filled in; an empty list of hosts would mean any host
+            raise ValueError("it names nothing; leave it out, or set it to nothing at all")
+        return [part for part in parts if part]
     if isinstance(trait, Integer | Float):
         return trait.from_string(text)
     return text

@@ -14,10 +14,11 @@ from jupyter_core.application import JupyterApp, base_aliases, base_flags
 from traitlets import Bool
 from traitlets.config import Config
 
-from gateway.core.errors import BrokerMissing, ConfigurationError
+from gateway.core.errors import ConfigurationError, NotReady
 from gateway.process.configuration import (
     CommandLine,
     ConfigurationFile,
+    JsonConfigurationFile,
     check_file,
     drop_invalid,
     drop_unknown,
@@ -50,6 +51,7 @@ class ConfiguredApp(_Base):
     """
 
     python_config_loader_class = ConfigurationFile
+    json_config_loader_class = JsonConfigurationFile
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -150,12 +152,12 @@ class ConfiguredApp(_Base):
 
     @classmethod
     def launch_instance(cls, argv: list[str] | None = None, **kwargs: Any) -> None:
-        """Start the application; wrong settings end it with one line on stderr and exit status 2, no broker with 1."""
+        """Start the application; wrong settings end it with one line on stderr and exit status 2, `NotReady` with 1."""
         try:
             super().launch_instance(argv=argv, **kwargs)
         except ConfigurationError as error:
             sys.stderr.write(f"{cls.name}: {error}\n")
-            sys.exit(EXIT_NOT_READY if isinstance(error, BrokerMissing) else EXIT_CONFIGURATION)
+            sys.exit(EXIT_NOT_READY if isinstance(error, NotReady) else EXIT_CONFIGURATION)
 
 
 def add_options(app: type[JupyterApp]) -> None:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.core.errors import ConfigurationError
+from gateway.core.errors import ConfigurationError, NotReady
 from gateway.storage.state_directory import DiskSpace
 from kernel_spec.launcher.user_leases import FIRST_WORKSPACE_UID, LAST_WORKSPACE_UID
 
@@ -83,13 +83,15 @@ def prepare_state_dir(state_dir: Path, user: GatewayUser) -> None:
     Raises
     ------
     ConfigurationError
-        The directory cannot be created, belongs to another user, or cannot be entered by `user`; or its disk is full.
+        The directory cannot be created, belongs to another user, or cannot be entered by `user`.
+    NotReady
+        Its disk is full.
     """
     try:
         state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         shortage = DiskSpace.of(state_dir).shortage(START_BYTES, START_INODES)
         if shortage:
-            raise ConfigurationError(
+            raise NotReady(
                 f"the disk of the state directory {state_dir} {shortage}, which a start needs: free some, or set "
                 "STATE_DIR (--state-dir) to another disk"
             )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from tornado.netutil import bind_sockets
 
 from gateway.core.addresses import local_url
-from gateway.core.errors import ConfigurationError, FailureCode
+from gateway.core.errors import ConfigurationError, FailureCode, NotReady
 from gateway.core.settings import FILES, Settings
 from gateway.http.access.auth import Guard
 from gateway.http.access.peer_connection import answer_peer
@@ -112,7 +112,8 @@ def _launcher(settings: Settings, user: privileges.GatewayUser) -> LauncherClien
     try:
         return LauncherClient.spawn(_launcher_options(settings, user), is_supervised=True)
     except LauncherError as error:
-        raise ConfigurationError(f"the launcher of kernels did not start: {error}") from error
+        # it may have been killed, as when memory was used up
+        raise NotReady(f"the launcher of kernels did not start: {error}") from error
 
 
 def _launcher_options(settings: Settings, user: privileges.GatewayUser) -> LauncherOptions:

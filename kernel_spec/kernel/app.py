@@ -192,6 +192,11 @@ class JobShell(ZMQInteractiveShell):
     def init_virtualenv(self) -> None:
         """Do nothing: the interpreter that runs is the one to use."""
 
+    def init_environment(self) -> None:
+        """Ask programs for colours, but not in a job, whose log is no terminal (`kernel_spec.kernel.environment`)."""
+        if "NO_COLOR" not in os.environ:
+            super().init_environment()
+
     def serve_person(self) -> None:
         """Set up the shell for a user who types cells: `_` and Out, and colours in a traceback.
 

@@ -128,6 +128,15 @@ def test_jobs_share_nothing(running_gateway: GatewayProcess) -> None:
     assert [json.loads(row)["seen"] for row in rows] == [False] * 4
 
 
+def test_programs_do_not_colour_the_log_of_a_job(running_gateway: GatewayProcess) -> None:
+    """ipykernel asks for colours in the environment, because notebooks show them."""
+    script = (
+        "import os\nimport pandas as pd\ndef transform():\n"
+        "    return pd.DataFrame({'n': sorted(n for n in os.environ if 'COLOR' in n), 't': os.environ['TERM']})"
+    )
+    assert running_gateway.execute(script, "colours", inline=True).body["output"] == '{"n":"NO_COLOR","t":"dumb"}\n'
+
+
 def test_stdout_and_stderr_and_children_keep_their_order(running_gateway: GatewayProcess) -> None:
     script = (
         "import subprocess, sys\nimport pandas as pd\n"

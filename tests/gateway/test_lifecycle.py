@@ -8,10 +8,13 @@ import select
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 
@@ -77,6 +80,30 @@ def test_a_wrong_environment_variable_is_named(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "SLOTS" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("victim", "number", "status"), [("launcher", signal.SIGKILL, 1), ("gateway", signal.SIGINT, 130)]
+)
+def test_a_start_that_is_cut_off_is_not_a_refused_setting(victim: str, number: int, status: int) -> None:
+    """A service is not started again after the status of a refused setting, and the launcher may die of a full memory."""
+    with tempfile.TemporaryDirectory(prefix="tg-", dir="/tmp") as directory:
+        Path(directory).chmod(0o755)
+        environment = {"PATH": os.environ["PATH"], "STATE_DIR": f"{directory}/s", "PORT": "0"}
+        with subprocess.Popen(
+            [sys.executable, "-m", "gateway"],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        ) as starting:
+            deadline = time.monotonic() + 60
+            launchers: list[int] = []
+            while not launchers and time.monotonic() < deadline:
+                launchers = [pid for pid in descendants(starting.pid) if b"kernel_spec.launcher" in command_of(pid)]
+            os.kill(min(launchers) if victim == "launcher" else starting.pid, number)
+            _, told = starting.communicate(timeout=60)
+    assert (starting.returncode, "Traceback" in told) == (status, False), told
 
 
 def test_sigterm_lets_a_running_job_end(start_gateway: Callable[..., GatewayProcess]) -> None:

@@ -20,8 +20,8 @@ from transform_shim.core.errors import shorten
 
 __all__ = ["hint", "return_hint"]
 
-#: Columns that a message lists.
-_MOST_COLUMNS = 20
+#: Columns or labels that a message lists.
+_MOST_LABELS = 20
 _NO_NETWORK_ERRNOS = frozenset(
     {errno.EAFNOSUPPORT, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
 )
@@ -29,6 +29,7 @@ _NO_NETWORK_ERRNOS = frozenset(
 _SOME_ADDRESS = ("192.0.2.1", 9)
 #: Places that a job has in addition to its own directory.
 _JOB_PLACES = ("/tmp/", "/dev/")  # noqa: S108
+_HOLDERS = (pd.DataFrame, pd.Series)
 _FRAMES_EXTRA = frozenset({"polars", "duckdb"})
 
 
@@ -37,8 +38,8 @@ def hint(error: BaseException) -> str:
     for current in _chain(error):
         if isinstance(current, ModuleNotFoundError) and current.name:
             return _missing_module(current.name.partition(".")[0])
-        if isinstance(current, KeyError) and (columns := _columns(current)):
-            return columns
+        if isinstance(current, KeyError | pd.errors.UndefinedVariableError) and (labels := _labels(current)):
+            return labels
         if _is_network(current) and not _has_network():
             return "jobs have no network; the operator can allow it (ALLOW_NETWORK)"
         if isinstance(current, CalledProcessError) and "pip" in _arguments(current):
@@ -127,26 +128,31 @@ def _outside(error: BaseException) -> str:
     return "a job sees only its own directory; files come in as tables (%table in a notebook)"
 
 
-def _columns(error: KeyError) -> str:
-    """List the columns of the frame that did not have the key; empty if the key was not looked for in columns."""
-    frame: Any = None
+def _labels(error: Exception) -> str:
+    """List the columns of the frame that did not have the key, or the labels of the series; empty for other keys."""
+    holder: Any = None
     index: Any = None
     in_pandas = False
     for each, _ in traceback.walk_tb(error.__traceback__):
-        if "pandas" not in each.f_code.co_filename:
-            frame = index = None
-            in_pandas = False
+        in_pandas = "pandas" in each.f_code.co_filename
+        if not in_pandas:
+            holder = index = None
             continue
-        in_pandas = True
-        found = each.f_locals
-        for name in ("self", "obj"):
-            if isinstance(found.get(name), pd.DataFrame):
-                frame, index = found[name], None
-        if isinstance(found.get("self"), pd.Index):
-            index = found["self"]
-    if not in_pandas or frame is None or (index is not None and index is not frame.columns):
+        owner, found = each.f_locals.get("self"), each.f_locals.get("obj")
+        if isinstance(owner, pd.Index):
+            index = owner
+        elif isinstance(owner, _HOLDERS):
+            holder, index = owner, None
+        elif isinstance(found, _HOLDERS) or isinstance(found := getattr(owner, "obj", None), _HOLDERS):  # groups, loc
+            holder, index = found, None
+    if not in_pandas or holder is None:
         return ""
-    shown = [shorten(name) for name in frame.columns[:_MOST_COLUMNS]]
-    more = len(frame.columns) - len(shown)
+    is_frame = isinstance(holder, pd.DataFrame)
+    labels = holder.columns if is_frame else holder.index
+    if index is not None and index is not labels:
+        return ""
+    what = "columns" if is_frame else "labels"
+    shown = [shorten(name) for name in labels[:_MOST_LABELS]]
+    more = len(labels) - len(shown)
     listed = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
-    return f"the columns are: {listed}" if shown else "the frame has no columns"
+    return f"the {what} are: {listed}" if shown else f"there are no {what}"

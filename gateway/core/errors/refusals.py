@@ -22,7 +22,8 @@ GatewayError
 ├── MemberDown            503 member_down             retryable, the member that accepted the job does not answer
 ├── TooManyConnections    503 too_many_connections    retryable
 └── ConfigurationError    –   configuration           refused at start, says which setting to change
-    └── BrokerMissing                                another start may find the broker of the cluster
+    └── NotReady                                     another start may succeed with the same settings
+        └── BrokerMissing                            another start may find the broker of the cluster
 """
 
 from __future__ import annotations
@@ -223,7 +224,11 @@ class ConfigurationError(GatewayError):
     advice = "Change the setting that the message names."
 
 
-class BrokerMissing(ConfigurationError):
+class NotReady(ConfigurationError):
+    """A process that the start needs has ended, or the disk fails; another start may succeed with the same settings."""
+
+
+class BrokerMissing(NotReady):
     """The broker of the cluster cannot be used; it may be starting too, so another start may find it."""
 
 

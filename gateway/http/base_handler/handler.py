@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import re
+import time
 import uuid
 from collections.abc import Callable, Collection
 from http.client import responses
@@ -82,9 +83,12 @@ class BaseHandler(RequestHandler):
     body: BodyReceiver
     trace_parent: str | None
     call_id: str
+    began_at: float
 
     def initialize(self, context: Context, query_names: Collection[str] = ()) -> None:
         self.context = context
+        # Tornado's request_time() is by the wall clock, which may jump by hours
+        self.began_at = time.monotonic()
         self._query_names = query_names
         self.body = NoBody()
         self.client_disconnected = False

@@ -7,7 +7,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from gateway.core.errors import ConfigurationError
+from gateway.core.errors import ConfigurationError, NotReady
 
 #: Name of the file, in a directory of its own: SQLite makes two more files while it is open.
 FILE_NAME = "jobs.db"
@@ -94,6 +94,8 @@ def open_database(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> sq
     ------
     ConfigurationError
         The file is on a network file system, cannot be opened, is damaged, or is of a newer version.
+    NotReady
+        SQLite cannot use it now, as when the disk is full.
     """
     remote = network_file_system(path.parent, mounts)
     if remote is not None:
@@ -117,7 +119,7 @@ def open_database(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> sq
             "give it to the gateway's user, or set STATE_DIR (--state-dir)"
         ) from None
     except sqlite3.OperationalError as error:
-        raise ConfigurationError(f"the job store {path} cannot be used: {error}; free its disk, or move it") from None
+        raise NotReady(f"the job store {path} cannot be used: {error}; free its disk, or move it") from None
     except sqlite3.DatabaseError as error:
         raise ConfigurationError(
             f"the job store {path} is damaged ({error}); move it away to start with an empty one, "

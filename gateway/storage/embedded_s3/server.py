@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.core.addresses import local_url
-from gateway.core.errors import ConfigurationError
+from gateway.core.errors import ConfigurationError, NotReady
 from gateway.storage.embedded_s3.bucket import S3Bucket
 from gateway.storage.embedded_s3.lifetime import OutliveTheDrain
 from gateway.storage.embedded_s3.rclone import (
@@ -124,8 +124,9 @@ class EmbeddedS3:
         Raises
         ------
         ConfigurationError
-            The binary is missing, the keys cannot be used, the port is in use, the directory cannot be used, or the
-            server did not start. No process is left running.
+            The binary is missing, the keys cannot be used, the port is in use, or the directory cannot be used.
+        NotReady
+            The server did not start. No process is left running.
         """
         try:
             await self._start_process()
@@ -235,7 +236,7 @@ class EmbeddedS3:
         deadline, last = time.monotonic() + START_SECONDS, "no answer"
         while time.monotonic() < deadline:
             if self._process is None or self._process.returncode is not None:
-                raise ConfigurationError(f"the embedded S3 server ended during its start:\n{await self._log_end()}")
+                raise NotReady(f"the embedded S3 server ended during its start:\n{await self._log_end()}")
             try:
                 await self.bucket.make()
                 await self.bucket.put("ready", b"1")
@@ -244,7 +245,7 @@ class EmbeddedS3:
             else:
                 return
             await asyncio.sleep(POLL_SECONDS)
-        raise ConfigurationError(
+        raise NotReady(
             f"the embedded S3 server was not ready in {START_SECONDS:.0f} s: {last}\n{await self._log_end()}"
         )
 

@@ -286,6 +286,17 @@ async def test_access_log_holds_no_query_no_token_no_code(call: Caller, caplog: 
     assert TOKEN not in everything
 
 
+async def test_a_clock_that_is_set_back_makes_no_negative_duration(
+    call: Caller, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    seconds = iter(range(10**9, 0, -3600))
+    monkeypatch.setattr("time.time", lambda: float(next(seconds)))
+    await call.get("/v1/status")
+    (taken,) = [record.seconds for record in caplog.records if record.name == "gateway.access"]
+    assert 0 <= taken < 60
+
+
 async def test_token_in_a_malformed_header_is_not_logged(port: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     answer = await raw(port, f"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\x01\r\n\r\n".encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from typing import Any
 from urllib.parse import quote
 
@@ -182,6 +183,20 @@ async def test_a_removed_job_is_gone(call: Caller) -> None:
     assert (await call.get("/v1/results/7/output")).code == 404
     assert (await call.send("DELETE", f"/v1/jobs/{job_id}")).code == 404
     assert await listed(call) == []
+
+
+async def test_a_job_that_a_full_disk_keeps_from_being_removed_may_be_removed_later(
+    call: Caller, service: JobService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(job_id: str) -> bool:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    job_id = await run(call, "ok", 7)
+    with monkeypatch.context() as full:
+        full.setattr(service._store, "delete", fail)
+        answer = await call.send("DELETE", f"/v1/jobs/{job_id}")
+    assert (answer.code, body(answer)["code"], body(answer)["retryable"]) == (503, "store_failed", True)
+    assert body(await call.send("DELETE", f"/v1/jobs/{job_id}")) == {"deleted": job_id}
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/a", "/v1/jobs/a/logs", "/v1/jobs/a/result"])

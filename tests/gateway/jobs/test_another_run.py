@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.cancellation import StopSignal
-from gateway.core.errors import FailureCode
+from gateway.core.errors import DiskFull, FailureCode
 from gateway.core.events import JobLog, StateChanged
 from gateway.core.job import Job, JobState, Verdict
 from gateway.core.settings import Settings
@@ -18,6 +18,7 @@ from gateway.jobs import another_run
 from gateway.jobs.service import JobService
 from gateway.jobs.store import JobRecord, JobStore
 from gateway.local.run import FAULTS_OF_MACHINE
+from gateway.storage.state_directory import StateDirectory
 from tests.gateway.jobs.test_service import HeldRun, HeldRunner, job, turns
 
 NO_KERNEL = FailureCode.KERNEL_START_FAILED, "claim"
@@ -53,6 +54,18 @@ class LosingRunner(HeldRunner):
         run = LosingRun(job, stop, self.ran, self.pool, log=log, losses=self.losses)
         self.opened[job.request_id] = run
         return run
+
+
+class FullDisk(StateDirectory):
+    """Full from the acceptance of the first job on."""
+
+    is_full = True
+    asked = 0
+
+    def check(self, incoming_bytes: int = 0) -> None:
+        self.asked += 1
+        if self.is_full and self.asked > 1:
+            raise DiskFull("the disk is full")
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +146,24 @@ async def test_a_job_whose_code_may_have_run_runs_as_often_as_max_attempts_says(
     assert (verdict.code, record.attempts) == (code, 2)
     assert "it has begun 2 times, and MAX_ATTEMPTS is 2" in verdict.message
     assert "this job runs again (attempt 2 of 2)" in lines(record)[0]
+    await service.aclose()
+
+
+async def test_a_job_that_met_a_full_disk_runs_again_when_there_is_room(tmp_path: Path) -> None:
+    """At once, it would meet it again: a full disk took both attempts of all jobs that waited."""
+    runner = LosingRunner(losses=[(FailureCode.GATEWAY_DISK_FAILED, "execute")])
+    disk = FullDisk(tmp_path, 0)
+    made = Settings(state_dir=tmp_path, max_attempts=2)
+    service = JobService(made, runner, JobStore(made), state_directory=disk)
+    record = await service.submit(job(1), is_awaited=False)
+    async with asyncio.timeout(60):
+        while disk.asked < 5:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert (runner.ran, service.queued(), service.status().busy_slots) == ([], [record], 0)
+    disk.is_full = False
+    await until_it_runs(runner)
+    runner.opened[1].may_end.set()
+    assert ((await record.wait()).ok, record.attempts) == (True, 2)
     await service.aclose()
 
 

@@ -132,6 +132,8 @@ def test_a_configuration_file_that_is_missing_is_refused(tmp_path: Path) -> None
         ("c.py", "c.TransformGatewayApp.auth_token = 'secret'\nc.TransformGatewayApp.slots == = 2\n", "line 2,"),
         ("c.py", "\nraise ValueError('wrong')\n", "line 2, is not valid: ValueError: wrong"),
         ("c.json", '{"TransformGatewayApp": {"slots": }}', "line 1,"),
+        ("c.json", "[]", "no JSON object"),
+        ("c.json", '{"TransformGatewayApp": {"auth_token": "secret", "auth_token": ""}}', "twice"),
         ("c.py", "c.TransformGatewayApp.slotz = 3\n", "TransformGatewayApp.slotz; did you mean TransformGatewayApp.slots?"),
         ("c.py", "c.TransformGateway.slots = 3\n", "TransformGateway; did you mean TransformGatewayApp?"),
         ("c.py", "c.TransformGatewayApp.slots = -1\nc.TransformGatewayApp.port = 'x'\n", "slots is not valid"),
@@ -167,6 +169,9 @@ def test_settings_of_other_applications_in_the_common_file_are_none_of_ours(
         ("--working-dir-roots=/nonexistent-directory", "no such directory: /nonexistent-directory"),
         ("--state-dir=", "STATE_DIR"),
         ("--config=", "--config is empty"),
+        ("--config=.", "must end in .py or .json"),
+        ("--queue-timeout-seconds=inf", "queue_timeout_seconds is not valid"),
+        ("--hold-failed-minutes=1e308", "hold_failed_minutes is not valid"),
         ("--auth-token-file=", "AUTH_TOKEN_FILE is empty"),
         ("--tls-cert-file= ", "TLS_CERT_FILE is empty"),
         ("--tls-cert-file=/cert.pem", "TLS_KEY_FILE is not set"),
@@ -211,6 +216,14 @@ def test_hosts_of_storage_may_have_spaces_between_them(monkeypatch: pytest.Monke
     hosts = ("s3.example.com", "*.example.com:9000", "[::1]:9000", "10.0.0.1", "minio")
     monkeypatch.setenv("STORAGE_HOSTS", ", ".join(hosts))
     assert app().settings().storage_hosts == hosts
+    assert app(f"--storage-hosts={', '.join(hosts)}").settings().storage_hosts == hosts
+
+
+@pytest.mark.parametrize("text", [",", " ", ", ,"])
+def test_hosts_of_storage_that_name_none_do_not_permit_any(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    assert "is not a host" in refused(f"--storage-hosts={text}")
+    monkeypatch.setenv("STORAGE_HOSTS", text)
+    assert "STORAGE_HOSTS" in refused()
 
 
 def test_an_unexpected_argument_is_refused() -> None:

@@ -70,11 +70,21 @@ def test_message_begins_with_the_type_and_names_the_line(job: Job, code: str, me
 
 
 @pytest.mark.parametrize(
-    "body", ["orders['b']", "orders.merge(orders, on='b')", "orders[['status', 'b']]", "orders.groupby('b').sum()"]
+    "body",
+    [
+        "orders['b']",
+        "orders.merge(orders, on='b')",
+        "orders[['status', 'b']]",
+        "orders.loc[:, ['status', 'b']]",
+        "orders.groupby('b').sum()",
+        "orders.groupby('status')['b'].sum()",
+        "orders.groupby('status')[['b']].sum()",
+        "orders.query('b > 1')",
+    ],
 )
 def test_missing_column_lists_those_there_are(job: Job, body: str) -> None:
     outcome = job(f"def transform(orders):\n    return {body}", ORDERS)
-    assert outcome.result["message"].startswith("KeyError: ")
+    assert outcome.result["message"].startswith(("KeyError: ", "UndefinedVariableError: "))
     assert outcome.result["message"].endswith("(script.py, line 2); the columns are: 'status', 'amount'")
     assert outcome.stderr.endswith("HINT: the columns are: 'status', 'amount'\n")
 
@@ -84,7 +94,12 @@ def test_many_columns_are_counted(job: Job) -> None:
     assert job(code).result["message"].endswith("'c18', 'c19' and 5 more")
 
 
-@pytest.mark.parametrize("body", ["orders.loc['b']", "{'a': 1}['b']", "orders.set_index('status')['amount']['b']"])
+def test_missing_value_of_a_row_lists_its_labels(job: Job) -> None:
+    outcome = job("def transform(orders):\n    return orders.apply(lambda row: row['b'], axis=1)", ORDERS)
+    assert outcome.stderr.endswith("HINT: the labels are: 'status', 'amount'\n")
+
+
+@pytest.mark.parametrize("body", ["orders.loc['b']", "{'a': 1}['b']"])
 def test_other_missing_keys_list_no_columns(job: Job, body: str) -> None:
     outcome = job(f"def transform(orders):\n    return {body}", ORDERS)
     assert "KeyError: 'b' in transform()" in outcome.result["message"]

@@ -84,6 +84,11 @@ def test_number_of_unknown_sort_keeps_its_fraction(tmp_path: Path) -> None:
     assert column(tmp_path, "Number", "1", "2.5").tolist() == [1.0, 2.5]
 
 
+def test_decimals_written_as_text_are_read_whatever_is_beside_them(tmp_path: Path) -> None:
+    assert column(tmp_path, "Decimal", '"1.50"', '"-1E2"').tolist() == [1.5, -100.0]
+    assert column(tmp_path, "Decimal", '"1.50"', '"-1E2"', '"NaN"').tolist()[:2] == [1.5, -100.0]
+
+
 def test_doubles_that_java_writes_as_text_are_read(tmp_path: Path) -> None:
     found = column(tmp_path, "Float", '"NaN"', '"Infinity"', '"-Infinity"', "1.0E10", "1.7976931348623157E308").tolist()
     assert math.isnan(found[0])
@@ -234,6 +239,7 @@ def test_bytes_are_counted_in_all_pieces(size: int) -> None:
         ("Boolean", '{"a":"yes"}\n', ["line 1", "column 'a'", "true or false"]),
         ("Float", '{"a":"1.5"}\n', ["line 1", "column 'a'", "a number"]),
         ("Float", '{"a":1e999}\n', ["line 1", "column 'a'", "fits a double"]),
+        ("Float", '{"a":1.0}\n{"a":1.5e309}\n', ["line 2", "column 'a'", "fits a double"]),  # infinity to Arrow
         ("Date", '{"a":"2024-01-01"}\n\n{"a":"tomorrow"}\n', ["line 3", "column 'a'", "a date", "'tomorrow'"]),
         ("Date", '{"a":"2024-02-30"}\n', ["line 1", "column 'a'", "2024-02-30"]),
         ("DateTime", '{"a":"2024-01-01T25:00:00Z"}\n', ["line 1", "column 'a'", "date-time"]),

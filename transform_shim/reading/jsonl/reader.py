@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json
 
 from transform_shim.core.base_types import Kind
@@ -123,6 +124,8 @@ class JsonLines:
                 array = TEMPORAL[kind](array)
             elif kind is Kind.DECIMAL:
                 array = tighten(array)
+            elif kind is Kind.FLOAT and pc.any(pc.is_inf(array)).as_py():
+                raise pa.ArrowInvalid("both parsers make infinity of a number beyond the range of doubles")
             arrays.append(array)
         return arrays
 

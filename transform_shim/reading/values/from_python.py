@@ -6,7 +6,7 @@ kind        accepted                                                becomes
 INTEGER     whole numbers, also as ``5.0`` or ``1E3``               int64; beyond it decimal, scale 0
 NUMBER      any number                                              as INTEGER, else decimal
 FLOAT       any number; ``"NaN"``, ``"Infinity"``, ``"-Infinity"``   double
-DECIMAL     any number; ``"NaN"`` (null)                            decimal
+DECIMAL     any number, also as text; ``"NaN"`` (null)              decimal
 BOOLEAN     true, false, 0, 1                                       bool
 TEXT        text; anything else as its JSON text                    large_string
 JSON_TEXT   text; anything else as its JSON text                    large_string
@@ -20,6 +20,7 @@ timestamp holds: pandas has a type for them, and other frames refuse them.
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -46,6 +47,8 @@ _SPECIAL_DOUBLES = {
     "INF": math.inf,
     "-INF": -math.inf,
 }
+#: Arrow's parser takes these for decimals, and a value must not depend on which parser its block came to.
+_NUMBER_TEXT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _SMALLEST_INT64, _LARGEST_INT64 = -(2**63), 2**63 - 1
 
 TEMPORAL: dict[Kind, Callable[[pa.Array], pa.Array]] = {
@@ -128,6 +131,10 @@ def _number(value: object) -> int | Decimal | None:
     raise _Unfit("a number")
 
 
+def _decimal(value: object) -> int | Decimal | None:
+    return _number(Decimal(value) if isinstance(value, str) and _NUMBER_TEXT.fullmatch(value) else value)
+
+
 def _double(value: object) -> float:
     if isinstance(value, float):
         return value
@@ -177,7 +184,7 @@ _ONE: dict[Kind, Callable[[object], Any]] = {
     Kind.INTEGER: _integer,
     Kind.NUMBER: _number,
     Kind.FLOAT: _double,
-    Kind.DECIMAL: _number,
+    Kind.DECIMAL: _decimal,
     Kind.BOOLEAN: _boolean,
     Kind.TEXT: _text,
     Kind.JSON_TEXT: _text,
