@@ -10,6 +10,9 @@ const MOST_POINTS = 5000;
 const HEIGHT_PIXELS = 280;
 const MOST_NAMES = 12;
 
+/** JavaScript reads a day as midnight of UTC, and the axis has midnights of the viewer. */
+const DAY = /^\d{4}-\d\d-\d\d$/;
+
 const { bars: barsOf, linear } = uPlot.paths;
 const bars = () => barsOf!({ size: [0.6, 80] });
 const lines = () => linear!();
@@ -23,7 +26,7 @@ function fromZero(_: uPlot, least: number, most: number): [number, number] {
 export function positionsOf(field: ManifestField, rows: readonly Row[]): { positions: (number | null)[]; kind: "number" | "time" | "category"; names: string[] } {
   const values = rows.map((row) => row[field.name]);
   if (NUMBERS.has(field.base_type)) return { positions: values.map((value) => (value === null ? null : Number(value))), kind: "number", names: [] };
-  if (/^Date/.test(field.base_type)) return { positions: values.map((value) => (typeof value === "string" ? Date.parse(value) / 1000 : null)), kind: "time", names: [] };
+  if (/^Date/.test(field.base_type)) return { positions: values.map((value) => (typeof value === "string" ? Date.parse(DAY.test(value) ? `${value}T00:00` : value) / 1000 : null)), kind: "time", names: [] };
   const places = new Map<string, number>();
   const positions = values.map((value) => {
     const name = String(value);
