@@ -321,7 +321,7 @@ soak: $(VENV)/.project ## run the long tests, which `make test` leaves out or ru
 	@"$(PY)" -m pytest --ignore=$(SANDBOX_TESTS) -m soak
 
 # the tests of one gateway that hold for a cluster too
-FOR_BOTH := $(patsubst %,tests/gateway/test_%.py,execute failures formats live_log displays refusals progress lifecycle held parity)
+FOR_BOTH := $(patsubst %,tests/gateway/test_%.py,execute failures formats live_log displays refusals progress lifecycle held parity legacy)
 
 .PHONY: cluster-test
 cluster-test: $(VENV)/.project ## run the tests of clusters, and those of one gateway against a cluster; needs nats-server

@@ -83,7 +83,7 @@ class TransformProvisioner(KernelProvisionerBase):
         allow_none=True,
         config=True,
         help="""State directory of a gateway on this machine, started by the same user, whose fork server makes the
-        kernel; empty for none (TRANSFORM_GATEWAY). Without this setting that of STATE_DIR is used, if one runs.""",
+        kernel; empty for none (TRANSFORM_GATEWAY). The default is the gateway of STATE_DIR, if one runs.""",
     )
 
     companion = List(
@@ -127,7 +127,7 @@ class TransformProvisioner(KernelProvisionerBase):
         self._client = kwargs.get("launcher", self._client)
         manager = self.parent
         if manager is None:
-            raise RuntimeError("the transform provisioner needs a kernel manager, which knows the session's key")
+            raise RuntimeError("the transform provisioner needs a kernel manager, which has the session's key")
         async with self._clearing_up_after_failure():
             if self._launcher is not None and self._launcher.is_lost:
                 # The gateway was stopped or restarted since. Its workspaces are gone, so the sockets get other paths.
@@ -176,7 +176,7 @@ class TransformProvisioner(KernelProvisionerBase):
 
     @asynccontextmanager
     async def _clearing_up_after_failure(self) -> AsyncIterator[None]:
-        """Give up the front end's own launcher if the code inside fails: jupyter_client then calls no `cleanup`."""
+        """Close the front end's own launcher if the block fails: jupyter_client then does not call `cleanup`."""
         try:
             yield
         except BaseException:
@@ -283,7 +283,7 @@ class TransformProvisioner(KernelProvisionerBase):
         await self.send_signal(signal.SIGTERM)
 
     async def cleanup(self, restart: bool = False) -> None:
-        """Kill all processes; unless it restarts, give up the workspace and the launcher."""
+        """Kill all processes; unless the kernel restarts, release the workspace and the launcher."""
         try:
             await self.kill(restart)
         except LauncherError as error:
@@ -332,7 +332,7 @@ class TransformProvisioner(KernelProvisionerBase):
 
     # ------------------------------------------------------------------ crash recovery
     async def get_provisioner_info(self) -> dict[str, Any]:
-        """Return what identifies the kernel; a pid alone does not, because another process may get it later."""
+        """Return the identity of the kernel; a pid alone is none, because another process may get it later."""
         info: dict[str, Any] = await super().get_provisioner_info()
         workspace_dir = self._workspace.workspace_dir if self._workspace is not None else None
         return {**info, "pid": self.pid, "start_ticks": self._start_ticks, "workspace_dir": workspace_dir}

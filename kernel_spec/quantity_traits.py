@@ -1,4 +1,4 @@
-"""Traits for sizes and durations, which take ``1GiB`` and ``5m`` besides plain numbers."""
+"""Traits for sizes and durations, which accept ``1GiB`` and ``5m`` besides plain numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kernel_spec.protocol.quantities import (
 
 
 class Quantity:
-    """The part that the traits share: a text becomes a number before it is validated.
+    """Base of these traits: converts a text to a number before the validation.
 
     Attributes
     ----------

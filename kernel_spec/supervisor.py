@@ -1,15 +1,16 @@
-"""The supervisor of the launcher: it starts a launcher anew when one has ended, because the gateway has dropped root.
+"""The supervisor of the launcher: it restarts the launcher, which the gateway cannot do after it has dropped root.
 
 Started as ``python -P -m kernel_spec.supervisor <descriptor> <options>`` by `kernel_spec.client.process`, with the
 privileges of the launcher. It makes a socket pair, starts a launcher with one end and sends the other to the gateway.
 That is all it can do: command, options and environment are those of its own start, and **it reads nothing**, neither
-from the gateway nor from a file. The end of the gateway, which is the end of its socket, ends it.
+from the gateway nor from a file. It ends when the gateway ends, which closes its socket.
 
 It leases the user ids of the workspaces, so that each launcher has the same ones: the gateway is a member of their
 groups, and cannot join others after it has dropped root.
 
-The pause before a start doubles from `FIRST_PAUSE_SECONDS` to `LONGEST_PAUSE_SECONDS`, and begins anew after a launcher
-that ran for a minute. If the supervisor is killed, its launcher goes on, and its end is then the end of the gateway.
+The pause before a start doubles from `FIRST_PAUSE_SECONDS` to `LONGEST_PAUSE_SECONDS`, and is short again after a
+launcher that ran for a minute. If the supervisor is killed, its launcher goes on; when that launcher ends, so does the
+gateway.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _lease(options: str) -> list[WorkspaceUser]:
-    """Lease the users of the workspaces; none if a launcher shall try that itself and say what is wrong."""
+    """Lease the users of the workspaces; none if the launcher has to try that itself and report the error."""
     wanted = json.loads(options)
     try:
         users = lease_users(wanted["workspaces"]) if wanted["own_uids"] and os.geteuid() == 0 else []

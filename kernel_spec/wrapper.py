@@ -4,7 +4,7 @@
     From the launcher: the plan comes through the named socket, descriptors 1, 2 and perhaps 3 are the outputs, and the
     descriptor after the socket is the launcher's liveness pipe.
 ``python -m kernel_spec.wrapper -f CONNECTION_FILE``
-    From a front end that knows kernel.json but not kernel provisioners: see `kernel_spec.client.standalone`.
+    From a front end that supports kernel.json but not kernel provisioners: see `kernel_spec.client.standalone`.
 """
 
 from __future__ import annotations

@@ -5,38 +5,29 @@ from __future__ import annotations
 import json
 import re
 import signal
-import urllib.parse
 from contextlib import ExitStack
-from functools import cached_property
 from typing import Any
 
-from tests.gateway.cluster.members import urls, wait_for_members
+from tests.gateway.cluster.members import wait_for_members
 from tests.gateway_process import STOP_SECONDS, Answer, GatewayProcess
 from tests.nats_server import NatsServer
-from tests.s3 import S3Server
+from tests.s3 import free_port
 
 HOST = ("-m", "gateway", "host")
 
 #: About kernels and packages of one machine.
 OF_A_MACHINE = re.compile(r"/v1/(held|release|console|packages|kernels)|/metrics")
-KEPT = re.compile(r"/v1/results/([^/]+)/(output|manifest|events)")
-
-#: A body that is not sent to the acceptor, because its job would be too large for the broker.
-LARGE_BYTES = 700_000
 
 
 class ClusterProcess(GatewayProcess):
     """An acceptor, a member and, with more than one slot, a host.
 
     The process that a test sees, with its directory and its port, is the member. Requests go to the acceptor, which runs
-    nothing, but for those about a machine and for jobs that do not travel; the state of the gateway is that of both. A job
-    whose result the gateway would keep travels all the same: it gets URLs, and requests for its result are answered from
-    the storage.
+    nothing, but for those about a machine; the state of the gateway is that of both.
     """
 
     def __enter__(self) -> ClusterProcess:
         self._stack = ExitStack()
-        self._kept: dict[str, str] = {}
         with ExitStack() as undo:
             undo.callback(self._stack.close)
             broker = self._stack.enter_context(NatsServer())
@@ -44,7 +35,9 @@ class ClusterProcess(GatewayProcess):
             shared = {
                 name: value for name, value in self.settings.items() if not re.match("STATE_DIR|.*INTERNAL_S3", name)
             }
-            acceptor = shared | broker.settings("acceptor") | {"SLOTS": "0"}
+            port = str(free_port())
+            acceptor = shared | broker.settings("acceptor") | {"SLOTS": "0", "PORT": port}
+            acceptor["CLUSTER_ADVERTISE_URL"] = f"http://127.0.0.1:{port}"
             self.acceptor = self._stack.enter_context(GatewayProcess(acceptor, self.token))
             if slots > 1:
                 host = shared | broker.settings("host") | {"SLOTS": str(slots // 2)}
@@ -54,11 +47,6 @@ class ClusterProcess(GatewayProcess):
             wait_for_members([self.acceptor, self], 2 + (slots > 1))
             undo.pop_all()
         return self
-
-    @cached_property
-    def storage(self) -> S3Server:
-        """The storage of the results that the gateway would keep."""
-        return self._stack.enter_context(S3Server())
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         try:
@@ -73,13 +61,7 @@ class ClusterProcess(GatewayProcess):
         self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None, timeout: float = 60
     ) -> Answer:
         place = path.partition("?")[0]
-        if path == "/v1/execute" and isinstance(body, dict):
-            body = self._with_urls(body)
-        kept = KEPT.fullmatch(place)
-        if kept is not None and (prefix := self._kept.get(urllib.parse.unquote(kept[1]))) is not None:
-            content = self.storage.get(f"{prefix}/{kept[2]}")
-            return Answer(404 if content is None else 200, {}, content or b"")
-        if OF_A_MACHINE.fullmatch(place) or (place == "/v1/execute" and not travels(body)):
+        if OF_A_MACHINE.fullmatch(place):
             return super().request(method, path, body, headers=headers, timeout=timeout)
         answer = self.acceptor.request(method, path, body, headers=headers, timeout=timeout)
         if path != "/v1/status" or answer.status != 200:
@@ -87,19 +69,3 @@ class ClusterProcess(GatewayProcess):
         machine = super().request(method, path, body, headers=headers, timeout=timeout).body
         known = {name: value for name, value in answer.body.items() if value != {}}
         return Answer(200, answer.headers, json.dumps(machine | known).encode())
-
-    def _with_urls(self, body: dict[str, Any]) -> dict[str, Any]:
-        request_id = str(body.get("request_id"))
-        self._kept.pop(request_id, None)
-        if not travels({"output_url": "", **body}) or "output_url" in body:
-            return body
-        prefix = self._kept[request_id] = self.storage.new_prefix()
-        return urls(self.storage, prefix) | body
-
-
-def travels(body: Any) -> bool:
-    """Return whether a request may go to a member that runs no jobs."""
-    if not isinstance(body, dict) or not isinstance(body.get("code"), str):
-        return not isinstance(body, bytes)
-    size = len(body["code"]) + len(str(body.get("library", "")))
-    return "output_url" in body and not body.get("inline") and size < LARGE_BYTES

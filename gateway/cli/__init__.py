@@ -15,7 +15,7 @@ from collections.abc import Sequence
 #: Subcommand to the module whose ``main(name, arguments)`` runs it, and its summary.
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("gateway.cli.run", "run a transform from a script or a notebook and wait for its result"),
-    "new": ("gateway.cli.new", "write an example of a project: transform, contract, table, test, notebook"),
+    "new": ("gateway.cli.new", "write an example project: transform, contract, table, test, notebook"),
     "check": ("gateway.cli.check", "find errors in a transform without running it"),
     "submit": ("gateway.cli.submit", "submit a transform without waiting for its result"),
     "logs": ("gateway.cli.jobs", "show the log of a job"),
@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "held": ("gateway.cli.held", "list the held kernels of failed jobs"),
     "release": ("gateway.cli.held", "release held kernels"),
     "pause": ("gateway.cli.pause", "refuse new jobs, while accepted ones go on"),
-    "resume": ("gateway.cli.pause", "take new jobs again"),
+    "resume": ("gateway.cli.pause", "accept new jobs again"),
     "packages": ("gateway.cli.install.packages", "list the packages that jobs can import, add and remove some"),
     "systemd": ("gateway.cli.install.systemd", "print a systemd unit that runs this installation"),
     "completion": ("gateway.cli.install.completion", "print the script that completes commands in bash, zsh or fish"),

@@ -44,7 +44,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _transform(path: Path, library: Sequence[Path]) -> Transform | str:
-    """Return the transform to check, or the reason why there is none."""
+    """Return the transform to check, or the reason why none was found."""
     modules = {file.stem: (str(file), common.script_text(file)) for file in library}
     if path.suffix != ".ipynb":
         return Transform(str(path), common.script_text(path), modules, path.absolute().parent)

@@ -15,7 +15,7 @@ from gateway.client.client import TransformClient
 from gateway.client.errors import GatewayRefused, GatewayUnreachable
 from gateway.core.errors import ConfigurationError
 from gateway.core.job import RequestId
-from gateway.http.base.tokens import parse_tokens
+from gateway.http.access.tokens import parse_tokens
 from gateway.process.pidfile import DaemonError, find_running, url_by_environment
 from gateway.process.tls import local_trust
 from kernel_spec.protocol.quantities import parse_seconds
@@ -27,8 +27,8 @@ EXIT_DIFFERS = 4
 EXIT_INTERRUPTED = 130
 
 AUTH_HELP = (
-    "default: AUTH_TOKEN, else the one in AUTH_TOKEN_FILE that permits most. Other users can see the command line, so "
-    "set one of these variables instead"
+    "default: AUTH_TOKEN, else the token in AUTH_TOKEN_FILE that permits most. Other users can see the command line, "
+    "so set one of these variables instead"
 )
 
 EXIT_CODES = (
@@ -42,7 +42,7 @@ class UsageError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that names the option that was probably meant, and answers a shell that asks for completions."""
+    """A parser that suggests the option that was probably meant, and answers a shell that asks for completions."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         if "_ARGCOMPLETE" in os.environ:  # set by the script of `transform-gateway completion`
@@ -90,7 +90,7 @@ def _duration(text: str, plain_unit: str) -> float:
 
 
 def add_gateway(options: argparse.ArgumentParser, *, otherwise: str = "") -> None:
-    """Add --url and --token; `otherwise` says what the command uses without a URL, if not the usual gateway."""
+    """Add --url and --token; `otherwise` names the default of --url, if it is not the usual gateway."""
     default = os.environ.get("TRANSFORM_GATEWAY_URL")
     if otherwise:
         text = f"a running gateway; default: {otherwise} (environment: TRANSFORM_GATEWAY_URL)"
@@ -177,7 +177,7 @@ def check_output(option: str, path: Path) -> None:
     Raises
     ------
     UsageError
-        Its directory is missing or closed, or something else than a file is in its place.
+        Its directory is missing or not writable, or the path is not a regular file.
     """
     directory = path.absolute().parent
     if not directory.is_dir():
@@ -202,7 +202,7 @@ def check_input(path: Path, note: str = "", option: str = "") -> None:
 
 
 def request_ids(text: str) -> tuple[RequestId, ...]:
-    """Return the ids that a text on the command line may mean, integers first, because Metabase's ids are integers."""
+    """Return the ids that a command-line argument may mean, integers first, because Metabase's ids are integers."""
     return (int(text), text) if text.isascii() and text.isdigit() else (text,)
 
 

@@ -1,7 +1,7 @@
 """`transform-gateway console`: `jupyter console` on a kernel of the running gateway.
 
 With an id, or when exactly one kernel is held, it attaches to that kernel, in which a job has failed. When no kernel is
-held, it takes a ready kernel, the same as for jobs, which ends with the console.
+held, it takes a ready kernel from the pool; this kernel ends with the console.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.cli import common
+from gateway.cli.display import printable
 from gateway.cli.held import described
 from gateway.client.client import TransformClient
 from gateway.client.errors import GatewayRefused
@@ -47,6 +48,11 @@ def _console(client: TransformClient, options: argparse.Namespace) -> int:
         raise common.UsageError("jupyter_console is not installed here: pip install 'transform-gateway[console]'")
     kernel, is_ours = _kernel(client, options)
     if not os.access(kernel["connection_file"], os.R_OK):
+        if kernel.get("host"):
+            raise common.UsageError(
+                f"the kernel {kernel['id']} is held on host {printable(kernel['host'])}: run this there, as the user "
+                f"who started the gateway, or here with --new for a fresh kernel:\n{printable(kernel['attach'])}"
+            )
         raise common.UsageError(
             f"{kernel['connection_file']} cannot be read: run this on the gateway's machine as the user who started "
             "the gateway"

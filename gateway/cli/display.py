@@ -1,4 +1,4 @@
-"""Show events of jobs: output as it comes and, on a terminal, a line with the progress."""
+"""Show events of jobs: output as it arrives and, on a terminal, a line with the progress."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Display:
 
 
 class RunningJobs:
-    """The jobs that run, in one line at the end of a terminal; nothing where standard error is no terminal.
+    """The jobs that run, in one line at the end of a terminal; nothing where standard error is not a terminal.
 
     Use it in a ``with`` statement, which removes the line at the end.
     """
@@ -132,7 +132,7 @@ class RunningJobs:
             if job["state"] == JobState.RUNNING:
                 stage = job["stage"] or ""
                 progress = [progress_from(each) for each in job["progress"]]
-                # the gateway calls what a script does `execute`; the script itself names its part
+                # the gateway has one stage `execute` for the whole script; the script reports the stage within it
                 stage = progress[-1].stage if stage == "execute" and progress else stage
                 self._jobs[job["job_id"]] = f"{job['request_id']}: {stage_text(stage, progress)}"
             else:
@@ -149,17 +149,17 @@ class RunningJobs:
 
 
 def printable(text: str) -> str:
-    """Return a text of a job without control characters, which a terminal would obey."""
+    """Return a text of a job without control characters, which a terminal would interpret."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", text)
 
 
 def stage_text(stage: str, progress: Iterable[Progress]) -> str:
-    """Return a stage and how far it is."""
+    """Return a stage and its progress."""
     return f"{stage} {' · '.join(_amounts([each for each in progress if each.stage == stage]))}".strip()
 
 
 def _amounts(progress: Sequence[Progress]) -> list[str]:
-    """Return how far one stage is, of all its tables or of each bar of the script."""
+    """Return the progress of one stage: of all its tables, or of each bar of the script."""
     amounts = []
     if total := sum(each.bytes or 0 for each in progress):
         amounts.append(f"{total / 1e6:,.1f} MB")

@@ -83,7 +83,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
 
 
 def _preload_costs(settings: Settings) -> list[dict[str, Any]]:
-    """Return what the modules of PRELOAD cost, measured in a process of their own."""
+    """Return the cost of the modules of PRELOAD, measured in a process of their own."""
     if not settings.preload:
         return []
     packages = f"--packages={usable_set(settings.state_dir)}"

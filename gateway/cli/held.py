@@ -26,7 +26,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
         parser.add_argument("--json", action="store_true", help="print the whole response as JSON")
     else:
         parser.add_argument("id", nargs="*", help="ids of held kernels")
-        parser.add_argument("--all", action="store_true", help="release all of them")
+        parser.add_argument("--all", action="store_true", help="release all of them, in a cluster those of all hosts")
     common.add_local_gateway(parser)
     options = parser.parse_args(arguments)
     if name == "release" and bool(options.id) == options.all:
@@ -57,8 +57,9 @@ def described(held: Sequence[dict[str, Any]]) -> str:
         what = f"job {kernel['request_id']}: {kernel['code']}" if kernel["code"] else "console"
         age = time.time() - datetime.fromisoformat(kernel["held_at"]).timestamp()
         left = datetime.fromisoformat(kernel["expires_at"]).timestamp() - time.time()
-        lines.append(f"{kernel['id']}  {printable(what)}, held for {_minutes(age)}, ends in {_minutes(left)}")
-        lines.append(f"          {kernel['attach']}")
+        host = f" on host {printable(kernel['host'])}" if kernel.get("host") else ""
+        lines.append(f"{kernel['id']}  {printable(what)}, held{host} for {_minutes(age)}, ends in {_minutes(left)}")
+        lines.append(f"          {printable(kernel['attach'])}")
     return "\n".join(lines) + "\n"
 
 

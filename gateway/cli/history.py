@@ -30,7 +30,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
     parser = common.parser(name, DESCRIPTIONS[name])
     if name == "jobs":
         parser.add_argument("--failed", action="store_true", help="only jobs that failed")
-        parser.add_argument("--follow", action="store_true", help="go on with jobs as they finish")
+        parser.add_argument("--follow", action="store_true", help="also list jobs as they finish, until Ctrl-C")
         parser.add_argument("--since", help="only jobs accepted at this time or later, in ISO 8601")
         parser.add_argument("--label", help="only jobs whose label, or else names of tables, contain this text")
         parser.add_argument("--limit", type=int, default=20, help="number of jobs (default: 20)")
@@ -107,7 +107,7 @@ def _result(client: TransformClient, options: argparse.Namespace) -> int:
 
 
 def _kind_for(path: Path, data_format: DataFormat | None) -> FileKind:
-    """Return the kind of the file for a result; without a format there is no result, which the gateway explains."""
+    """Return the kind of the file for a result; without a format there is none, and the gateway gives the reason."""
     try:
         kind = kind_of(path)
     except ValueError as error:
@@ -124,12 +124,12 @@ def _kind_for(path: Path, data_format: DataFormat | None) -> FileKind:
 
 
 def job_id_of(client: TransformClient, text: str, **query: str) -> str:
-    """Return the job_id that a text means: itself, or that of the newest job with this request_id.
+    """Return the job_id for a text: the text itself, or the id of the newest job with this request_id.
 
     Raises
     ------
     UsageError
-        There is no such job that `query`, of the history, lets pass.
+        There is no such job among those that `query` selects from the history.
     """
     if re.fullmatch("[0-9a-f]{32}", text):
         try:

@@ -21,7 +21,7 @@ DEFAULT_TOLERANCE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class JobInputs:
-    """A job by the options of the command line, after the check of its files."""
+    """A job as the options of the command line describe it, after the check of its files."""
 
     code: str
     tables: dict[str, Path]
@@ -87,7 +87,7 @@ def add_job(options: argparse.ArgumentParser) -> None:
 
 
 def add_look(parser: argparse.ArgumentParser) -> Any:
-    """Add the options that say how the result is shown, and return their group."""
+    """Add the options for the display of the result, and return their group."""
     look = parser.add_argument_group("look at the result")
     look.add_argument("--head", type=int, metavar="N", help="show the first N rows, with types and nulls")
     look.add_argument(
@@ -118,7 +118,7 @@ def add_look(parser: argparse.ArgumentParser) -> Any:
 
 
 def job_inputs(options: argparse.Namespace, output: Path | None, files: ReadableFiles) -> JobInputs:
-    """Return the job that the options describe, with its tables as a gateway takes them.
+    """Return the job that the options describe, with its tables in a form that a gateway accepts.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""`transform-gateway new`: write an example of a project."""
+"""`transform-gateway new`: write an example project."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gateway.scripts.template import write_project
 def main(name: str, arguments: Sequence[str]) -> int:
     """Write the files and print the commands that use them."""
     parser = common.parser(
-        name, "Write an example of a project: a transform, its contract, a module, a table, a test and a notebook."
+        name, "Write an example project: a transform, its contract, a module, a table, a test and a notebook."
     )
-    parser.add_argument("directory", type=Path, metavar="DIR", help="directory of the project; it is made")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="directory of the project, which must not exist")
     options = parser.parse_args(arguments)
     return common.guarded(lambda: _new(options))
 

@@ -10,7 +10,7 @@ from gateway.client.client import TransformClient
 
 DESCRIPTIONS = {
     "pause": "Refuse new jobs until `resume`, also after a restart. Accepted jobs go on.",
-    "resume": "Take new jobs again.",
+    "resume": "Accept new jobs again.",
 }
 
 
@@ -30,5 +30,5 @@ def _pause(client: TransformClient) -> int:
 
 def _resume(client: TransformClient) -> int:
     client.resume()
-    sys.stdout.write("resumed: new jobs are taken\n")
+    sys.stdout.write("resumed: new jobs are accepted\n")
     return 0

@@ -45,7 +45,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
 
 
 def cancel_on_sigterm() -> None:
-    """Give SIGTERM, which schedulers send, the effect of Ctrl-C: the job is cancelled and nothing is left behind."""
+    """Make SIGTERM, which schedulers send, act like Ctrl-C: it cancels the job, and nothing is left behind."""
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
@@ -118,7 +118,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _inputs(options: argparse.Namespace, files: ReadableFiles) -> JobInputs:
-    """Return the job; a result that is only looked at comes as Arrow, which keeps the types."""
+    """Return the job; a result that is only displayed is in Arrow format, which keeps the types."""
     inputs = job_inputs(options, options.out, files)
     if options.out is None and options.format is None and _is_shown(options):
         return dataclasses.replace(inputs, output_format="arrow")
@@ -126,7 +126,7 @@ def _inputs(options: argparse.Namespace, files: ReadableFiles) -> JobInputs:
 
 
 def _is_shown(options: argparse.Namespace) -> bool:
-    """Return whether standard output is for a table to look at and not for the data."""
+    """Return whether standard output gets a table for the terminal and not the data."""
     asked = options.head is not None or options.profile or options.against is not None or options.watch
     return bool(asked or (options.out is None and options.format is None and sys.stdout.isatty()))
 
@@ -246,7 +246,7 @@ def _kind_of(path: Path, data_format: DataFormat | None = None) -> FileKind:
 def _execute(
     client: TransformClient, inputs: JobInputs, path: Path, display: Display, *, profile: bool
 ) -> TransformResult:
-    """Run the job and show its output and progress meanwhile."""
+    """Run the job and show its output and progress."""
     return client.run(
         inputs.code,
         inputs.tables,
@@ -277,7 +277,7 @@ def _client(options: argparse.Namespace, settings: Mapping[str, str]) -> Iterato
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """Yield a directory for tables on their way in, and for results that must not get out by halves."""
+    """Yield a temporary directory for converted tables, and for results that must appear complete or not at all."""
     with tempfile.TemporaryDirectory(prefix="transform-run-") as directory:
         yield Path(directory)
 

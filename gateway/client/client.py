@@ -86,7 +86,7 @@ class TransformClient:
             Seconds that the job may run; default: the gateway's.
         output : path, optional
             File for the result, which appears complete or not at all. Without it, the result is in memory. The ending
-            gives the kind: also ``.json`` (an array), ``.csv.gz`` and ``.xlsx``.
+            decides the format: also ``.json`` (an array), ``.csv.gz`` and ``.xlsx``.
         output_format : str, optional
             Default: by the ending of `output`, else arrow, which keeps all types. If given, `output` has this format.
         manifests : mapping, optional
@@ -96,7 +96,7 @@ class TransformClient:
         hold_minutes : float, optional
             Minutes to hold the kernel if the job fails in it; `TransformFailed.answer` then has ``held``.
         label : str, optional
-            Words of your own for the job, shown in the history.
+            Your description of the job, shown in the history.
         output_schema : mapping, optional
             The output contract: ``{"columns": {name: rules}}``.
         profile : bool, optional
@@ -116,7 +116,7 @@ class TransformClient:
         GatewayRefused
             Nothing ran; `refusals` has a subclass for each code.
         GatewayUnreachable, VersionMismatch
-            The connection broke, or the gateway's version does not fit.
+            The connection broke, or the gateway's version does not fit the client's.
         OSError
             A file could not be read or written.
 
@@ -261,7 +261,7 @@ class TransformClient:
             raise GatewayUnreachable(f"the response is not that of a gateway: displays: {error}") from None
 
     def bundle(self, job_id: str) -> dict[str, Any]:
-        """Return what the gateway keeps of a failed job with KEEP_FAILED_JOBS, by the gateway's own id.
+        """Return the bundle of a failed job, which a gateway with KEEP_FAILED_JOBS keeps, by the gateway's own id.
 
         Raises
         ------
@@ -276,7 +276,7 @@ class TransformClient:
         Raises
         ------
         GatewayRefused
-            404 when nothing of it is kept.
+            404 when none of its data is kept.
         """
         self._http.download(f"{_job_path(job_id)}/bundle/{urllib.parse.quote(name, safe='')}", Path(output), None)
 
@@ -361,15 +361,15 @@ class TransformClient:
         return self._http.post_json("/v1/console", {"minutes": minutes})
 
     def reload_packages(self) -> list[dict[str, Any]]:
-        """Let later jobs have the packages that were added or removed, and return them all; see `packages`."""
+        """Apply added and removed packages to later jobs, and return all packages; see `packages`."""
         return list(self._http.post_json("/v1/packages/reload", {}).get("packages", []))
 
     def pause(self) -> None:
-        """Let the gateway refuse new jobs until `resume`; accepted jobs go on."""
+        """Make the gateway refuse new jobs until `resume`; accepted jobs go on."""
         self._http.post_json("/v1/pause", {})
 
     def resume(self) -> None:
-        """Let the gateway take new jobs again."""
+        """Make the gateway accept new jobs again."""
         self._http.post_json("/v1/resume", {})
 
     def _collect(

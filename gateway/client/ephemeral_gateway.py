@@ -28,8 +28,8 @@ PLACE_SETTINGS = (
     "TRANSFORM_GATEWAY_URL",
 )
 
-#: Ends the gateway when this process is killed. PR_SET_PDEATHSIG cannot: the kernel clears it when the gateway drops
-#: root (prctl(2)). The pipe is closed by any end of its last writer, and the pidfd identifies the gateway.
+#: Ends the gateway when this process is killed. PR_SET_PDEATHSIG cannot: Linux clears it when the gateway drops root
+#: (prctl(2)). The pipe closes when this process ends, however it ends, and the pidfd identifies the gateway.
 _WATCHDOG = """
 import os, select, shutil, signal, sys
 pipe, pidfd, directory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -144,7 +144,7 @@ class EphemeralGateway:
         if running is not None:
             self.url = running.url
             return
-        problem = f"was not up within {START_SECONDS:.0f} s" if process.poll() is None else "ended at once"
+        problem = f"did not start within {START_SECONDS:.0f} s" if process.poll() is None else "ended at once"
         tail = "\n".join(self._log_path.read_text(errors="replace").splitlines()[-15:])
         raise GatewayUnreachable(f"the gateway started for this call {problem}; its log says:\n{tail}")
 

@@ -25,7 +25,7 @@ class TransformResult:
     output_path : Path or None
         The file with the result, if one was given.
     output : bytes or None
-        The result itself without a file, or for a file of another kind than `data_format`.
+        The result itself, if there is no file or the file is of another kind than `data_format`.
     manifest : dict
         Names and types of the columns.
     log : tuple of LogLine
@@ -35,7 +35,7 @@ class TransformResult:
     display_count : int
         Number of images and tables that the job displayed, and its profile; `TransformClient.displays` returns them.
     profile : DisplayedProfile or None
-        What the columns of the result contain, if that was asked for and could be found out.
+        Figures about the columns of the result, if they were requested and could be computed.
     """
 
     request_id: RequestId
@@ -74,7 +74,7 @@ class TransformResult:
         return to_pandas(self.arrow())
 
     def arrow(self) -> pa.Table:
-        """Return the result as an Arrow table, of which Polars and DuckDB make their own without a copy.
+        """Return the result as an Arrow table, which Polars and DuckDB convert without a copy.
 
         Returns
         -------

@@ -202,7 +202,7 @@ class GatewayHttp:
             connection.close()
 
     def _check_version(self, version: str | None) -> None:
-        """Refuse a gateway of another API; a response without a version is that of a proxy."""
+        """Refuse a gateway of another API; a response without a version comes from a proxy."""
         if version is None or "unknown" in version + VERSION:  # a source tree that was never installed has none
             return
         if _compatible(version) != _compatible(VERSION):
@@ -240,7 +240,7 @@ def _json(answer: http.client.HTTPResponse) -> dict[str, Any]:
         body = None
     if isinstance(body, dict):
         return body
-    # of a proxy in between, or of another server
+    # from a proxy in between, or from another server
     return {"error": f"the response ({answer.status}) is not that of a gateway", "code": "not_a_gateway"}
 
 
@@ -267,7 +267,7 @@ def _write(file: FileIO, data: bytes, target: Path) -> None:
 
 @contextmanager
 def _about(target: Path) -> Iterator[None]:
-    """Let an error of the disk name the file that was asked for; one without a name is taken for the network's."""
+    """Add the requested file's name to an error of the disk; an error without a name counts as one of the network."""
     try:
         yield
     except OSError as error:
@@ -283,7 +283,7 @@ def _replacing(target: Path) -> Iterator[FileIO]:
         fd, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     draft = Path(name)
     try:
-        with FileIO(fd, "wb") as file:  # unbuffered: a full disk is met in a write, not once more in the close
+        with FileIO(fd, "wb") as file:  # unbuffered: a full disk fails in a write, not once more in the close
             yield file
         umask = os.umask(0)
         os.umask(umask)

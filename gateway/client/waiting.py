@@ -12,9 +12,9 @@ from gateway.client.log_follower import Follower, id_query
 from gateway.client.tables import TableFiles
 from gateway.client.transport import GatewayHttp
 
-#: How often the log is asked for.
+#: Interval between two requests for the log.
 POLL_SECONDS = 0.2
-#: How long a job is cancelled again and again whose request is not answered.
+#: How long to repeat the cancel of a job whose request is not answered.
 CANCEL_SECONDS = 10.0
 
 
@@ -67,7 +67,7 @@ class PendingJob:
             self._done.set()
 
     def _give_up(self) -> None:
-        """Cancel the job until its response is here: while its tables are sent, the gateway does not know it."""
+        """Cancel the job repeatedly until its response arrives: while tables are sent, the gateway does not have it."""
         deadline = time.monotonic() + CANCEL_SECONDS
         while not self._done.is_set() and time.monotonic() < deadline:
             self._cancel()

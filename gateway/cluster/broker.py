@@ -1,7 +1,7 @@
 """The NATS server: connection, queue of jobs, records and messages. The only module that imports ``nats``.
 
-Every call has a deadline. Two outcomes of a write are told apart: `Refused`, it did not take effect, and `NoReply`,
-nobody knows.
+Every call has a deadline. A write has two kinds of failure: `Refused`, it did not take effect, and `NoReply`, its
+outcome is unknown.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ REPLY_SECONDS = 2.0
 #: Longest wait for the first connection.
 CONNECT_SECONDS = 10.0
 
-#: How long the broker waits for a host that fetched a job to take its lease; then another host gets the message.
+#: Time for a host that fetched a job to take its lease; then the broker gives the message to another host.
 ACK_WAIT_SECONDS = 10.0
 
 #: How long the broker keeps a lease record that nobody changes.
@@ -53,13 +53,14 @@ CLAIM_SECONDS = 60.0
 #: How long the newest job of a caller's id is found at another member: longer than any job and ten minutes after it.
 OWNER_KEEP_SECONDS = 172_800.0
 
-#: How long a job that nobody took stays in the stream.
+#: How long a job that no host took stays in the stream.
 JOB_KEEP_SECONDS = 86_400.0
 
-#: Wait before streams and buckets are made again.
+#: Pause before streams and buckets are made again.
 PREPARE_SECONDS = 1.0
 
-#: How often the same kind of error is logged while the broker is away; the client tries several times a second.
+#: Interval at which an error of the same kind is logged while the broker is down; the client tries several times a
+#: second.
 WARN_SECONDS = 60.0
 
 Failures = (NatsError, TimeoutError, OSError)
@@ -99,7 +100,7 @@ class Taking:
 
     @property
     def deliveries(self) -> int:
-        """How often hosts had it, this time among them, as far as the broker knows: not for what must be right."""
+        """Number of deliveries to hosts, including this one, as the broker counts them; it may be wrong."""
         return int(self.message.metadata.num_delivered)
 
 
@@ -136,7 +137,7 @@ class Bucket:
         return await self._write(self._values.create(key, data))
 
     async def put(self, key: str, data: bytes) -> int:
-        """Write a record, whatever there is, and return its revision.
+        """Write a record, replacing any other, and return its revision.
 
         Raises
         ------
@@ -154,7 +155,7 @@ class Bucket:
         return await self._write(self._values.update(key, data, revision))
 
     async def remove(self, key: str, revision: int | None = None) -> bool:
-        """Remove a record, and return whether that was confirmed; else the broker may keep it for its whole time."""
+        """Remove a record, and return whether that was confirmed; else the broker may keep it until it expires."""
         try:
             async with asyncio.timeout(REPLY_SECONDS):
                 return await self._values.delete(key, revision)
@@ -181,9 +182,9 @@ class Broker:
     Attributes
     ----------
     leases, claims, owners, members : Bucket
-        A host has the first alone.
+        A host has only the first.
     on_prepared : callable or None
-        Called when streams and buckets were made again: the broker may have lost what it knew.
+        Called when streams and buckets were made again: the broker may have lost its data.
     """
 
     def __init__(self, client: Client, *, makes_streams: bool = True) -> None:
@@ -210,7 +211,7 @@ class Broker:
         url : str
             One or more servers, separated by commas.
         name : str
-            Of the member, for the broker's own lists.
+            Name of the member, for the broker's own lists.
         role : str
             ``member``, ``acceptor`` or ``host``, as in ``deploy/nats/rights.conf``.
         credentials : str
@@ -221,7 +222,7 @@ class Broker:
         Raises
         ------
         BrokerMissing
-            No server can be reached, it has no JetStream, or it refuses what the role needs.
+            No server can be reached, it has no JetStream, or it refuses a right that the role needs.
         """
         servers = [each.strip() for each in url.split(",")]
         options: dict[str, Any] = {"user_credentials": credentials} if credentials else {}
@@ -269,7 +270,7 @@ class Broker:
         return broker
 
     async def _prepare_first(self, problems: list[Exception]) -> None:
-        """Prepare, again after a lost reply, and as long as a host finds no streams; notes why it is not done yet."""
+        """Prepare; repeat after a lost reply, and while a host finds no streams; record the reason in `problems`."""
         while True:
             try:
                 await self._prepare()
@@ -326,7 +327,7 @@ class Broker:
             await asyncio.sleep(PREPARE_SECONDS)
 
     async def _leave_queue(self) -> None:
-        """Let the next question for a job subscribe anew: its consumer may be gone with the data of the broker."""
+        """Make `next_job` subscribe again: its consumer may be gone with the data of the broker."""
         jobs, self._jobs = self._jobs, None
         if jobs is not None:
             with contextlib.suppress(*Failures):
@@ -346,7 +347,7 @@ class Broker:
         return self._client.is_connected
 
     async def publish_job(self, execution_id: str, number: str, data: bytes) -> None:
-        """Put an assignment into the queue; the same number of a job twice within two minutes is one.
+        """Put an assignment into the queue; a number of a job that is repeated within two minutes is ignored.
 
         Raises
         ------
@@ -384,7 +385,7 @@ class Broker:
             raise NoReply(_said(error)) from None
 
     async def settle(self, taking: Taking, *, is_taken: bool = True, again_after_seconds: float | None = None) -> None:
-        """Remove an assignment from the queue, or give it back. The broker gives it away again if it does not hear."""
+        """Remove an assignment from the queue, or return it. Without a confirmation the broker delivers it again."""
         with contextlib.suppress(*Failures):
             async with asyncio.timeout(REPLY_SECONDS):
                 await (taking.message.ack() if is_taken else taking.message.nak(again_after_seconds))
@@ -448,5 +449,5 @@ class Broker:
 
 
 def _said(error: Exception) -> str:
-    """Return what an error says, or what kind it is: a time-out says nothing."""
+    """Return the text of an error, or its class if it has none, such as a time-out."""
     return str(error) or type(error).__name__

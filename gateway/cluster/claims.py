@@ -1,6 +1,6 @@
 """One request id, one job in the whole cluster: the member that accepts a job claims its id at the broker.
 
-The broker forgets a claim that is not renewed, so the ids of a member that vanished are free again after a minute.
+A claim that is not renewed expires, so the ids of a member that vanished are free again after a minute.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from gateway.cluster.wire import Claim, Phase, decode, encode
 from gateway.core.errors import BrokerDown, Conflict
 from gateway.core.job import Job, RequestId
 from gateway.core.wire import WireError
+from gateway.jobs.lookup import SAME_MOMENT
 
 log = logging.getLogger(__name__)
 
 RENEW_SECONDS = CLAIM_SECONDS / 4
 
-#: Claims that could not be taken back and are remembered, so that the caller may try again at once.
+#: Number of claims that are remembered because they could not be removed; the caller may then try again at once.
 MOST_GIVEN_UP = 1000
 
 
@@ -35,6 +36,8 @@ class _Held:
     token_name: str | None
     key: str
     revision: int
+    #: The `IdempotencyKey.key` of the job and the revision of its entry, if it has one.
+    idempotency: tuple[bytes, int] | None = None
 
 
 class RequestClaims:
@@ -56,41 +59,50 @@ class RequestClaims:
         self._broker = broker
         self._owners = owners
         self._held: dict[str, _Held] = {}
-        #: Jobs that are none of ours, but whose claims may be at the broker, because it did not answer.
+        #: Jobs that are not ours, but whose claims may be at the broker, because it did not answer.
         self._given_up: deque[str] = deque(maxlen=MOST_GIVEN_UP)
 
     def new_id(self) -> str:
         """Return an execution id for a job of this member."""
         return self._owners.new_id()
 
-    async def claim(self, request_id: RequestId, token_name: str | None, execution_id: str) -> None:
-        """Take an id for a job.
+    async def claim(
+        self, request_id: RequestId, token_name: str | None, execution_id: str, idempotency_key: bytes | None = None
+    ) -> None:
+        """Claim an id for a job, and its ``Idempotency-Key``.
 
         Parameters
         ----------
         request_id : int or str
             The caller's id.
         token_name : str or None
-            Name of the caller's token; the ids of other names are other ids.
+            Name of the caller's token; each name has its own ids.
         execution_id : str
             The job.
+        idempotency_key : bytes, optional
+            `IdempotencyKey.key`.
 
         Raises
         ------
         Conflict
-            A job with this id is in the cluster.
+            The cluster has a job with this id, or another request came with this key at the same moment.
         BrokerDown
             The broker does not answer.
         """
         try:
             await self._take(request_id, token_name, execution_id)
+            if idempotency_key is not None:
+                revision = await self._owners.take_idempotency_key(idempotency_key)
+                self._held[execution_id].idempotency = idempotency_key, revision
             await self._owners.note(request_id, token_name)
+        except Refused:
+            raise Conflict(SAME_MOMENT) from None
         except NoReply:
             self._given_up.append(execution_id)
             raise BrokerDown("the broker of the cluster does not answer, so the job was not accepted") from None
 
     async def claim_again(self, request_id: RequestId, token_name: str | None, execution_id: str) -> None:
-        """Take the id of a job that an earlier process of this member accepted, unless another job has it now."""
+        """Claim the id of a job that an earlier process of this member accepted, unless another job has it now."""
         try:
             await self._take(request_id, token_name, execution_id, is_own=True)
         except (Conflict, NoReply) as error:
@@ -136,13 +148,20 @@ class RequestClaims:
         return record is None or record.phase is Phase.DONE
 
     async def release(self, execution_id: str) -> None:
-        """Give the id of a job back."""
+        """Release the id of a job."""
         held = self._held.pop(execution_id, None)
         if held is not None and not await self._broker.claims.remove(held.key, held.revision):
             self._given_up.append(execution_id)
 
+    async def withdraw(self, execution_id: str) -> None:
+        """Give back what a job has that was not accepted: its id, and its ``Idempotency-Key``."""
+        held = self._held.get(execution_id)
+        if held is not None and held.idempotency is not None:
+            await self._owners.forget_idempotency_key(*held.idempotency)
+        await self.release(execution_id)
+
     async def renew(self) -> None:
-        """Renew all claims from time to time until cancelled."""
+        """Renew all claims at intervals until cancelled."""
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             for execution_id, held in tuple(self._held.items()):
@@ -152,7 +171,7 @@ class RequestClaims:
                     log.warning("the claim of job %s could not be renewed: %s", execution_id, error)
 
     async def restore(self) -> None:
-        """Write again which jobs this member has, because the broker may have lost it.
+        """Write the claims of this member's jobs again, because the broker may have lost them.
 
         Raises
         ------
@@ -165,7 +184,7 @@ class RequestClaims:
             await self._owners.note(held.request_id, held.token_name)
 
     async def _renew(self, execution_id: str, held: _Held) -> None:
-        """Renew a claim, also after a lost reply and after the broker forgot it.
+        """Renew a claim, also after a lost reply and after it has expired.
 
         Raises
         ------

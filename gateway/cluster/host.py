@@ -16,7 +16,7 @@ from gateway.cluster import subjects
 from gateway.cluster.broker import ACK_WAIT_SECONDS, Broker, NoReply, Refused, Taking
 from gateway.cluster.keeper import LeaseKeeper, record_of
 from gateway.cluster.lease import Lease
-from gateway.cluster.member import Member
+from gateway.cluster.member import Member, on_host
 from gateway.cluster.relay import Relay
 from gateway.cluster.wire import (
     MESSAGE_CAP_BYTES,
@@ -25,12 +25,14 @@ from gateway.cluster.wire import (
     EventsWanted,
     LeaseRecord,
     Phase,
+    Release,
     Taken,
     decode,
     encode,
+    is_a,
 )
 from gateway.core.cancellation import StopSignal
-from gateway.core.errors import FAILURES, FailureCode, JobFailed
+from gateway.core.errors import FAILURES, FailureCode, JobFailed, NotFound
 from gateway.core.events import EventLog, LogLine
 from gateway.core.job import Job, Verdict
 from gateway.core.log_json import decode_line
@@ -44,20 +46,20 @@ from gateway.storage.objects.parcel_client import read_parcel
 
 log = logging.getLogger(__name__)
 
-#: How long one question for a job waits at the broker.
+#: How long one request for a job waits at the broker.
 FETCH_SECONDS = 5.0
 
-#: Wait after the broker did not answer.
+#: Pause after the broker did not answer.
 RETRY_SECONDS = 0.5
 
-#: When a job is taken again whose code could not be fetched from the member that accepted it, and at the latest. The
-#: host takes no other job while it tries, so the time grows; a member that comes back queues its jobs anew.
+#: First and longest pause before a job whose code could not be fetched from the member that accepted it is taken again.
+#: The host takes no other job while it tries, so the pause grows; a member that comes back queues its jobs again.
 AGAIN_SECONDS, MOST_AGAIN_SECONDS = 5.0, 300.0
 
 #: How long the events of an ended attempt are kept for a member that asks for them.
 KEPT_SECONDS = 10.0
 
-#: How long an attempt waits for the end of an earlier one of the same job; then the job is given back.
+#: How long an attempt waits for the end of an earlier one of the same job; then the job returns to the queue.
 EARLIER_SECONDS = 5.0
 
 #: How long a host that failed a job leaves it to the others.
@@ -98,7 +100,7 @@ class ClusterHost:
         Runs the jobs; stays the caller's.
     settings : Settings
     client : ObjectClient
-        Fetches what is too large for a message.
+        Fetches jobs that are too large for a message.
     on_confirmed : callable
         Called with the seconds of each confirmed write of a lease.
 
@@ -140,7 +142,7 @@ class ClusterHost:
 
     async def run(self) -> None:
         """Take jobs until cancelled."""
-        await self._broker.listen(subjects.cancel(self._me.name), self._cancel)
+        await self._broker.serve(subjects.cancel(self._me.name), self._end)
         await self._broker.listen(subjects.log(self._me.name), self._events)
         while True:
             slots = self._runner.slots()
@@ -165,13 +167,13 @@ class ClusterHost:
                 await began.wait()  # one job more than there are slots would wait here while another host is free
 
     async def drain(self) -> None:
-        """Return when the jobs that run have ended, within the time that the drain of the member has left."""
+        """Return when the running jobs have ended, within the time that is left for the member's drain."""
         gone = 0.0 if self._drains_since is None else time.monotonic() - self._drains_since
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=max(0.0, self._settings.drain_seconds - gone))
 
     async def aclose(self) -> None:
-        """End what runs; the leases run out, or end when the member says that it leaves."""
+        """End the running jobs; their leases expire, or end when the member reports that it leaves."""
         for task in tuple(self._tasks):
             task.cancel()
         if self._tasks:
@@ -190,7 +192,7 @@ class ClusterHost:
             began.set()
 
     async def _claimed(self, taking: Taking, began: asyncio.Event) -> _Attempt | None:
-        """Return the attempt if it is ours now. The message is needed no longer then: the record says who has it."""
+        """Return the attempt if it is ours now. The message is then no longer needed: the record names the host."""
         try:
             assignment = decode(Assignment, taking.data)
         except WireError as error:
@@ -221,7 +223,7 @@ class ClusterHost:
         lease = Lease(record, revision, self._me.name, self._me.boot)
         keeper = LeaseKeeper(lease, self._broker.leases, taking.execution_id, self._on_confirmed)
         attempt = self._opened(assignment, job, keeper, record.front)
-        # before the lease: a job that only this member can run may have been faster since the broker was asked
+        # before the lease: a job that only this member can run may have taken the slot since the request to the broker
         if not attempt.run.take_slot():
             await self._broker.settle(taking, is_taken=False)
             await attempt.close()
@@ -252,7 +254,8 @@ class ClusterHost:
         """Return the queued record of an attempt and its revision; None if the attempt is not queued any more."""
         is_first = assignment is not None and assignment.attempt == 1 and assignment.id not in self._attempts
         if assignment is not None and assignment.revision and is_first:
-            # if the record has changed since, the claim is refused; that of a later attempt may name a host to avoid
+            # if the record has changed since, the claim is refused; the record of a later attempt may name a host to
+            # avoid
             return LeaseRecord(Phase.QUEUED, assignment.attempt, assignment.front), assignment.revision
         stored = await self._broker.leases.get(taking.execution_id)
         record = record_of(stored)
@@ -306,7 +309,8 @@ class ClusterHost:
         working = asyncio.create_task(self._work(attempt), name=f"attempt {execution_id}")
         try:
             await asyncio.wait({keeping, working}, return_when=asyncio.FIRST_COMPLETED)
-            # a verdict on delivered results is still recorded, if the broker says that nobody took the job over
+            # a verdict on delivered results is still recorded, if no other host has taken the job according to the
+            # broker
             if not working.done() and not attempt.is_delivered:
                 self.fenced += 1
                 log.warning("job %s: this host lost its lease, and ends the job", execution_id)
@@ -344,10 +348,9 @@ class ClusterHost:
             log.warning("job %s: its verdict could not be recorded", attempt.assignment.id)
 
     def _named(self, verdict: Verdict) -> Verdict:
-        """Return a verdict as the record takes it: a held kernel names its host, and it fits into a message."""
+        """Return a verdict for the record: its held kernel names this host, and its size fits into a message."""
         if verdict.held is not None:
-            access = {**verdict.held.access, "host": self._me.name}
-            verdict = replace(verdict, held=replace(verdict.held, access=access))
+            verdict = replace(verdict, held=on_host(verdict.held, self._me.name))
         if len(to_json(verdict)) > MESSAGE_CAP_BYTES // 2:
             verdict = replace(verdict, tables=(), message=verdict.message[:10_000])
         return verdict
@@ -356,7 +359,14 @@ class ClusterHost:
         if self._attempts.get(attempt.assignment.id) is attempt:
             del self._attempts[attempt.assignment.id]
 
-    def _cancel(self, data: bytes) -> bytes:
+    async def _end(self, data: bytes) -> bytes:
+        """End an attempt or a held kernel, and tell whether it was here."""
+        if is_a(Release, data):
+            try:
+                await self._runner.release(decode(Release, data).id)
+            except NotFound:
+                return encode(Taken(known=False))
+            return encode(Taken(known=True))
         message = decode(Cancel, data)
         attempt = self._attempts.get(message.id)
         if attempt is not None:

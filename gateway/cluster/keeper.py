@@ -13,13 +13,13 @@ from gateway.cluster.wire import LeaseRecord, Phase, decode, encode
 from gateway.core.errors import FailureCode, JobFailed
 from gateway.core.job import Verdict
 
-#: How often the clock of the lease is looked at: the loop's own timers stand still while the machine is suspended.
+#: Interval between two looks at the clock of the lease: the loop's timers stop while the machine is suspended.
 TICK_SECONDS = 0.1
 
-#: Wait before the broker is asked again.
+#: Pause before the next request to the broker.
 RETRY_SECONDS = 0.2
 
-#: How long a host tries to record a verdict. Nobody else writes one meanwhile, or the record says so.
+#: How long a host tries to record a verdict. If another host has written one meanwhile, the record shows it.
 FINISH_SECONDS = 60.0
 
 
@@ -67,7 +67,7 @@ class LeaseKeeper:
         Raises
         ------
         NoReply
-            Nobody knows. The lease, if it was taken, runs out.
+            The outcome is unknown. The lease, if it was taken, expires.
         """
         async with self._lock:
             await self._write(Phase.RUNNING)
@@ -107,7 +107,7 @@ class LeaseKeeper:
                 raise self._lost()
 
     async def finish(self, verdict: Verdict, events: int, *, is_lost: bool = False) -> bool:
-        """Record the verdict; return whether it stands.
+        """Record the verdict; return whether it is the valid one.
 
         It may be written after the fence too: the record is changed only if it is still the holder's own.
 
@@ -151,12 +151,12 @@ class LeaseKeeper:
     async def _write(
         self, phase: Phase, verdict: Verdict | None = None, events: int = 0, *, is_lost: bool = False
     ) -> bool:
-        """Write once, look if the outcome is not known, and return whether the record is still the holder's.
+        """Write once, read if the outcome is unknown, and return whether the record is still the holder's.
 
         Raises
         ------
         NoReply
-            Neither the write nor the look was answered.
+            Neither the write nor the read was answered.
         """
         lease = self.lease
         began = time.monotonic()

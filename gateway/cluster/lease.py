@@ -1,7 +1,7 @@
-"""The right to run one attempt of a job, without any input or output of its own.
+"""The right to run one attempt of a job, as logic without input and output.
 
 A holder writes the lease record by compare-and-set only. Each of its writes is numbered and says whose it is, so after
-a lost reply one read tells whether the write took effect. Clocks of two machines are never compared: a holder counts
+a lost reply one read shows whether the write took effect. Clocks of two machines are never compared: a holder counts
 from before it sent a write that was confirmed, and an observer from when it first saw a revision, which is later. So
 with the same `LEASE_SECONDS`, a holder stops before an observer may give the job to another host.
 """
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from gateway.cluster.wire import LeaseRecord, Phase
 from gateway.core.job import Verdict
 
-#: How long a host may be silent before another one gets its job.
+#: How long a host may fail to renew before another one gets its job.
 LEASE_SECONDS = 6.0
 
 #: Part of the lease after which a holder without a confirmation ends its job. The rest is for the kill, which takes
@@ -97,12 +97,12 @@ class Lease:
 
     @property
     def fence_at(self) -> float:
-        """When the holder must have ended the job, by its clock, unless another write is confirmed."""
+        """Time, by the holder's clock, at which it must have ended the job unless another write is confirmed."""
         return self._confirmed_at + FENCE_SHARE * self.seconds
 
     @property
     def renew_at(self) -> float:
-        """When the next renewal is due."""
+        """Time of the next renewal."""
         return self._confirmed_at + RENEW_SHARE * self.seconds
 
     def write(self, phase: Phase, verdict: Verdict | None = None, events: int = 0, *, is_lost: bool = False) -> Write:
@@ -134,10 +134,10 @@ class Lease:
         return Write(record, self.revision)
 
     def found(self, record: LeaseRecord | None, revision: int) -> None:
-        """Take note of the record as the broker has it: after a confirmed write, or read after any other.
+        """Process the broker's record: after a confirmed write, or as read after any other write.
 
         The holder goes on from a newer revision only if the record is its own write of this attempt. Any other newer
-        revision is somebody else's, and the lease is lost.
+        revision was written by another process, and the lease is lost.
 
         Parameters
         ----------
@@ -147,7 +147,7 @@ class Lease:
             Its revision.
         """
         if record is not None and self.is_mine(record) and record.phase is Phase.DONE:
-            # also behind the fence: the verdict stands, and nobody else will write one
+            # also after the fence: the verdict is valid, and no other process will write one
             self.hold, self.record = Hold.DONE, record
         if self.hold is not Hold.HELD:
             return
@@ -199,9 +199,9 @@ class Observation:
     _looked_at: float = 0.0
 
     def saw(self, revision: int) -> None:
-        """Take note of the present revision.
+        """Process the present revision.
 
-        After a time without a look, as while the broker is away, the holder gets the whole lease again: it could not
+        After a time without a read, as while the broker is down, the holder gets the whole lease again: it could not
         write either, and may have a verdict to record.
 
         Parameters

@@ -1,4 +1,4 @@
-"""A member, and what it knows of the others: each tells the others once a second how it is."""
+"""A member, and its list of the others: each member sends its state to the others once a second."""
 
 from __future__ import annotations
 
@@ -9,27 +9,33 @@ import socket
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from gateway.cluster import subjects
 from gateway.cluster.broker import Broker
 from gateway.cluster.wire import Beat, decode, encode
+from gateway.core.job import HeldKernel
 from gateway.core.version import VERSION
 from gateway.core.wire import WireError
 from gateway.jobs.runner import RunnerStatus, SlotCount
 
 BEAT_SECONDS = 1.0
 
-#: Time between two beats where the numbers of jobs change.
+#: Shortest time between two beats, for changes of the numbers of jobs.
 LEAST_BEAT_SECONDS = 0.05
 
-#: A member that was silent for this long is not counted any more. Its leases have a clock of their own.
+#: A member without a beat for this long no longer counts. Its leases have a clock of their own.
 SILENT_SECONDS = 5.0
 
-#: A member that was silent for this long is no longer told of as missing: hosts of a scaler have new names each time.
+#: A member without a beat for this long is no longer reported as missing: hosts of a scaler have new names each time.
 FORGET_SECONDS = 86_400.0
+
+#: Held kernels that a beat has room for.
+MOST_HELD = 100
 
 #: Processes that are remembered as ended.
 KNOWN_ENDED = 1000
@@ -42,7 +48,7 @@ class Member:
     Attributes
     ----------
     name : str
-        Stays the same when the member is started again on its state directory.
+        Stays the same when the member restarts on its state directory.
     boot : str
         Of this process.
     """
@@ -84,7 +90,7 @@ class Roster:
     status : callable
         Returns the state of this member's own runner.
     accepts : bool
-        Whether this member accepts jobs; one that does not knows only itself.
+        Whether this member accepts jobs; a member that does not has only itself in its list.
     """
 
     def __init__(self, me: Member, broker: Broker, status: Callable[[], RunnerStatus], *, accepts: bool = True) -> None:
@@ -95,18 +101,20 @@ class Roster:
         self._changed = asyncio.Event()
         #: Returns how many jobs of this member wait for a host.
         self.waiting: Callable[[], int] = lambda: 0
-        #: Returns whether this member stops: its slots are no use to the others.
+        #: Returns whether this member stops, so that the others cannot use its slots.
         self.is_draining: Callable[[], bool] = lambda: False
+        #: Returns the kernels that this member holds.
+        self.held: Callable[[], Sequence[HeldKernel]] = lambda: ()
         self._beats: dict[str, tuple[Beat, float]] = {}
         self._ended: deque[tuple[str, str]] = deque(maxlen=KNOWN_ENDED)
         self._on_news: Callable[[], None] = lambda: None
 
     def on_news(self, callback: Callable[[], None]) -> None:
-        """Set the function that is called when a member came, left or was started again."""
+        """Set the function that is called when a member came, left or restarted."""
         self._on_news = callback
 
     async def beat(self) -> None:
-        """Beat until cancelled, and listen to the others if this member accepts jobs: a host has no right to."""
+        """Send beats until cancelled, and receive those of others if this member accepts jobs: a host may not."""
         if self._accepts:
             await self._broker.listen(subjects.ALL_BEATS, self._take)
         while True:
@@ -118,23 +126,33 @@ class Roster:
             self._changed.clear()
 
     def changed(self) -> None:
-        """Tell the others soon that this member has other numbers of jobs than before."""
+        """Send the changed numbers of jobs to the others soon."""
         self._changed.set()
 
     async def leave(self) -> None:
-        """Tell the others that this member stops."""
+        """Send the last beat of this member, which stops."""
         await self._broker.send(subjects.beat(self._me.name), encode(self._own(leaving=True)))
 
     def members(self) -> list[Beat]:
-        """Return the members that are there, this one among them."""
+        """Return the last beats of the live members, this one included."""
         oldest = time.monotonic() - SILENT_SECONDS
         others = [beat for beat, at in self._beats.values() if at >= oldest and not beat.leaving]
         return sorted([self._own(leaving=False), *others], key=lambda beat: beat.name)
 
     def silent(self) -> list[Beat]:
-        """Return the last beats of the others that were there since this member started, and are not now."""
+        """Return the last beats of the others that have been live since this member started, and are not now."""
         there = {beat.name for beat in self.members()}
         return [beat for beat, _ in self._beats.values() if beat.name not in there]
+
+    def held_kernels(self) -> list[HeldKernel]:
+        """Return the kernels that all members hold, the oldest first."""
+        found = [on_host(kernel, beat.name) for beat in self.members() for kernel in beat.held]
+        return sorted(found, key=lambda kernel: kernel.held_at)
+
+    def released(self, host: str, name: str) -> None:
+        """Note that another member holds a kernel no longer, before its next beat says so."""
+        beat, at = self._beats[host]
+        self._beats[host] = replace(beat, held=tuple(kernel for kernel in beat.held if kernel.id != name)), at
 
     def slots(self) -> SlotCount:
         """Return the slots of all members together."""
@@ -143,7 +161,7 @@ class Roster:
         return SlotCount(sum(beat.slots for beat in there), sum(beat.busy for beat in there), wanted=waiting)
 
     def is_gone(self, host: str, boot: str) -> bool:
-        """Return whether the process of a host is known to have ended: it left, or was started again."""
+        """Return whether the process of a host is known to have ended: it left or restarted."""
         if host == self._me.name:
             return boot != self._me.boot
         return (host, boot) in self._ended
@@ -164,6 +182,7 @@ class Roster:
             self._accepts,
             self.waiting(),
             str(status.details.get("added_packages", {}).get("digest", "")),
+            tuple(self.held()[:MOST_HELD]),
         )
 
     def _take(self, data: bytes) -> None:
@@ -183,3 +202,8 @@ class Roster:
             self._ended.append((beat.name, known[0].boot))
         if known is None or (known[0].boot, known[0].leaving) != (beat.boot, beat.leaving):
             self._on_news()
+
+
+def on_host(kernel: HeldKernel, host: str) -> HeldKernel:
+    """Return a held kernel with the name of its host."""
+    return replace(kernel, access={**kernel.access, "host": host})

@@ -1,4 +1,4 @@
-"""The machine of a member that only accepts jobs (SLOTS=0): it runs none."""
+"""The runner of a member that only accepts jobs (SLOTS=0): it runs none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NoMachine:
     Parameters
     ----------
     results : KeptResultStore
-        Has the results that hosts brought; owned from now on.
+        Has the results that hosts uploaded; owned from now on.
     """
 
     def __init__(self, results: KeptResultStore) -> None:

@@ -1,25 +1,30 @@
-"""Which member accepted a job, and so keeps its record: found by the job's own id, or by the caller's.
+"""The member that accepted a job and keeps its record, found by the job's own id or by the caller's.
 
 The execution id of a job begins with a tag of its member, so it needs no entry that would have to outlive the history.
-The newest job of a caller's id has an entry at the broker.
+The newest job of a caller's id has an entry at the broker, and so has that of an ``Idempotency-Key``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from gateway.cluster.broker import Broker, Bucket, NoReply
+from gateway.cluster.broker import Broker, Bucket, NoReply, Refused
 from gateway.cluster.member import Member
 from gateway.cluster.wire import Owner, decode, encode
 from gateway.core.errors import MemberDown
 from gateway.core.job import RequestId, Scope
+from gateway.jobs.peers import KeyEntry
 
 TAG_LENGTH = 8
+
+#: Entries that are written at the same time after the broker has lost them.
+KEYS_AT_A_TIME = 100
 
 
 class Owners:
@@ -35,22 +40,35 @@ class Owners:
         self._me = me
         self._broker = broker
         self._names = {tag_of(me.name): me.name}
+        #: Returns each `IdempotencyKey.key` that this member knows.
+        self.known_keys: Callable[[], Awaitable[Sequence[bytes]]] = _none
 
     async def register(self) -> None:
-        """Let the tag of this member lead to its name.
+        """Store the name of this member under its tag.
+
+        Where the tag has no entry, the broker is new or has lost its data: the known keys are stored again first.
 
         Raises
         ------
         NoReply
         """
-        await self._broker.members.put(tag_of(self._me.name), encode(Owner(self._me.name)))
+        tag, data = tag_of(self._me.name), encode(Owner(self._me.name))
+        if await self._broker.members.get(tag) is None:
+            keys = await self.known_keys()
+            for start in range(0, len(keys), KEYS_AT_A_TIME):
+                await asyncio.gather(*map(self._take_key_again, keys[start : start + KEYS_AT_A_TIME]))
+        await self._broker.members.put(tag, data)
+
+    async def _take_key_again(self, key: bytes) -> None:
+        with contextlib.suppress(Refused):  # another member was asked meanwhile
+            await self.take_idempotency_key(key)
 
     def new_id(self) -> str:
         """Return an execution id for a job of this member."""
         return tag_of(self._me.name) + uuid.uuid4().hex[TAG_LENGTH:]
 
     async def note(self, request_id: RequestId, token_name: str | None) -> None:
-        """Note that the newest job of an id is this member's.
+        """Store that the newest job of an id is this member's.
 
         Raises
         ------
@@ -60,6 +78,31 @@ class Owners:
         await asyncio.gather(
             *(self._broker.owners.put(key, data) for key in {key_of(request_id, token_name), key_of(request_id)})
         )
+
+    async def take_idempotency_key(self, key: bytes) -> int:
+        """Note that the job of an ``Idempotency-Key`` is this member's; return the revision of the entry.
+
+        Raises
+        ------
+        Refused
+            Another request has the key.
+        NoReply
+        """
+        return await self._broker.owners.create(_name_of(key), encode(Owner(self._me.name)))
+
+    async def forget_idempotency_key(self, key: bytes, revision: int) -> None:
+        """Remove the entry of a key if it is at a revision; one that stays leads to a member that does not know it."""
+        await self._broker.owners.remove(_name_of(key), revision)
+
+    async def of_idempotency_key(self, key: bytes) -> KeyEntry | None:
+        """Return which member, perhaps this one, accepted the job of an ``Idempotency-Key``.
+
+        Raises
+        ------
+        MemberDown
+            The broker does not answer.
+        """
+        return await self._entry(self._broker.owners, _name_of(key))
 
     async def of_job(self, execution_id: str) -> str | None:
         """Return the other member that accepted a job, or None.
@@ -73,10 +116,10 @@ class Owners:
         if len(execution_id) != 32 or not all(letter in "0123456789abcdef" for letter in tag):
             return None
         if tag not in self._names:
-            owner = await self._read(self._broker.members, tag)
-            if owner is None:
+            entry = await self._entry(self._broker.members, tag)
+            if entry is None:
                 return None
-            self._names[tag] = owner
+            self._names[tag] = entry.keeper
         name = self._names[tag]
         return name if name != self._me.name else None
 
@@ -90,24 +133,33 @@ class Owners:
         """
         for request_id in request_ids:
             key = key_of(request_id) if scope.sees_all else key_of(request_id, scope.token_name)
-            name = await self._read(self._broker.owners, key)
-            if name is not None:
-                return name if name != self._me.name else None
+            entry = await self._entry(self._broker.owners, key)
+            if entry is not None:
+                return entry.keeper if entry.keeper != self._me.name else None
         return None
 
-    async def _read(self, bucket: Bucket, key: str) -> str | None:
+    async def _entry(self, bucket: Bucket, key: str) -> KeyEntry | None:
         try:
             stored = await bucket.get(key)
-            return None if stored is None else decode(Owner, stored.data).member
+            return None if stored is None else KeyEntry(decode(Owner, stored.data).member, stored.revision)
         except NoReply:
-            raise MemberDown("the broker of the cluster does not answer, so nobody can tell who has the job") from None
+            raise MemberDown("the broker of the cluster does not answer, so it is unknown who has the job") from None
+
+
+async def _none() -> Sequence[bytes]:
+    return ()
 
 
 def tag_of(name: str) -> str:
-    """Return the first letters of the execution ids of a member's jobs."""
+    """Return the tag with which the execution ids of a member's jobs begin."""
     return hashlib.sha256(name.encode()).hexdigest()[:TAG_LENGTH]
 
 
+def _name_of(key: bytes) -> str:
+    """Return the name of the entry of an `IdempotencyKey.key`; a caller's id never has the same."""
+    return hashlib.sha256(b"Idempotency-Key " + key).hexdigest()
+
+
 def key_of(request_id: RequestId, *token_name: str | None) -> str:
-    """Return the key of a caller's id; without the name of a token, that of all callers together."""
+    """Return the key of a caller's id; without the name of a token, the key for all callers."""
     return hashlib.sha256(msgspec.json.encode([request_id, *token_name])).hexdigest()

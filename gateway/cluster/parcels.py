@@ -1,4 +1,4 @@
-"""The parcels of one job: what is on this member's disk or stays with it gets a URL for the host that runs the job."""
+"""The parcels of one job: each file on this member's disk, or for it, gets a URL for the host that runs the job."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from gateway.storage.inputs.fetch import shown_alias
 from gateway.storage.outputs.job_files import MANIFEST_CAP_BYTES
 from gateway.storage.parcels import Parcels
 
-#: Largest job that passes through the broker; the rest of a message is for the lines of an earlier attempt.
+#: Largest job that is sent through the broker; the rest of a message is for the lines of an earlier attempt.
 JOB_CAP_BYTES = MESSAGE_CAP_BYTES - 250_000
 
 
@@ -53,7 +53,7 @@ def travels(job: Job) -> bool:
 
 
 class JobParcels:
-    """The parcels of a job that does not travel without.
+    """The parcels of a job that does not travel without them.
 
     Parameters
     ----------
@@ -77,8 +77,8 @@ class JobParcels:
         self._attempt = 0
 
     @property
-    def bring_results(self) -> bool:
-        """Whether the results come back, to be delivered from here."""
+    def expects_results(self) -> bool:
+        """Whether the host uploads the results here, and this member delivers them."""
         return not isinstance(self._job.delivery, UrlDelivery)
 
     def check_files(self) -> None:
@@ -100,7 +100,7 @@ class JobParcels:
                         raise JobFailed(FailureCode.INPUT_UNAVAILABLE, text, retryable=True) from None
 
     def assigned(self, attempt: int) -> tuple[Raw, str]:
-        """Return the job of an attempt as its assignment has it: as JSON, or null and the URL of the JSON.
+        """Return the job of an attempt in the form of its assignment: as JSON, or null and the URL of the JSON.
 
         From now on the parcels of earlier attempts are withdrawn.
         """
@@ -109,7 +109,7 @@ class JobParcels:
             self._attempt = attempt
         tables = tuple(self._offered(number, table) for number, table in enumerate(self._job.tables))
         job = replace(self._job, tables=tables)
-        if self.bring_results:
+        if self.expects_results:
             job = replace(job, delivery=self._expected())
         data = encode_job(job)
         if len(data) <= JOB_CAP_BYTES:
@@ -117,18 +117,18 @@ class JobParcels:
         return Raw(b"null"), self._offer("job", partial(_in_memory, data))
 
     def are_fetched(self) -> None:
-        """Withdraw what the host has fetched."""
+        """Withdraw the parcels that the host has fetched."""
         self._parcels.withdraw_offers(self._execution_id)
 
     async def deliver(self, deliverer: Deliverer, verdict: Verdict, log: JobLog, stop: StopSignal) -> Verdict:
-        """Deliver what the host of the last attempt has brought to where the request asked.
+        """Deliver the results that the host of the last attempt has uploaded to the places that the request names.
 
         Parameters
         ----------
         deliverer : Deliverer
-            Knows the places.
+            Delivers the files.
         verdict : Verdict
-            Of the host.
+            The host's verdict.
         log : JobLog
             Gets the last lines.
         stop : StopSignal
@@ -164,20 +164,20 @@ class JobParcels:
 
     def _outputs(self) -> JobOutputs:
         """Return the files, or fail with ``gateway_disk_failed``: they are not there."""
-        output = self._brought("output", self._settings.limits.file_size_bytes)
+        output = self._open_uploaded("output", self._settings.limits.file_size_bytes)
         try:
-            with self._brought("manifest", MANIFEST_CAP_BYTES) as manifest:
+            with self._open_uploaded("manifest", MANIFEST_CAP_BYTES) as manifest:
                 return JobOutputs(output, manifest.read(MANIFEST_CAP_BYTES))
         except BaseException:
             output.close()
             raise
 
     def withdraw(self) -> None:
-        """Let nobody fetch or bring anything any more."""
+        """Withdraw all parcels: hosts can neither fetch nor upload anything any more."""
         self._parcels.withdraw(self._execution_id)
 
     def remove(self) -> None:
-        """Remove what hosts have brought; blocks while it does."""
+        """Remove the files that hosts have uploaded; blocks."""
         self._parcels.remove(self._execution_id)
 
     def _offered(self, number: int, table: InputTable) -> InputTable:
@@ -205,8 +205,8 @@ class JobParcels:
         path = self._uploads.path(source.name)
         return OpenOutput(*open_below(path, (path.parent,)))
 
-    def _brought(self, name: str, max_bytes: int) -> OpenOutput:
-        found = self._parcels.brought(self._execution_id, self._attempt, name, max_bytes)
+    def _open_uploaded(self, name: str, max_bytes: int) -> OpenOutput:
+        found = self._parcels.open_uploaded(self._execution_id, self._attempt, name, max_bytes)
         if found is None:
             text = f"The {name} of the job is not on the disk of the member that accepted it"
             raise JobFailed(FailureCode.GATEWAY_DISK_FAILED, text)

@@ -1,7 +1,7 @@
-"""Questions of one member to another about jobs that the other one keeps.
+"""Requests of one member to another about jobs that the other one keeps.
 
-A question is answered in parts, each of which the asking member fetches when it has passed on the one before. So an
-answer of any size takes the memory of one part, and a part whose message was lost can be fetched again.
+An answer has parts; the asking member fetches each part after it has forwarded the one before. So an answer of any size
+needs the memory of one part, and a part whose message was lost can be fetched again.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from gateway.cluster.wire import Part, PartWanted, Question, decode, encode
 from gateway.core.errors import MemberDown, TooLarge
 from gateway.core.job import RequestId, Scope
 from gateway.core.wire import WireError
-from gateway.jobs.peers import PeerAnswer, PeerPart, PeerRequest
+from gateway.jobs.peers import KeyEntry, PeerAnswer, PeerPart, PeerRequest
 from gateway.storage.parcels import Parcels
 
 log = logging.getLogger(__name__)
 
-#: Largest body of a question.
+#: Largest body of a request.
 BODY_BYTES = 500_000
 
-#: How long a member has for the next part of an answer.
+#: Time for a member to make the next part of an answer.
 ANSWER_SECONDS = 10.0
 
-#: How long an answer waits for its next part to be fetched: a caller that reads slowly holds it up.
+#: How long an answer waits until its next part is fetched: a caller may read slowly.
 IDLE_SECONDS = 60.0
 
-#: Answers that a member makes at a time, with those whose last part is kept.
+#: Number of open answers of a member, including those whose last part is kept.
 MOST_ANSWERS = 200
 
 
@@ -87,9 +87,15 @@ class ClusterPeers:
     async def keeper_of_request(self, request_ids: Sequence[RequestId], scope: Scope) -> str | None:
         return await self._owners.of_request(request_ids, scope)
 
+    async def entry_of_key(self, key: bytes) -> KeyEntry | None:
+        return await self._owners.of_idempotency_key(key)
+
+    async def forget_key(self, key: bytes, entry: KeyEntry) -> None:
+        await self._owners.forget_idempotency_key(key, entry.revision)
+
     async def ask(self, peer: str, request: PeerRequest) -> AsyncGenerator[PeerPart]:
         if len(request.body) > BODY_BYTES:
-            raise TooLarge(f"the body is larger than the {BODY_BYTES} bytes that another member takes")
+            raise TooLarge(f"the body is larger than the {BODY_BYTES} bytes that another member accepts")
         id, number, is_last = uuid.uuid4().hex, 0, False
         question = Question(
             id,
@@ -166,7 +172,7 @@ class ClusterPeers:
             return opened.part
 
     def _make_room(self) -> None:
-        """Drop an answer whose last part was sent: whoever watches another member's jobs asks ten times a second."""
+        """Drop an answer whose last part was sent: who watches another member's jobs asks ten times a second."""
         ended = next((id for id, opened in self._open.items() if opened.is_ended), None)
         if ended is not None:
             self._drop(ended)

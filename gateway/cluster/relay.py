@@ -1,7 +1,7 @@
-"""The events of one attempt on their way from its host to the member that accepted the job.
+"""Send the events of one attempt from its host to the member that accepted the job.
 
-They are sent in batches, once a turn of the loop, and may be lost. Each has a number, so the other side sees a gap and
-asks for what is missing.
+They are sent in batches, once in each iteration of the loop, and may be lost. Each event has a number, so the other
+side detects a gap and asks for the missing events.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from gateway.cluster.wire import BATCH_BYTES, MESSAGE_CAP_BYTES, EventBatch, Lea
 from gateway.core.events import Displayed, Event, LogLine
 from gateway.core.wire import to_json
 
-#: Events that are kept for a side that asks again, and the size of their lines; the oldest are forgotten first.
+#: Number of events that are kept to be sent again, and the size of their lines; the oldest are dropped first.
 KEPT_EVENTS, KEPT_BYTES = 100_000, 8_000_000
 
-#: Most of a batch but for its events.
+#: Largest size of a batch without its events.
 ENVELOPE_BYTES = 1000
 
 TOO_LARGE = "A line, image or table is not shown: it is too large for the cluster's broker"
@@ -55,7 +55,7 @@ class Relay:
         self.count = 0
 
     async def begin(self) -> None:
-        """Send from now on: the attempt is this host's, and no other sends events of it."""
+        """Begin to send: the attempt is this host's, and no other host sends its events."""
         self._has_begun = True
         await self.flush()
 
@@ -73,7 +73,7 @@ class Relay:
             self._task = asyncio.create_task(self.flush(), name=f"events {self._id}")
 
     async def flush(self) -> None:
-        """Send what was not sent yet, or an empty batch, which says that the record changed."""
+        """Send the pending events, or an empty batch, which means that the record has changed."""
         async with self._lock:
             is_first = True
             while is_first or self._sent < self.count:
@@ -83,7 +83,7 @@ class Relay:
                     self._sent = batch.first + len(batch.events)
 
     async def end(self, record: LeaseRecord) -> None:
-        """Send what was not sent yet, and the record with the verdict, which spares the other side a look."""
+        """Send the pending events and the record with the verdict, so that the other side need not read it."""
         if self._sent < self.count:
             await self.flush()
         await self._broker.send(self._subject, encode(EventBatch(self._id, self._attempt, self.count, lease=record)))

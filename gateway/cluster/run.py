@@ -1,4 +1,4 @@
-"""One job on its way through the cluster, as the member sees it that accepted the job."""
+"""One job in the cluster, from the side of the member that accepted it."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ from gateway.storage import FetchedTable
 
 log = logging.getLogger(__name__)
 
-#: How often the record is looked at without a message that it changed.
+#: Interval at which the record is read without a message that it changed.
 LOOK_SECONDS = 1.0
 
 RETRY_SECONDS = 0.3
 
-#: After how long an assignment is published again while no host takes it: the broker may have lost it. If it has not,
-#: the message before stays in the queue, so the time doubles with each one.
+#: First and longest time after which an assignment that no host takes is published again: the broker may have lost it.
+#: If it has not, the earlier message stays in the queue, so the time doubles with each message.
 REPUBLISH_SECONDS, MOST_REPUBLISH_SECONDS = 30.0, 1920.0
 
 #: How often a job may begin when its host is lost.
@@ -61,10 +61,10 @@ LINES_BYTES = 200_000
 #: How long missing events are asked for once the verdict is known.
 MISSING_SECONDS = 5.0
 
-#: How long a job that is to end may take to say so.
+#: Time for a job that was asked to end to confirm it.
 END_SECONDS = 30.0
 
-#: Ended jobs whose records could not be removed; the oldest are forgotten first.
+#: Number of ended jobs that are kept because their records could not be removed; the oldest are dropped first.
 MOST_LEFTOVERS = 10_000
 
 
@@ -114,7 +114,7 @@ class Cluster:
 
 
 class ClusterRun:
-    """A `gateway.jobs.runner.JobRun` on whichever host takes it."""
+    """A `gateway.jobs.runner.JobRun` on any host of the cluster."""
 
     lost_verdict: Verdict | None = None
     #: The host fetches the tables and removes them, so a bundle of a failed job has none.
@@ -132,7 +132,7 @@ class ClusterRun:
         known_attempt: int = 0,
     ) -> None:
         self._is_known = known_attempt > 0
-        #: Of the queued record.
+        #: Revision of the queued record.
         self._revision = 0
         self._creating: asyncio.Task[int] | None = None
         self._cluster = cluster
@@ -168,7 +168,7 @@ class ClusterRun:
         return self.has_begun or self._ended.is_set()
 
     async def execute(self) -> None:
-        if self._state is not None:  # the host's events were faster than the turn of the queue
+        if self._state is not None:  # the host's events came before the turn of the job in the queue
             self._log.emit(self._state)
         async with started(self._stop.wait(), self._ended.wait()) as (stopped, ended):
             await first_of(stopped, ended)
@@ -195,7 +195,7 @@ class ClusterRun:
             # a host took the job as its time in the queue was over, and ended it because it was asked to
             verdict = self._refusal if self._refusal is not None and verdict.cancelled else verdict
             answer = verdict
-            if self._parcels is not None and self._parcels.bring_results:
+            if self._parcels is not None and self._parcels.expects_results:
                 answer = await self._parcels.deliver(self._cluster.deliverer, verdict, self._log, self._stop)
             self._is_answered = answer.code is verdict.code or answer.code is not FailureCode.SHUTTING_DOWN
             return answer
@@ -211,7 +211,7 @@ class ClusterRun:
         if creating is not None:  # never published
             with contextlib.suppress(NoReply, Refused):
                 await creating
-        # the next process of this member delivers the results that a host brought
+        # the next process of this member delivers the results that a host uploaded
         is_left = self._is_delivered and not self._is_answered and self._stop.cause is FailureCode.SHUTTING_DOWN
         is_over = self._ended.is_set() and not is_left  # the store of this member has the verdict
         if is_over and self._parcels is not None:
@@ -221,11 +221,11 @@ class ClusterRun:
             await self._cluster.remove(self.execution_id)
 
     def wake(self) -> None:
-        """Look at the record now."""
+        """Read the record now."""
         self._news.set()
 
     def take(self, batch: EventBatch) -> None:
-        """Take events of the host; what is missing before them is asked for."""
+        """Process events of the host; request those that are missing before them."""
         if batch.attempt == self._attempt and batch.lease is not None and batch.first <= self._next_event:
             self._end_with(batch.lease)
         self._news.set()
@@ -238,7 +238,7 @@ class ClusterRun:
         self._emit(batch)
 
     def _end_with(self, record: LeaseRecord) -> None:
-        """Take the verdict of a host whose events are all here; for a lost machine the follower decides."""
+        """Accept the verdict of a host whose events have all arrived; for a lost machine the follower decides."""
         if record.phase is Phase.DONE and not record.is_lost:
             self._place(record.host)
             self._missing_until, self._is_delivered = record.events, True
@@ -254,7 +254,7 @@ class ClusterRun:
         self._next_event = max(self._next_event, batch.first + len(batch.events))
 
     async def _repair(self, until: int) -> None:
-        """Ask the host for the events that are missing before `until`; those that it forgot are skipped."""
+        """Ask the host for the events that are missing before `until`; skip those that it no longer has."""
         while self._next_event < until and self._host:
             wanted = EventsWanted(self.execution_id, self._attempt, self._next_event)
             answer = await self._cluster.broker.ask(subjects.log(self._host), encode(wanted))
@@ -274,7 +274,7 @@ class ClusterRun:
             self._emit(batch)
 
     async def _follow(self) -> None:
-        """Follow the record until the verdict is there. A fault of ours ends the job with a verdict as well."""
+        """Follow the record until it has the verdict. A fault of ours ends the job with a verdict as well."""
         try:
             while not self._ended.is_set():
                 try:
@@ -283,7 +283,7 @@ class ClusterRun:
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
                 except Refused:
-                    continue  # somebody was faster: look again
+                    continue  # another process has changed the record: read it again
                 except JobFailed as failure:
                     self._conclude(Verdict.of(failure))
                 if not self._ended.is_set():
@@ -329,7 +329,7 @@ class ClusterRun:
         self._host = host
 
     async def _queue(self) -> None:
-        """Queue a job that never was, or that the broker has lost."""
+        """Queue a job that was never queued, or that the broker has lost."""
         if self._refusal is not None:
             self._conclude(self._refusal)
             return
@@ -356,17 +356,17 @@ class ClusterRun:
         if time.monotonic() < self._publish_at:
             return
         lines: list[Raw] = []
-        size = 0
+        lines_bytes = 0
         for line in reversed(self._log.json_lines()[0]):
-            size += len(line) + 1
-            if size > LINES_BYTES:
+            lines_bytes += len(line) + 1
+            if lines_bytes > LINES_BYTES:
                 break
             lines.append(Raw(line))
         parcels = self._parcels
         job, url = (Raw(encode_job(self._job)), "") if parcels is None else parcels.assigned(self._attempt)
         member, log_lines = self._cluster.me.name, tuple(reversed(lines))
         assignment = Assignment(self.execution_id, self._attempt, member, VERSION, job, log_lines, url, self._revision)
-        # a number of its own: the broker drops what it had within two minutes, also after it has lost it
+        # a new number: the broker drops a repeated one for two minutes, even if it has lost the message
         await self._cluster.broker.publish_job(
             self.execution_id, f"{self._cluster.me.boot}.{self._publications}", encode(assignment)
         )
@@ -376,7 +376,7 @@ class ClusterRun:
         self._pause_seconds = min(2 * self._pause_seconds, MOST_REPUBLISH_SECONDS)
 
     def _publish_now(self) -> None:
-        """Let the next look publish the assignment."""
+        """Make the next look publish the assignment."""
         self._publish_at, self._pause_seconds = 0.0, REPUBLISH_SECONDS
 
     def _begin(self) -> None:
@@ -395,7 +395,7 @@ class ClusterRun:
         await self._queue_again(record, revision, f"The host {record.host} was lost")
 
     async def _replace_machine(self, record: LeaseRecord, revision: int) -> None:
-        """Let the job run again whose host's machine failed, or end it; the host has uploaded nothing."""
+        """Run a job again whose machine failed, or end it; the host has uploaded nothing."""
         self._begin()
         await self._fetch_missing()  # the host is still there
         verdict, reason = record.verdict or Verdict.internal(), self._reason_against(record)
@@ -409,7 +409,7 @@ class ClusterRun:
         try:
             self._revision = await self._cluster.broker.leases.update(self.execution_id, encode(again), revision)
         except NoReply:
-            return  # the next look tells
+            return  # the next look finds the outcome
         self._next_attempt(again.attempt, why)
         await self._publish()
 
@@ -434,14 +434,14 @@ class ClusterRun:
         return expired_url(self._job, datetime.now(UTC))
 
     async def _write_verdict(self, record: LeaseRecord, revision: int, verdict: Verdict) -> None:
-        """Record a verdict of this member's own; its log is uploaded from here."""
+        """Record a verdict of this member, which also uploads the log."""
         done = LeaseRecord(Phase.DONE, record.attempt, record.front, verdict=verdict)
         await self._cluster.broker.leases.update(self.execution_id, encode(done), revision)
         self._conclude(verdict)
 
     async def _end(self) -> None:
-        """Ask the job to end, whoever has it, and return when its verdict is known."""
-        if self._following is None and not self._is_known:  # nobody else has heard of it
+        """Ask the job to end, wherever it is, and return when its verdict is known."""
+        if self._following is None and not self._is_known:  # no other process has it
             self._conclude(self._refusal or Verdict.of(self._stop.failure()))
             return
         self._start()
@@ -477,11 +477,11 @@ class ClusterRun:
             self._cluster.on_start()
 
     async def _fetch_missing(self) -> None:
-        """Fetch the last events of the host: its verdict may be faster than they are."""
+        """Fetch the last events of the host: its verdict may arrive before them."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MISSING_SECONDS):
                 if self._next_event < self._missing_until:
-                    await asyncio.sleep(0.02)  # they are on their way, but for a lost one
+                    await asyncio.sleep(0.02)  # they arrive soon, unless one was lost
                     await self._repair(self._missing_until)
         if (missing := self._missing_until - self._next_event) > 0:
             self._log.line("stderr", f"... {missing} lines were lost with the host {self._host} ...")

@@ -1,8 +1,8 @@
 """The `gateway.jobs.runner.JobRunner` of a cluster: hosts behind a NATS server, and the machine of this member.
 
-A job whose tables and results all have URLs runs on whichever host takes it: tables never pass through the broker.
-A job with files on this machine, or whose result stays with this member, gets parcels if the other members know the
-address of this one; otherwise it runs here.
+A job whose tables and results all have URLs runs on any host: tables are never sent through the broker. A job with
+files on this machine, or whose result stays with this member, gets parcels if the other members have the address of
+this one; otherwise it runs here.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.cluster import subjects
 from gateway.cluster.broker import Broker
 from gateway.cluster.claims import RequestClaims
 from gateway.cluster.host import ClusterHost
 from gateway.cluster.keeper import record_of
-from gateway.cluster.member import Member, Roster
+from gateway.cluster.member import Member, Roster, on_host
 from gateway.cluster.owners import Owners
 from gateway.cluster.parcels import JOB_CAP_BYTES, JobParcels, travels
 from gateway.cluster.peers import ClusterPeers
 from gateway.cluster.run import Cluster, ClusterRun
-from gateway.cluster.wire import EventBatch, decode
+from gateway.cluster.wire import EventBatch, Release, Taken, decode, encode
 from gateway.core.cancellation import StopSignal
-from gateway.core.errors import BadRequest, GatewayError
+from gateway.core.errors import BadRequest, Conflict, GatewayError, NotFound
 from gateway.core.events import JobLog, Placed
 from gateway.core.job import HeldKernel, Job
 from gateway.core.settings import Settings
@@ -37,8 +37,11 @@ from gateway.storage.parcels import Parcels
 
 log = logging.getLogger(__name__)
 
-#: How often the records of ended jobs are removed that could not be removed before.
+#: Interval at which records of ended jobs that could not be removed are tried again.
 TIDY_SECONDS = 1.0
+
+#: How long another host has to end a held kernel.
+RELEASE_SECONDS = 5.0
 
 
 class ClusterRunner:
@@ -53,11 +56,11 @@ class ClusterRunner:
     broker : Broker
         Owned from now on.
     deliverer : Deliverer
-        Uploads the logs of jobs that no host ran, and delivers what hosts bring.
+        Uploads the logs of jobs that no host ran, and delivers the results that hosts upload.
     client : ObjectClient
         Fetches the parcels of other members' jobs.
     parcels : Parcels, optional
-        Those of this member's jobs, if the others know its address.
+        Parcels of this member's jobs, if the others have its address.
     on_confirmed : callable
         Called with the seconds of each confirmed write of a lease.
     check_machine : callable
@@ -89,6 +92,7 @@ class ClusterRunner:
         self._roster = Roster(me, broker, self._own_status, accepts=not settings.runs_only)
         self._cluster = Cluster(settings, me, broker, self._roster, deliverer)
         self._host = ClusterHost(me, broker, local, settings, client, on_confirmed)
+        self._roster.held = local.held_kernels
         self._host.is_able = lambda: self._own_status().healthy
         self._check_machine = check_machine
         self._problem = ""
@@ -100,7 +104,12 @@ class ClusterRunner:
         self.claims = RequestClaims(me, broker, self._owners, self._check)
         self.peers = ClusterPeers(me, broker, self._roster, self._owners, parcels)
 
-    async def start(self, unfinished: Sequence[JobRecord], is_draining: Callable[[], bool]) -> None:
+    async def start(
+        self,
+        unfinished: Sequence[JobRecord],
+        is_draining: Callable[[], bool],
+        known_keys: Callable[[], Awaitable[Sequence[bytes]]],
+    ) -> None:
         """Join the cluster.
 
         Parameters
@@ -109,7 +118,10 @@ class ClusterRunner:
             The jobs that an earlier process of this member left.
         is_draining : callable
             Returns whether no more jobs may be taken.
+        known_keys : callable
+            Returns each `IdempotencyKey.key` that this member knows.
         """
+        self._owners.known_keys = known_keys
         for record in unfinished:
             lease = record_of(await self._broker.leases.get(record.execution_id))
             if lease is not None:
@@ -210,13 +222,31 @@ class ClusterRunner:
         self._local.drop_result(execution_id)
 
     def held_kernels(self) -> list[HeldKernel]:
-        return self._local.held_kernels()
+        return self._roster.held_kernels()
 
     async def release(self, name: str) -> None:
-        await self._local.release(name)
+        kernel = next((each for each in self.held_kernels() if each.id == name), None)
+        if kernel is None or kernel.access["host"] == self._me.name:
+            await self._local.release(name)
+            self._roster.changed()
+            return
+        host = kernel.access["host"]
+        reply = await self._broker.ask(subjects.cancel(host), encode(Release(name)), RELEASE_SECONDS)
+        if reply is None:
+            attach = kernel.access.get("attach", "")
+            raise Conflict(f"the host {host} holds the kernel {name} and does not answer; attach to it there: {attach}")
+        self._roster.released(host, name)
+        if not decode(Taken, reply).known:
+            raise NotFound(f"the host {host} does not hold the kernel {name} any more")
 
     async def open_console(self, seconds: float) -> HeldKernel:
-        return await self._local.open_console(seconds)
+        if not self._settings.slots:
+            hosts = ", ".join(each.name for each in self._roster.members() if each.slots and each.accepts)
+            there = f"run `transform-gateway console` on the machine of a member with slots: {hosts or 'there is none'}"
+            raise Conflict(f"this member of the cluster has no kernels (SLOTS=0); {there}")
+        kernel = await self._local.open_console(seconds)
+        self._roster.changed()
+        return on_host(kernel, self._me.name)
 
     async def aclose(self) -> None:
         self.peers.close()
@@ -232,7 +262,7 @@ class ClusterRunner:
         await self._broker.aclose()
 
     async def _restore(self) -> None:
-        """Put right what the broker knows of this member's jobs."""
+        """Write the broker's records of this member's jobs again."""
         await self._cluster.remove_leftovers()
         await self.claims.restore()
 
@@ -242,7 +272,7 @@ class ClusterRunner:
             await self._cluster.remove_leftovers()
 
     def _own_status(self) -> RunnerStatus:
-        """Return the state of this machine; one that would fail a job takes none."""
+        """Return the state of this machine; a machine that would fail a job has no free slot."""
         status, problem = self._local.status(), ""
         if self._settings.slots:
             try:
@@ -256,7 +286,7 @@ class ClusterRunner:
         return status
 
     def _check(self, job: Job) -> None:
-        """Raise a refusal of a job that only a machine of this member could run, if it has none."""
+        """Refuse a job that only the machine of this member could run, if it has no slots."""
         if not self._settings.slots and not self._travels(job):
             raise BadRequest(
                 "this member of the cluster runs no jobs itself (SLOTS=0), so a job needs an output_url, tables by "

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from gateway.core.events import Event
-from gateway.core.job import Verdict
+from gateway.core.job import HeldKernel, Verdict
 from gateway.core.wire import WireError, to_json
 
 #: Raised when a member is removed or changes its meaning. It is also part of each subject (`gateway.cluster.subjects`).
@@ -29,7 +29,7 @@ M = TypeVar("M", bound=Struct)
 
 
 class Phase(StrEnum):
-    """Where an attempt is."""
+    """The phase of an attempt."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -38,7 +38,7 @@ class Phase(StrEnum):
 
 
 class LeaseRecord(Struct, frozen=True, tag="lease"):
-    """What the cluster knows of one job; each change is a compare-and-set on its revision.
+    """The state of one job in the cluster; each change is a compare-and-set on its revision.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class LeaseRecord(Struct, frozen=True, tag="lease"):
     is_lost : bool
         With ``done``: the machine failed and not the job, and nothing was uploaded.
     avoided : str
-        The host of the attempt before: it lets another one be first.
+        The host of the earlier attempt, which waits a moment so that another host takes the job.
     version : int
     """
 
@@ -76,7 +76,7 @@ class LeaseRecord(Struct, frozen=True, tag="lease"):
 
 
 class Assignment(Struct, frozen=True, tag="assignment"):
-    """One attempt of a job, for whichever host takes it.
+    """One attempt of a job, for any host.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ class Assignment(Struct, frozen=True, tag="assignment"):
     job_url : str
         URL of a parcel with the job, where it is too large for a message; `job` is null then.
     revision : int
-        Of the queued record, so that a host can claim it without a look; 0 if it must look.
+        Revision of the queued record, so that a host can claim it without reading it; 0 if it must read it.
     version : int
     """
 
@@ -112,7 +112,7 @@ class Assignment(Struct, frozen=True, tag="assignment"):
 class EventBatch(Struct, frozen=True, tag="events"):
     """Events of one attempt, the first of which has the number `first`.
 
-    An empty batch says that the lease changed. After the last event it has the record with the verdict.
+    An empty batch means that the lease changed. After the last event it has the record with the verdict.
     """
 
     id: str
@@ -141,8 +141,15 @@ class Cancel(Struct, frozen=True, tag="cancel"):
     version: int = CLUSTER_VERSION
 
 
+class Release(Struct, frozen=True, tag="release"):
+    """Asks a host to end a kernel that it holds; the answer is `Taken`."""
+
+    id: str
+    version: int = CLUSTER_VERSION
+
+
 class Taken(Struct, frozen=True, tag="taken"):
-    """The answer to `Cancel`: whether the host runs the job."""
+    """The answer to `Cancel` and `Release`: whether the host runs the job, or held the kernel."""
 
     known: bool
     version: int = CLUSTER_VERSION
@@ -154,11 +161,11 @@ class Beat(Struct, frozen=True, tag="beat"):
     Attributes
     ----------
     name, boot : str
-        Of the member, and of its process.
+        Name of the member, and id of its process.
     software : str
         Version.
     tier : str
-        Of its sandbox; empty if it runs no jobs.
+        Tier of its sandbox; empty if it runs no jobs.
     slots, busy : int
     healthy : bool
     leaving : bool
@@ -166,9 +173,11 @@ class Beat(Struct, frozen=True, tag="beat"):
     accepts : bool
         Whether it accepts jobs, and so keeps records of some.
     waiting : int
-        Jobs that it accepted and that wait for a slot of any host.
+        Number of jobs that it accepted and that wait for a slot of any host.
     packages : str
         Digest of the packages that were added for its jobs; empty if there are none.
+    held : tuple of HeldKernel
+        The kernels that it holds.
     version : int
     """
 
@@ -183,11 +192,12 @@ class Beat(Struct, frozen=True, tag="beat"):
     accepts: bool = True
     waiting: int = 0
     packages: str = ""
+    held: tuple[HeldKernel, ...] = ()
     version: int = CLUSTER_VERSION
 
 
 class Claim(Struct, frozen=True, tag="claim"):
-    """Says that a request id has a job in the cluster, and at which member. The broker forgets it unless renewed."""
+    """Assigns a request id to a job in the cluster and its member. It expires unless it is renewed."""
 
     member: str
     boot: str
@@ -205,7 +215,7 @@ class Owner(Struct, frozen=True, tag="owner"):
 class Question(Struct, frozen=True, tag="question"):
     """Asks a member to answer an HTTP request about a job that it keeps; the answer is a `Part`.
 
-    The asking member has checked the caller's token, and vouches for its name and kind.
+    The asking member has checked the caller's token and sends its name and kind.
     """
 
     id: str
@@ -220,7 +230,7 @@ class Question(Struct, frozen=True, tag="question"):
 
 
 class PartWanted(Struct, frozen=True, tag="part_wanted"):
-    """Asks for the next part of an answer, or with the number -1 for no more; the answer is a `Part`."""
+    """Asks for the next part of an answer, or with the number -1 for its end; the answer is a `Part`."""
 
     id: str
     number: int
@@ -228,7 +238,7 @@ class PartWanted(Struct, frozen=True, tag="part_wanted"):
 
 
 class Part(Struct, frozen=True, tag="part"):
-    """A part of an answer; status 0 says that the member makes none."""
+    """A part of an answer; status 0 means that the member has no answer."""
 
     id: str
     number: int
@@ -280,6 +290,14 @@ def decode(kind: type[M], data: bytes) -> M:
         raise
     except (ValueError, RecursionError) as error:
         raise WireError(f"the {tag} cannot be read: {error}") from None
+
+
+def is_a(kind: type[Struct], data: bytes) -> bool:
+    """Return whether a message is of one kind, where a subject has several."""
+    try:
+        return _HEAD.decode(data).type == kind.__struct_config__.tag
+    except ValueError:
+        return False
 
 
 def batches(id: str, attempt: int, first: int, events: list[Event]) -> list[EventBatch]:

@@ -1,5 +1,5 @@
 """The companion of a notebook's kernel: a process of the user outside of the sandbox.
 
-It brings tables (files, URLs, a live Metabase) to the kernel and runs transforms on a real gateway.
+It fetches tables (files, URLs, a live Metabase) for the kernel and runs transforms on a real gateway.
 `kernel_spec.client.companion` starts and ends it.
 """

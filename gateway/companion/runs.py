@@ -251,7 +251,7 @@ def _stages(stages_seconds: dict[str, float]) -> dict[str, Any]:
 
 
 def _displays(client: TransformClient, job_id: str) -> list[Any]:
-    """Return what a job displayed; a failure to fetch it must not fail the run."""
+    """Return the displays of a job; a failure to fetch them must not fail the run."""
     with contextlib.suppress(TransformError):
         return [msgspec.to_builtins(display) for display in client.displays(job_id)]
     return []

@@ -182,7 +182,7 @@ def _write_manifest(manifest: dict[str, Any] | None, directory: Path) -> Path | 
 
 
 class _Reporter:
-    """Passes the progress of a fetch on."""
+    """Forwards the progress of a fetch."""
 
     def __init__(self, report: Callable[[int], None]) -> None:
         self._report = report

@@ -18,7 +18,7 @@ class LoadedTable:
     data_format: DataFormat
 
     def to_json(self) -> dict[str, Any]:
-        """Return the table as the kernel gets it."""
+        """Return the table in the form for the kernel."""
         return {
             "data_path": str(self.data_path),
             "manifest_path": str(self.manifest_path) if self.manifest_path else None,

@@ -1,10 +1,10 @@
-"""Addresses of servers: from where one listens to where it is reached."""
+"""Addresses of servers: the URL for an address that a server listens on."""
 
 from __future__ import annotations
 
 import ipaddress
 
-#: Where a server that listens on all addresses is reached from this machine.
+#: Address at which this machine reaches a server that listens on all addresses.
 _WILDCARDS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to connect to, not to listen on
 
 

@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gateway.core.tasks import retrieve_exception
+
 T = TypeVar("T")
 
 #: One call in a thread costs about 50 µs, one MiB into the page cache about 300 µs: the loop stays free for both.
 BLOCK_BYTES = 1 << 20
 
-#: writev(2) takes 1024.
+#: writev(2) accepts 1024.
 CHUNKS_AT_ONCE = 1000
 
 COPY_STEP_BYTES = 16 << 20
@@ -24,7 +26,7 @@ COPY_STEP_BYTES = 16 << 20
 #: This much is written or read in 30 µs (page cache), which is less than a call in a thread takes.
 SMALL_BYTES = 1 << 16
 
-#: Errors of a write for want of space.
+#: Errors of a write when no space is left.
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -125,7 +127,7 @@ class FileWriter:
         if self._writing is not None:
             # the thread continues, and ThreadedFiles keeps the descriptor open until it has ended
             self._writing.cancel()
-            self._writing.add_done_callback(_retrieve)
+            self._writing.add_done_callback(retrieve_exception)
         self._files.close()
 
     async def _flush(self) -> None:
@@ -143,7 +145,7 @@ class FileWriter:
             try:
                 await asyncio.shield(writing)
             except asyncio.CancelledError:
-                writing.add_done_callback(_retrieve)
+                writing.add_done_callback(retrieve_exception)
                 raise
 
 
@@ -190,7 +192,7 @@ async def read_blocks(fd: int, size_bytes: int, block_bytes: int = BLOCK_BYTES /
 
 
 async def copy_file(source_fd: int, target_fd: int, size_bytes: int) -> None:
-    """Copy the beginning of one file to the current end of another, inside the kernel where possible.
+    """Copy the beginning of one file to the current end of another, inside Linux where possible.
 
     Parameters
     ----------
@@ -236,7 +238,7 @@ def create_file(path: Path, mode: int = 0o644, *, dir_fd: int | None = None) -> 
         A descriptor for reading and writing.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=dir_fd)
-    os.fchmod(fd, mode)  # the umask must not take away permissions that others need
+    os.fchmod(fd, mode)  # the umask must not remove permissions that others need
     return fd
 
 
@@ -255,11 +257,5 @@ def _close_all(fds: tuple[int, ...]) -> None:
 
 
 def _retrieve_and_close(fds: tuple[int, ...], future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()  # its caller is gone; asyncio would report an exception that is never retrieved
+    retrieve_exception(future)  # its caller is gone
     _close_all(fds)
-
-
-def _retrieve(future: asyncio.Future[None]) -> None:
-    if not future.cancelled():
-        future.exception()

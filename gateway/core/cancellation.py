@@ -18,9 +18,9 @@ class StopSignal:
     Attributes
     ----------
     cause : FailureCode or None
-        Why the job is to end; None while it is not.
+        Why the job must end; None if it need not.
     hold_seconds : float
-        How long the caller who ends the job wants its kernel to be held; 0 is not at all.
+        How long the caller who ends the job wants its kernel to be held; 0 for no hold.
     """
 
     def __init__(self) -> None:
@@ -37,12 +37,12 @@ class StopSignal:
         cause : FailureCode
             ``cancelled`` or ``shutting_down``.
         hold_seconds : float
-            How long the kernel is to be held afterwards.
+            How long to hold the kernel afterwards.
 
         Returns
         -------
         bool
-            Whether the job can still end by it; False if its verdict is known already.
+            Whether this can still end the job; False if its verdict is known already.
         """
         is_cancel = cause is FailureCode.CANCELLED
         may_set = self.cause is None or (is_cancel and self.cause is FailureCode.SHUTTING_DOWN)
@@ -52,7 +52,7 @@ class StopSignal:
         return not self._is_decided
 
     def decide(self) -> None:
-        """Note that the verdict is known: a later request only ends the wait for what follows, and no cancel does."""
+        """Record that the verdict is known: then a shutdown only ends the wait for the delivery, and a cancel fails."""
         self._is_decided = True
 
     async def wait(self) -> None:

@@ -1,8 +1,8 @@
-"""Files below allowed directories, opened so that no link is followed and no race can be won.
+"""Files below allowed directories, opened without following links and without a race.
 
-A path is walked one component at a time, each opened relative to the one before with O_NOFOLLOW. Who may rename things
-meanwhile can therefore only make the walk fail. openat2(2) with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS does the same,
-but Python has no call for it.
+A path is walked one component at a time, each opened relative to the one before with O_NOFOLLOW. A process that renames
+entries meanwhile can therefore only make the walk fail. openat2(2) with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS does the
+same, but Python has no call for it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class PathNotAllowed(OSError):
-    """The path lies below none of the allowed roots, or leads out of it by a link."""
+    """The path is below none of the allowed roots, or leads out of its root by a link."""
 
 
 #: The place that paths are allowed in, for refusals.
@@ -30,7 +30,7 @@ ROOTS_SETTING = "a directory of WORKING_DIR_ROOTS"
 
 
 def root_of(path: Path, roots: Sequence[Path], where: str = ROOTS_SETTING) -> tuple[Path, tuple[str, ...]]:
-    """Return the allowed root that `path` lies below, and the components from there, by the text alone.
+    """Return the allowed root that `path` is below, and the components from there, by the text alone.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def root_of(path: Path, roots: Sequence[Path], where: str = ROOTS_SETTING) -> tu
     Raises
     ------
     PathNotAllowed
-        The path is relative, contains ``..`` or a NUL, or lies below no root.
+        The path is relative, contains ``..`` or a NUL, or is below no root.
     """
     pure = PurePosixPath(path)
     if not pure.is_absolute() or ".." in pure.parts or "\0" in str(path):
@@ -130,7 +130,7 @@ def output_directory(path: Path, settings: Settings) -> Iterator[int]:
 def _is_service() -> bool:
     """Return whether a container engine or systemd has started the gateway.
 
-    Engines and the image set ``container``, as systemd's container interface asks for. JOURNAL_STREAM names the device
+    Engines and the image set ``container``, as systemd's container interface requires. JOURNAL_STREAM names the device
     and inode of a service's log (systemd.exec(5)); a terminal inherits the variable, but has another stderr.
     """
     if "container" in os.environ:
@@ -208,7 +208,7 @@ def open_below(path: Path, roots: Sequence[Path]) -> tuple[int, int]:
 
 
 def _link_error(error: OSError, name: str, directory: int) -> OSError:
-    """Return the error, or one that names the link where the kernel says ELOOP or ENOTDIR."""
+    """Return the error, or one that names the link where Linux returns ELOOP or ENOTDIR."""
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         with contextlib.suppress(OSError):
             if stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):

@@ -99,12 +99,12 @@ class ColumnProfile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DisplayedProfile(Struct, frozen=True, forbid_unknown_fields=True, tag="profile"):
-    """What the columns of a job's result contain.
+    """Figures about the columns of a job's result.
 
     Attributes
     ----------
     rows : int
-        How many of the first rows it is of.
+        Number of rows that were profiled, from the first on.
     columns : tuple of ColumnProfile
     """
 
@@ -131,7 +131,7 @@ Display = DisplayedImage | DisplayedTable | DisplayedProfile
 def has_room(kept: Sequence[Display], display: Display) -> bool:
     """Return whether a display can be kept beside those of its job that are kept already.
 
-    A job has one profile, whose type bounds it: twenty images must not displace what the caller asked for.
+    A job has one profile, whose type bounds it: twenty images must not displace the profile that the caller requested.
     """
     if isinstance(display, DisplayedProfile):
         return not any(isinstance(each, DisplayedProfile) for each in kept)

@@ -42,9 +42,9 @@ class LogLine(Struct, frozen=True, omit_defaults=True, tag="line"):
 
 
 class Progress(Struct, frozen=True, tag="progress"):
-    """How far a stage has come: ``fetch``, ``read``, ``transform``, ``write``, ``deliver``.
+    """The progress of a stage: ``fetch``, ``read``, ``transform``, ``write``, ``deliver``.
 
-    Of the stage ``transform`` it is what the script reports with `transform_shim.progress` or tqdm: ``bar``, its number
+    For the stage ``transform``, the script reports it with `transform_shim.progress` or tqdm: ``bar``, its number
     among the bars that are shown at the same time, ``description``, and ``done`` of ``total``.
     """
 
@@ -85,7 +85,7 @@ Event = StateChanged | LogLine | Progress | Displayed | Placed | Finished
 
 
 class LogSnapshot(Struct, frozen=True, omit_defaults=True):
-    """The lines that an `EventLog` kept, with what is needed to give them the same numbers again, and the displays."""
+    """The lines that an `EventLog` kept, with the counters from which they get the same numbers again, and displays."""
 
     #: JSON objects of `gateway.core.log_json`, so that nothing is encoded on the event loop.
     head: list[Raw]
@@ -167,7 +167,7 @@ class EventLog:
     cap_bytes : int
         Bytes kept in all, counted as they are in the events object.
     line_cap_bytes : int
-        Longest line that is kept whole; a longer one is cut and says so.
+        Longest line that is kept whole; a longer one is cut, with a note.
 
     Attributes
     ----------
@@ -345,13 +345,13 @@ class EventLog:
             note = f"{kept}... ({len(encoded)} bytes in all; the rest of this line was dropped)"
             line = LogLine(line.timestamp, line.stream, note)
             encoded = encode_line(line.timestamp, line.stream, note)
-        size = len(encoded) + 1  # the line end in the events object
-        if not self._tail and self._head_bytes + size <= self.cap_bytes // 2:
+        size_bytes = len(encoded) + 1  # the line end in the events object
+        if not self._tail and self._head_bytes + size_bytes <= self.cap_bytes // 2:
             self._head.append(encoded)
-            self._head_bytes += size
+            self._head_bytes += size_bytes
             return line
         self._tail.append(encoded)
-        self._tail_bytes += size
+        self._tail_bytes += size_bytes
         while self._tail_bytes > self.cap_bytes // 2:
             gone = len(self._tail.popleft()) + 1
             self._tail_bytes -= gone

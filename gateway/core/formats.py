@@ -14,7 +14,7 @@ from typing import Any, Literal
 DataFormat = Literal["jsonl", "csv", "parquet", "arrow"]
 
 
-#: A file, or an open `pyarrow.NativeFile`; and the columns that are read as text: a text file does not tell its types.
+#: A file, or an open `pyarrow.NativeFile`; and the columns that are read as text: a text file does not have types.
 Reader = Callable[[Any, Mapping[str, Any]], Any]
 
 
@@ -56,7 +56,7 @@ def _read_jsonl(source: Any, text_columns: Mapping[str, Any]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class FormatFacts:
-    """How files of one format are named, announced, recognised and read.
+    """File endings, content type, magic bytes and reader of one format.
 
     Attributes
     ----------

@@ -49,7 +49,7 @@ class MetabaseSource(Struct, frozen=True, forbid_unknown_fields=True, tag="metab
 class ParcelSource(Struct, frozen=True, forbid_unknown_fields=True, tag="parcel"):
     """A parcel: a file at the member of a cluster that accepted the job. No request names one.
 
-    Its URL is all that it takes to read the file, so no text shows it.
+    Its URL alone grants access to the file, so no text shows it.
     """
 
     url: str
@@ -136,13 +136,13 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     runtime : {'python'}
         Language of the script.
     trace_parent : str or None
-        The caller's W3C ``traceparent``, given back and logged.
+        The caller's W3C ``traceparent``, returned and logged.
     hold_seconds : float
-        How long the kernel is kept for inspection if the job fails in it; 0 is not at all.
+        How long the kernel is kept for inspection if the job fails in it; 0 for no hold.
     label : str or None
-        The caller's own words for the job, shown in the history.
+        The caller's description of the job, shown in the history.
     output_schema : str or None
-        The output contract as JSON; like the script, it is understood in the kernel only.
+        The output contract as JSON; like the script, only the kernel interprets it.
     profile : bool
         Whether the columns of the result are profiled, for its job's displays.
     """
@@ -230,7 +230,7 @@ class Verdict(Struct, frozen=True):
     code : FailureCode or None
         None is success.
     message : str
-        Empty on success; otherwise the sentence with the limit and the peak.
+        Empty on success; otherwise the cause, with the limit and the peak.
     exit_code : int
         0 on success.
     execution_seconds : float
@@ -251,7 +251,7 @@ class Verdict(Struct, frozen=True):
     not_held : str
         Why it is not, although the request asked for it.
     retryable : bool or None
-        Whether the same request may succeed when sent again; None is as the failure code says.
+        Whether the same request may succeed when sent again; None stands for the value of the failure code.
     host : str
         The member of a cluster that ran it; empty without a cluster, and if no host had it.
     """
@@ -293,7 +293,7 @@ class Verdict(Struct, frozen=True):
         Returns
         -------
         Verdict
-            A failure that says nothing of the cause.
+            A failure without the cause.
         """
         kind = FAILURES[FailureCode.INTERNAL]
         return cls(FailureCode.INTERNAL, kind.meaning, kind.exit_code)

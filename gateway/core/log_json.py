@@ -44,13 +44,13 @@ def encode_line(timestamp: float, stream: str, message: str, *, display: bool = 
     """
     try:
         text = orjson.dumps(message)
-    except TypeError:  # a lone surrogate cannot be written as UTF-8; one bad character must not cost the whole log
+    except TypeError:  # a lone surrogate cannot be written as UTF-8; one bad character must not lose the whole log
         text = orjson.dumps(message.encode("utf-8", "replace").decode("utf-8"))
     return b"%b%b%b" % (_opening(timestamp, stream), text, _DISPLAY if display else b"}")
 
 
 def without_marks(lines: bytes) -> bytes:
-    """Return lines with the three members that Metabase knows.
+    """Return lines with only the three members of Metabase's contract.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def without_marks(lines: bytes) -> bytes:
 
 
 def decode_line(line: bytes) -> tuple[float, Any, str, bool]:
-    """Return what `encode_line` took.
+    """Return the values that `encode_line` encoded.
 
     Parameters
     ----------

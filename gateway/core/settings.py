@@ -8,7 +8,7 @@ from pathlib import Path
 from kernel_spec.protocol.limits import LIMITS, MIB, Limits
 
 #: Shortest token in a token file, and of AUTH_TOKEN beyond loopback; a shorter one can be guessed over the network.
-MIN_TOKEN_LENGTH = 8
+MIN_TOKEN_CHARACTERS = 8
 
 #: The limits of a job with DISABLE_LIMITS.
 WITHOUT_LIMITS = Limits(**{name: limit.disabled for name, limit in LIMITS.items()})

@@ -46,6 +46,18 @@ async def first_of(*futures: asyncio.Future[Any], timeout_seconds: float | None 
     await asyncio.wait(futures, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
 
 
+def retrieve_exception(future: asyncio.Future[Any]) -> None:
+    """Mark the exception of a done future as seen, because asyncio reports one that nothing has retrieved.
+
+    Parameters
+    ----------
+    future : Future
+        Nothing awaits it any more; done or cancelled.
+    """
+    if not future.cancelled():
+        future.exception()
+
+
 @contextlib.contextmanager
 def first_failure() -> Iterator[None]:
     """Raise the first failure of the `asyncio.TaskGroup` inside bare, as if there had been no group."""

@@ -1,4 +1,4 @@
-"""The files that came with a request, as a handle that is passed on from the HTTP side to the runner."""
+"""The files that came with a request, as a handle that the HTTP side passes to the runner."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Uploads:
         return self.directory / name
 
     def sync(self) -> None:
-        """Write the files to the disk, so that they survive whatever happens to the machine; blocks while it does.
+        """Write the files to the disk, so that they survive a crash of the machine; blocks.
 
         Raises
         ------
@@ -62,5 +62,5 @@ class Uploads:
                 os.close(fd)
 
     def remove(self) -> None:
-        """Remove the directory with its files; blocks while it does."""
+        """Remove the directory with its files; blocks."""
         shutil.rmtree(self.directory, ignore_errors=True)

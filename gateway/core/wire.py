@@ -1,9 +1,9 @@
-"""The JSON forms of jobs and events, for a store on disk and for other machines.
+"""The JSON forms of jobs, logs and verdicts, for a store on disk and for other machines.
 
 Every message is one object with a ``type`` and a ``version``. Reading a job is strict: an unknown type, version or
 member is refused, because a reader that skips what it does not know would run another job than the one that was
-accepted. Of an event or a verdict, members that a later version added are ignored: during an upgrade, hosts of both
-versions run jobs.
+accepted. Of a verdict, members that a later version added are ignored: during an upgrade, hosts of both versions run
+jobs.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
-from gateway.core.events import Event, LogSnapshot
+from gateway.core.events import LogSnapshot
 from gateway.core.job import Job, Verdict
 
 #: Raised when a member is removed or changes its meaning, or is added and always written. A new member that is written
-#: only where it is used needs no new version, nor does any new member of an event or a verdict.
+#: only where it is used needs no new version, nor does any new member of a verdict.
 WIRE_VERSION = 1
 
 M = TypeVar("M")
@@ -36,11 +36,6 @@ class _Head(Struct):
 class _JobMessage(Struct, frozen=True, forbid_unknown_fields=True, tag="job"):
     version: Literal[1]
     job: Job
-
-
-class _EventMessage(Struct, frozen=True, forbid_unknown_fields=True, tag="event"):
-    version: Literal[1]
-    event: Event
 
 
 class _LogMessage(Struct, frozen=True, forbid_unknown_fields=True, tag="log"):
@@ -88,43 +83,6 @@ def decode_job(data: bytes) -> Job:
         The text names the member that is wrong.
     """
     return _decode(_JOB, data, "job").job
-
-
-def encode_event(event: Event) -> bytes:
-    """Return the JSON form of an event.
-
-    Parameters
-    ----------
-    event : Event
-        An event of a job.
-
-    Returns
-    -------
-    bytes
-        One JSON object.
-    """
-    return _ENCODER.encode(_EventMessage(1, event))
-
-
-def decode_event(data: bytes) -> Event:
-    """Return the event that `encode_event` wrote.
-
-    Parameters
-    ----------
-    data : bytes
-        One JSON object.
-
-    Returns
-    -------
-    Event
-        An event that equals the one that was encoded.
-
-    Raises
-    ------
-    WireError
-        The text names the member that is wrong.
-    """
-    return _decode(_EVENT, data, "event").event
 
 
 def encode_log(log: LogSnapshot) -> bytes:
@@ -202,7 +160,7 @@ def decode_verdict(data: bytes) -> Verdict:
 
 
 def to_json(message: Struct) -> bytes:
-    """Return a message as JSON; a lone surrogate, for which UTF-8 has no form, becomes text.
+    """Return a message as JSON; a lone surrogate, which UTF-8 cannot encode, becomes text.
 
     Parameters
     ----------
@@ -221,7 +179,7 @@ def to_json(message: Struct) -> bytes:
 
 
 def _without_surrogates(value: Any) -> Any:
-    """Return `value` with each lone surrogate, for which JSON in UTF-8 has no form, as text."""
+    """Return `value` with each lone surrogate, which UTF-8 cannot encode, as text."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
@@ -258,6 +216,5 @@ def _decode_path(kind: type[Any], value: Any) -> Any:
 _ENCODER = msgspec.json.Encoder(enc_hook=_encode_path)
 _HEAD = msgspec.json.Decoder(_Head)
 _JOB = msgspec.json.Decoder(_JobMessage, dec_hook=_decode_path)
-_EVENT = msgspec.json.Decoder(_EventMessage, dec_hook=_decode_path)
 _LOG = msgspec.json.Decoder(_LogMessage)
 _VERDICT = msgspec.json.Decoder(_VerdictMessage)

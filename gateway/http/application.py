@@ -11,13 +11,13 @@ from tornado.log import gen_log
 from tornado.web import Application, RequestHandler
 
 from gateway.core.settings import Settings
-from gateway.http.base.auth import Guard
-from gateway.http.base.context import Context, Description
-from gateway.http.base.handler import BaseHandler, NotFoundHandler, shown_path
-from gateway.http.base.peer_connection import PeerConnection
-from gateway.http.base.tokens import Token, TokenKind
+from gateway.http.access.auth import Guard
+from gateway.http.access.peer_connection import PeerConnection
+from gateway.http.access.tokens import Token, TokenKind
+from gateway.http.base_handler.context import Context, Description
+from gateway.http.base_handler.handler import BaseHandler, NotFoundHandler, shown_path
 from gateway.http.openapi import describe
-from gateway.http.routes import PARCEL_ROUTES, ROUTES, Route
+from gateway.http.routes import MEMBER_ROUTES, PARCEL_ROUTES, ROUTES, Route
 from gateway.jobs.refusal_log import RefusalLog
 from gateway.jobs.service import JobService
 from gateway.telemetry.metrics import Metrics
@@ -76,7 +76,7 @@ def log_request(handler: RequestHandler) -> None:
     call_id = getattr(handler, "call_id", "-")
     trace = getattr(handler, "trace_parent", None) or "-"
     extra = {"call_id": call_id, "trace_parent": trace, "status": status, "seconds": round(seconds, 4)}
-    # of a member's question the asking member writes a line, if a caller of its own is behind it
+    # the asking member logs a member's question, if it comes from a caller
     usual = logging.DEBUG if isinstance(request.connection, PeerConnection) else logging.INFO
     access_log.log(
         logging.WARNING if status >= 500 else usual,
@@ -95,8 +95,8 @@ def log_request(handler: RequestHandler) -> None:
 
 
 def _description(routes: Sequence[Route]) -> Callable[[], Description]:
-    # made when it is first asked for: it takes 60 ms, and most gateways never send it
-    return cache(lambda: describe([route for route in routes if route not in PARCEL_ROUTES]))
+    # made at the first request: it takes 60 ms, and most gateways never send it
+    return cache(lambda: describe([route for route in routes if route not in MEMBER_ROUTES + PARCEL_ROUTES]))
 
 
 def _pattern(path: str) -> str:

@@ -1,7 +1,7 @@
 """Accept connections, and pause while the process or the machine has no more descriptors.
 
 Tornado's own accept handler raises when accept(2) does. The connection stays in the backlog, so the loop calls it again
-at once: a traceback for each turn of the loop, 2 to 7 MB of log a second, and a core that does nothing else (measured).
+at once: a traceback in each iteration, 2 to 7 MB of log a second, and a core that does nothing else (measured).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 PAUSE_SECONDS = 0.1
 
-#: Connections that are accepted in one turn of the loop, so that requests in progress have their turn as well.
+#: Connections that are accepted in one iteration of the loop, so that requests in progress have their turn as well.
 ACCEPTS_PER_TURN = 64
 
 #: Time between two log lines about the same shortage.

@@ -17,7 +17,7 @@ from pydantic.json_schema import models_json_schema
 from gateway.core.errors import FailureCode
 from gateway.core.job import JobState
 from gateway.core.version import VERSION
-from gateway.http.base.context import Description
+from gateway.http.base_handler.context import Description
 from gateway.http.openapi_page import docs_page
 from gateway.http.schemas.history import MAX_LIMIT
 from gateway.http.schemas.responses import ErrorResponse, ResponseModel

@@ -1,4 +1,4 @@
-"""``/v1/parcels/TOKEN``: a host of the cluster fetches and brings files of a job that this member accepted.
+"""``/v1/parcels/TOKEN``: a host of the cluster fetches and uploads files of a job that this member accepted.
 
 The token in the path is the authority, so no log and no answer has it.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from gateway.core.async_files import DISK_FULL, FileWriter
 from gateway.core.errors import DiskFull, NotFound
-from gateway.http.base.handler import BaseHandler
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.bodies.receivers import BodyReceiver, NoBody, too_large
 from gateway.http.bodies.uploads import UploadFailed
 from gateway.http.handlers.execute import UPLOAD_SECONDS
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class ParcelBody:
-    """Receives a file; it is in its place when all of it has arrived, and removed otherwise."""
+    """Receives a file, which gets its place when all of it has arrived, and is removed otherwise."""
 
     json_bytes = 0
 
@@ -53,7 +53,7 @@ class ParcelBody:
         Raises
         ------
         NotFound
-            The attempt of the job is over meanwhile.
+            The attempt of the job has ended meanwhile.
         DiskFull, UploadFailed
             The disk cannot be written.
         """
@@ -85,7 +85,7 @@ class ParcelBody:
 
 
 class ParcelHandler(BaseHandler):
-    """Sends the tables of a job to its host, and takes the results."""
+    """Sends the tables of a job to its host, and receives the results."""
 
     is_open = True
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gateway.core.formats import FORMATS
-from gateway.http.base.handler import BaseHandler
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.handlers.bundle import BundledTableHandler, BundleHandler
 from gateway.http.handlers.cancel import CancelHandler
-from gateway.http.handlers.execute import ExecuteHandler
+from gateway.http.handlers.execute import ExecuteHandler, OutcomeHandler
 from gateway.http.handlers.held import ConsoleHandler, HeldHandler, ReleaseHandler
 from gateway.http.handlers.history import (
     HistoryCancelHandler,
@@ -124,7 +124,7 @@ ROUTES: tuple[Route, ...] = (
         "get",
         "/v1/logs",
         LogsHandler,
-        "Return the log of a job so far; 304 when it is as the `If-None-Match` of the request says",
+        "Return the log of a job so far; 304 if it matches the `If-None-Match` of the request",
         _LOG,
         query=_LOG_QUERY,
         refusals=(400, 401, 403, 404),
@@ -201,7 +201,7 @@ ROUTES: tuple[Route, ...] = (
         "get",
         "/v1/jobs/{job_id}/logs",
         HistoryLogsHandler,
-        "Return the log of one job; 304 when it is as the `If-None-Match` of the request says",
+        "Return the log of one job; 304 if it matches the `If-None-Match` of the request",
         _LOG,
         query={"offset": "Number of lines already seen."},
         refusals=(400, 401, 403, 404),
@@ -227,7 +227,7 @@ ROUTES: tuple[Route, ...] = (
         "get",
         "/v1/jobs/{job_id}/bundle",
         BundleHandler,
-        "Return what KEEP_FAILED_JOBS keeps of a failed job, without the data of its tables",
+        "Return the bundle of a failed job, which KEEP_FAILED_JOBS keeps, without the data of its tables",
         {200: bundle.BundleResponse},
         refusals=(401, 403, 404),
     ),
@@ -260,7 +260,7 @@ ROUTES: tuple[Route, ...] = (
         "post",
         "/v1/packages/reload",
         ReloadPackagesHandler,
-        "Let later jobs have the packages that were added or removed",
+        "Apply added and removed packages to later jobs",
         {200: responses.PackagesResponse},
         refusals=(401, 403, 413, 503),
     ),
@@ -302,7 +302,7 @@ ROUTES: tuple[Route, ...] = (
         "post",
         "/v1/resume",
         ResumeHandler,
-        "Take new jobs again",
+        "Accept new jobs again",
         {200: responses.PauseResponse},
         refusals=(401, 403, 413, 503),
     ),
@@ -354,10 +354,23 @@ ROUTES: tuple[Route, ...] = (
     Route("get", "/metrics", MetricsHandler, "Metrics for Prometheus", {200: METRICS_TYPES}),
 )
 
-#: Of a process that runs jobs of a cluster and accepts none: probes and metrics.
+#: The routes of a process that runs jobs of a cluster and accepts none: probes and metrics.
 HOST_ROUTES = tuple(route for route in ROUTES if route.path.startswith("/healthz/") or route.path == "/metrics")
 
-#: Of a member of a cluster whose address the others know. They are for these alone, and not part of the API.
+#: The routes of a member of a cluster that accepts jobs. They are for the other members, and not part of the API.
+MEMBER_ROUTES = (
+    Route(
+        "get",
+        "/v1/outcomes/{key}/{body}",
+        OutcomeHandler,
+        "Return the recorded outcome of the job with an Idempotency-Key",
+        {200: responses.JobResponse},
+        query={"inline": "1 for the result itself."},
+        refusals=(404, 409, 422),
+    ),
+)
+
+#: The routes of a member of a cluster whose address the others have. They are for these, and not part of the API.
 PARCEL_ROUTES = (
     Route(
         "get",
@@ -371,7 +384,7 @@ PARCEL_ROUTES = (
         "put",
         "/v1/parcels/{token}",
         ParcelHandler,
-        "Take a result from the host of a job",
+        "Receive a result from the host of a job",
         {200: None},
         refusals=(404, 413, 503),
     ),

@@ -21,7 +21,7 @@ from tornado.web import Application
 
 from gateway.core.errors import BadRequest, GatewayError, TooManyConnections
 from gateway.core.settings import Settings
-from gateway.http.base.lingering_close import answer_and_linger, lingering
+from gateway.http.base_handler.lingering_close import answer_and_linger, lingering
 from gateway.http.listener import LOG_SECONDS, Listener
 from gateway.telemetry.metrics import Metrics
 
@@ -31,7 +31,7 @@ access_log = logging.getLogger("gateway.access")
 HEADER_BYTES = 65_536
 IDLE_SECONDS = 30.0
 
-#: How often a stop looks whether the last requests are answered.
+#: Interval at which a stop checks whether the last requests are answered.
 POLL_SECONDS = 0.02
 BODY_SECONDS = 60.0
 
@@ -79,9 +79,9 @@ class GatewayServer(HTTPServer):
         text = f"{max_connections} connections have requests in progress (MAX_CONNECTIONS)"
         self._overload = _refusal(TooManyConnections(text), "Service Unavailable", "Retry-After: 5\r\n")
         self._next_log_at = 0.0
-        #: Connections without a complete request, the one that waits longest first.
+        #: Connections without a complete request; the one that has waited longest is the first.
         self._idle: dict[HTTP1ServerConnection, None] = {}
-        #: Connections of which no request was read yet, and all that had one.
+        #: Connections from which no request was read yet, and all that had one.
         self._unread: set[object] = set()
         self._known: weakref.WeakSet[HTTP1ServerConnection] = weakref.WeakSet()
 
@@ -122,7 +122,7 @@ class GatewayServer(HTTPServer):
         Parameters
         ----------
         seconds : float
-            How long to wait at most.
+            The longest wait.
         """
         self.stop()
         deadline = time.monotonic() + seconds
@@ -180,7 +180,7 @@ class GatewayServer(HTTPServer):
 
 
 class _RequestDelegate(HTTPMessageDelegate):
-    """Passes a request on, and calls back when its headers are complete."""
+    """Forwards a request, and calls back when its headers are complete."""
 
     def __init__(self, delegate: HTTPMessageDelegate, on_headers: Callable[[], object]) -> None:
         self._delegate = delegate
@@ -205,7 +205,7 @@ class _RequestDelegate(HTTPMessageDelegate):
 def make_server(
     app: Application, settings: Settings, metrics: Metrics, tls: ssl.SSLContext | None = None
 ) -> GatewayServer:
-    """Return the server of `app`, bound to nothing yet.
+    """Return the server of `app`, not bound to an address yet.
 
     `idle_connection_timeout` bounds the time for headers, `body_timeout` the time for a body; uploads raise it. The
     handlers limit the size of bodies, because they know their limits and answer 413 with a message; the server's own

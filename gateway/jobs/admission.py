@@ -1,4 +1,4 @@
-"""The decision whether a job is accepted; a refusal costs the caller nothing but the answer."""
+"""The decision whether a job is accepted; a refused job leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_admission(job: Job, token_name: str | None, store: JobStore, slots: Sl
     job : Job
         A validated job.
     token_name : str or None
-        Name of the caller's token; the ids of other names are other ids.
+        Name of the caller's token; each name has its own ids.
     store : JobStore
         The jobs that are known.
     slots : SlotCount
@@ -51,9 +51,9 @@ def check_storage(job: Job, server: EmbeddedS3 | None, store: JobStore, settings
     Parameters
     ----------
     job : Job
-        A validated job. Each URL counts: the server may have other names than those it knows.
+        A validated job. Each URL counts: the server may have more names than its settings list.
     server : EmbeddedS3 or None
-        None where there is none; other storage is only known to fail when it is asked.
+        None without one; a failure of other storage is known only after a request to it.
     store : JobStore
         The jobs that are known.
     settings : Settings
@@ -63,15 +63,15 @@ def check_storage(job: Job, server: EmbeddedS3 | None, store: JobStore, settings
     Raises
     ------
     StorageDown
-        The embedded server is being started again, or that many deliveries wait.
+        The embedded server is being restarted, or that many deliveries wait.
     """
     if isinstance(job.delivery, UrlDelivery):
         waiting = sum(record.log.stage == "deliver" for record in store.live())
         if waiting >= max(settings.max_deliveries, settings.slots):
-            text = f"{waiting} jobs wait for the storage to take their results, and no more may wait (MAX_DELIVERIES)"
+            text = f"{waiting} jobs wait for the storage to accept their results, and no more may wait (MAX_DELIVERIES)"
             raise StorageDown(text)
     if server is None or server.healthy:
         return
     has_url = any(isinstance(source, UrlSource) for table in job.tables for source in (table.data, table.manifest))
     if has_url or isinstance(job.delivery, UrlDelivery):
-        raise StorageDown("the embedded S3 server does not run and is being started again")
+        raise StorageDown("the embedded S3 server does not run and is being restarted")

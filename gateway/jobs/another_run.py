@@ -16,11 +16,11 @@ from gateway.jobs.recovery import reason_against
 from gateway.jobs.runner import JobRun
 from gateway.jobs.store import JobRecord, JobStore, StoredJob
 
-#: How long a job that nobody waits for is run again because it got no kernel. Kernels that do not start under heavy
+#: How long a job without a waiting caller is run again because it got no kernel. Kernels that do not start under heavy
 #: load, or while memory or disk are full, start minutes later. A broken sandbox stays so, and its jobs fill the queue.
 START_RETRY_SECONDS = 300.0
 
-#: The pause before the first of such runs, and the longest.
+#: The pause before the first of these runs, and the longest pause.
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 10.0
 
@@ -53,7 +53,7 @@ class AnotherRun:
         Parameters
         ----------
         run : JobRun
-            Whose `execute` has returned; gets another verdict if a rule speaks against another run.
+            Its `execute` has returned; it gets another verdict if a rule forbids another run.
         draining : bool
             Whether the gateway stops; the job is then left to the next process.
 

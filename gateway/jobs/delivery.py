@@ -77,7 +77,7 @@ class Deliverer:
     ----------
     settings : Settings
     store : KeptResultStore
-        Takes results for which the request gives no URL.
+        Stores results for which the request gives no URL.
     client : ObjectClient
         Sends requests to the storage.
     on_retry : callable, optional
@@ -152,7 +152,7 @@ class Deliverer:
                 )
         stop.decide()
         _last_words(job, verdict, events)
-        # by a task of its own: it goes on when the verdict waits no longer
+        # in a task of its own, which goes on when the verdict waits no longer
         delivery = self._log(job, verdict, events, execution_id, deadline, permit)
         task = asyncio.create_task(delivery, name=f"log {execution_id}")
         self._logs[task] = execution_id
@@ -170,7 +170,7 @@ class Deliverer:
         return verdict
 
     async def aclose(self) -> None:
-        """Give the logs that are still uploaded a moment, then give them up."""
+        """Wait a moment for the uploads of logs, then cancel them."""
         if self._logs:
             await asyncio.wait(self._logs, timeout=CLOSE_SECONDS)
         for task in self._logs:
@@ -280,7 +280,7 @@ class Deliverer:
 
 
 def _reporter(events: EventSink) -> Callable[[int], None]:
-    """Return a function that reports a long upload from time to time."""
+    """Return a function that reports a long upload at intervals."""
     next_at = time.monotonic() + PROGRESS_SECONDS
 
     def report(sent_bytes: int) -> None:
@@ -296,7 +296,7 @@ def _reporter(events: EventSink) -> Callable[[int], None]:
 def _last_words(job: Job, verdict: Verdict, events: JobLog) -> None:
     """End the log with the line that names the outcome, unless it does already."""
     if isinstance(job.delivery, ParcelDelivery):
-        return  # the member that accepted the job says them, when it has delivered
+        return  # the member that accepted the job writes it, after its delivery
     if verdict.code is not None:
         if not FAILURES[verdict.code].in_log and not _ends_with(events, verdict.message):
             events.line("stderr", f"ERROR: {verdict.message}")

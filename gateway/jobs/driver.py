@@ -1,4 +1,4 @@
-"""The way of one job from its acceptance to its answer: queue, runs, delivery, end."""
+"""The steps of one job from its acceptance to its answer: queue, runs, delivery, end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class JobDriver:
     counters : JobCounters
         Count attempts and ends.
     claims : RequestIdClaims or None
-        Gets the request id of each job back at its end.
+        Releases the request id of each job at its end.
     on_finished : callable or None
         Called with each record when its verdict is known.
     is_draining : callable
@@ -99,7 +99,7 @@ class JobDriver:
             is_abandoned = True
             raise
         except Exception:
-            # the last boundary: a fault of ours must still answer the caller, and must not show them our stack
+            # the last boundary: after a fault of ours the caller must still get an answer, and not our traceback
             log.exception("job %s: the gateway failed", record.execution_id)
         finally:
             left = not record.is_awaited and (is_abandoned or self._is_left(record)) and not _is_final(verdict)
@@ -132,7 +132,7 @@ class JobDriver:
         if not record.is_awaited or record.key is not None:
             # a caller that asks later must get the same answer, whatever happens in between
             await asyncio.wait({stored})
-        if self._claims is not None:  # before the caller learns of the end, and may use the id again
+        if self._claims is not None:  # before the caller gets the answer, and may use the id again
             await self._claims.release(record.execution_id)
         record.job = None  # the code and the presigned URLs are not needed any more
         self._counters.count(verdict)

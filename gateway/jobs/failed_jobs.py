@@ -33,14 +33,14 @@ _NO_FAULTS = frozenset({FailureCode.CANCELLED, FailureCode.SHUTTING_DOWN, Failur
 
 
 def may_run_again(verdict: Verdict) -> bool:
-    """Return whether a job failed by something that running it again may show."""
+    """Return whether another run of a failed job may show its cause."""
     return not verdict.ok and verdict.code not in _NO_FAULTS
 
 
 async def keep_bundle(
     bundles: BundleStore, record: JobRecord, verdict: Verdict, run: JobRun, runner: JobRunner, settings: Settings
 ) -> None:
-    """Keep the bundle of a job; that it cannot be kept is logged, because the job has its verdict already.
+    """Keep the bundle of a job; a failure to keep it is only logged, because the job has its verdict already.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ async def keep_bundle(
     run : JobRun
         Has the job's tables.
     runner : JobRunner
-        Knows the packages of jobs.
+        Lists the packages of jobs.
     settings : Settings
         Of this gateway.
     """
@@ -82,7 +82,7 @@ def _bundle(job_id: str, job: Job, verdict: Verdict, settings: Settings, **found
         request_id=job.request_id,
         label=job.label,
         failure_code=str(verdict.code),
-        # it may quote the job, which may have printed a lone surrogate, for which JSON in UTF-8 has no form
+        # it may quote the job, which may have printed a lone surrogate, which UTF-8 cannot encode
         message=verdict.message.encode("utf-8", "backslashreplace").decode(),
         exit_code=verdict.exit_code,
         code=job.code,

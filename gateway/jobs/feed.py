@@ -1,4 +1,4 @@
-"""The changes of all jobs, in order, for those who watch them. Nothing is done while there is no watcher."""
+"""The changes of all jobs, in order, for watchers. Without a watcher it does nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import partial
 from gateway.core.events import Event, Finished, LogLine
 from gateway.jobs.store import HistoryEntry, JobRecord
 
-#: Changes that a watcher may miss, by a lost connection, before it must begin anew with all live jobs.
+#: Changes that a watcher may miss, by a lost connection, before it must begin again with all live jobs.
 KEPT_CHANGES = 2000
 
 #: Finished jobs that are kept for such a watcher, without their logs.
@@ -22,7 +22,7 @@ KEPT_FINISHED = 500
 #: Live jobs of other members; more of them are not shown.
 MOST_OTHERS = 5000
 
-#: How long jobs are followed after the last watcher left: one that lost its connection comes back soon.
+#: How long jobs are followed after the last watcher left: a watcher that lost its connection comes back soon.
 LINGER_SECONDS = 30.0
 
 
@@ -54,13 +54,20 @@ FeedJob = JobRecord | HistoryEntry | OtherJob
 
 
 class Watch:
-    """Wakes one watcher."""
+    """Wakes one watcher.
 
-    def __init__(self) -> None:
+    Attributes
+    ----------
+    is_of_member : bool
+        Whether another member asked, and not a client.
+    """
+
+    def __init__(self, *, is_of_member: bool) -> None:
+        self.is_of_member = is_of_member
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
-        """Have `wait` return."""
+        """Make `wait` return."""
         self._woken.set()
 
     async def wait(self, seconds: float) -> bool:
@@ -85,9 +92,9 @@ class Watch:
 
 
 class JobFeed:
-    """Numbers the changes of jobs, so that a watcher which comes back learns what it has missed.
+    """Numbers the changes of jobs, so that a watcher which comes back gets the changes that it has missed.
 
-    A watcher gets the present state of what has changed, never a queue of events. So a slow one costs no memory, and
+    A watcher gets the present state of changed jobs, never a queue of events. So a slow watcher costs no memory, and
     many changes of one job between two looks are one.
 
     Parameters
@@ -110,7 +117,7 @@ class JobFeed:
         self._followed: dict[str, tuple[JobRecord, Callable[[], None]]] = {}
         self._others: dict[str, OtherJob] = {}
         self._finished: OrderedDict[str, HistoryEntry | OtherJob] = OrderedDict()
-        #: Job ids, and whether these jobs are this gateway's own; no id says that a member's jobs were forgotten.
+        #: Job ids, and whether these jobs are this gateway's own; None means that a member's jobs were forgotten.
         self._changes: deque[tuple[str | None, bool]] = deque(maxlen=KEPT_CHANGES)
         self._ending: asyncio.TimerHandle | None = None
         self._is_on = False
@@ -119,11 +126,11 @@ class JobFeed:
 
     @property
     def watchers(self) -> int:
-        """Number of watchers."""
-        return len(self._watches)
+        """Number of watchers that are clients."""
+        return sum(not watch.is_of_member for watch in self._watches)
 
     def accepted(self, record: JobRecord) -> None:
-        """Take note of a new job.
+        """Record a new job.
 
         Parameters
         ----------
@@ -135,13 +142,15 @@ class JobFeed:
             self._note(record.execution_id, is_own=True)
 
     @contextlib.contextmanager
-    def watch(self, looked_at: str | None = None) -> Iterator[Watch]:
-        """Watch the jobs for the time of a ``with`` statement.
+    def watch(self, looked_at: str | None = None, *, is_of_member: bool = False) -> Iterator[Watch]:
+        """Watch the jobs during a ``with`` statement.
 
         Parameters
         ----------
         looked_at : str, optional
             The job_id of the job whose log lines count as changes.
+        is_of_member : bool
+            Whether another member asked, and not a client.
 
         Yields
         ------
@@ -153,7 +162,7 @@ class JobFeed:
             self._ending = None
         if not self._is_on:
             self._start()
-        watch = Watch()
+        watch = Watch(is_of_member=is_of_member)
         self._watches.add(watch)
         if looked_at is not None:
             self._looking.setdefault(looked_at, set()).add(watch)
@@ -166,7 +175,7 @@ class JobFeed:
                 self._ending = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._stop)
 
     def put(self, job: OtherJob) -> None:
-        """Take note of a change of another member's job."""
+        """Record a change of another member's job."""
         if not self._is_on:
             return
         if not job.is_live:
@@ -179,9 +188,10 @@ class JobFeed:
         self._note(job.job_id, is_own=False)
 
     def forget(self, member: str) -> None:
-        """Forget the live jobs of another member: watchers of all jobs begin anew, without them.
+        """Forget the live jobs of another member: watchers of all jobs begin again, without them.
 
-        Those of the own jobs do not: two members that watch each other would have each other begin anew for ever.
+        Watchers of this gateway's own jobs do not: two members that watch each other would make each other begin again
+        for ever.
         """
         gone = [job.job_id for job in self._others.values() if job.member == member]
         for job_id in gone:

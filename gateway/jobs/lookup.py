@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 
 from gateway.core.errors import Conflict, KeyReused, NotFound
 from gateway.core.job import ALL_JOBS, JobState, RequestId, Scope
@@ -10,6 +12,9 @@ from gateway.jobs.bundles import Bundle
 from gateway.jobs.runner import JobRunner, KeptResult
 from gateway.jobs.store import HistoryPage, HistoryQuery, IdempotencyKey, JobRecord, JobStore
 from gateway.storage.outputs.job_files import OpenOutput
+
+#: Of two requests with one Idempotency-Key, neither of which is stored yet.
+SAME_MOMENT = "another request with this Idempotency-Key came at the same moment"
 
 
 class JobLookup:
@@ -27,6 +32,8 @@ class JobLookup:
         self._store = store
         self._bundles = store.bundles
         self._runner = runner
+        #: `IdempotencyKey.key` of the requests whose jobs are not stored yet, but known to the other gateways.
+        self._arriving_keys: set[bytes] = set()
 
     async def find_by_key(self, key: IdempotencyKey) -> JobRecord | None:
         """Return the finished job that came with the same Idempotency-Key and body.
@@ -46,8 +53,10 @@ class JobLookup:
         KeyReused
             The key came with another body.
         Conflict
-            Its job is not over.
+            Its job is not over, or not stored yet.
         """
+        if key.key in self._arriving_keys:  # before the store is asked, which may answer when it has arrived
+            raise Conflict(SAME_MOMENT)
         record = await self._store.find_by_key(key.key)
         if record is None:
             return None
@@ -143,7 +152,7 @@ class JobLookup:
         self._runner.drop_result(job_id)
 
     def current(self, scope: Scope = ALL_JOBS) -> JobRecord | None:
-        """Return the job that a caller means who names none.
+        """Return the job for a request that names none.
 
         Parameters
         ----------
@@ -260,6 +269,20 @@ class JobLookup:
             None if nothing of it is kept. The caller closes it.
         """
         return self._bundles.open_table(record.execution_id, number) if self._bundles is not None else None
+
+    @contextlib.contextmanager
+    def _arriving(self, key: IdempotencyKey | None) -> Iterator[None]:
+        """Let `find_by_key` know a key whose job is being stored: other gateways learn of it before."""
+        if key is None:
+            yield
+            return
+        if key.key in self._arriving_keys:
+            raise Conflict(SAME_MOMENT)
+        self._arriving_keys.add(key.key)
+        try:
+            yield
+        finally:
+            self._arriving_keys.discard(key.key)
 
     def _live(self, scope: Scope) -> list[JobRecord]:
         return [record for record in self._store.live() if scope.includes(record.token_name)]

@@ -1,4 +1,4 @@
-"""The seam to other gateways that accept jobs: who keeps a job, and what that gateway answers about it."""
+"""The interface to other gateways that accept jobs: which one keeps a job, and its answers about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.storage.parcels import Parcels
 
 @dataclass(frozen=True, slots=True)
 class PeerRequest:
-    """An HTTP request that a peer answers in the name of its caller, whom this gateway has checked.
+    """An HTTP request that a peer answers on behalf of its caller, whose token this gateway has checked.
 
     Attributes
     ----------
@@ -23,7 +23,7 @@ class PeerRequest:
     token_name : str or None
         Name of the caller's token.
     token_kind : int
-        What this token permits.
+        Permissions of this token.
     asker : str
         Name of this gateway.
     """
@@ -35,6 +35,22 @@ class PeerRequest:
     token_name: str | None
     token_kind: int
     asker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEntry:
+    """Which gateway accepted the job of an ``Idempotency-Key``; perhaps that one does not know the key any more.
+
+    Attributes
+    ----------
+    keeper : str
+        Name of this gateway or of another one.
+    revision : int
+        Of the entry.
+    """
+
+    keeper: str
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +79,11 @@ class PeerAnswer(Protocol):
         """Return the next part; called again only if it was not the last."""
 
     def close(self) -> None:
-        """Make no more of it. It may be called twice."""
+        """End the answer. It may be called twice."""
 
 
 class Peers(Protocol):
-    """The other gateways of a cluster. Every call raises `gateway.core.errors.MemberDown` if nobody can tell."""
+    """The other gateways of a cluster. Every call raises `gateway.core.errors.MemberDown` without an answer."""
 
     @property
     def name(self) -> str:
@@ -75,19 +91,25 @@ class Peers(Protocol):
 
     @property
     def parcels(self) -> Parcels | None:
-        """Files of this gateway's jobs that others fetch and bring; None if they do not know its address."""
+        """Files of this gateway's jobs that others fetch and upload; None if they do not have its address."""
 
     def others(self) -> list[str]:
-        """Return the names of the others that accept jobs and are there now."""
+        """Return the names of the others that accept jobs and are live now."""
 
     def silent(self) -> list[str]:
-        """Return the names of those that were there and are not now."""
+        """Return the names of those that have been live and are not now."""
 
     async def keeper_of_job(self, job_id: str) -> str | None:
-        """Return which other gateway keeps a job, by the gateway's own id of it; None if no other does."""
+        """Return the other gateway that keeps a job, by the gateway's own id of it; None if no other does."""
 
     async def keeper_of_request(self, request_ids: Sequence[RequestId], scope: Scope) -> str | None:
-        """Return which other gateway accepted the newest job of a caller's id; None if no other did."""
+        """Return the other gateway that accepted the newest job of a caller's id; None if no other did."""
+
+    async def entry_of_key(self, key: bytes) -> KeyEntry | None:
+        """Return which gateway accepted the job of an `IdempotencyKey.key`; None if no one did."""
+
+    async def forget_key(self, key: bytes, entry: KeyEntry) -> None:
+        """Remove an entry whose gateway does not know the key any more, unless it has changed meanwhile."""
 
     def ask(self, peer: str, request: PeerRequest) -> AsyncGenerator[PeerPart]:
         """Yield the parts of a peer's answer."""

@@ -1,4 +1,4 @@
-"""The jobs that an earlier process left: whether each may run again, and why not."""
+"""The jobs that an earlier process left: whether each may run again, and the reason if not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.jobs.table_use import used_tables
 
 
 def reason_against(stored: StoredJob, max_attempts: int, now: datetime, *, is_computed: bool = False) -> str | None:
-    """Return why a job must not run again.
+    """Return the reason why a job must not run again.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def expiry_of(url: str) -> datetime | None:
     Returns
     -------
     datetime or None
-        None if the URL does not say (``X-Amz-Date`` and ``X-Amz-Expires``).
+        None if the URL does not have it (``X-Amz-Date`` and ``X-Amz-Expires``).
     """
     query = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
     date, seconds = query.get("x-amz-date", ""), query.get("x-amz-expires", "")
@@ -94,7 +94,7 @@ def expiry_of(url: str) -> datetime | None:
 
 
 def expired_url(job: Job, now: datetime) -> str | None:
-    """Return which of a job's URLs has expired, as the rest of a sentence.
+    """Return the expired URL of a job, as the rest of a sentence.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""The seam behind which jobs run: `gateway.local` on this machine, `gateway.cluster` on the hosts of a cluster.
+"""The interface to the place where jobs run: `gateway.local` on this machine, `gateway.cluster` on hosts of a cluster.
 
-Nothing above this seam assumes that kernels are on this machine. The runner says when it has a slot for a job, takes
-events through a `JobLog`, sees cancel as a `StopSignal`, and gives the end as a `Verdict`. It says nothing about its
-machine except in details that only it understands.
+No caller of this interface assumes that kernels are on this machine. The runner reports when it has a slot for a job,
+sends events to a `JobLog`, gets a cancel as a `StopSignal`, and returns the end as a `Verdict`. Facts about its machine
+are in details that only the runner interprets.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class KeptResult(Protocol):
         """Size of each part that there is; a failed job has no output and no manifest."""
 
     def open(self, part: ResultPart) -> AbstractAsyncContextManager[ResultReader | None]:
-        """Open a part for the time of an ``async with`` block.
+        """Open a part during an ``async with`` block.
 
         Parameters
         ----------
@@ -157,13 +157,13 @@ class JobRun(Protocol):
         """
 
     def leave_slot(self) -> None:
-        """Give the slot back as soon as nothing of the job lives; returns at once.
+        """Release the slot as soon as no process of the job is left; returns at once.
 
-        The runner may let the job's answer go first.
+        The runner may wait for the job's answer first.
         """
 
     async def deliver(self) -> Verdict:
-        """Bring results and log to where the request asked. Needs no slot.
+        """Deliver results and log to the places that the request names. Needs no slot.
 
         Returns
         -------
@@ -172,7 +172,7 @@ class JobRun(Protocol):
         """
 
     def fail(self, verdict: Verdict) -> None:
-        """Take the verdict on a job that never got a slot; `deliver` then brings only the log.
+        """Set the verdict on a job that never got a slot; `deliver` then delivers only the log.
 
         Parameters
         ----------
@@ -188,16 +188,21 @@ class RequestIdClaims(Protocol):
     """Keeps a request id to one job among several gateways that accept jobs."""
 
     def check(self, job: Job) -> None:
-        """Raise a refusal of a job that no machine of the gateways could run."""
+        """Refuse a job that no machine of the gateways could run."""
 
     def new_id(self) -> str:
         """Return an execution id for a job of this gateway."""
 
-    async def claim(self, request_id: RequestId, token_name: str | None, execution_id: str) -> None:
-        """Take an id for a job, or raise a refusal."""
+    async def claim(
+        self, request_id: RequestId, token_name: str | None, execution_id: str, idempotency_key: bytes | None = None
+    ) -> None:
+        """Claim an id for a job, and its ``Idempotency-Key``, or raise a refusal."""
 
     async def release(self, execution_id: str) -> None:
-        """Give the id of a job back. Never raises."""
+        """Release the id of a job that has ended. Never raises."""
+
+    async def withdraw(self, execution_id: str) -> None:
+        """Release the id and the ``Idempotency-Key`` of a job that was not accepted. Never raises."""
 
 
 class JobRunner(Protocol):
@@ -230,14 +235,14 @@ class JobRunner(Protocol):
         uploads: Uploads | None,
         permit: UploadPermit | None = None,
     ) -> JobRun:
-        """Take on a job; its inputs are fetched from now on, while it may still queue.
+        """Accept a job and begin to fetch its inputs, while it may still be queued.
 
         Parameters
         ----------
         job : Job
             A validated job.
         log : JobLog
-            Takes its events.
+            Receives its events.
         stop : StopSignal
             Ends it before its time.
         execution_id : str
@@ -250,7 +255,7 @@ class JobRunner(Protocol):
         Returns
         -------
         JobRun
-            The job on its way; `JobRun.close` must be called.
+            The run of the job; `JobRun.close` must be called.
         """
 
     def has_output(self, execution_id: str) -> bool:
@@ -280,7 +285,7 @@ class JobRunner(Protocol):
         """
 
     def status(self) -> RunnerStatus:
-        """Return what is known without asking anything; never blocks.
+        """Return the known state, without a request to other processes; never blocks.
 
         Returns
         -------
@@ -294,7 +299,7 @@ class JobRunner(Protocol):
         Parameters
         ----------
         renew : bool
-            First let the kernels of later jobs have what was added or removed meanwhile.
+            First apply added and removed packages to the kernels of later jobs.
 
         Returns
         -------
@@ -345,6 +350,8 @@ class JobRunner(Protocol):
         ------
         NotFound
             No kernel of this name is held.
+        Conflict
+            The machine that holds it does not answer; the text names it, and the command that attaches there.
         """
 
     async def open_console(self, seconds: float) -> HeldKernel:

@@ -1,4 +1,4 @@
-"""The job service: accepts jobs, runs them in order and knows their outcome. The HTTP handlers talk to this object."""
+"""The job service: accepts jobs, runs them in order and keeps their outcome. The HTTP handlers call this object."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gateway.core.uploads import Uploads
 from gateway.jobs.admission import check_admission, check_storage
 from gateway.jobs.driver import JobDriver, log_step
 from gateway.jobs.feed import JobFeed
-from gateway.jobs.lookup import JobLookup
+from gateway.jobs.lookup import SAME_MOMENT, JobLookup
 from gateway.jobs.peers import Peers
 from gateway.jobs.queue import Submissions
 from gateway.jobs.recovery import reason_against, verdict_against
@@ -47,7 +47,7 @@ CANCEL_GRACE_SECONDS = 5.0
 
 
 class JobService(JobLookup):
-    """Takes validated jobs, runs them in the order in which they came, and keeps their records.
+    """Accepts validated jobs, runs them in the order in which they came, and keeps their records.
 
     Parameters
     ----------
@@ -63,9 +63,9 @@ class JobService(JobLookup):
     state_directory : StateDirectory, optional
         Its state decides whether jobs are accepted.
     claims : RequestIdClaims, optional
-        Keeps others from accepting the same request id; by default nobody else accepts jobs.
+        Keeps others from accepting the same request id; by default no other gateway accepts jobs.
     peers : Peers, optional
-        These others, who are asked about the jobs that they keep.
+        These other gateways, for requests about the jobs that they keep.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class JobService(JobLookup):
         self.settings = settings
         self.counters = JobCounters()
         self.draining = False
-        self.feed = JobFeed(lambda: [*self.queued(), *self.running()])
+        self.feed = JobFeed(lambda: [*self.running(), *self.queued()])
         self.paused = self._store.is_paused()
         self._internal_s3 = internal_s3
         self._state_directory = state_directory
@@ -98,7 +98,7 @@ class JobService(JobLookup):
     def recover(self) -> list[JobRecord]:
         """Take on the jobs that an earlier process left, before any other job; called once.
 
-        Jobs that nobody waits for run again, if nothing speaks against it. All others end as ``gateway_restarted``.
+        Jobs without a waiting caller run again, unless a rule forbids it. All others end as ``gateway_restarted``.
 
         Returns
         -------
@@ -113,7 +113,7 @@ class JobService(JobLookup):
             self.counters.recovered["run_again" if reason is None else FailureCode.GATEWAY_RESTARTED] += 1
             record, job = stored.record, stored.record.job
             log.info(
-                "job %a (%s) was left by the process before: %s",
+                "job %a (%s) was left by an earlier process: %s",
                 record.request_id,
                 record.execution_id,
                 "it runs again" if reason is None else reason,
@@ -148,7 +148,7 @@ class JobService(JobLookup):
         call_id: str | None = None,
         token_name: str | None = None,
     ) -> JobRecord:
-        """Accept a job: it is on the disk when this returns. It is fetched, queued and run from now on.
+        """Accept a job: it is on the disk when this returns. Its fetch, queue and run follow.
 
         Parameters
         ----------
@@ -196,14 +196,17 @@ class JobService(JobLookup):
             if self._claims is None:
                 await self._accept(record, job)
                 return record
-            try:
-                await self._claims.claim(job.request_id, token_name, record.execution_id)
-                self._admit(job, token_name)  # again: others were admitted meanwhile
-                await self._accept(record, job)
-            except BaseException as error:
-                self.counters.rejected += isinstance(error, BrokerDown)
-                await self._claims.release(record.execution_id)
-                raise
+            with self._arriving(key):
+                try:
+                    await self._claims.claim(
+                        job.request_id, token_name, record.execution_id, key.key if key is not None else None
+                    )
+                    self._admit(job, token_name)  # again: others were admitted meanwhile
+                    await self._accept(record, job)
+                except BaseException as error:
+                    self.counters.rejected += isinstance(error, BrokerDown)
+                    await self._claims.withdraw(record.execution_id)
+                    raise
         return record
 
     async def _accept(self, record: JobRecord, job: Job) -> None:
@@ -219,7 +222,7 @@ class JobService(JobLookup):
             await run.close()
             self.counters.rejected += 1
             if isinstance(error, sqlite3.IntegrityError):
-                raise Conflict("another request with this Idempotency-Key came at the same moment") from None
+                raise Conflict(SAME_MOMENT) from None
             if isinstance(error, sqlite3.Error | OSError):
                 raise StoreFailed(f"the job could not be stored: {error}") from None
             raise
@@ -229,7 +232,7 @@ class JobService(JobLookup):
         self._spawn(self._driver.drive(record, run), f"job {record.execution_id}")
 
     def check_disk(self, incoming_bytes: int = 0) -> None:
-        """Return if the state directory can take a job.
+        """Check that the state directory has room for a job.
 
         Parameters
         ----------
@@ -239,7 +242,7 @@ class JobService(JobLookup):
         Raises
         ------
         DiskFull, StoreFailed
-            It cannot.
+            It has none, or it cannot be written.
         """
         if self._state_directory is not None:
             self._state_directory.check(incoming_bytes)
@@ -311,7 +314,7 @@ class JobService(JobLookup):
         )
 
     async def set_paused(self, paused: bool) -> None:
-        """Refuse new jobs from now on, or take them again; accepted jobs go on.
+        """Refuse new jobs from now on, or accept them again; accepted jobs go on.
 
         Parameters
         ----------
@@ -321,10 +324,10 @@ class JobService(JobLookup):
         Raises
         ------
         StoreFailed
-            It holds, but could not be written to disk, so it would not survive a restart.
+            It is in effect, but could not be written to disk, so it would not survive a restart.
         """
         self.paused = paused
-        log.info("paused by an operator: no new jobs" if paused else "resumed by an operator: new jobs are taken")
+        log.info("paused by an operator: no new jobs" if paused else "resumed by an operator: new jobs are accepted")
         try:
             await self._store.set_paused(paused)
         except sqlite3.Error as error:
@@ -332,9 +335,9 @@ class JobService(JobLookup):
             raise StoreFailed(f"the gateway is {text}: the job store cannot be written: {error}") from None
 
     async def drain(self) -> None:
-        """Take no new jobs, give those that run time to end, then end them; every caller that waits gets an answer.
+        """Accept no new jobs, give running ones time to end, then end them; every caller that waits gets an answer.
 
-        Jobs that nobody waits for stay in the store, for the next process.
+        Jobs without a waiting caller stay in the store, for the next process.
         """
         self.draining = True
         await self._submissions.over(CANCEL_GRACE_SECONDS)
@@ -349,7 +352,7 @@ class JobService(JobLookup):
             await asyncio.wait(self._tasks, timeout=CANCEL_GRACE_SECONDS)
 
     async def aclose(self) -> None:
-        """End everything; jobs that still run are abandoned, or left to the next process if nobody waits for them."""
+        """End everything; jobs that still run are abandoned, or left to the next process if no caller waits."""
         for task in tuple(self._tasks):
             task.cancel()
         if self._tasks:
@@ -360,9 +363,9 @@ class JobService(JobLookup):
     def _admit(self, job: Job, token_name: str | None) -> None:
         try:
             if self.draining:
-                raise ShuttingDown("the gateway is shutting down and takes no new jobs")
+                raise ShuttingDown("the gateway is shutting down and accepts no new jobs")
             if self.paused:
-                raise Paused("the gateway is paused by an operator and takes no new jobs; accepted jobs go on")
+                raise Paused("the gateway is paused by an operator and accepts no new jobs; accepted jobs go on")
             if self._claims is not None:
                 self._claims.check(job)
             check_admission(job, token_name, self._store, self._runner.slots(), self.settings.queue_length)

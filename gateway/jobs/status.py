@@ -50,7 +50,7 @@ class ServiceStatus:
     Attributes
     ----------
     healthy, draining, paused : bool
-        Whether it takes jobs; whether it is about to stop; whether an operator paused it.
+        Whether it accepts jobs; whether it is about to stop; whether an operator paused it.
     queue_size, max_queue_size : int
         Jobs that wait, and places for them.
     slots, busy_slots : int

@@ -41,7 +41,7 @@ from kernel_spec.protocol.limits import Limits
 #: (measured).
 INTERRUPT_GRACE_SECONDS = 0.25
 
-#: Lines of a log in which the last words of a process are looked for.
+#: Number of lines at the end of a log that may have the last message of a process.
 LAST_LINES = 20
 
 #: With less than this on the disk, a job without a result is taken for one that could not write it.
@@ -57,12 +57,12 @@ class Execution:
         Stays the caller's, unless `is_held` says otherwise afterwards.
     job : Job
     log : JobLog
-        Takes the output of the job.
+        Receives the output of the job.
     stop : StopSignal
     held : HeldKernels
-        Takes the kernel of a failed job that is to be kept.
+        Gets the kernel of a failed job that is to be kept.
     outbox : Outbox
-        Takes the output of a success.
+        Gets the output of a success.
     execution_id : str
         Name of the output in the outbox.
     timeout_seconds : float
@@ -118,7 +118,7 @@ class Execution:
         Raises
         ------
         JobFailed
-            The job could not be run, or what it made could not be opened.
+            The job could not be run, or its output could not be opened.
         """
         kernel, limits = self._kernel, self._kernel.parts.limits
         limits = replace(limits, cpu_seconds=max(limits.cpu_seconds, math.ceil(self._job.timeout_seconds)))
@@ -129,8 +129,8 @@ class Execution:
         try:
             return await self._run_started(code, limits)
         finally:
-            # The log ends with lines of the gateway, so the job must have said all that it can say before. Only after
-            # a failure is there anything to read here.
+            # The log ends with lines of the gateway, so all output of the job must come before. Only after a failure
+            # is there anything to read here.
             try:
                 await kernel.pipes.flush()
             finally:
@@ -198,7 +198,7 @@ class Execution:
         return tuple(message for _, stream, message, _ in lines if stream == "stderr")
 
     async def _watch(self, code: str) -> tuple[FailureCode | None, bool]:
-        """Return when it is time to look: why the gateway ends the job, if it does, and whether the job says it is
+        """Return when the job may be over: the gateway's reason to end it, if any, and whether it reported to be
         done.
         """
         exited = self._kernel.exited
@@ -219,11 +219,11 @@ class Execution:
             await first_of(done, replied)
 
     def _hold_seconds(self, stopped: FailureCode | None) -> float:
-        """Return how long the kernel is to be held if the job has failed; decided anew when a job ends."""
+        """Return how long to hold the kernel if the job has failed; decided again when a job ends."""
         return self._job.hold_seconds if stopped in (None, FailureCode.TIMEOUT) else self._stop.hold_seconds
 
     async def _hold(self, stopped: FailureCode | None, *, answered: bool) -> Held | None:
-        """Give a failed job's kernel away to be held, or note why that is not done."""
+        """Hand over a failed job's kernel to be held, or record the reason why not."""
         try:
             seconds, request_id = self._hold_seconds(stopped), self._job.request_id
             held = await hold(self._held_kernels, self._kernel, request_id, seconds, stopped, answered=answered)
@@ -266,7 +266,7 @@ class Execution:
 
 
 def _disk_shortage(directory: Path) -> str:
-    """Return what a disk lacks on which even a small file may not fit."""
+    """Return the shortage of a disk that has no room even for a small file; else an empty text."""
     try:
         return DiskSpace.of(directory).shortage(FULL_BYTES, FULL_INODES)
     except OSError as error:  # in tier C without Landlock, the job itself may have removed it

@@ -1,6 +1,6 @@
 """Kernels that are held for inspection: of failed jobs, and of users who asked for a console.
 
-Each has a connection file in ``<STATE_DIR>/run/held/`` that only the gateway's user (and root) can read. To attach one
+Each has a connection file in ``<STATE_DIR>/run/held/`` that only the gateway's user (and root) can read. A console
 needs that file, and nothing is opened on the network. Held kernels have a small limit of their own and a time at which
 they end, so that a forgotten one costs no job its slot.
 """
@@ -97,7 +97,7 @@ class HeldKernels:
         self._reserved_places += 1
 
     def free_place(self) -> None:
-        """Give a reserved place back."""
+        """Release a reserved place."""
         self._reserved_places -= 1
 
     async def hold(
@@ -105,7 +105,7 @@ class HeldKernels:
     ) -> HeldKernel:
         """Take over a living kernel for which a place was reserved.
 
-        Its processor time counts anew from here, up to the time for which it is held: the time that the job has used
+        Its processor time counts again from here, up to the time for which it is held: the time that the job has used
         must not end the kernel while a user is attached. Without the capability to raise the process's own limit (an
         ordinary user) only the rest of the job's processor time is left.
 
@@ -202,12 +202,12 @@ class HeldKernels:
         await holding.release()
 
     async def aclose(self) -> None:
-        """End all held kernels; no more are taken."""
+        """End all held kernels; no more are accepted."""
         self._closed = True
         await asyncio.gather(*(holding.release() for holding in tuple(self._held.values())))
 
     async def _keep(self, holding: _Holding, seconds: float) -> None:
-        """Wait for the first of its ends, then release it."""
+        """Wait until it dies, expires or is released, then release it."""
         name, exited = holding.facts.id, holding.kernel.exited
         reason = "its time is over"
         try:

@@ -1,9 +1,9 @@
 """Keep the kernel of a failed job for inspection instead of killing it.
 
 For every other job the verdict is decided when none of its processes is left. Here it comes from a kernel that still
-runs. That is safe because only a *failure* is accepted: it delivers no file and says no more than a job may say
+runs. That is safe because only a *failure* is accepted: it delivers no file and has no more than a job may report
 about itself anyway. ``result.json`` is read once, through one descriptor that follows no link and whose type, owner and
-size were checked, and the bytes are validated as a whole. The gateway never looks at later writes of the job, so
+size were checked, and the bytes are validated as a whole. The gateway never reads later writes of the job, so
 nothing can be exchanged between check and use. A result that claims success is not accepted from a living kernel: that
 kernel is killed and the file is read again, as for every other job.
 """
@@ -71,7 +71,7 @@ async def hold(
     *,
     answered: bool,
 ) -> Held:
-    """Make the kernel of a failed job show what failed, and keep it.
+    """Prepare the kernel of a failed job for inspection, and keep it.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ async def hold(
     Returns
     -------
     Held
-        The kernel and what it said about its job.
+        The kernel and its job result.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The job request: everything that the gateway tells the code inside a kernel, and the calls that carry it.
+"""The job request: all data that the gateway sends to the code inside a kernel, and the calls that carry it.
 
 The kernel's side of the same contract is `transform_shim.job.request`. The two are on different sides of the trust
 line and neither imports the other; `tests/gateway/local/test_job_contract.py` feeds the bytes of the one to the parser
@@ -62,7 +62,7 @@ class OutputRules:
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """One job, as the code inside the kernel needs it.
+    """One job, in the form for the code inside the kernel.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""One kernel from its start to its end, as the gateway knows it."""
+"""The gateway's side of one kernel, from its start to its end."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 _manager_log = log.getChild("manager")
 _manager_log.addFilter(lambda record: not record.exc_info)
 
-#: Deadline of a kernel's start. It is later than the launcher's own, which knows the step that was reached. A plain
-#: start takes 1.3 s on an idle machine, and load is not a reason to give up.
+#: Deadline of a kernel's start. It is later than the launcher's own, whose error names the step that was reached. A
+#: plain start takes 1.3 s on an idle machine, and load is not a reason to give up.
 START_SECONDS = 45.0
 
 #: Deadline of a kill that must leave nothing alive; it takes milliseconds, so more than this is a fault.
@@ -89,7 +89,7 @@ class JobKernel:
     Attributes
     ----------
     kernel_id : str
-        Id under which the launcher knows it.
+        Its id at the launcher.
     workspace : WorkspaceInfo
         Its user and directory.
     pipes : OutputPipes
@@ -121,12 +121,12 @@ class JobKernel:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is alive, by the last word of its parent."""
+        """Whether the process is alive, by the last report of its parent."""
         return not self.exited.done()
 
     @property
     def is_lost(self) -> bool:
-        """Whether it has ended with its launcher, which then also gave up its workspace."""
+        """Whether it has ended with its launcher, and lost its workspace."""
         return self.exited.done() and self.exited.result().cause == "launcher_lost"
 
     @property
@@ -135,7 +135,7 @@ class JobKernel:
         return time.monotonic() - self.started_at
 
     async def set_cpu_limit(self, cpu_seconds: int) -> None:
-        """Set the only limit that depends on the job. A kernel that has ended needs none, and runs none.
+        """Set the only limit that depends on the job; does nothing if the kernel has ended.
 
         Parameters
         ----------
@@ -205,7 +205,7 @@ class JobKernel:
         return _launcher_lost() if self.is_lost else _failure(code, text, error)
 
     async def release(self) -> None:
-        """Kill the kernel, close its descriptors and give its workspace back. Never raises."""
+        """Kill the kernel, close its descriptors and release its workspace. Never raises."""
         self.client.close()
         if self.is_lost:
             self.pipes.close()
@@ -215,7 +215,7 @@ class JobKernel:
             async with asyncio.timeout(KILL_SECONDS):
                 await self.parts.launcher.remove(self.kernel_id)
         except (JobFailed, LauncherError, TimeoutError) as error:
-            log.error("kernel %s could not be cleared away: %s", self.kernel_id, error)
+            log.error("kernel %s could not be removed: %s", self.kernel_id, error)
         finally:
             self.pipes.close()
 

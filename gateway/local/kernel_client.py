@@ -1,8 +1,8 @@
-"""The ZeroMQ client of one kernel: waits until it is up, executes code, waits for the answer.
+"""The ZeroMQ client of one kernel: waits until it serves, executes code, waits for the answer.
 
-Every message may be forged or lost, because user code runs in the kernel and has its key. So messages only say *when to
-look*: the verdict comes from files and from the process itself. Of a message only the members that count are parsed:
-4 MB of small objects took the loop 0.4 s, and a job can send them without end.
+Every message may be forged or lost, because user code runs in the kernel and has its key. So a message only means that
+it is *time to look*: the verdict comes from files and from the process itself. Only the members that are needed are
+parsed: 4 MB of small objects took the loop 0.4 s, and a job can send them without end.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ class KernelClient:
 
         Notes
         -----
-        Either message may be forged: the return only says "look now". There is no deadline: the caller has one. A
-        kernel whose job floods is muted.
+        Either message may be forged: a return only means "look now". There is no deadline: the caller has one. Messages
+        of a kernel whose job floods are no longer read.
         """
         self._on_text = on_text
         watch = asyncio.ensure_future(self._watch_for_flood()) if is_job else None

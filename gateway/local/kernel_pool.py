@@ -4,7 +4,7 @@ Guarantees
 ----------
 * A kernel is handed out once: alive, subscribed to, warm, and without an earlier job.
 * The refill begins when a kernel is acquired, so that the next one warms up while the job runs. While there is another
-  ready kernel the refill lets the job go first: until `refill` is called because the job is answered, but for 50 ms at
+  ready kernel the refill waits for the job: until `refill` is called after the job's answer, but for 50 ms at
   most.
 * At most `size` kernels are ready or starting. A failing start is retried with a growing pause, never in a tight loop.
 * One failed start fails no job: a waiting job fails when the next start fails as well.

@@ -57,7 +57,7 @@ class LineSplitter:
     stream : {'stdout', 'stderr'}
         Stream of the lines.
     cap_bytes : int
-        Longest line that is kept whole; a longer one is cut and says so.
+        Longest line that is kept whole; a longer one is cut, with a note.
     """
 
     def __init__(self, stream: StreamName, cap_bytes: int) -> None:
@@ -77,14 +77,15 @@ class LineSplitter:
         return bool(self._waiting)
 
     def feed(self, data: bytes, *, is_display: bool = False) -> None:
-        """Take bytes.
+        """Decode bytes.
 
         Parameters
         ----------
         data : bytes
             The next bytes of the stream.
         is_display : bool
-            Whether they are the text of a display. So is a line of nothing else. Of the other kind nothing waits.
+            Whether they are the text of a display; a line of only such text is marked. No text of the other kind may
+            wait.
         """
         self._waiting += self._decoder.decode(data)
         self._is_display = is_display
@@ -227,7 +228,7 @@ class OutputPipes:
             self._loop.add_reader(fd, self._on_readable)
 
     async def done(self) -> None:
-        """Return when the shim says that the job is done; like every word of a job, that only says when to look."""
+        """Return when the shim reports that the job is done; a job may lie, so this only means: time to look."""
         if self._done is None:
             raise RuntimeError("start() first")
         await self._done
@@ -287,7 +288,7 @@ class OutputPipes:
         return self._has_frames or any(splitter.is_behind for splitter in self._splitters.values())
 
     def _on_readable(self) -> None:
-        if self._next_turn is None:  # one turn for all pipes: each of them that has something calls this
+        if self._next_turn is None:  # one turn for all pipes: each pipe with data calls this
             self._take_turn()
 
     def _take_next_turn(self) -> None:

@@ -1,11 +1,12 @@
 """Personal kernels: kernels that front ends of Jupyter take from a running gateway, for the user who started it.
 
-A front end connects to ``<STATE_DIR>/run/kernels.sock`` and has the launcher's own requests there, for one kernel that
-is forked on demand: no ready kernel is taken from a job. Personal kernels have workspaces of their own number
+A front end connects to ``<STATE_DIR>/run/kernels.sock`` and sends requests of the launcher protocol, for one kernel
+that is forked on demand: no ready kernel is taken from a job. Personal kernels have workspaces of their own
 (PERSONAL_KERNELS) and no slot. A kernel ends with its connection, and all end with the gateway.
 
-Only the user who started the gateway is served, as SO_PEERCRED tells: the companion of the notebook writes in the
-workspace, and a file of another user there could misdirect the launcher when it removes the workspace.
+Only the user who started the gateway is served (SO_PEERCRED), and the mode of the socket keeps others from connecting:
+the last close(2) of a descriptor that a peer has sent can take as long as the peer has set (SO_LINGER). As root, the
+launcher removes all that the companion of the notebook has put into the workspace, whosever it is.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class PersonalKernels:
         self._accepting = asyncio.create_task(self._accept(self._listener))
 
     async def aclose(self) -> None:
-        """End all kernels; no more are given."""
+        """End all kernels; no more are started."""
         if self._listener is None or self._accepting is None:
             return
         tasks = {self._accepting, *self._connections}
@@ -182,7 +183,7 @@ class _Connection:
         }
 
     async def serve(self) -> None:
-        """Answer requests until the front end or the gateway ends; then nothing of the kernel is left."""
+        """Answer requests until the front end or the gateway ends; then remove the kernel."""
         try:
             while True:
                 request, descriptors = await self._receive()
@@ -256,6 +257,6 @@ class _Connection:
             await self._launcher.remove(self._kernel_id)
         except LauncherError as error:
             if error.code not in KERNEL_GONE:
-                log.error("personal kernel %s could not be cleared away: %s", self._kernel_id, error)
+                log.error("personal kernel %s could not be removed: %s", self._kernel_id, error)
                 return
         self._kernels.free_place()

@@ -1,4 +1,4 @@
-"""One job on its way through this machine: fetch, acquire, execute, stop, deliver."""
+"""One job on this machine: fetch, acquire, execute, stop, deliver."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class Machine:
     client : ObjectClient
         Sends requests to the storage.
     outbox : Outbox
-        Outputs on their way.
+        Outputs that are not delivered yet.
     waiting : set of LocalRun
-        Jobs that have no kernel yet: they are fetched for, they queue, or they acquire one.
+        Jobs that have no kernel yet: their tables are fetched, they are queued, or they acquire one.
     """
 
     settings: Settings
@@ -188,7 +188,7 @@ class LocalRun:
         self._machine.kernels.refill()
 
     def _take_over(self, note: OutboxNote, output: OpenOutput) -> None:
-        """Take over what an earlier process computed for this job."""
+        """Take over the output that an earlier process computed for this job."""
         self._log.resume(note.log)
         self._log.line("stderr", "Its output was computed before the restart and is delivered now")
         self._verdict = note.verdict
@@ -263,7 +263,7 @@ class LocalRun:
                 self._kernel = None
 
     async def _terminate(self) -> None:
-        """Return when nothing of the job lives; its workspace is given back afterwards, whatever the delivery takes."""
+        """Return when no process of the job is left; its workspace is released afterwards, during the delivery."""
         if self._kernel is None:
             return
         try:
@@ -274,7 +274,7 @@ class LocalRun:
         self._release_kernel()
 
     def _release_kernel(self) -> asyncio.Task[None] | None:
-        """Begin to give kernel and workspace back, once; they are not needed during a long delivery."""
+        """Begin to release kernel and workspace, once; they are not needed during a long delivery."""
         if self._releasing is None and self._kernel is not None:
             self._releasing = asyncio.create_task(self._release(self._kernel), name=f"release {self._execution_id}")
         return self._releasing

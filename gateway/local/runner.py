@@ -152,7 +152,7 @@ class LocalRunner:
             try:
                 await self._parts.launcher.renew()
             except (LauncherError, TimeoutError) as error:
-                text = f"the fork server could not be renewed: {error or 'it does not get ready'}"
+                text = f"the fork server could not be renewed: {error or 'it does not become ready'}"
                 raise JobFailed(FailureCode.LAUNCHER_LOST, text) from None
             finally:
                 self._kernels.replace_older(moment)

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 
 from gateway.jobs.runner import SlotCount
 
-#: How long the end of a job's processes lets the job's answer go first while no job waits for the slot. Taking apart a
-#: kernel takes a core for 10 ms, and a small answer some 5 (measured on two cores, of which the store needs one).
+#: How long the termination of a job's processes waits for the job's answer while no job waits for the slot. Terminating
+#: a kernel takes a core for 10 ms, and a small answer some 5 (measured on two cores, of which the store needs one).
 ANSWER_FIRST_SECONDS = 0.025
 
 
@@ -70,7 +70,7 @@ class Slots:
         return True
 
     def leave(self, answered: asyncio.Event, terminate: Callable[[], Awaitable[None]]) -> None:
-        """Have a job's processes ended and free its slot; returns at once.
+        """Terminate a job's processes and free its slot; returns at once.
 
         Parameters
         ----------

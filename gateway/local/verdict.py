@@ -1,4 +1,4 @@
-"""The decision how a job ended, from evidence that no other job can forge: its result file and its process's end.
+"""The verdict on a job, from evidence that no other job can forge: its result file and the end of its process.
 
 A job may lie about itself. So the order matters: actions of the gateway itself (cancel, time-out) and of the operating
 system (a limit) overrule the result file.
@@ -18,8 +18,8 @@ from kernel_spec.protocol.limits import Limits
 from kernel_spec.protocol.values import ExitReport
 
 MESSAGE_CAP_CHARACTERS = 4_000
-#: The codes that a job reports itself. Every other one says something about this machine or the caller, and may let the
-#: job run again.
+#: The codes that a job reports itself. Every other code is about this machine or the caller, and may let the job run
+#: again.
 _OF_JOBS = frozenset(
     {
         *(FailureCode.USER_ERROR, FailureCode.SYNTAX_ERROR, FailureCode.INVALID_RETURN, FailureCode.NO_TRANSFORM),
@@ -152,7 +152,7 @@ def timeout_message(timeout_seconds: float, running: str) -> str:
 
 
 def _stage_at_the_end(result: JobResult | None) -> str:
-    """Return what the interrupted job was doing; a job that was killed has no result that says so."""
+    """Return the activity of the interrupted job; it is unknown for a killed job, which has no result."""
     texts = {
         "import": "the script was being imported",
         "read": "the tables were being read",

@@ -48,7 +48,7 @@ class TransformGatewayApp(ConfiguredApp, JupyterApp):
     ).tag(config=True, env="AUTH_TOKEN_FILE")
     tls_cert_file = Unicode(
         "",
-        help="File with the certificate chain of the gateway, in PEM; with TLS_KEY_FILE, its port takes HTTPS only. "
+        help="File with the certificate chain of the gateway, in PEM; with TLS_KEY_FILE, its port accepts only HTTPS. "
         "SIGHUP reads both again.",
     ).tag(config=True, env="TLS_CERT_FILE")
     tls_key_file = Unicode(
@@ -70,10 +70,10 @@ class TransformGatewayApp(ConfiguredApp, JupyterApp):
     cluster_tls_ca_file = Unicode(
         "",
         help="Authorities of the NATS servers, in PEM; empty: those that the system trusts. SIGHUP reads it again. "
-        "They also count for members with `https://` addresses, beside those of the system.",
+        "They also count for members with `https://` addresses, in addition to those of the system.",
     ).tag(config=True, env="CLUSTER_TLS_CA_FILE")
     cluster_tls_cert_file = Unicode(
-        "", help="Certificate chain that the NATS servers get to see, in PEM. SIGHUP reads it and its key again."
+        "", help="Certificate chain for connections to the NATS servers, in PEM. SIGHUP reads it and its key again."
     ).tag(config=True, env="CLUSTER_TLS_CERT_FILE")
     cluster_tls_key_file = Unicode(
         "", help="Private key for CLUSTER_TLS_CERT_FILE, in PEM. Only the gateway's user may read it."
@@ -86,8 +86,8 @@ class TransformGatewayApp(ConfiguredApp, JupyterApp):
     )
     state_dir = Unicode(
         str(DEFAULTS.state_dir),
-        help="Directory for all that the gateway stores: accepted jobs, history, logs, results, files of kernels. It "
-        "must be on a local disk, and its path short.",
+        help="Directory for everything that the gateway stores: accepted jobs, history, logs, results, files of "
+        "kernels. It must be on a local disk, and its path short.",
     ).tag(config=True, env="STATE_DIR")
     slots = Integer(DEFAULTS.slots, help="Jobs that run at the same time; 0 only with CLUSTER_URL.", min=0, max=64).tag(
         config=True, env="SLOTS"
@@ -187,13 +187,14 @@ class TransformGatewayApp(ConfiguredApp, JupyterApp):
     ).tag(config=True, env="KEEP_FAILED_JOBS")
     keep_failed_bytes = Bytes(
         DEFAULTS.keep_failed_bytes,
-        help="Bytes of all jobs that KEEP_FAILED_JOBS keeps; the oldest are removed first. Of one job, up to a tenth.",
+        help="Bytes of all jobs that KEEP_FAILED_JOBS keeps; the oldest are removed first. The tables of one job have "
+        "at most a tenth.",
         min=1_000_000,
     ).tag(config=True, env="KEEP_FAILED_BYTES")
     max_attempts = Integer(
         DEFAULTS.max_attempts,
         help="Times that a job accepted with 202 may begin to run, if the gateway or its launcher ends while it runs. "
-        "In a cluster this is about all jobs, and at most 2 count.",
+        "In a cluster it applies to all jobs, and values above 2 count as 2.",
         min=1,
     ).tag(config=True, env="MAX_ATTEMPTS")
     result_keep_seconds = Seconds(
@@ -288,18 +289,18 @@ class TransformGatewayApp(ConfiguredApp, JupyterApp):
     ).tag(config=True, env="REQUIRE_TIER")
     use_fork_server = Bool(
         DEFAULTS.use_fork_server,
-        help="Fork kernels from a process that has imported pandas; otherwise start each one anew.",
+        help="Fork kernels from a process that has imported pandas; otherwise start each one as a new process.",
     ).tag(config=True, env="USE_FORK_SERVER")
     preload = List(
         Unicode(),
         help="Modules that the fork server imports besides pandas and Polars, separated by commas: "
-        "`scipy.stats,sklearn`. Their import takes a job no time; `transform-gateway doctor` shows the memory of each, "
-        "which kernels share.",
+        "`scipy.stats,sklearn`. Importing them takes no time of a job; `transform-gateway doctor` shows the memory of "
+        "each, which kernels share.",
     ).tag(config=True, env="PRELOAD", separator=",")
     log_json = Bool(DEFAULTS.log_json, help="Write the gateway's log as JSON lines.").tag(config=True, env="LOG_JSON")
     enable_tracing = Bool(
         DEFAULTS.enable_tracing,
-        help="Export a trace of each job with OpenTelemetry, as the OTEL_* variables say (needs the extra otel).",
+        help="Export a trace of each job with OpenTelemetry; the OTEL_* variables configure it (needs the extra otel).",
     ).tag(config=True, env="ENABLE_TRACING")
     enable_internal_s3 = Bool(
         DEFAULTS.enable_internal_s3,

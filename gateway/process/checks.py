@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from gateway.core.addresses import is_loopback
 from gateway.core.errors import ConfigurationError
-from gateway.core.settings import MIN_TOKEN_LENGTH, WITHOUT_LIMITS, Settings
+from gateway.core.settings import MIN_TOKEN_CHARACTERS, WITHOUT_LIMITS, Settings
 from kernel_spec.kernel.added_packages import usable_set
 from kernel_spec.sandbox.layers import readable_paths
 
@@ -21,7 +21,7 @@ from kernel_spec.sandbox.layers import readable_paths
 _HOST = re.compile(r"([^][\s/:@?#]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 #: A shorter token than this is worth a warning.
-GOOD_TOKEN_LENGTH = 16
+GOOD_TOKEN_CHARACTERS = 16
 #: Jobs wait for storage as well, so some more slots than processors are useful.
 SLOTS_PER_PROCESSOR = 4
 
@@ -113,8 +113,8 @@ def _check_cluster(settings: Settings) -> None:
             raise ConfigurationError(f"CLUSTER_URL: {shown!r} is not nats://HOST:PORT or tls://HOST:PORT")
         if url.scheme == "nats" and not is_loopback(url.hostname or ""):
             raise ConfigurationError(
-                f"CLUSTER_URL: refusing nats:// to {url.hostname}, where jobs and their keys would travel unencrypted; "
-                "use tls://, or a server on 127.0.0.1"
+                f"CLUSTER_URL: refusing nats:// to {url.hostname}, where jobs and their keys would be sent "
+                "unencrypted; use tls://, or a server on 127.0.0.1"
             )
         schemes.add(url.scheme)
     if len(schemes) > 1:
@@ -146,7 +146,7 @@ def _check_advertised(settings: Settings) -> None:
     if not settings.cluster_url:
         raise ConfigurationError("CLUSTER_ADVERTISE_URL is set without CLUSTER_URL: there are no other members")
     if url.scheme == "http" and settings.tls_cert_file is not None:
-        raise ConfigurationError("CLUSTER_ADVERTISE_URL is http://, but the port takes HTTPS only (TLS_CERT_FILE)")
+        raise ConfigurationError("CLUSTER_ADVERTISE_URL is http://, but the port accepts only HTTPS (TLS_CERT_FILE)")
 
 
 def _check_token(settings: Settings) -> None:
@@ -172,10 +172,10 @@ def _check_token(settings: Settings) -> None:
             f"refusing to listen on {settings.host} without a token: everyone who can reach it could run code. "
             "Set AUTH_TOKEN or AUTH_TOKEN_FILE, or listen on 127.0.0.1 (HOST, --host)"
         )
-    if beyond and len(token) < MIN_TOKEN_LENGTH:
+    if beyond and len(token) < MIN_TOKEN_CHARACTERS:
         raise ConfigurationError(
-            f"refusing to listen on {settings.host} with a token of less than {MIN_TOKEN_LENGTH} characters: it can "
-            "be guessed. Set AUTH_TOKEN to the output of `openssl rand -hex 32`"
+            f"refusing to listen on {settings.host} with a token of less than {MIN_TOKEN_CHARACTERS} characters: it "
+            "can be guessed. Set AUTH_TOKEN to the output of `openssl rand -hex 32`"
         )
 
 
@@ -188,9 +188,9 @@ def warnings_of(settings: Settings) -> list[str]:
         One sentence or two each.
     """
     warnings = []
-    if settings.auth_token and not is_loopback(settings.host) and len(settings.auth_token) < GOOD_TOKEN_LENGTH:
+    if settings.auth_token and not is_loopback(settings.host) and len(settings.auth_token) < GOOD_TOKEN_CHARACTERS:
         warnings.append(
-            f"AUTH_TOKEN has less than {GOOD_TOKEN_LENGTH} characters; make one with `openssl rand -hex 32`"
+            f"AUTH_TOKEN has less than {GOOD_TOKEN_CHARACTERS} characters; make one with `openssl rand -hex 32`"
         )
     has_token = settings.auth_token or settings.auth_token_file is not None
     if settings.cluster_url and not settings.runs_only and not has_token:

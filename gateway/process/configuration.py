@@ -1,4 +1,4 @@
-"""Read settings from environment, configuration file and command line, and refuse what is not understood.
+"""Read settings from environment, configuration file and command line, and refuse unknown and invalid ones.
 
 traitlets warns of unknown names and of files with errors, and goes on with the defaults, which have no token and no
 required tier. Here each of them is a problem: the entry is dropped, and the start is refused once all sources were
@@ -77,7 +77,7 @@ class CommandLine(KVArgParseConfigLoader):
 
 
 class ConfigurationFile(PyFileConfigLoader):
-    """The loader of a Python file. What upstream would drop in silence, a token among it, is an error."""
+    """The loader of a Python file. Settings that upstream would silently drop, such as a token, are errors."""
 
     def load_subconfig(self, fname: str, path: str | None = None) -> None:
         """Load another file into this one's settings.

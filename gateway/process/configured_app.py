@@ -1,6 +1,6 @@
 """An application of Jupyter whose settings come from environment, configuration file and command line, in this order.
 
-It knows where each value comes from, and refuses to start with a setting that it does not understand.
+It records the source of each value, and refuses to start with an unknown or invalid setting.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EXIT_CONFIGURATION = 2
 #: Of a start that may succeed later with the same settings.
 EXIT_NOT_READY = 1
 
-# traitlets shows each class of settings in help and configuration files; a mixin is none
+# traitlets shows each class of settings in help and configuration files; a mixin is not one
 if TYPE_CHECKING:
     _Base = JupyterApp
 else:
@@ -68,7 +68,7 @@ class ConfiguredApp(_Base):
         ------
         ConfigurationError
             A value of any source is not valid, or the file that ``--config`` names does not exist; the text names all
-            that is wrong.
+            errors.
         """
         if self.extra_args:
             raise ConfigurationError(f"unexpected argument {self.extra_args[0]!r}; see `transform-gateway commands`")

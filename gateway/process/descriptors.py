@@ -24,7 +24,7 @@ FEWEST_CONNECTIONS = 16
 #: The open output of a job that waits for the storage, its connection, and that of an older log.
 DESCRIPTORS_PER_DELIVERY = 3
 
-#: Of what jobs and gateway leave, at most this part is for deliveries; the rest is for connections.
+#: Of the descriptors that jobs and gateway leave, at most this part is for deliveries; the rest is for connections.
 PART_OF_DELIVERIES = 0.25
 
 

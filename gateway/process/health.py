@@ -1,4 +1,4 @@
-"""The health of a gateway as a person reads it, from the answer of ``GET /v1/status``."""
+"""The health of a gateway as text, from the answer of ``GET /v1/status``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.process.tls import local_trust
 
 
 def fetch_status(running: Running, timeout_seconds: float = 5.0) -> dict[str, Any] | None:
-    """Return the answer of ``GET /v1/status``, also of a gateway that takes no jobs; None when none answers."""
+    """Return the answer of ``GET /v1/status``, also of a gateway that accepts no jobs; None without an answer."""
     try:
         trust = local_trust(running.cert)
         try:
@@ -45,7 +45,7 @@ def wait_until_up(
     is_up : callable
         Decides by the answer of ``GET /v1/status``.
     timeout_seconds : float
-        How long to wait at most.
+        The longest wait.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def health_of(status: Mapping[str, Any]) -> str:
     elif s3.get("failure"):
         why = str(s3["failure"])
     elif launcher.get("up") is False:
-        why = "the launcher of kernels has ended and is being started again"
+        why = "the launcher of kernels has ended and is being restarted"
     elif kernels.get("last_start_failure"):
         why = f"kernels do not start: {kernels['last_start_failure']}"
     else:

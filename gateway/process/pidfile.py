@@ -1,15 +1,15 @@
-"""The pid file ``gateway.run`` in the state directory: which process is the gateway, and how to reach it.
+"""The pid file ``gateway.run`` in the state directory: the gateway's process, and its address.
 
 ===========  =======================================================================================
 ``pid``      process id of the gateway
 ``started``  start time of that process in clock ticks since boot (proc(5), field 22 of ``stat``)
-``boot``     the kernel's boot id; ticks of different boots do not compare
+``boot``     the boot id of Linux; ticks of different boots do not compare
 ``url``      where it listens
 ``cert``     path of its TLS certificate; empty without TLS
 ``token``    a random token for the held kernels and consoles only
 ===========  =======================================================================================
 
-The kernel reuses a pid; the first three together name one process forever. The file is empty while no gateway runs.
+Linux reuses a pid; the first three together name one process forever. The file is empty while no gateway runs.
 
 The token makes the right to read this file enough to list, release and attach to held kernels, so no AUTH_TOKEN is
 needed in the shell of a person who debugs. It grants nothing new: the connection files of held kernels are readable
@@ -17,7 +17,7 @@ for the same users.
 
 The state directory may belong to the user that the gateway becomes when it drops root. A file which that user puts
 there must not make root signal a process of its choice or write through a link: links are not followed, and a file of
-another user is not believed.
+another user is not trusted.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def find_running(state_dir: Path, *, of_any_user: bool = False) -> Running | Non
 
 
 def url_by_environment() -> str:
-    """Return where a gateway with the settings of this environment listens, whether or not it runs."""
+    """Return the URL of a gateway with the settings of this environment, whether or not it runs."""
     defaults = Settings()
     scheme = "https" if os.environ.get("TLS_CERT_FILE") else "http"
     return local_url(os.environ.get("HOST") or defaults.host, os.environ.get("PORT") or defaults.port, scheme)

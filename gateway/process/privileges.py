@@ -28,8 +28,8 @@ GATEWAY_USER = "gateway"
 #: Just below the workspaces' ids, in the range that Debian's policy leaves to local use and no tool assigns.
 FALLBACK_UID = 57_999
 
-#: Space for the start itself: the job store, and the trials of the sandbox. Without it, these would fail, and the
-#: sandbox would look as if this host had none.
+#: Space for the start itself: the job store, and the trials of the sandbox. Without it the trials would fail, and the
+#: probe would report that this host has no sandbox.
 START_BYTES, START_INODES = 8 << 20, 200
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -125,7 +125,7 @@ def _take_over_outputs(outbox: Path, user: GatewayUser) -> None:
     """Give the gateway the outputs that jobs of an earlier process left in its outbox; an error leaves one as it is.
 
     They belong to users of workspaces, in whose groups the gateway may not be this time. The gateway's user owns the
-    directory, so nothing in it is believed: links are not followed, and only a file that has no other name and belongs
+    directory, so nothing in it is trusted: links are not followed, and only a file that has no other name and belongs
     to the user of a workspace changes its owner.
     """
     with suppress(OSError), os.scandir(outbox) as entries:

@@ -1,4 +1,4 @@
-"""Build the gateway of its parts, run it, and shut it down."""
+"""Build the gateway from its parts, run it, and shut it down."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tornado.netutil import bind_sockets
 from gateway.core.addresses import local_url
 from gateway.core.errors import ConfigurationError, FailureCode
 from gateway.core.settings import FILES, Settings
+from gateway.http.access.auth import Guard
+from gateway.http.access.peer_connection import answer_peer
 from gateway.http.application import make_app
-from gateway.http.base.auth import Guard
-from gateway.http.base.peer_connection import answer_peer
-from gateway.http.routes import HOST_ROUTES, PARCEL_ROUTES, ROUTES
+from gateway.http.routes import HOST_ROUTES, MEMBER_ROUTES, PARCEL_ROUTES, ROUTES
 from gateway.http.server import make_server
 from gateway.jobs.refusal_log import WRITE_SECONDS, RefusalLog
 from gateway.jobs.runner import JobRunner
@@ -178,7 +178,7 @@ async def running_service(
             try:
                 tracing.job_finished(record)
             except Exception:
-                # a fault in the tracing library must not prevent that the job's kernel and files are freed
+                # the job's kernel and files must be freed even after a fault in the tracing library
                 log.exception("job %s could not be traced", record.execution_id)
 
     async with AsyncExitStack() as stack:
@@ -242,7 +242,8 @@ async def _recover(
 ) -> None:
     """Join the cluster, if there is one, and take on the jobs that an earlier process left."""
     if cluster is not None:
-        await cluster.start([stored.record for stored in store.unfinished()], lambda: service.draining)
+        unfinished = [stored.record for stored in store.unfinished()]
+        await cluster.start(unfinished, lambda: service.draining, store.known_keys)
     for _ in service.recover():
         metrics.job_taken()
     if runner is not None:
@@ -290,6 +291,8 @@ async def _run(
         ObjectClient(WRITE_SECONDS, hosts=settings.storage_hosts) as refusal_client,
     ):
         routes = HOST_ROUTES if settings.runs_only else ROUTES
+        if service.peers is not None and not settings.runs_only:
+            routes += MEMBER_ROUTES
         if settings.cluster_advertise_url:
             routes += PARCEL_ROUTES
         app = make_app(service, settings, metrics, guard, RefusalLog(refusal_client), routes)
@@ -360,7 +363,7 @@ def _reload_tokens(settings: Settings, guard: Guard) -> None:
 
 
 def _end_jobs(service: JobService) -> None:
-    """Take no new jobs and end the others; each caller gets an answer, and jobs without a waiting caller stay."""
+    """Accept no new jobs and end the others; each caller gets an answer, and jobs without a waiting caller stay."""
     service.draining = True
     for record in (*service.queued(), *service.running()):
         record.stop.request(FailureCode.SHUTTING_DOWN)

@@ -28,7 +28,7 @@ class StopSignals:
         Parameters
         ----------
         on_hangup : callable, optional
-            Called at SIGHUP. Without it SIGHUP drains: it is what the end of a terminal sends.
+            Called at SIGHUP. Without it SIGHUP drains, because the end of a terminal sends it.
         """
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stop.set)

@@ -74,7 +74,7 @@ def members_context(settings: Settings) -> ssl.SSLContext:
 
 
 def load_broker_files(context: ssl.SSLContext, settings: Settings, uid: int) -> None:
-    """Let a client of the NATS servers use the files of the settings, from the next connection on.
+    """Load the files of the settings into the context of a client of the NATS servers, for its next connection.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def _load_authorities(context: ssl.SSLContext, settings: Settings) -> None:
 
 
 def load_certificate(context: ssl.SSLContext, settings: Settings, setting: str, uid: int) -> None:
-    """Let a context use the certificate and key in the files, from the next connection on.
+    """Load the certificate and key in the files into a context, for its next connection.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def load_certificate(context: ssl.SSLContext, settings: Settings, setting: str, 
         raise ConfigurationError(f"the certificate {cert} ({setting.upper()}): {error.strerror}") from None
     check_private(key, uid, f"the private key {key} ({of_key.upper()})")
     try:
-        # OpenSSL takes a certificate before it looks at the key: a wrong pair must not reach the context in use
+        # OpenSSL loads a certificate before it checks the key: a wrong pair must not reach the context in use
         for target in (ssl.SSLContext(context.protocol), context):
             target.load_cert_chain(cert, key, password=_no_password)
     except (OSError, ValueError) as error:
@@ -139,8 +139,8 @@ def load_certificate(context: ssl.SSLContext, settings: Settings, setting: str, 
 def local_trust(certificate: str) -> ssl.SSLContext | None:
     """Return the TLS context of a client of a gateway on this machine, or None if that gateway has no certificate.
 
-    Such a client connects to an address that need not be in the certificate, but it has the file: it takes exactly this
-    certificate, and no authority matters.
+    Such a client connects to an address that need not be in the certificate, but it has the file: it accepts exactly
+    this certificate, and no authority.
 
     Parameters
     ----------

@@ -5,8 +5,8 @@ from __future__ import annotations
 from gateway.core.addresses import is_loopback
 from gateway.core.errors import ConfigurationError
 from gateway.core.settings import Settings
-from gateway.http.base.tokens import Token, TokenKind, parse_tokens
-from gateway.process.checks import GOOD_TOKEN_LENGTH
+from gateway.http.access.tokens import Token, TokenKind, parse_tokens
+from gateway.process.checks import GOOD_TOKEN_CHARACTERS
 from gateway.process.private_file import read_private
 
 
@@ -50,8 +50,8 @@ def warnings_of_tokens(settings: Settings, tokens: tuple[Token, ...]) -> list[st
     if settings.auth_token_file is None or is_loopback(settings.host):
         return []
     return [
-        f"the token {token.name!r} in {settings.auth_token_file} has less than {GOOD_TOKEN_LENGTH} characters; "
+        f"the token {token.name!r} in {settings.auth_token_file} has less than {GOOD_TOKEN_CHARACTERS} characters; "
         "make one with `openssl rand -hex 32`"
         for token in tokens
-        if len(token.secret) < GOOD_TOKEN_LENGTH
+        if len(token.secret) < GOOD_TOKEN_CHARACTERS
     ]

@@ -1,1 +1,1 @@
-"""Results of transforms for a person to look at: read a file, show it, compare it with another one."""
+"""Results of transforms on a terminal: read a file, show it, compare it with another one."""

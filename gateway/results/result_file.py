@@ -27,8 +27,8 @@ def read_result(source: Path | bytes, data_format: DataFormat, base_types: Mappi
     data_format : str
         Its format.
     base_types : mapping, optional
-        Column to Metabase's base type. CSV and JSON lines do not tell a text of digits from a number, so columns of
-        base type Text are read as text; all other columns are read as pyarrow infers them.
+        Column to Metabase's base type. CSV and JSON lines do not distinguish a text of digits from a number, so columns
+        of base type Text are read as text; all other columns are read as pyarrow infers them.
 
     Returns
     -------

@@ -20,19 +20,19 @@ from gateway.telemetry.waterfall import StageSpan
 
 __all__ = ["Found", "show"]
 
-#: Rows that a terminal shows unasked.
+#: Rows that a terminal shows by default.
 TERMINAL_ROWS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A result, and what the gateway says about its job.
+    """A result, and the gateway's facts about its job.
 
     Attributes
     ----------
     table : pyarrow.Table
     base_types : dict of str to str
-        Those of the columns, which the file of ``against`` is read with.
+        Base types of the columns, also for reading the file of ``against``.
     profile : DisplayedProfile or None
         Without it, ``profile`` shows the stages only.
     waterfall : sequence of StageSpan

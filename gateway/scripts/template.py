@@ -1,4 +1,4 @@
-"""An example of a project: a transform, its contract, a module, a table, a test, and the same as a notebook."""
+"""An example project: a transform, its contract, a module, a table, a test, and the same as a notebook."""
 
 from __future__ import annotations
 

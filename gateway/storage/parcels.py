@@ -1,7 +1,8 @@
 """Parcels: files of a job at the member of a cluster that accepted it, for the host that runs the job.
 
-Each parcel has a URL with a token, and the token is the authority: it is made of a key that only this member has,
-holds for one attempt of one job, and is in no text. It is found by its digest, so the time of a look-up tells nothing.
+Each parcel has a URL with a token, which alone grants access: it is derived from a key that only this member has, is
+valid for one attempt of one job, and is never shown. It is found by its digest, so the time of a look-up reveals
+nothing.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ class Parcels:
         self._of_job: dict[str, set[bytes]] = {}
 
     def offer(self, execution_id: str, attempt: int, name: str, open_file: Callable[[], OpenOutput]) -> str:
-        """Let a host fetch a file, and return its URL.
+        """Allow a host to fetch a file, and return its URL.
 
         Parameters
         ----------
         execution_id : str
             The gateway's own id of the job.
         attempt : int
-            The one for which the URL holds.
+            The attempt for which the URL is valid.
         name : str
             Of the file, among the parcels of the job.
         open_file : callable
@@ -66,7 +67,7 @@ class Parcels:
         return self._url + token
 
     def expect(self, execution_id: str, attempt: int, name: str, max_bytes: int) -> str:
-        """Let a host bring a file, and return its URL.
+        """Allow a host to upload a file, and return its URL.
 
         Parameters
         ----------
@@ -94,7 +95,7 @@ class Parcels:
         raise _unknown()
 
     def expected(self, token: str) -> ExpectedParcel:
-        """Return the file that a token lets a host bring.
+        """Return the file that a host may upload with a token.
 
         Raises
         ------
@@ -107,11 +108,11 @@ class Parcels:
         return found
 
     def is_expected(self, digest: bytes) -> bool:
-        """Return whether a host may still bring a file."""
+        """Return whether a host may still upload a file."""
         return digest in self._expected
 
-    def brought(self, execution_id: str, attempt: int, name: str, max_bytes: int) -> OpenOutput | None:
-        """Open what a host brought; None if it brought nothing, or if the machine lost power before it was written."""
+    def open_uploaded(self, execution_id: str, attempt: int, name: str, max_bytes: int) -> OpenOutput | None:
+        """Open the file that a host uploaded; None without one, or if the machine lost power before it was written."""
         for path in self._place(execution_id, attempt).glob(f"{name}.*"):
             opened = open_output(path, owner_uid=None, max_bytes=max_bytes)
             if path.name == f"{name}.{opened.size_bytes}":
@@ -120,22 +121,22 @@ class Parcels:
         return None
 
     def withdraw_offers(self, execution_id: str) -> None:
-        """Let nobody fetch the files of a job any more."""
+        """Withdraw the files of a job that hosts could fetch."""
         for digest in self._of_job.get(execution_id, ()):
             self._offered.pop(digest, None)
 
     def withdraw(self, execution_id: str) -> None:
-        """Let nobody fetch or bring a file of a job any more."""
+        """Withdraw all parcels of a job: hosts can neither fetch nor upload a file any more."""
         for digest in self._of_job.pop(execution_id, ()):
             self._offered.pop(digest, None)
             self._expected.pop(digest, None)
 
     def remove(self, execution_id: str) -> None:
-        """Remove what hosts brought of a job; blocks while it does."""
+        """Remove the files that hosts uploaded for a job; blocks."""
         shutil.rmtree(self._directory / execution_id, ignore_errors=True)
 
     def remove_others(self, execution_ids: Collection[str]) -> None:
-        """Remove what hosts brought of all jobs but some; blocks while it does."""
+        """Remove the files that hosts uploaded for all jobs but these; blocks."""
         for path in self._directory.glob("*"):
             if path.name not in execution_ids:
                 shutil.rmtree(path, ignore_errors=True)
@@ -153,7 +154,7 @@ class Parcels:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedParcel:
-    """A file that a host may bring.
+    """A file that a host may upload.
 
     Attributes
     ----------
@@ -168,7 +169,7 @@ class ExpectedParcel:
     max_bytes: int
 
     def draft(self) -> tuple[Path, int]:
-        """Create an empty file for what arrives, and return it with its descriptor; the caller removes and closes it.
+        """Create an empty file for the upload, and return it with its descriptor; the caller removes and closes it.
 
         Raises
         ------
@@ -216,7 +217,7 @@ def _digest(token: str) -> bytes:
 
 
 def _unknown() -> NotFound:
-    return NotFound("there is no such parcel, or its job needs it no longer")
+    return NotFound("there is no such parcel, or its job no longer needs it")
 
 
 def _key_in(path: Path) -> bytes:

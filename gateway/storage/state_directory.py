@@ -1,4 +1,4 @@
-"""Check that the state directory can take another job: its disk, and the directories that only a start makes."""
+"""Check that the state directory can store another job: its disk, and the directories that only a start makes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DiskSpace:
 
     @classmethod
     def of(cls, directory: Path) -> DiskSpace:
-        """Return what is left on the disk of a directory.
+        """Return the free space and inodes on the disk of a directory.
 
         Parameters
         ----------
@@ -59,7 +59,7 @@ class DiskSpace:
         return cls(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
 
     def shortage(self, min_free_bytes: int, min_free_inodes: int = MIN_FREE_INODES) -> str:
-        """Return what is missing.
+        """Return the shortage of space or inodes.
 
         Parameters
         ----------
@@ -97,7 +97,7 @@ class StateDirectory:
         self._min_free_bytes = min_free_bytes
 
     def check(self, incoming_bytes: int = 0) -> None:
-        """Return if a job can be accepted; takes microseconds.
+        """Check that a job can be accepted; takes microseconds.
 
         Parameters
         ----------

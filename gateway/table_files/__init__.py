@@ -1,1 +1,1 @@
-"""Table files as people have them: compressed, JSON arrays and Excel workbooks besides the formats of jobs."""
+"""Table files in other forms than the formats of jobs: compressed files, JSON arrays and Excel workbooks."""

@@ -1,4 +1,4 @@
-"""Files that no job can read, made into tables: JSON arrays, and Excel workbooks."""
+"""Convert files that no job can read into tables: JSON arrays, and Excel workbooks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _OBJECTS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class ConversionError(ValueError):
-    """The file cannot be made into a table; the text is for the user."""
+    """The file cannot be converted into a table; the text is for the user."""
 
 
 def converted(path: Path, target: Path) -> DataFormat | None:
-    """Convert a file, if its first bytes say that no job can read it.
+    """Convert a file, if its first bytes show that no job can read it.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def converted(path: Path, target: Path) -> DataFormat | None:
     Raises
     ------
     ConversionError
-        The file is not what its first bytes say.
+        The content does not match the first bytes.
     """
     with path.open("rb") as file:
         start = file.read(4096)
@@ -69,7 +69,7 @@ def _from_workbook(path: Path, target: Path) -> None:
     from pyarrow import feather
 
     try:
-        with path.open("rb") as file:  # pandas would judge a file by its name
+        with path.open("rb") as file:  # pandas would choose the reader by the file's name
             frame = pd.read_excel(file, dtype_backend="numpy_nullable", engine="openpyxl")
     except ImportError:
         raise ConversionError(

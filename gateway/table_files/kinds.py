@@ -21,7 +21,7 @@ class FileKind:
     Attributes
     ----------
     data_format : str
-        The format of jobs that is nearest.
+        The closest format of jobs.
     shape : {"plain", "array", "workbook"}
         ``plain`` is a file of `data_format`, ``array`` a JSON array of objects, ``workbook`` an Excel file.
     compression : str or None

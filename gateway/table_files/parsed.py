@@ -30,7 +30,7 @@ class ParsedTables:
     """Keeps the parsed form of each table until its file or its manifest changes.
 
     The parser is the one that jobs use, so a job gets the same values. A table that it cannot read, or about which it
-    has a warning, stays as it is: the job says so in its log.
+    has a warning, stays as it is: the job reports this in its log.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Files that a job can read, made from files that it cannot."""
+"""Convert files that a job cannot read into files that it can."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.table_files.conversion import ConversionError, converted
 from gateway.table_files.kinds import FileKind, kind_of
 from gateway.table_files.unpacking import UnpackingError, unpack
 
-#: Time of change, inode and size: an editor may write a file anew or replace it by another.
+#: Time of change, inode and size: an editor may rewrite a file or replace it by another.
 FileVersion = tuple[int, int, int]
 
 
@@ -44,12 +44,12 @@ class ReadableFiles:
         self._made: dict[Path, tuple[FileVersion, Path]] = {}
 
     def readable(self, path: Path) -> Path:
-        """Return the file, or what was made from it.
+        """Return the file, or its converted copy.
 
         Raises
         ------
         UnreadableTable
-            The ending is unknown, or the content is not what the ending says.
+            The ending is unknown, or the content does not match the ending.
         OSError
             The file cannot be read, or its copy not written.
         """

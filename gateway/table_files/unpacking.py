@@ -7,7 +7,7 @@ from typing import Any
 
 
 class UnpackingError(ValueError):
-    """A file is not compressed as its name or its storage says."""
+    """A file is not compressed as its name or its storage declares."""
 
 
 def unpack(path: Path, compression: str, target: Path) -> None:

@@ -47,7 +47,7 @@ JOB_ATTEMPTS = _ours(
 JOBS_RECOVERED = _ours(
     "jobs_recovered_total",
     "counter",
-    "Unfinished jobs of the process before, by what became of them: `run_again` or `gateway_restarted`.",
+    "Unfinished jobs of an earlier process, by outcome: `run_again` or `gateway_restarted`.",
     "end",
 )
 STORE_COMMITS = _ours(
@@ -82,7 +82,7 @@ KERNEL_STARTS = _ours(
 )
 KERNEL_START_FAILURES = _ours("kernel_start_failures_total", "counter", "Failed starts of kernels.")
 KERNELS_DISCARDED = _ours("kernels_discarded_total", "counter", "Kernels that died or expired before a job used them.")
-LAUNCHER_UP = _ours("launcher_up", "gauge", "1 when the launcher of kernels runs, 0 while it is started again.")
+LAUNCHER_UP = _ours("launcher_up", "gauge", "1 when the launcher of kernels runs, 0 while it restarts.")
 LAUNCHER_RESTARTS = _ours("launcher_restarts_total", "counter", "Restarts of the launcher of kernels.")
 FORK_SERVER_UP = _ours(
     "fork_server_up", "gauge", "1 when kernels are forked, 0 when the fork server is down; only with USE_FORK_SERVER."
@@ -90,7 +90,7 @@ FORK_SERVER_UP = _ours(
 FORK_SERVER_RESTARTS = _ours("fork_server_restarts_total", "counter", "Restarts of the fork server.")
 INTERNAL_S3_UP = _ours("internal_s3_up", "gauge", "1 when the embedded S3 server responds; only where it is enabled.")
 INTERNAL_S3_RESTARTS = _ours(
-    "internal_s3_restarts_total", "counter", "Times the embedded S3 server was started again; only where it is enabled."
+    "internal_s3_restarts_total", "counter", "Restarts of the embedded S3 server; only where it is enabled."
 )
 OUTBOX_JOBS = _ours("outbox_jobs", "gauge", "Computed results that are not delivered yet.")
 OUTBOX_BYTES = _ours("outbox_bytes", "gauge", "Bytes of computed results that are not delivered yet.")
@@ -118,13 +118,16 @@ KERNELS_RUNNING = MetricName(
     "kernel_currently_running_total", "gauge", "Kernels that run a job (jupyter_server's name).", ("type",)
 )
 
-HOSTS = _ours("hosts", "gauge", "Hosts of the cluster that are there; a `transform-gateway host` counts only itself.")
-HOST_SLOTS = _ours("host_slots", "gauge", "Slots of each host of the cluster that this process knows of.", "host")
-HOST_BUSY = _ours("host_busy", "gauge", "Slots in use of each host that this process knows of.", "host")
+HOSTS = _ours("hosts", "gauge", "Live hosts of the cluster; a `transform-gateway host` counts only itself.")
+HOST_SLOTS = _ours("host_slots", "gauge", "Slots of each host of the cluster that is known to this process.", "host")
+HOST_BUSY = _ours("host_busy", "gauge", "Slots in use of each host that is known to this process.", "host")
+MEMBERS_MISSING = _ours(
+    "members_missing", "gauge", "Members of the cluster that vanished within a day without a last message."
+)
 ATTEMPTS = _ours("attempts_total", "counter", "Jobs of the cluster that this machine has begun.")
 FENCED = _ours("fenced_total", "counter", "Jobs that this machine ended because it lost their lease.")
 HOSTS_LOST = _ours(
-    "hosts_lost_total", "counter", "Times that a job of this member went to another host, its own being lost."
+    "hosts_lost_total", "counter", "Times that a job of this member went to another host because its own was lost."
 )
 REPUBLISHED = _ours("republished_total", "counter", "Times that this member put a waiting job into the queue again.")
 LEASE_CONFIRM = _ours(

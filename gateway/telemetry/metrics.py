@@ -106,7 +106,7 @@ class Metrics:
         self._malformed.inc()
 
     def connection_dropped(self, kind: str) -> None:
-        """Count a connection that was closed for want of room: ``idle`` or ``refused``."""
+        """Count a connection that was closed at MAX_CONNECTIONS: ``idle`` or ``refused``."""
         self._connections_dropped.labels(kind).inc()
 
     def request_served(self, handler: RequestHandler, seconds: float) -> None:
@@ -242,6 +242,7 @@ def _cluster_metrics(status: ServiceStatus) -> Iterator[Metric]:
     yield _family(names.HOSTS, len(hosts))
     yield _family(names.HOST_SLOTS, {name: _number(each["slots"]) for name, each in hosts.items()})
     yield _family(names.HOST_BUSY, {name: _number(each["busy"]) for name, each in hosts.items()})
+    yield _family(names.MEMBERS_MISSING, len(cluster["missing"]))
     for name, member in (
         (names.ATTEMPTS, "attempts"),
         (names.FENCED, "fenced"),

@@ -40,7 +40,7 @@ def assert_frame(found: Any, expected: Any, *, key: Sequence[str] = (), toleranc
 
     difference = compare(_table(expected), _table(found), key, tolerance)
     if not difference.is_same or (difference.types_changed and not isinstance(expected, Path)):
-        raise AssertionError(comparison_text(difference, "what was expected", tolerance))
+        raise AssertionError(comparison_text(difference, "the expected table", tolerance))
 
 
 def _table(value: Any) -> Any:

@@ -1,8 +1,8 @@
 """The gateway's side of the launcher, for asyncio.
 
 `LauncherClient.spawn` blocks and needs no loop: the gateway calls it while it still has its privileges. `attach` then
-reads the socket in the running loop. Every request has a deadline. After a missed one the launcher is not given up: the
-answer may still come, and is then dropped.
+reads the socket in the running loop. Every request has a deadline. After a missed deadline the connection stays open: a
+late answer is dropped.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ A = TypeVar("A", bound=Answer)
 ANSWER_SECONDS = 10.0
 #: A directory with a hundred thousand files takes seconds.
 REMOVE_SECONDS = 60.0
-#: Longer than the launcher's own deadline of a start, so that its reason arrives.
+#: Longer than the launcher's own deadline for a start, so that its reason arrives.
 START_SECONDS = 40.0
 
 #: Longer than the launcher waits for a fork server, 60 s.
@@ -67,7 +67,7 @@ RENEW_SECONDS = 70.0
 
 
 class LauncherClient:
-    """One launcher, as the gateway sees it.
+    """The gateway's side of one launcher.
 
     Parameters
     ----------
@@ -103,8 +103,8 @@ class LauncherClient:
         options : LauncherOptions
             Settings of the launcher.
         is_supervised : bool
-            Whether another launcher follows one that has ended, with the same privileges and settings. Its kernels and
-            workspaces are gone.
+            Whether a launcher that ends is restarted with the same privileges and settings. Its kernels and workspaces
+            are gone then.
 
         Returns
         -------
@@ -164,7 +164,7 @@ class LauncherClient:
         await self._link.lost()
 
     async def available(self) -> None:
-        """Return when the launcher takes requests.
+        """Return when the launcher accepts requests.
 
         Raises
         ------
@@ -174,7 +174,7 @@ class LauncherClient:
         await self._link.available()
 
     def on_restart(self, callback: Callable[[], None]) -> None:
-        """Set the function that is called when another launcher takes requests.
+        """Set the function that is called when a restarted launcher accepts requests.
 
         Parameters
         ----------
@@ -238,7 +238,7 @@ class LauncherClient:
         kernel_id : str
             Of a reserved workspace, or of one whose kernel was killed.
         output_fds : tuple of int
-            Standard output, standard error and, if there are three, the log pipe. The caller's stay open.
+            Standard output, standard error and, if there are three, the log pipe. The caller's copies stay open.
         limits : Limits or None
             Limits of all processes of the kernel; the processor time of a job counts from `limit_cpu`.
         style : Style
@@ -256,7 +256,7 @@ class LauncherClient:
         Raises
         ------
         LauncherError
-            ``kernel_start_failed`` or ``sandbox_failed`` with the reason; the workspace is still to be removed.
+            ``kernel_start_failed`` or ``sandbox_failed`` with the reason; the workspace must still be removed.
         """
         request = Start(
             id=next(self._ids),
@@ -267,7 +267,7 @@ class LauncherClient:
             plain=plain,
             has_log=len(output_fds) > 2,
         )
-        # That of an earlier start in this workspace, which failed; its answer had all information about that end.
+        # The report of an earlier start in this workspace, which failed; the answer to that start said it all.
         self._unclaimed_exits.pop(kernel_id, None)
         answer, (pidfd,) = await self._link.exchange(request, Started, START_SECONDS, output_fds)
         workspace = self._workspaces.get(kernel_id)
@@ -377,14 +377,14 @@ class LauncherClient:
         return (await self._ask(Status(next(self._ids)), StatusReport)).status
 
     async def renew(self) -> None:
-        """Replace the fork server by one with the packages that are added now, and return when it is ready or failed.
+        """Replace the fork server by one with the current added packages; return when it is ready or has failed.
 
         Raises
         ------
         LauncherError
             The launcher is gone.
         TimeoutError
-            It is neither after `RENEW_SECONDS`.
+            Neither happened within `RENEW_SECONDS`.
         """
         await self._ask(Renew(next(self._ids)), Renewed)
         async with asyncio.timeout(RENEW_SECONDS):
@@ -427,7 +427,7 @@ class LauncherClient:
         if process is not None:
             resolve(process.exited, report)
         elif kernel_id in self._workspaces:
-            # It ended before its start was answered, or after the request for it was cancelled.
+            # The kernel ended before its start was answered, or after that request was cancelled.
             self._unclaimed_exits[kernel_id] = report
 
     def _detach(self) -> None:

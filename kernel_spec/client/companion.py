@@ -1,13 +1,13 @@
 """A notebook's companion: a process of the front end's user, outside of the sandbox, that serves the kernel.
 
-The kernel of a notebook is the kernel of production: no network, no token, no foreign files. A person needs more: a
-table from a file, a URL or a live Metabase, or a run through a real gateway. The companion does that with the rights
-of the user who started the notebook. Its command is a trait of the provisioner; this package only knows how to start
-it: ``COMMAND --socket DESCRIPTOR --inputs DIRECTORY``.
+The kernel of a notebook has the restrictions of a job's kernel: no network, no token, no files of others. Its user
+needs more: a table from a file, a URL or a live Metabase, or a run through a real gateway. The companion does that with
+the rights of the user who started the notebook. Its command is a trait of the provisioner; this package only starts it:
+``COMMAND --socket DESCRIPTOR --inputs DIRECTORY``.
 
-The two talk over a socket pair, and the kernel starts with one end of it as descriptor 3. A path would not do: where
-unix sockets outside cannot be hidden from jobs, the sandbox forbids connect(2). The companion ends at the end of file
-of its socket (the kernel is gone) or of its standard input (the front end is gone).
+The two talk over a socket pair, and the kernel starts with one end of it as descriptor 3. A socket path would not work:
+where the sandbox cannot hide the unix sockets outside, it forbids connect(2). The companion ends at the end of file of
+its socket (the kernel is gone) or of its standard input (the front end is gone).
 """
 
 from __future__ import annotations

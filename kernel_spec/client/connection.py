@@ -24,7 +24,7 @@ class LauncherConnection:
     channel : Channel
         The control socket.
     on_event : callable
-        Called with each message that is no answer.
+        Called with each message that is not an answer.
     on_lost : callable
         Called when the launcher is gone, before the pending requests fail.
     """
@@ -73,7 +73,7 @@ class LauncherConnection:
         seconds : float
             Time for the answer. A late one is dropped.
         descriptors : tuple of int
-            Descriptors to send with the request; the caller's stay open.
+            Descriptors to send with the request; the caller's copies stay open.
 
         Returns
         -------
@@ -98,7 +98,7 @@ class LauncherConnection:
         except TimeoutError:
             raise LauncherError("timeout", f"no answer from the launcher within {seconds:g} s") from None
         except (ChannelClosed, ChannelError, BlockingIOError) as error:
-            raise LauncherError("launcher_lost", f"the launcher does not take requests: {error}") from None
+            raise LauncherError("launcher_lost", f"the launcher does not accept requests: {error}") from None
         finally:
             self._answers.pop(request.id, None)
         if isinstance(answer, Refused):
@@ -128,7 +128,7 @@ class LauncherConnection:
             if future is not None and not future.done():
                 future.set_result((message, descriptors))
                 return
-            # Its task was cancelled: a start that failed elsewhere, or one that was stopped meanwhile.
+            # The task that asked was cancelled: its start failed elsewhere or was stopped.
             log.debug("an answer without a pending request: %s", type(message).__name__)
         else:
             self._on_event(message)

@@ -23,11 +23,11 @@ class ForkServerState:
         """Set the state that the launcher has when its messages are read for the first time."""
         self._last = ForkServerChanged(state, reason)
         if state == "ready":
-            # It was ready before its messages were read.
+            # The fork server was ready before its messages were read.
             self._starts = max(1, self._starts)
 
     def on_changed(self, message: ForkServerChanged) -> None:
-        """Take over a message of the launcher."""
+        """Update the state from a message of the launcher."""
         self._last = message
         self._starts += message.state == "ready"
         for change in self._awaiting_change:

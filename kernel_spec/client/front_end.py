@@ -1,7 +1,7 @@
 """The launcher of one kernel for one front end of Jupyter, and the connection file of the kernel.
 
-Its calls block, because front ends call from event loops that live for one call. A launcher ends with its front end,
-however that ends, because it reads the end of file of the front end's socket.
+Its calls block, because front ends call from event loops that last for one call. A launcher ends with its front end,
+however that ends: it then reads end of file from the front end's socket.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class FrontEndLauncher:
     Parameters
     ----------
     channel : Channel
-        To a launcher, or to a gateway that passes the requests on; owned by this.
+        To a launcher, or to a gateway that forwards the requests; this object owns it.
 
     Attributes
     ----------
@@ -90,11 +90,11 @@ class FrontEndLauncher:
         Parameters
         ----------
         limits : Limits
-            Of the kernel and all that it starts.
+            Limits of the kernel and of all processes that it starts.
         outputs : tuple of int
-            Descriptors for standard output and standard error; the caller's stay open.
+            Descriptors for standard output and standard error; the caller's copies stay open.
         companion : CompanionProcess or None
-            To be started; the caller closes it.
+            The companion to start; the caller closes it.
         allow_network : bool
             Allow the network.
         debugger : bool
@@ -132,10 +132,10 @@ class FrontEndLauncher:
         return int(answer.pid)
 
     def _start_late(self, companion: CompanionProcess) -> None:
-        """Start the companion when the kernel is there, or end the kernel.
+        """Start the companion after the kernel; if that fails, end the kernel.
 
-        Its imports take longer than the start of a forked kernel, which they would slow down: on two busy cores from
-        170 to 230 ms (measured).
+        The companion's imports take longer than the start of a forked kernel and would slow it down: on two busy cores
+        from 170 to 230 ms (measured).
         """
         try:
             companion.start()
@@ -154,7 +154,7 @@ class FrontEndLauncher:
         return report
 
     def close(self) -> None:
-        """Give up the launcher, which kills the kernel and removes the workspace; safe to call twice."""
+        """Close the socket, so that the launcher kills the kernel and removes the workspace; safe to call twice."""
         self._close_pidfd()
         self._channel.close()
 
@@ -174,7 +174,7 @@ class FrontEndLauncher:
 class StandaloneLauncher(FrontEndLauncher):
     """A launcher that the front end starts.
 
-    It has one workspace in a temporary directory. It has no fork server, which does not pay for a single kernel.
+    It has one workspace in a temporary directory. It has no fork server, which takes longer to start than a kernel.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
 """The launcher of a gateway on this machine, for front ends of the same user, and the choice between it and a new one.
 
-A gateway's launcher has a fork server, so that the kernel is there in a tenth of the time. It serves only the user who
+A gateway's launcher has a fork server, so a kernel starts in a tenth of the time. It serves only the user who
 started it. The front end trusts the directory of that gateway (its companion writes there with the user's rights), so
 this directory must belong to the user as well, and must not be writable for others. It also trusts the gateway's
-process, which could ask the companion for the user's files. So a gateway that has dropped root is used only if it is
-named.
+process, which could ask the companion for the user's files. So a gateway that has dropped root is used only if
+TRANSFORM_GATEWAY names it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kernel_spec.protocol.values import WorkspaceInfo
 GATEWAY_SOCKET = "run/kernels.sock"
 #: pid, uid and gid of the peer of a socket (unix(7), `struct ucred`).
 PEER_CREDENTIALS = struct.Struct("3i")
-#: A gateway that does not answer in this time is not waited for. It takes milliseconds.
+#: How long to wait for a gateway, which normally answers within milliseconds.
 TAKE_SECONDS = 5.0
 
 
@@ -66,7 +66,7 @@ class GatewayLauncher(FrontEndLauncher):
                 _check_peer(endpoint)
         except OSError as error:
             endpoint.close()
-            text = f"no gateway gives kernels in {self._state_dir}: {error.strerror or error}"
+            text = f"no gateway offers kernels in {self._state_dir}: {error.strerror or error}"
             raise LauncherError("no_gateway", text) from None
         except BaseException:
             endpoint.close()
@@ -78,7 +78,7 @@ class GatewayLauncher(FrontEndLauncher):
         request = Take(self._next_id(), os.path.realpath(sys.prefix), self._allow_network, self._allow_loopback)
         workspace: WorkspaceInfo = self._ask(request, TAKE_SECONDS)[0].workspace
         root_dir = str(self._state_dir.resolve() / "workspaces")
-        # Nothing is written elsewhere, whatever the answer says: a gateway has fewer rights than root who started it.
+        # Do not write to a path that the answer names: this process may be root, and the gateway may have dropped it.
         expected = WorkspaceInfo.below(root_dir, workspace.name, workspace.uid, workspace.gid)
         if workspace != expected or not workspace.name.isalnum():
             text = f"the gateway named a workspace elsewhere: {workspace.workspace_dir}"
@@ -87,10 +87,10 @@ class GatewayLauncher(FrontEndLauncher):
 
 
 def _check_owner(state_dir: Path) -> None:
-    """Refuse the directory of another user, and one in which other users could put a socket of theirs."""
+    """Refuse the directory of another user, and one in which another user could put a socket."""
     status = state_dir.stat()
     if status.st_uid != os.geteuid():
-        text = f"the gateway of {state_dir} is that of user {status.st_uid}, and gives kernels to that user only"
+        text = f"the gateway in {state_dir} belongs to user {status.st_uid} and offers kernels only to that user"
         raise LauncherError("not_served", text)
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise LauncherError("not_served", f"{state_dir} is writable for other users")
@@ -126,7 +126,8 @@ def open_launcher(
         State directory of the gateway; empty for no gateway. None: STATE_DIR of the environment, or its default, in
         which a gateway may run.
     log : logging.Logger
-        Gets one line if no gateway gives the kernel: a warning if one was named or refuses, else a debug message.
+        Gets one line if the kernel does not come from a gateway: a warning if a gateway was named or refused, else a
+        debug message.
     read_only_paths : tuple of str
         Absolute paths that the kernel may read besides its own directory; a gateway's kernels cannot.
     allow_network, allow_loopback : bool

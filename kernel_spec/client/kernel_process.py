@@ -1,4 +1,4 @@
-"""A kernel process of a launcher, as its client sees it."""
+"""The client's side of a kernel process of a launcher."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class KernelProcess:
     started_by : StartedBy
         Whether the fork server forked it.
     is_prefaulted : bool
-        Whether the memory pages to which a first job writes are the kernel's own already.
+        Whether the kernel has already copied the memory pages that a first job writes to.
     """
 
     kernel_id: str

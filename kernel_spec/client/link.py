@@ -1,7 +1,7 @@
-"""The connection to the launcher that runs now, also after the supervisor has started another one.
+"""The connection to the current launcher, also after the supervisor has restarted it.
 
-With `kernel_spec.supervisor`, the control socket of a further launcher arrives over a second socket, possibly before
-the end of the launcher that it replaces was read.
+`kernel_spec.supervisor` passes the control socket of each later launcher over a second socket. It may arrive before
+this process has read the end of the launcher that it replaces.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ A = TypeVar("A", bound=Answer)
 
 
 class LauncherLink:
-    """Sends requests to the launcher that runs now.
+    """Sends requests to the current launcher.
 
     Parameters
     ----------
     process : LauncherProcess
         A launcher that is ready; stays the caller's.
     on_event : callable
-        Called with each message that is no answer.
+        Called with each message that is not an answer.
     on_lost : callable
         Called when a launcher is gone, before the pending requests fail.
 
@@ -57,7 +57,7 @@ class LauncherLink:
 
     @property
     def is_up(self) -> bool:
-        """Whether a launcher takes requests, as far as its socket shows."""
+        """Whether a launcher accepts requests, as far as its socket shows."""
         return self._has_hello and not self._connection.is_lost
 
     def attach(self) -> None:
@@ -88,7 +88,7 @@ class LauncherLink:
         await asyncio.shield(self._gone)
 
     async def available(self) -> None:
-        """Return when a launcher takes requests.
+        """Return when a launcher accepts requests.
 
         Raises
         ------
@@ -103,7 +103,7 @@ class LauncherLink:
             raise LauncherError("launcher_lost", "the launcher is gone")
 
     def on_restart(self, callback: Callable[[], None]) -> None:
-        """Set the function that is called when another launcher takes requests.
+        """Set the function that is called when a restarted launcher accepts requests.
 
         Parameters
         ----------
@@ -117,7 +117,7 @@ class LauncherLink:
     ) -> tuple[A, list[int]]:
         """Send a request and wait for its answer, as `LauncherConnection.exchange`."""
         if not self._has_hello:
-            raise LauncherError("launcher_lost", "the launcher is gone and is started again")
+            raise LauncherError("launcher_lost", "the launcher is gone and is being restarted")
         return await self._connection.exchange(request, expected, seconds, descriptors)
 
     def _on_message(self, message: Message) -> None:
@@ -135,7 +135,7 @@ class LauncherLink:
         except BlockingIOError:
             return
         if channel is None:
-            log.error("the launcher's supervisor has ended: a launcher that ends is not started again")
+            log.error("the launcher's supervisor has ended: the launcher will not be restarted when it ends")
             self._forget_supervisor()
             if self._connection.is_lost:
                 self._give_up()
@@ -152,7 +152,7 @@ class LauncherLink:
         if self._process.supervision is None:
             self._give_up()
             return
-        log.error("the launcher of kernels has ended, and its kernels with it; it is started again")
+        log.error("the launcher has ended, and its kernels with it; it is being restarted")
         if self._successor is not None:
             self._connect()
 
@@ -181,7 +181,7 @@ class LauncherLink:
             return
         self.hello, self._has_hello = hello, True
         self.restarts += 1
-        log.warning("the launcher of kernels runs again, pid %d", hello.pid)
+        log.warning("the launcher runs again, pid %d", hello.pid)
         self._wake()
         self._on_restart()
 

@@ -67,7 +67,7 @@ class LauncherProcess:
     channel : Channel
         The control socket.
     supervision : socket or None
-        Brings the control socket of each further launcher, see `receive_control`; end of file means that none follows.
+        Delivers the control socket of each later launcher, see `receive_control`; end of file: no other follows.
 
     Raises
     ------
@@ -102,7 +102,7 @@ class LauncherProcess:
     def close(self) -> None:
         """Close the sockets, which ends every kernel, and wait for the launcher to end; safe to call twice."""
         if self.supervision is not None:
-            # First, or the supervisor would start a launcher after the one that ends now.
+            # Close this first, or the supervisor would restart the launcher that ends now.
             self.supervision.close()
         self.channel.close()
         try:
@@ -154,7 +154,7 @@ def ask(channel: Channel, request: Request, seconds: float, descriptors: Sequenc
     seconds : float
         Time for the answer.
     descriptors : sequence of int
-        Descriptors to send with the request; the caller's stay open.
+        Descriptors to send with the request; the caller's copies stay open.
 
     Returns
     -------
@@ -189,7 +189,7 @@ def ask(channel: Channel, request: Request, seconds: float, descriptors: Sequenc
 
 
 def receive_control(supervision: socket.socket) -> Channel | None:
-    """Return the control socket of the launcher that the supervisor has started now.
+    """Return the control socket of the launcher that the supervisor has just started.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 The front end has chosen the socket paths or the TCP ports and waits for this process. So this process stays outside of
 the sandbox, has a launcher start the kernel in a temporary workspace, and makes the kernel's sockets reachable where
 the front end expects them: by links (connect(2) follows links), or by a relay (VS Code speaks only tcp). It forwards
-signals, and exits as the kernel exited.
+signals, and exits with the kernel's exit code.
 """
 
 from __future__ import annotations

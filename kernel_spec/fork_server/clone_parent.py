@@ -9,9 +9,9 @@ function for it, so the call is made here, together with the work that `os.fork`
 - the thread id that the C library keeps in memory to identify the owner of a lock: the kernel writes it, to the address
   at which it would also clear it (PR_GET_TID_ADDRESS).
 
-Two things are left out: the handlers of C libraries (pthread_atfork(3)), which reset locks and thread pools, of which a
-process with one thread has none (a fork server with more does not fork); and the list of robust mutexes of the first
-thread (get_robust_list(2)), which reports its death to processes that share such a lock with it.
+Two things are left out. The handlers of C libraries (pthread_atfork(3)) reset locks and thread pools; a process with
+one thread has none, and a fork server with more threads does not fork. The list of robust mutexes of the first thread
+(get_robust_list(2)) reports its death to processes that share such a lock with it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def fork(*, as_sibling: bool = True) -> int:
     return pid
 
 
-def knows_its_thread() -> bool:
+def has_correct_thread_id() -> bool:
     """Return whether the C library's thread id is the calling thread's, which must be the first of its process."""
     address = _thread_id_address()
     return address is not None and ctypes.c_int.from_address(address).value == threading.get_native_id()

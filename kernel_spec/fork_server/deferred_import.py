@@ -1,15 +1,15 @@
 """Packages that are imported before the fork and kept out of ``sys.modules`` until a job imports them.
 
 Importing Polars takes 70 ms (median) of every job that uses it. The fork server cannot simply import it: the last step
-starts a thread, and a process with threads must not fork. Nor does it belong into the ``sys.modules`` of a kernel that
-does not use it, because other libraries look there to decide which types they handle. So the fork server imports it
-without that step and removes it again; the first import in a kernel restores it and does the step.
+starts a thread, and a process with threads must not fork. A kernel that does not use Polars must not have it in
+``sys.modules`` either, because other libraries look there to decide which types they handle. So the fork server imports
+it without that step and removes it again; the first import in a kernel restores it and does the step.
 
-The package reads its surroundings at its import in the fork server: which optional packages exist, and a few variables
-of the environment (POLARS_FORCE_PKG, POLARS_THP). And as with pandas, a job's own module of that name is not found.
+When the fork server imports the package, it looks for optional packages and reads a few environment variables
+(POLARS_FORCE_PKG, POLARS_THP). As with pandas, a job's own module of that name is not found.
 
-A future release may do other things at its import. So a child tries first, and a package that leaves it with a second
-thread or a new descriptor is imported by each job, as any other.
+A future release may do more at its import. So a child of the fork server tries the import first. If that leaves a
+second thread or a new descriptor, each job imports the package itself, as any other.
 """
 
 from __future__ import annotations
@@ -98,12 +98,12 @@ class Trial:
         if not self._pid or os.waitpid(self._pid, 0)[1] == 0:
             return True
         names = " and ".join(self._packages)
-        print(f"fork server: {names}: imported by each job that wants it", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"fork server: {names}: imported by each job that uses it", file=sys.stderr, flush=True)  # noqa: T201
         return False
 
 
 def installed(modules: Iterable[str]) -> tuple[str, ...]:
-    """Return those of the modules that are to be deferred and are installed."""
+    """Return the modules that must be deferred and are installed."""
     return tuple(name for name in modules if name in DEFERRED and importlib.util.find_spec(name) is not None)
 
 

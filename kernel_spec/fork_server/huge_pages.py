@@ -2,7 +2,7 @@
 
 A fork copies one entry of the page table for each page of 4 KiB, or for each huge page of 2 MiB; the end of the process
 takes them back. With huge pages in the fork server, fork and end of a kernel take some 2 ms less processor time of 25
-(measured). What a kernel writes to is still copied in pages of 4 KiB, so its private memory stays the same.
+(measured). Pages that a kernel writes to are still copied in units of 4 KiB, so its private memory stays the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from kernel_spec.fork_server.prefault import PAGE_BYTES, private_mappings
 from kernel_spec.linux import syscalls
 
-#: linux/mman.h, since Linux 6.1. It needs no setting of the system but that huge pages are not switched off.
+#: linux/mman.h, since Linux 6.1. It works unless huge pages are switched off.
 _MADV_COLLAPSE: Final = 25
 _SIZE_PATH: Final = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 #: Share of a huge page that must be in use already: the rest of it costs memory.
@@ -24,7 +24,7 @@ _LEAST_SHARE: Final = 0.9
 
 
 def collapse() -> int:
-    """Gather the private memory of this process in huge pages where that costs next to none; return their number.
+    """Gather the private memory of this process in huge pages where these are almost full; return their number.
 
     It only saves time: where the system has no huge pages, or none free, memory stays as it is.
     """

@@ -22,7 +22,7 @@ SHIM_MODULE = "transform_shim.job.rehearsal"
 #: Imported by the kernel of a notebook when it boots; without them a start takes 6 ms more (measured).
 NOTEBOOK_MODULES = tuple(f"transform_shim.notebook.{name}" for name in ("completion", "magics", "welcome"))
 
-#: Does the work that only the first job of a kernel has (compilers, traps, pages) before there is one.
+#: Does the work of a kernel's first job (compiling, page faults) ahead of that job.
 REHEARSAL_CODE = f'__import__("{SHIM_MODULE}", fromlist=["rehearse"]).rehearse()'
 
 DEFAULT_MODULES: tuple[str, ...] = (
@@ -58,7 +58,7 @@ DEFERRED = ("polars",)
 
 
 def import_all(modules: Sequence[str] = DEFAULT_MODULES) -> tuple[str, ...]:
-    """Import the modules in order, call the shim's ``warm_up`` if it has one, and return the missing modules.
+    """Import the modules in order, call the shim's ``warm_up`` if there is one, and return the missing modules.
 
     Those of `DEFERRED` are only searched for. A module that exists but fails to import raises: it would fail in every
     job.
@@ -125,9 +125,9 @@ def renew_after_fork() -> None:
 
 
 def _renew_tempfile(module: Any) -> None:
-    # The directory was chosen for the fork server's environment. The kernel's is new and its own; tempfile would try
-    # it by a file that it writes and removes. tempfile notices a fork by the pid, and in a pid namespace every kernel
-    # has the same pid.
+    # tempfile chose this directory for the fork server. The kernel has a new one of its own, which tempfile would test
+    # by writing and removing a file. tempfile detects a fork by the pid, and in a pid namespace every kernel has the
+    # same pid.
     module.tempdir = os.environ.get("TMPDIR")
     module._name_sequence = None
 

@@ -78,7 +78,7 @@ def simulate_kernel(directory: str) -> None:
 
 def _exercise_libraries() -> None:
     preload.renew_after_fork()
-    if clone_parent.is_possible() and not clone_parent.knows_its_thread():
+    if clone_parent.is_possible() and not clone_parent.has_correct_thread_id():
         raise AssertionError("the C library has the thread id of another process")
     pandas, pyarrow = sys.modules.get("pandas"), sys.modules.get("pyarrow")
     if pandas is None or pyarrow is None:

@@ -143,7 +143,7 @@ class ForkServer:
         self._channel.send(Forked(message.number, pid))
 
     def _lay_out(self, read_only_paths: tuple[str, ...]) -> None:
-        """Have the layout of a private root in the cache, which each kernel inherits."""
+        """Put the layout of a private root into the cache, which each kernel inherits."""
         now = time.monotonic()
         if now - self._laid_out_at >= _LAYOUT_SECONDS:
             readable_paths.layout.cache_clear()
@@ -204,14 +204,14 @@ def _try_sibling() -> str | None:
 
 
 def _find_dirtied_pages() -> PageRanges:
-    """Return the pages that a child writes to that boots and runs a job; none if no kernel is preloaded."""
+    """Return the pages that a child writes to while it boots and runs a job; none if no kernel is preloaded."""
     if not has_kernel_modules():
         return PageRanges()
     try:
         with tempfile.TemporaryDirectory(prefix="tg-") as directory:
             return pages_dirtied_by(lambda: simulate_kernel(directory))
     except OSError as error:
-        # Without a temporary directory each kernel rehearses a job instead.
+        # There is no temporary directory; each kernel rehearses a job instead.
         print(f"fork server: pages are not copied ahead: {error}", file=sys.stderr, flush=True)  # noqa: T201
         return PageRanges()
 

@@ -69,7 +69,7 @@ def _check_owner(directory: Path) -> None:
 
 
 def usable_set(state_dir: Path) -> str:
-    """Return the directory of the added packages as text, empty for none; what cannot be used is told on stderr."""
+    """Return the directory of the added packages as text; empty for none, or with a line on stderr if unusable."""
     try:
         found = current_set(state_dir)
     except UntrustedPackages as error:

@@ -46,6 +46,8 @@ from traitlets import Bool, default, observe
 from traitlets.config import Config
 from zmq.eventloop.zmqstream import ZMQStream
 
+from kernel_spec.kernel.interrupts import wake_main_thread
+
 
 class LocalIOPubThread(IOPubThread):
     """Publishes for this process only; messages of a forked child are dropped.
@@ -126,7 +128,7 @@ class MainThreadKernel(IPythonKernel):
             upstream.sys = sys
         if prepared is not None:
             prepared.kernel = self
-            # both are the fork server's directory so far; `_dh[0]` is how scripts find the one of their notebook
+            # both are the fork server's directory so far; scripts find that of their notebook by `_dh[0]`
             prepared.starting_dir = str(Path.cwd())
             prepared.user_ns["_dh"][:] = [Path.cwd()]
             prepared.init_environment()
@@ -158,11 +160,6 @@ class MainThreadKernel(IPythonKernel):
         Upstream's handler calls ``call_soon``, which does not wake a loop that waits for events, and never stops a cell
         that computes. Between two statements the shell compiles the next one, which may compute without end: an
         interrupt there is raised too, and `run_ast_nodes` reports it.
-
-        Python runs the handler when the main thread next runs bytecode. A signal that comes between the last bytecode
-        of the loop's ``select`` and the system call in it does not interrupt this call, and would wait for the next
-        event (seen in one of some 800 interrupts). The loop's own signal handler makes each signal such an event
-        (`signal.set_wakeup_fd`).
         """
         loop = asyncio.get_running_loop()
 
@@ -174,12 +171,10 @@ class MainThreadKernel(IPythonKernel):
             loop.call_soon_threadsafe(future.cancel)
 
         before = signal.getsignal(signal.SIGINT)
-        loop.add_signal_handler(signal.SIGINT, lambda: None)
         signal.signal(signal.SIGINT, interrupt)
         try:
             yield
         finally:
-            loop.remove_signal_handler(signal.SIGINT)
             signal.signal(signal.SIGINT, before)
 
 
@@ -198,7 +193,7 @@ class JobShell(ZMQInteractiveShell):
         """Do nothing: the interpreter that runs is the one to use."""
 
     def serve_person(self) -> None:
-        """Get what a user who types cells expects: `_` and Out, and colours in a traceback.
+        """Set up the shell for a user who types cells: `_` and Out, and colours in a traceback.
 
         The fork server prepares one shell for kernels of both styles, because building another one takes 8 ms of the
         start of a notebook's kernel (measured).
@@ -215,8 +210,8 @@ def prepare_shell() -> None:
     specializes the bytecode of a function that was called several times (PEP 659), and each forked kernel would begin
     with the bytecode that is not: that took 1.3 ms more of its processor time (measured).
 
-    It has IPython's compiler. ipykernel's own names a cell by a hash for its debugger, which is not in these kernels.
-    Made in Python, it takes 0.12 ms for each KB of a cell before that runs; IPython's takes a hundredth (measured).
+    The shell has IPython's compiler. That of ipykernel names a cell by a hash, for a debugger that these kernels do not
+    have. It computes the hash in Python: 0.12 ms for each KB of a cell; IPython takes a hundredth (measured).
     """
     place = os.path.join(os.environ.get("IPYTHONDIR", "."), "profile_default")  # noqa: PTH118
     profile = EphemeralProfileDir(location=place)
@@ -231,8 +226,8 @@ class JobKernelApp(IPKernelApp):
     Parameters
     ----------
     on_bound : callable
-        Called once when all sockets are bound: from then on a client that connects is not made to wait for
-        libzmq's reconnect interval (100 ms for a socket file that does not exist yet).
+        Called once when all sockets are bound: from then on a client connects without waiting for libzmq's
+        reconnect interval (100 ms for a socket file that does not exist yet).
     """
 
     capture_fd_output = Bool(False)
@@ -321,6 +316,12 @@ class JobKernelApp(IPKernelApp):
         self.hb_port = self._bind_socket(socket, self.hb_port)
         self._heartbeat_stream = ZMQStream(socket, self.control_thread.io_loop)
         self._heartbeat_stream.on_recv(self._heartbeat_stream.send_multipart)
+
+    def init_signal(self) -> None:
+        """Ignore interrupts between requests, and lose none during one; leave a job the signals of a plain process."""
+        super().init_signal()
+        if self.is_interactive:
+            wake_main_thread(self.control_thread.io_loop.asyncio_loop)
 
     def init_kernel(self) -> None:
         """Create the kernel, with its shell channel on the main thread."""

@@ -41,7 +41,7 @@ def boot(connection_path: str, style: Style, on_bound: Callable[[], None], *, de
         # Without one ipykernel would make its own, on TCP ports that no client knows.
         raise FileNotFoundError(f"there is no connection file {connection_path}")
     if style == "job":
-        _outlive_signals_to_the_service()
+        _ignore_service_signals()
     _fresh_standard_streams()
     sys.dont_write_bytecode = True
     if not debugger:
@@ -83,8 +83,8 @@ def serve(application: Any) -> NoReturn:
             os._exit(0)
 
 
-def _outlive_signals_to_the_service() -> None:
-    """Let SIGTERM and SIGHUP pass: a job ends by SIGKILL only.
+def _ignore_service_signals() -> None:
+    """Ignore SIGTERM and SIGHUP: only SIGKILL ends a job.
 
     systemd sends both to all processes of a service, and the gateway then gives its jobs time to finish. Child
     processes of the job have the default: exec resets a handler, but not SIG_IGN, and a forked child gets it back.

@@ -7,10 +7,10 @@ needed, one fork is enough:
          └── Forked(pid) to the launcher
 
 Elsewhere it takes two forks, as for a daemon. The intermediate process enters the namespaces, because a pid namespace
-begins with the next child, and ends; the kernel is thereby handed to the nearest subreaper, the launcher. Either way
-it outlives the fork server. It waits at its barrier until the launcher knows it and is its parent: a parent-death
-signal set sooner would be delivered when an intermediate process ends, and in a pid namespace the kernel could not see
-who its parent is. Then it leads a session of its own, confines itself and boots.
+begins with the next child, and ends; Linux then hands the kernel to the nearest subreaper, the launcher. Either way the
+kernel outlives the fork server. It waits at its barrier until the launcher has its pid and is its parent: a
+parent-death signal set sooner would be delivered when an intermediate process ends, and in a pid namespace the kernel
+could not see who its parent is. Then it leads a session of its own, confines itself and boots.
 
     fork server ── fork ──▶ intermediate: descriptors, cgroup, namespaces ── fork ──▶ kernel: waits, confines itself
                                  └── KernelForked(pid) to the launcher, ends

@@ -125,7 +125,7 @@ def survey(options: LauncherOptions, scratch_dir: Path, uid: int | None) -> Host
         tried = sandbox.can_start_init(identity if own_uids else None)
         can_start_inits = tried.succeeded
         if not can_start_inits:
-            notes.append(f"each kernel takes a process in between to start: {tried.why}")
+            notes.append(f"each kernel needs an intermediate process to start: {tried.why}")
     groups = cgroup_tree.open_tree(stamp) if CGROUP in layers else None
     if groups is not None:
         groups.sweep()
@@ -211,7 +211,7 @@ def confine(plan: KernelPlan) -> None:
 
 
 def bound_memory(limits: Limits) -> None:
-    """Limit the address space, which only a booted kernel allows."""
+    """Limit the address space; a kernel cannot boot under this limit."""
     sandbox.bound_memory(limits)
 
 

@@ -1,8 +1,9 @@
 """An audit hook for jobs with the network: a connect to a denied address fails at once, with the reason.
 
 The socket broker (`kernel_spec.sandbox.egress.socket_broker`) drops the packets of such connections, so a caller would
-wait for its time-out. This audit hook (PEP 578) sees the address that Python code hands to connect. Libraries written
-in C, programs that a job starts, and connections to the machine's own other addresses are not seen, and time out.
+wait for its time-out. This audit hook (PEP 578) gets the address that Python code passes to connect. It does not get
+connections of C libraries and of programs that a job starts, nor those to the machine's other addresses; these time
+out.
 """
 
 from __future__ import annotations

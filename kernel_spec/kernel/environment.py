@@ -124,7 +124,7 @@ def kernel_environment(
         WORKSPACE_MARKER: workspace.name,
     }
     if style == "job":
-        # The same for each gateway, whatever terminal started it: a log is no terminal.
+        # The same for each gateway, whatever terminal started it: a log is not a terminal.
         own |= {"PATH": _DEFAULT_PATH, "NO_COLOR": "1", "TERM": "dumb"}
     if has_log:
         variable = LOG_DESCRIPTOR_VARIABLE if style == "job" else COMPANION_DESCRIPTOR_VARIABLE

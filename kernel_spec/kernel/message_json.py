@@ -14,7 +14,7 @@ from typing import Any
 from jupyter_client.jsonutil import json_default
 from jupyter_client.session import json_packer
 
-# bound here: a script that replaces json.dumps must not end the conversation with its kernel
+# bound here: a script that replaces json.dumps must not break the kernel's messages
 _encode = json.JSONEncoder(default=json_default, ensure_ascii=False, allow_nan=False).encode
 _encode_escaped = json.JSONEncoder(default=json_default).encode
 _decode_finite = json.JSONDecoder(parse_constant=lambda _: None).decode

@@ -5,7 +5,7 @@ or by `kernel_spec.supervisor`. Launcher and supervisor are the only processes t
 network, no secret, one thread, and the standard library with msgspec. It reads validated messages from one inherited
 socket. Kernels are its children, also those that the fork server forks: as its siblings
 (`kernel_spec.fork_server.clone_parent`), or through an intermediate process whose orphans Linux gives to the launcher,
-a subreaper (prctl(2)). So the launcher alone learns their true exit status.
+a subreaper (prctl(2)). So the launcher alone gets their true exit status.
 
 When the socket closes, the gateway is gone: the launcher kills and removes everything, then exits. It ignores the
 signals that systemd and terminals send to all processes at once, because the gateway needs it to drain. When the

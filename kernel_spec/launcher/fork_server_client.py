@@ -9,8 +9,8 @@ ready       forks kernels
 waiting     died, hung or must not fork; the next start follows after a pause
 =========== ============================================================================
 
-The pause doubles from `FIRST_PAUSE_SECONDS` to `LONGEST_PAUSE_SECONDS`; after a stable minute it begins anew. The loss
-of the fork server loses no kernel: kernels are children of the launcher.
+The pause doubles from `FIRST_PAUSE_SECONDS` to `LONGEST_PAUSE_SECONDS`; after a stable minute it is short again. The
+loss of the fork server loses no kernel: kernels are children of the launcher.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class ForkServerSupervisor:
         self._deadline = self._loop.call_later(_START_SECONDS, lambda: self.give_up("did not get ready in time"))
 
     def renew(self) -> None:
-        """Replace the fork server by one with the packages that are added now; kernels that there are go on."""
+        """Replace the fork server by one with the current added packages; existing kernels go on."""
         self.packages_dir = usable_set(Path(self._options.state_dir))
         if self.state == "off":
             return
@@ -185,7 +185,7 @@ class ForkServerSupervisor:
         try:
             self._channel.send(request, descriptors)
         except (ChannelClosed, ChannelError, BlockingIOError) as error:
-            self.give_up(f"does not take requests: {error}")
+            self.give_up(f"does not accept requests: {error}")
             return False
         self._pending.add(request.number)
         return True

@@ -1,4 +1,4 @@
-"""One kernel as the launcher knows it, and exit statuses of processes that are not known yet."""
+"""The launcher's record of one kernel, and exit statuses of processes that are not known yet."""
 
 from __future__ import annotations
 

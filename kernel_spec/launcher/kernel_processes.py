@@ -16,8 +16,8 @@ from kernel_spec.sandbox.accounting.cgroup import Group
 from kernel_spec.sandbox.accounting.cgroup_tree import Tree
 from kernel_spec.sandbox.policy.plan import MEMORY_WATCH
 
-#: How long the launcher deals with one workspace only before it serves the others: enough to stop all its processes
-#: once and to kill them once.
+#: How long the launcher may work on one workspace before it serves the others: enough to stop all its processes once
+#: and to kill them once.
 _BLOCKING_SECONDS = 0.03
 #: Directory entries beyond which a workspace counts as over its limit, so that a measurement takes bounded time.
 _MOST_ENTRIES = 20_000
@@ -46,7 +46,7 @@ class KernelProcesses:
     own_uid : bool
         Whether the workspace has a user id of its own.
     unlinked_shm_bytes : callable
-        Returns the size of unlinked files in /dev/shm that belong to a workspace, if it cannot be seen to which one.
+        Returns the size of the unlinked files in /dev/shm that belong to an unknown workspace.
     """
 
     def __init__(
@@ -113,8 +113,8 @@ class KernelProcesses:
     def kill(self) -> None:
         """Kill all living processes, for a short time; the caller reaps, looks again and repeats this.
 
-        Nothing is reaped here: the status and the usage of a kernel are collected in one place. And the init of a pid
-        namespace ends only when the kernel has been reaped, so waiting here for its end would be in vain.
+        Nothing is reaped here: one place collects the status and the usage of a kernel. And the init of a pid namespace
+        ends only when the kernel has been reaped, so waiting for it here would never end.
         """
         with suppress(SandboxError):
             processes.end_all(self._living, deadline_seconds=_BLOCKING_SECONDS)
@@ -197,7 +197,7 @@ class KernelProcesses:
                 raise SandboxError(MEMORY_WATCH, f"a file in /dev/shm could not be removed: {error}") from error
 
     def _living(self) -> tuple[procfs.ProcessStatus, ...]:
-        return tuple(status for status in self._statuses() if status.lives)
+        return tuple(status for status in self._statuses() if status.is_alive)
 
     def _statuses(self) -> tuple[procfs.ProcessStatus, ...]:
         if self._group is not None:

@@ -15,8 +15,8 @@ from kernel_spec.protocol.values import Cause
 #: Reading /proc takes some milliseconds. Memory can grow by a gigabyte in half a second.
 MEMORY_PERIOD_SECONDS = 0.1
 CPU_PERIOD_SECONDS = 0.5
-#: A local disk takes more than a gigabyte a second (measured: with a period of a second, 3 GB were written before the
-#: second one was seen).
+#: A local disk takes more than a gigabyte a second (measured: with a period of one second, a job wrote 3 GB before the
+#: second gigabyte was noticed).
 DISK_PERIOD_SECONDS = 0.2
 
 OnLimit = Callable[[Kernel, Cause, str], None]

@@ -159,8 +159,8 @@ class LauncherServer:
         if len(descriptors) != (3 if message.has_log else 2):
             raise RequestError("bad_message", f"{len(descriptors)} descriptors came with the start")
         if message.debugger and (NETWORK_NAMESPACE not in self._host.layers or message.allow_network):
-            # Its port takes commands from everyone who reaches it.
-            why = "one that may use the network has none" if message.allow_network else "this host allows none"
+            # The debugger's port accepts commands from everyone who reaches it.
+            why = "a kernel with the network has none" if message.allow_network else "this host allows none"
             raise RequestError("no_debugger", f"the debugger needs a network namespace for the kernel, and {why}")
         outputs, descriptors[:] = list(descriptors), []
         self._starter.start(kernel, message, outputs)

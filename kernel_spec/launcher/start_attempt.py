@@ -1,6 +1,6 @@
 """One attempt to start a kernel: requested, forked, handed over to the launcher, bound, booted.
 
-Two conditions must hold, in either order, before the kernel may pass its start barrier: the launcher knows its pid, and
+Two conditions must hold, in either order, before the kernel may pass its start barrier: the launcher has its pid, and
 is its parent. The fork server reports both at once for a kernel that it forked as the launcher's child (`Forked`). An
 intermediate process sends the pid (`KernelForked`), and its parent, the fork server or the launcher, reports that it
 was reaped.
@@ -166,7 +166,7 @@ class StartAttempt:
         return taken
 
     def _plan_with_packages(self) -> KernelPlan:
-        """Return the plan with the packages that are added now, which may not be those of when the start was asked."""
+        """Return the plan with the current added packages, which may have changed since the request."""
         directory = self._context.fork_server.packages_dir
         paths = (*self.plan.read_only_paths, directory) if directory else self.plan.read_only_paths
         return msgspec.structs.replace(self.plan, read_only_paths=paths)
@@ -203,8 +203,8 @@ class StartAttempt:
     def _orphan_late_child(self, pid: int) -> None:
         """Kill a kernel that was forked too late, or let it end at its closed start barrier.
 
-        After the end of that start its pid must not be taken for that of another kernel, which may have been started
-        in the same workspace since.
+        After the end of that start the launcher must not take its pid for that of another kernel, which may have been
+        started in the same workspace since.
         """
         kernel = self.kernel
         if pid and kernel.phase is KernelPhase.ENDING and kernel.pid == 0:
@@ -221,7 +221,7 @@ class StartAttempt:
         if self.is_over:
             return
         if self._is_forked:
-            # It waits at the barrier, and its parent is unknown; another kernel in this workspace would meet it.
+            # It waits at the barrier, and its parent is unknown; another kernel must not share its workspace.
             self._fail("kernel_start_failed", f"the fork server was lost in the middle of a fork: {reason}")
             return
         # A kernel that was forked but not reported finds its barrier closed, and ends.
@@ -244,7 +244,7 @@ class StartAttempt:
             self._read_barrier()
             if not self.is_over:
                 code = os.waitstatus_to_exitcode(status)
-                self._fail("kernel_start_failed", f"the wrapper ended with status {code} before the kernel was there")
+                self._fail("kernel_start_failed", f"the wrapper ended with status {code} before the kernel started")
 
     def kernel_reaped(self) -> None:
         """Fail because the kernel has ended while it started."""
@@ -357,7 +357,7 @@ class StartAttempt:
         self._context.fork_server.give_up(f"did not fork within {FORK_SECONDS:g} s")
 
     def _out_of_time(self) -> None:
-        self._fail("kernel_start_failed", f"the kernel was not there after {START_SECONDS:g} s")
+        self._fail("kernel_start_failed", f"the kernel did not start within {START_SECONDS:g} s")
 
     def _fail(self, code: str, message: str) -> None:
         if self.is_over:

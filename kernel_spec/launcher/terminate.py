@@ -4,7 +4,7 @@ A termination sends SIGKILL to the kernel and to its control group. Then it poll
 workspace and kills those that live. The end is confirmed when the kernel is reaped and no process is found; only then
 may the workspace be recycled.
 
-A *stop* is less and comes earlier: no process runs any more, so the files that the kernel left can be read. A control
+A *stop* does less and comes earlier: no process runs any more, so the files that the kernel left can be read. A control
 group that can be frozen is frozen first and killed later: freezing takes half a millisecond, while giving back the
 memory and namespaces of a kernel takes one core for ten, and the answer to its job would wait for that core. Elsewhere
 a kernel has stopped when SIGKILL has made each of its threads begin to exit, so that none returns to its program; that
@@ -78,8 +78,8 @@ class Termination:
             self._timer.cancel()
         processes = self._kernel.processes
         # Usually the first SIGKILL ends all processes within milliseconds, and the reaper calls: for the kernel, then
-        # for the init of its namespace. A look between the two would find the init alive, and to stop it and to look
-        # again took the launcher a millisecond for each job (measured).
+        # for the init of its namespace. A poll between the two would find the init alive; killing it and polling again
+        # took the launcher a millisecond for each job (measured).
         if self._is_reaped() or self._polls:
             if not processes.living() and self._is_reaped():
                 self._confirm()

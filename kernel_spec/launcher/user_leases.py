@@ -19,7 +19,7 @@ LAST_WORKSPACE_UID = 58_999
 #: An account in that range that is made for a workspace, so that tools that list processes have a name for it.
 WORKSPACE_ACCOUNT = "pyexec"
 
-#: The second one where /run cannot be written, as in a container with a read-only root.
+#: The second is used where /run cannot be written, as in a container with a read-only root.
 _LEASE_DIRS = (Path("/run/transform-gateway"), Path("/tmp/transform-gateway-leases"))  # noqa: S108
 
 

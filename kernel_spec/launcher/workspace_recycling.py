@@ -1,7 +1,7 @@
-"""Workspace recycling: removing all that a kernel left, before the next one gets the workspace.
+"""Workspace recycling: removing everything that a kernel left, before the next one gets the workspace.
 
 A job may leave a hundred thousand files. Their removal takes seconds, in which the workspace is neither free nor in
-use. Without a queue, a gateway whose workspaces are all being recycled would be refused, and a job would fail for it.
+use. Without a queue, a reservation would be refused while all workspaces are being recycled, and a job would fail.
 """
 
 from __future__ import annotations

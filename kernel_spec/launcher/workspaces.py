@@ -35,8 +35,8 @@ from kernel_spec.protocol.values import Style, WorkspaceInfo
 #: sun_path is 108 bytes with its terminating NUL (unix(7)); measured to hold for libzmq's ipc too.
 LONGEST_SOCKET_PATH_BYTES = 107
 
-#: How long to wait for a launcher that ends. Its gateway may have been killed while it started: it reads of that, and
-#: ends its kernels, only once it serves.
+#: How long to wait for another launcher to end. If its gateway was killed while it started, it notices that, and ends
+#: its kernels, only once it serves.
 LOCK_SECONDS = 20.0
 
 #: Name of the directory in the previous version.
@@ -133,7 +133,7 @@ class WorkspacePool:
         self._free = list(users)
 
     def close(self) -> None:
-        """Give up the lock and the leases."""
+        """Release the lock and the leases."""
         self._end_leases()
         if self._lock >= 0:
             os.close(self._lock)

@@ -1,4 +1,4 @@
-"""Classic BPF programs, as the kernel takes them for system calls (seccomp(2)) and for packets (socket(7)).
+"""Classic BPF programs, which Linux runs for system calls (seccomp(2)) and for packets (socket(7)).
 
 A program is a list of instructions, struct sock_filter of linux/filter.h. A *block* here is a part of a program that is
 entered at its top. One that always returns can be put after a comparison that jumps over it.
@@ -28,7 +28,7 @@ _RETURN: Final = 0x06
 
 
 def assemble(block: Iterable[Instruction]) -> bytes:
-    """Return a program in the kernel's binary form.
+    """Return a program in the binary form of Linux.
 
     Returns
     -------
@@ -69,27 +69,27 @@ def end(result: int) -> Instruction:
 
 
 def if_equal(value: int, block: Block) -> Block:
-    """Run the block if the loaded value is this one, else continue behind it."""
+    """Run the block if the loaded value is this one, else continue after it."""
     return [(_JUMP_EQUAL, 0, len(block), value), *block]
 
 
 def unless_equal(value: int, block: Block) -> Block:
-    """Run the block if the loaded value is another one, else continue behind it."""
+    """Run the block if the loaded value is another one, else continue after it."""
     return [(_JUMP_EQUAL, len(block), 0, value), *block]
 
 
 def if_at_least(value: int, block: Block) -> Block:
-    """Run the block if the loaded value is this one or larger, else continue behind it."""
+    """Run the block if the loaded value is this one or larger, else continue after it."""
     return [(_JUMP_GREATER_EQUAL, 0, len(block), value), *block]
 
 
 def if_any_bit(mask: int, block: Block) -> Block:
-    """Run the block if the loaded value has a bit of the mask, else continue behind it."""
+    """Run the block if the loaded value has a bit of the mask, else continue after it."""
     return [(_JUMP_ANY_BIT, 0, len(block), mask), *block]
 
 
 def if_one_of(values: Sequence[int], block: Block) -> Block:
-    """Run the block if the loaded value is one of these, at most 255, else continue behind it."""
+    """Run the block if the loaded value is one of these, at most 255, else continue after it."""
     if len(values) == 1:
         return if_equal(values[0], block)
     # A hit jumps over the remaining comparisons and over the jump that follows them.

@@ -32,7 +32,7 @@ class ProcessStatus:
     shared_bytes: int
 
     @property
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether the process is not a zombie."""
         return self.state not in _ENDED
 
@@ -153,7 +153,7 @@ def read_share(pid: int) -> int | None:
     Returns
     -------
     int or None
-        Bytes; None if the process is gone or may not be inspected, which takes root, or the same user and a dumpable
+        Bytes; None if the process is gone or may not be inspected, which needs root, or the same user and a dumpable
         process.
     """
     raw = _read(f"/proc/{pid}/smaps_rollup")

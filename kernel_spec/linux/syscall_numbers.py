@@ -1,6 +1,6 @@
 """Numbers of the system calls that the filter names, by architecture: (x86_64, aarch64), None where there is none.
 
-From the kernel's ``arch/x86/entry/syscalls/syscall_64.tbl`` and ``include/uapi/asm-generic/unistd.h``.
+From Linux's ``arch/x86/entry/syscalls/syscall_64.tbl`` and ``include/uapi/asm-generic/unistd.h``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """System calls that Python does not offer, by ctypes; every failure is an OSError with the call's name.
 
 Nothing here is a policy. `ctypes.CDLL(None)` finds the C library that is already loaded; ``find_library`` would start
-ldconfig or a compiler, which no sandbox wants on its path.
+ldconfig or a compiler.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def seccomp_filter(program: bytes, *, with_listener: bool = False) -> int | None
     program : bytes
         Instructions of 8 bytes, struct sock_filter.
     with_listener : bool
-        Whether a supervisor shall answer the calls that the filter hands to it, seccomp_unotify(2).
+        Whether a supervisor answers the calls that the filter passes to it, seccomp_unotify(2).
 
     Returns
     -------
@@ -226,7 +226,7 @@ def seccomp_filter(program: bytes, *, with_listener: bool = False) -> int | None
 
 
 def landlock_abi() -> int:
-    """Return the Landlock ABI of the running kernel, or raise OSError (ENOSYS, EOPNOTSUPP) where it is off."""
+    """Return the Landlock ABI of the running Linux, or raise OSError (ENOSYS, EOPNOTSUPP) where it is off."""
     return call("landlock_create_ruleset", None, 0, LANDLOCK_CREATE_RULESET_VERSION)
 
 

@@ -2,7 +2,7 @@
 
 One packet is one message: ``{"kind": <class name>, ...fields}`` in UTF-8, sent with descriptors (SCM_RIGHTS, unix(7)).
 A packet that is cut off, is not such an object, or brings too many descriptors is refused, and its descriptors are
-closed: a faulty peer must not cost the privileged side a descriptor.
+closed: a faulty peer must not make the privileged side leak descriptors.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Channel:
         message : Message
             A message that the peer accepts.
         descriptors : sequence of int
-            The peer gets duplicates; the caller's stay open.
+            The peer gets duplicates; the caller's copies stay open.
 
         Raises
         ------

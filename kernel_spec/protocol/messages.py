@@ -132,7 +132,7 @@ class Status(Request, frozen=True):
 
 
 class Renew(Request, frozen=True):
-    """Replace the fork server by one with the packages that are added now; kernels that there are go on."""
+    """Replace the fork server by one with the current added packages; existing kernels go on."""
 
 
 class Shutdown(Request, frozen=True):
@@ -181,7 +181,7 @@ class Started(Answer, frozen=True):
     Attributes
     ----------
     is_prefaulted : bool
-        Whether the memory pages to which a first job writes are the kernel's own already.
+        Whether the kernel has already copied the memory pages that a first job writes to.
     """
 
     pid: Pid
@@ -305,7 +305,7 @@ class ForkServerNotForkable(Message, frozen=True):
 class Forked(Message, frozen=True):
     """The kernel `pid` is the launcher's child; or, with pid 0, the intermediate process has ended.
 
-    Only the start barrier tells whether an intermediate process succeeded.
+    Only the start barrier shows whether an intermediate process succeeded.
     """
 
     number: Count
@@ -328,7 +328,7 @@ class KernelForked(Message, frozen=True):
 
 
 class Go(Message, frozen=True):
-    """The launcher is the kernel's parent and knows it."""
+    """The launcher is the kernel's parent and has its pid."""
 
 
 class StageReached(Message, frozen=True):

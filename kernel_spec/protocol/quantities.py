@@ -40,7 +40,7 @@ def parse_bytes(text: str) -> int:
     Raises
     ------
     ValueError
-        The text is no size; the error names the accepted forms.
+        The text is not a size; the error names the accepted forms.
     """
     try:
         return int(text)
@@ -70,7 +70,7 @@ def parse_seconds(text: str, plain_unit: str = "seconds") -> float:
     Raises
     ------
     ValueError
-        The text is no duration; the error names the accepted forms.
+        The text is not a duration; the error names the accepted forms.
     """
     try:
         number = float(text) * (60 if plain_unit == "minutes" else 1)

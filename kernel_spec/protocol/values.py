@@ -26,7 +26,7 @@ class Value(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ExitReport(Value, frozen=True):
-    """How a kernel ended, as far as its parent, the launcher, knows.
+    """How a kernel ended, by the records of its parent, the launcher.
 
     Attributes
     ----------

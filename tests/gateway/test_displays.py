@@ -90,7 +90,7 @@ for n in range(30):
     assert shown[0]["media_type"] == "image/svg+xml"
     warnings = [line for line in texts(running_gateway, "much") if line.startswith("WARNING")]
     assert warnings == [
-        "WARNING: an image of 586 KiB is not shown; 512 KiB is the most for one",
+        "WARNING: an image of 586 KiB is not shown; the largest that is shown has 512 KiB",
         "WARNING: further images and tables are not shown; a job shows at most 20 images and tables, and 2.0 MiB of them",
     ]
 

@@ -226,9 +226,42 @@ except PermissionError:
 """
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
     assert told.splitlines() == [
-        f"the gateway of {state_dir} is that of user 0, and gives kernels to that user only",
+        f"the gateway in {state_dir} belongs to user 0 and offers kernels only to that user",
         "closed",
     ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_other_users_reach_neither_the_kernel_nor_the_gateways_files(
+    new_front_end: Callable[[], FrontEnd], gateway: GatewayProcess, state_dir: Path
+) -> None:
+    end = new_front_end()
+    provisioner = end.manager.provisioner
+    directory = Path(provisioner.workspace.workspace_dir)
+    code = f"""
+import os, socket
+os.setgroups([]); os.setresgid(65_534, 65_534, 65_534); os.setresuid(65_534, 65_534, 65_534)
+os.stat({str(state_dir)!r})
+actions = {{
+    "find the workspace": lambda: os.listdir({str(directory.parent)!r}),
+    "read the key": lambda: open({str(directory / "ipc" / "connection.json")!r}),
+    "connect": lambda: socket.socket(socket.AF_UNIX).connect({str(directory / "ipc" / "k-1")!r}),
+    "give it a table": lambda: open({str(directory / "inputs" / "x")!r}, "w"),
+    "end the kernel": lambda: os.kill({provisioner.pid}, 9),
+    "read the gateway's settings": lambda: open("/proc/{gateway.pid}/environ").read(),
+    "read its pid file": lambda: open({str(state_dir / "gateway.run")!r}),
+    "read the jobs": lambda: os.listdir({str(state_dir / "store")!r}),
+}}
+for name, action in actions.items():
+    try:
+        action()
+    except PermissionError:
+        continue
+    print(name)
+"""
+    tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (tried.stdout, tried.stderr) == ("", "")
+    assert end.printed("print(6 * 7)") == "42\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the gateway drops root")
@@ -333,5 +366,5 @@ def transform():
 
 def test_gateway_without_personal_kernels_has_no_socket(start_gateway: Callable[..., GatewayProcess]) -> None:
     quiet = start_gateway(PERSONAL_KERNELS="0")
-    with pytest.raises(LauncherError, match="no gateway gives kernels"):
+    with pytest.raises(LauncherError, match="no gateway offers kernels"):
         GatewayLauncher(quiet.state_dir / "s")

@@ -21,7 +21,7 @@ from transform_shim.core.progress import INTERVAL_SECONDS, LOG_INTERVAL_SECONDS,
 
 __all__ = ["MOST_BARS", "Bar", "ProgressBar", "is_reporting", "progress", "reporting"]
 
-#: Bars that are shown at the same time; further ones are not.
+#: Number of bars that are shown at the same time; further ones are not.
 MOST_BARS = 5
 _DESCRIPTION_CHARACTERS = 100
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class _JobBars:
-    """The numbers of the running job's bars, and the time before which each says nothing."""
+    """The numbers of the running job's bars, and the time of each bar's next report."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
@@ -74,7 +74,7 @@ class Bar:
         self._has_reported = self._has_written = False
 
     def show(self, done: Any, total: Any, description: str, *, is_last: bool = False) -> None:
-        """Report how much is done, if it is time."""
+        """Report how much is done, unless the last report was a moment ago."""
         job, number = self._job, self._number
         # a forked child would draw over the bars of its parent
         if job is None or number is None or job is not _job or os.getpid() != job.process:
@@ -98,7 +98,7 @@ class Bar:
             _write_line(f"{description or 'transform'}: {amount(_number(done), _number(total))} {end}")
 
     def close(self) -> None:
-        """Give the number back; safe to call twice."""
+        """Release the number; safe to call twice."""
         number, self._number = self._number, None
         if self._job is not None and number is not None:
             heapq.heappush(self._job.free, number)
@@ -112,7 +112,7 @@ class ProgressBar(Generic[T]):
         self._iterable = iterable
         self._total, self._description = total, str(description)
         if total is None and iterable is not None:
-            with contextlib.suppress(Exception):  # the length is a nicety, and __len__ may be the user's
+            with contextlib.suppress(Exception):  # the total is optional, and __len__ may be the user's code
                 self._total = len(iterable)  # type: ignore[arg-type]
         self._done: float = 0
         self._bar.show(0, self._total, self._description)
@@ -167,7 +167,7 @@ def progress(
     iterable : iterable, optional
         Its values are yielded and counted. Without one, ``update(count)`` counts.
     total : float, optional
-        What there is to do. By default the length of the iterable, if it has one.
+        The count at the end. By default the length of the iterable, if it has one.
     description : str, optional
         Shown before the numbers.
 
@@ -180,7 +180,7 @@ def progress(
 
 
 def amount(done: float | None, total: float | None) -> str:
-    """Return done and total as a person reads them."""
+    """Return done and total as a text for users."""
     if done is None:
         return ""
     if not total:
@@ -200,5 +200,5 @@ def _number(value: Any) -> float | None:
 
 
 def _write_line(text: str) -> None:
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # closed or put away by user code
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # closed or removed by user code
         sys.__stderr__.write(f"{text}\n")  # type: ignore[union-attr]

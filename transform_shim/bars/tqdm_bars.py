@@ -1,8 +1,8 @@
-"""tqdm in a job: its bars are reported as the job's progress, and nothing of them goes to the log.
+"""tqdm in a job: its bars are reported as the job's progress and are not written to the log.
 
 tqdm draws a bar by writing it again and again, which in a log is one endless line. `tqdm.display` is the method that
-its documentation tells front ends to overload. It is replaced when a job imports tqdm, and works as before outside of
-a job and for a bar with a file of its own.
+front ends overload, according to its documentation. It is replaced when a job imports tqdm, and works as before outside
+of a job and for a bar with a file of its own.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _FINDER = _Finder()
 
 
 class _PlainLoader(Loader):
-    """Gives `tqdm.auto` the plain bars: a job has no front end that could show the widgets it takes in a kernel."""
+    """Makes `tqdm.auto` use plain bars: in a kernel it prefers widgets, which need a front end."""
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None

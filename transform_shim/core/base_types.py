@@ -1,6 +1,6 @@
 """Metabase's field types, as far as a runner needs them.
 
-A field's *base type* decides how its values travel (contract: the first ancestor among the root types). The
+A field's *base type* decides how its values are sent (contract: the first ancestor among the root types). The
 shim distinguishes less: the :class:`Kind` of the value.
 """
 
@@ -49,11 +49,11 @@ class Kind(Enum):
     DATETIME = "datetime"
     #: A point in time.
     INSTANT = "instant"
-    #: Travels as a string that holds JSON, and stays that text.
+    #: Sent as a string that contains JSON, and read as this text.
     JSON_TEXT = "json_text"
 
 
-#: Looked through in this order: the first ancestor decides.
+#: Searched in this order: the first ancestor decides.
 _KINDS: tuple[tuple[str, Kind], ...] = (
     ("Decimal", Kind.DECIMAL),
     ("Float", Kind.FLOAT),

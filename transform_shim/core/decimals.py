@@ -31,9 +31,10 @@ _MOST_DIGITS_128 = 38
 _INT64_DIGITS = 19
 #: Digits of the largest factors whose product fits 128 bits (38 digits), and 256 bits (76).
 _FACTOR_DIGITS_128, _FACTOR_DIGITS_256 = 18, 37
-#: Any 15 digits survive the way through a double (IEEE 754: DBL_DIG).
+#: Any 15 digits survive the round trip through a double (IEEE 754: DBL_DIG).
 _DOUBLE_DIGITS = 15
-#: Digits after the point that a number parsed fast may need. One that has overflowed needs them all but once in 10^12.
+#: Digits after the point with which a fast parsed number is accepted. A number that has overflowed has more of them,
+#: but for one in 10^12.
 _PARSED_SCALE = 20
 #: The type of parsed decimals before their own precision is known.
 WIDE = pa.decimal256(MOST_DIGITS, 38)
@@ -66,7 +67,7 @@ def tighten(values: pa.Array) -> pa.Array:
     extremes = pc.min_max(values)
     whole_digits = max((_whole_digits(extremes[end].as_py()) for end in ("min", "max")), default=0)
     if whole_digits > _MOST_DIGITS_128 or low > _PARSED_SCALE:
-        raise pa.ArrowInvalid("more digits than the parser is to be trusted with")
+        raise pa.ArrowInvalid("more digits than the fast parser reads reliably")
     return values.cast(decimal_type(whole_digits + low, low))
 
 
@@ -92,11 +93,11 @@ def digits_of(types: Iterable[pa.DataType]) -> tuple[int, int]:
 
 
 def arrow_decimal(whole: int, scale: int) -> pa.DataType:
-    """Return the decimal with which Arrow computes right.
+    """Return the decimal with which Arrow computes correctly.
 
     Arrow rounds a value that carries into a digit more than its type has to 0, gives a product the digits of both
-    factors and one more, and lets a sum of more than 38 digits (76 in 256 bits) wrap around. So there is always a digit
-    more than the values need, 128 bits are for what can be multiplied in 128 bits, and all else has 256.
+    factors and one more, and lets a sum of more than 38 digits (76 in 256 bits) wrap around. So the type always has one
+    digit more than the values need, and 256 bits where a product would not fit 128 bits.
 
     Raises
     ------
@@ -129,7 +130,7 @@ class TooManyDigits(NoType):
     def __init__(self, digits: int, most: int, engine: str) -> None:
         needed, other = (digits, "pa.Table") if digits <= MOST_DIGITS else (f"more than {MOST_DIGITS}", "pd.DataFrame")
         limit = f"decimals of {engine} have at most {most}"
-        super().__init__(f"the numbers take {needed} digits, and {limit}; annotate the parameter as {other}")
+        super().__init__(f"the numbers need {needed} digits, and {limit}; annotate the parameter as {other}")
 
 
 def decimal_array(values: list[Decimal | int | None]) -> pa.Array:

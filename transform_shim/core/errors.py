@@ -3,7 +3,7 @@
 ::
 
     ShimError
-     ├─ InputInvalid     a table file does not hold what its manifest says
+     ├─ InputInvalid     a table file does not match its manifest
      ├─ OutputInvalid    the returned frame holds something that cannot be written
      ├─ OutputSchemaViolated  the returned frame breaks its output contract
      ├─ ContractInvalid  the output contract itself is wrong
@@ -11,7 +11,7 @@
      ├─ NoTransform      the script has no transform() that can be called with tables
      └─ MissingTable     a parameter of transform() has neither a table nor a default
 
-    ResultFailed         the user's code raised while its lazy result was computed; the cause is what it raised
+    ResultFailed         the user's code raised its cause while its lazy result was computed
     NoType               no type holds all values of a column
 
 The message is a sentence for the person who wrote the transform.
@@ -40,7 +40,7 @@ _SHOWN_CHARS = 80
 
 
 def shorten(value: object) -> str:
-    """Show a value in a message, cut to a length that a log line bears."""
+    """Show a value in a message, cut to a length that suits a line of the log."""
     try:
         text = str(value) if type(value) is Decimal else repr(value)  # a number of a table: the file has 1.5
     except Exception as error:  # a value of the user's class may refuse to be shown
@@ -181,4 +181,4 @@ class NoType(ValueError):
 
 
 class ResultFailed(Exception):
-    """Tells that its ``__cause__`` comes from the user's code or query, computed while the output was written."""
+    """Marks its ``__cause__`` as raised by the user's code or query, which ran while the output was written."""

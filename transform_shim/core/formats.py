@@ -1,6 +1,6 @@
 """The data formats of tables and results inside the kernel, in one table; the gateway's is `gateway.core.formats`.
 
-A new format takes an entry here, a reader and a writer.
+A new format needs an entry here, a reader and a writer.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Manifest:
 
 
 class SourceMetadata(dict[str, Any]):
-    """A manifest as it hangs on ``frame.attrs``.
+    """A manifest as a value of ``frame.attrs``.
 
     pandas deep-copies attrs in almost every operation: 0.2 ms each time for a table of 50 columns. A manifest is never
     changed in place, so its copy may share the fields.
@@ -74,7 +74,7 @@ def read_manifest(path: Path, table: str) -> Manifest:
     Raises
     ------
     InputInvalid
-        If it is no JSON object with a list of fields that have names.
+        If it is not a JSON object with a list of fields that have names.
     """
     try:
         raw = json.loads(path.read_bytes())

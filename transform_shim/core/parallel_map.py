@@ -17,11 +17,11 @@ __all__ = ["ordered_map"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: More threads help little (the work on blocks is bound by memory before) and each one costs address space and a
-#: workspace in the process limit.
+#: More threads help little, because memory limits the work on blocks, and each one costs address space and a place in
+#: the process limit.
 _MOST_WORKERS = 4
-#: Just below the largest allocation from whose release glibc learns (32 MiB, DEFAULT_MMAP_THRESHOLD_MAX).
-_LESSON_BYTES = (32 << 20) - (8 << 10)
+#: Just below the largest allocation to which glibc adapts its threshold (32 MiB, DEFAULT_MMAP_THRESHOLD_MAX).
+_THRESHOLD_BYTES = (32 << 20) - (8 << 10)
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], *, spare_threads: int = 0) -> Iterator[R]:
@@ -62,15 +62,15 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], *, spare_threads
 
 
 def _reuse_freed_memory() -> None:
-    """Let each block be put where one before it lay.
+    """Make blocks reuse the memory of earlier blocks.
 
-    glibc maps large allocations one by one and returns each to the system, so that every page of every block is made
-    anew, until it has seen one of that size freed (mallopt(3), M_MMAP_THRESHOLD): from then on those come from its
-    heap, and twice as much may lie free there. Reading 101 MB takes 20,000 page faults instead of 28,000 then, and 4 %
+    glibc maps each large allocation by itself and returns it to the system, so each page of each block causes a page
+    fault. Once an allocation of that size was freed (mallopt(3), M_MMAP_THRESHOLD), such allocations come from the
+    heap, where twice as much may stay free. Reading 101 MB then takes 20,000 page faults instead of 28,000, and 4 %
     less processor time.
     """
     with contextlib.suppress(MemoryError):
-        bytes(_LESSON_BYTES)  # none of its pages but the first is touched: calloc(3)
+        bytes(_THRESHOLD_BYTES)  # none of its pages but the first is touched: calloc(3)
 
 
 def _submit(tasks: queue.SimpleQueue[Callable[[], None] | None], function: Callable[[T], R], item: T) -> Future[R]:
@@ -81,7 +81,7 @@ def _submit(tasks: queue.SimpleQueue[Callable[[], None] | None], function: Calla
             return
         try:
             future.set_result(function(item))
-        except BaseException as error:  # travels to the caller, whatever it is
+        except BaseException as error:  # raised again in the caller, whatever it is
             future.set_exception(error)
 
     tasks.put(work)
@@ -104,4 +104,4 @@ def _start(workers: int, tasks: queue.SimpleQueue[Callable[[], None] | None]) ->
 def _serve(tasks: queue.SimpleQueue[Callable[[], None] | None]) -> None:
     while (task := tasks.get()) is not None:
         task()
-        del task  # and what it worked on, while the next is waited for
+        del task  # and its item: the wait for the next task may be long

@@ -22,12 +22,12 @@ Report = Callable[[bytes], None]
 
 
 class Progress:
-    """Counts rows and bytes of one table in one stage and reports them now and then.
+    """Counts rows and bytes of one table in one stage and reports them at intervals.
 
     Parameters
     ----------
     report : callable
-        Takes one JSON object as bytes: ``{"stage", "table", "rows", "bytes"}``.
+        Called with one JSON object as bytes: ``{"stage", "table", "rows", "bytes"}``.
     stage : {'read', 'write'}
         The stage of the job.
     table : str
@@ -73,5 +73,5 @@ class Progress:
     def _write_line(self, end: str) -> None:
         self._has_written = True
         text = f"{self._stage} {self._table}: {self.rows:,} rows, {self.size_bytes / 1e6:,.0f} MB {end}"
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed or put away by user code
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed or removed by user code
             sys.__stderr__.write(f"{text}\n")  # type: ignore[union-attr]

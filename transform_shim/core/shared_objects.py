@@ -1,4 +1,4 @@
-"""Texts of pandas 2, where equal ones are often one Python object: those that a table was read with are."""
+"""Texts of pandas 2, where equal texts are often one Python object, as in every table that the shim has read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pyarrow as pa
 
 __all__ = ["plain_texts", "text_array"]
 
-#: Objects that are looked at before all are; fewer rows are not worth it.
+#: Number of objects in the sample; with fewer rows sharing does not pay.
 _SAMPLE = 1024
-#: Of these, the most different ones with which sharing still gains.
+#: Largest number of different objects in the sample with which sharing still pays.
 _MOST_DIFFERENT = 960
 
 
@@ -20,7 +20,7 @@ def text_array(values: np.ndarray[Any, Any]) -> pa.Array:
     """Return texts and nulls as an Arrow array, a dictionary where rows share objects.
 
     Arrow converts each object by itself, under the GIL: 45 ns a row. Here it converts each object once; the rest runs
-    without the GIL, and who writes lines of text needs each text once as well.
+    without the GIL, and a writer of lines renders each text only once too.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def text_array(values: np.ndarray[Any, Any]) -> pa.Array:
     Raises
     ------
     UnicodeEncodeError, pa.ArrowInvalid, pa.ArrowTypeError
-        A value is no valid text.
+        A value is not a valid text.
     """
     kind = pa.large_string()
     if len(values) < _SAMPLE:

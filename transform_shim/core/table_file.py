@@ -1,4 +1,4 @@
-"""One input table as files: where its data and its manifest lie."""
+"""One input table as files: the paths of its data and its manifest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["TableFile"]
 
 @dataclass(frozen=True, slots=True)
 class TableFile:
-    """One input table: where its data and its manifest lie.
+    """One input table: the paths of its data and its manifest.
 
     ``alias`` is any text; it is a name, never a path.
     """

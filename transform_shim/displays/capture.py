@@ -1,7 +1,7 @@
 """`display()` and figures of a job: as text in its log, and as images and tables in a file for the gateway.
 
-A job has no front end, so what IPython would send to one is taken at its two seams: the formatter, which turns an
-object into texts and images, and the publisher, which sends them. HTML and scripts are taken no further.
+A job has no front end, so this module replaces two methods of IPython: the formatter's, which turns an object into
+texts and images, and the publisher's, which sends them. HTML and scripts are dropped.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class DisplayCapture:
         """Take the representations of an object, in place of `DisplayPublisher.publish`."""
         text = _text(data)
         is_kept = self._keep(data, text)
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed or put away by user code
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed or removed by user code
             write = getattr(sys.stdout, "write_display", sys.stdout.write) if is_kept else sys.stdout.write
             write(f"{text}\n")
 
@@ -86,7 +86,7 @@ class DisplayCapture:
 
 @contextlib.contextmanager
 def captured_displays(path: Path | None) -> Iterator[DisplayCapture | None]:
-    """Take what the code inside displays, or leave all alone if there is no path or no shell.
+    """Capture the displays of the code inside; do nothing if there is no path or no shell.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def captured_displays(path: Path | None) -> Iterator[DisplayCapture | None]:
     Yields
     ------
     DisplayCapture or None
-        Shows the figures that are open in the end.
+        Shows the figures that are still open.
     """
     shell = _shell()
     if path is None or shell is None:

@@ -1,7 +1,7 @@
 """Pictures in a notebook's HTML: the profile of a result, and the waterfall of a job's stages.
 
 Words, figures and lengths are those of the page (`gateway/page/src/parts/profile.tsx` and
-`gateway/page/src/job/waterfall.tsx`): `tests/page/playground.test.ts` compares both. Colours leave the text to the
+`gateway/page/src/job/waterfall.tsx`): `tests/page/playground.test.ts` compares both. The text has the colours of the
 front end's theme, light or dark.
 """
 
@@ -21,7 +21,7 @@ _LEFT, _RIGHT = "text-align: left", "text-align: right"
 #: JupyterLab breaks lines in cells, and so broke histograms in two beside long dates (seen at 900 pixels)
 _ONE_LINE = "white-space: nowrap"
 _OUTER_COLOUR, _INNER_COLOUR = "#3b6fd4", "#2f9e8f"
-#: A bar that is shorter could not be seen.
+#: A shorter bar would be invisible.
 _LEAST_PERCENT = 0.3
 
 

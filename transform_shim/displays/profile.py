@@ -1,4 +1,4 @@
-"""The profile of a result: what its columns contain, drawn by the page, in notebooks and by the command line.
+"""The profile of a result: figures about its columns, which page, notebooks and command line show.
 
 The figures are of the output file, which is read back as Metabase reads it, so they hold for every frame kind.
 """
@@ -19,10 +19,11 @@ from transform_shim.displays.recorder import Recorder
 from transform_shim.displays.values import ColumnProfile, Profile
 from transform_shim.reading.frame_kinds import load_table
 from transform_shim.reading.table_source import TableSource
+from transform_shim.writing.column_types import is_numeric
 
 __all__ = ["profile", "record_profile"]
 
-#: Data in memory that is profiled; of a larger result, the first rows.
+#: Memory of the data that is profiled; of a larger result, only the first rows are profiled.
 MOST_PROFILED_BYTES = 64 << 20
 HISTOGRAM_BINS = 12
 QUARTILES = (0.25, 0.5, 0.75)
@@ -97,14 +98,10 @@ def _column(name: str, base_type: str, column: pa.ChunkedArray) -> ColumnProfile
         with contextlib.suppress(OverflowError, ValueError, pa.ArrowException):  # Python ends with the year 9999
             found = pc.min_max(column).as_py()
             ends = _Ends(_text(found["min"]), _text(found["max"]))
-    quartiles, histogram = _distribution(column) if _is_number(kind) else (None, None)
+    quartiles, histogram = _distribution(column) if is_numeric(kind) else (None, None)
     return ColumnProfile(
         name, base_type, column.null_count, distinct, ends.smallest, ends.largest, quartiles, histogram
     )
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def _distribution(column: pa.ChunkedArray) -> tuple[tuple[str, ...] | None, tuple[int, ...] | None]:

@@ -63,7 +63,8 @@ class Recorder:
             The object as text.
         """
         if len(data) > MOST_IMAGE_BYTES:
-            warn(f"an image of {_size(len(data))} is not shown; {_size(MOST_IMAGE_BYTES)} is the most for one")
+            limit = _size(MOST_IMAGE_BYTES)
+            warn(f"an image of {_size(len(data))} is not shown; the largest that is shown has {limit}")
             return False
         encoded = base64.b64encode(data).decode()
         return self._keep({"type": "image", "media_type": media_type, "data": encoded, "text": _cut(text)}, len(data))

@@ -89,12 +89,12 @@ class ColumnProfile:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What the columns of a result contain.
+    """Figures about the columns of a result.
 
     Attributes
     ----------
     rows : int
-        How many of the first rows it is of.
+        Number of rows that were profiled, from the first on.
     columns : tuple of ColumnProfile
     """
 
@@ -115,7 +115,7 @@ Display = Image | Table
 
 
 class Displays(NamedTuple):
-    """What a transform displayed itself, and the profile of its result, if there is one."""
+    """The displays of a transform, and the profile of its result, if there is one."""
 
     shown: tuple[Display, ...] = ()
     profile: Profile | None = None

@@ -1,8 +1,8 @@
 """Jobs as in a plain Python process, in which no event loop runs.
 
-ipykernel runs a cell inside a task of the event loop of the main thread. There `asyncio.run()` refuses to work, and so
-does every library that runs a loop of its own. To detach the loop for a while takes what "Extending asyncio" of
-Python's documentation describes; the kernel does nothing in the meantime, because the cell blocks its loop.
+ipykernel runs a cell inside a task of the event loop of the main thread. There `asyncio.run()` raises an error, and so
+does every library that runs a loop of its own. So the loop is detached, as "Extending asyncio" of Python's
+documentation describes. The kernel would do nothing in the meantime anyway, because the cell blocks its loop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["no_event_loop"]
 
 @contextlib.contextmanager
 def no_event_loop() -> Iterator[None]:
-    """Detach the event loop that runs in this thread, if one does, and attach it again in the end."""
+    """Detach the event loop that runs in this thread, if one does, and attach it again at the end."""
     loop = _get_running_loop()
     if loop is None:
         yield

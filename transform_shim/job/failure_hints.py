@@ -1,4 +1,4 @@
-"""The closing line of a failure: the reason that the exception does not tell, and the way on."""
+"""The last line of a failure's text: the reason, if the exception does not give it, and the remedy."""
 
 from __future__ import annotations
 

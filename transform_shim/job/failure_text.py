@@ -1,7 +1,7 @@
 """The text of a failed job on stderr, and the code and message in result.json.
 
 The first line in the log is Metabase's (its tests compare it); the message of result.json begins with the exception's
-type and says where it was raised. A closing line names the reason and the way on, where the exception does not.
+type and names the line that raised it. The last line gives the reason and the remedy, where the exception does not.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _USERS_STAGES = frozenset({"import", "transform", "result"})
 _MESSAGE_CHARS = 64 << 10
 _MIB = 1 << 20
 _SCRATCH = ("/dev/shm", "/tmp")  # noqa: S108
-#: Exceptions of engines that are no MemoryError and mean one (DuckDB).
+#: Exceptions of engines that mean a MemoryError and are not one (DuckDB).
 _MEMORY_ERRORS = frozenset({"OutOfMemoryException"})
 #: Texts of allocators in exceptions that have other meanings too (Arrow through Polars, or through a stream).
 _MEMORY_TEXT = re.compile(
@@ -71,7 +71,7 @@ def describe(
     broken: Sequence[ShimError] = (),
     returned: Sequence[object] = (),
 ) -> Failure:
-    """Put a failure into words.
+    """Describe a failure.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def describe(
         The job's limits, by the names of the request.
     broken : sequence of ShimError
         The failures of tables that were read on demand. An engine that consumed them (polars, DuckDB) raises an
-        exception of its own, which may keep no more of ours than its words.
+        exception of its own, which may keep only the text of ours.
     returned : sequence of one object
         The return value of transform(), if it returned.
     """
@@ -112,7 +112,7 @@ def _described(error: BaseException, stage: str, limits: Mapping[str, int], brok
     if isinstance(error, SystemExit):
         return _exited(error, stage, line)
     cause = _shim_error_in(error, broken)
-    if cause is not None:  # an engine (polars, duckdb, Arrow) wrapped what our reader said
+    if cause is not None:  # an engine (polars, duckdb, Arrow) wrapped the error of our reader
         message = str(cause)
         return Failure(cause.code, message, f"ERROR: {message}\n{render(error)}", error_type=kind, error_line=line)
     if isinstance(error, KeyboardInterrupt):
@@ -135,7 +135,7 @@ def _described(error: BaseException, stage: str, limits: Mapping[str, int], brok
 
 
 def _is_of_request(error: BaseException) -> bool:
-    """Return whether the script or a library module is no valid Python: its text has file and line."""
+    """Return whether the script or a library module is not valid Python: its text has file and line."""
     return isinstance(error, SyntaxError) and shown_path(str(error.filename)) != error.filename
 
 
@@ -185,7 +185,7 @@ def _limit_hit(error: BaseException, limits: Mapping[str, int]) -> tuple[str, st
     """Return code and sentence if a limit of the job is behind the error, else None."""
     number = error.errno if isinstance(error, OSError) else None
     if _is_memory(error):
-        # The limit counts what is asked for, the peak what was used: bytearray(3 << 30) is refused at a peak of 97 MiB.
+        # The limit counts requested memory, the peak used memory: bytearray(3 << 30) is refused at a peak of 97 MiB.
         limit, peak = _mib(limits.get("memory_bytes")), _mib(peak_memory_bytes())
         text = f"Memory limit of {limit} reached: a request for more was refused (at most {peak} were in use before it)"
         return "memory_limit", text
@@ -251,7 +251,7 @@ def _is_fork(error: BaseException) -> bool:
 
 
 def _shim_error_in(error: BaseException, broken: Sequence[ShimError]) -> ShimError | None:
-    """Return the failure of ours that an engine wrapped: as its cause, its context, or only in its words."""
+    """Return the failure of ours that an engine wrapped: as its cause, its context, or only in its text."""
     said = _text(error)
     seen: set[int] = set()
     current: BaseException | None = error

@@ -1,7 +1,7 @@
 """The post-mortem of a failed job, for a kernel that is held for inspection instead of being killed.
 
 A job keeps one (`keep_post_mortem`) only if it was asked to: it keeps alive the tables, the value that ``transform``
-returned, and the frames of the failure. `namespace` then makes names of it for the console.
+returned, and the frames of the failure. `namespace` then gives them names in the console.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Kept:
 
 
 def keep_post_mortem(post_mortem: PostMortem) -> None:
-    """Keep what is left of the job until `namespace`."""
+    """Keep the state of the job until `namespace` is called."""
     _Kept.post_mortem = post_mortem
 
 
@@ -49,7 +49,7 @@ def namespace(marker_path: str) -> Mapping[str, Any]:
     Parameters
     ----------
     marker_path : str
-        A file that is written last, by rename: its being there says that all of this was done.
+        A file that is written last, by rename: it exists only if all of this was done.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def leave_to_debugger(error: BaseException) -> None:
     """Make an exception the last one, so that ``%debug`` opens the user's innermost frame.
 
     The debugger opens the last frame of the exception's own traceback. That is often deep in a library, so the frames
-    before the user's first and after the user's last are taken off. Call it when the text of the failure is written.
+    before the user's first and after the user's last are removed. Call it when the text of the failure is written.
 
     Parameters
     ----------

@@ -2,8 +2,8 @@
 
 Most of that is not imports. A forked process pays for each page that it first reads or writes (fork(2): copy-on-write),
 and a job touches some 3,000 of them: 10 ms, where the second job of the same process takes 6 ms in all (measured). The
-fork server rehearses so that what is computed once is in the copy. A kernel that it forks is given those pages ahead
-(`kernel_spec.fork_server.prefault`); one that is started otherwise rehearses itself, before it is ready.
+fork server rehearses so that each copy has the results of work that is done once. A kernel that it forks gets those
+pages ahead (`kernel_spec.fork_server.prefault`); one that is started otherwise rehearses itself, before it is ready.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The job result inside the kernel: result.json, written by rename as the last act of a job.
 
-The gateway believes a job only by this file and the files that it finds; a file that exists is complete. The gateway's
-side of the same contract, with the bounds that it accepts, is `gateway.local.job_result`.
+The gateway decides about a job only by this file and the files that it finds; a file that exists is complete. The
+gateway's side of the same contract, with the bounds that it accepts, is `gateway.local.job_result`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TableRead:
     rows, bytes : int
     seconds : float
     columns : tuple of (str, str)
-        Name and base type of each column; an empty type where only the file itself knows it.
+        Name and base type of each column; an empty type where only the file itself has it.
     """
 
     alias: str
@@ -96,8 +96,8 @@ class JobResult:
     def to_json(self) -> bytes:
         """Return the bytes of result.json.
 
-        Texts and numbers that the user chose are brought within the bounds of the gateway, which would refuse the
-        whole result for one of them: half a surrogate pair in a message, or ``sys.exit(1000)``.
+        Cuts texts and numbers of the user to the bounds of the gateway, which would refuse the whole result for one of
+        them: half a surrogate pair in a message, or ``sys.exit(1000)``.
 
         Returns
         -------

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["attempt", "run_job"]
 
-#: Memory that is freed before a failure is described, which takes some.
+#: Memory that is freed before a failure is described, which needs some.
 _RESERVE_BYTES = 4 << 20
 #: Descriptors that are closed before anything is written: output, manifest and result need some.
 _RESERVE_DESCRIPTORS = 4
@@ -98,14 +98,14 @@ def run_job(request_json: str, report: Report | None = None) -> None:
     request_json : str
         The request as JSON; see `transform_shim.job.request`.
     report : callable, optional
-        Takes the progress where there is no log pipe.
+        Called with the progress where there is no log pipe.
     """
     with log_streams() as pipe:
         stderr = sys.stderr  # kept, because user code may replace it
         try:
             request = JobRequest.from_json(request_json)
         except (ValueError, KeyError, TypeError) as error:
-            _say(stderr, f"ERROR: The job cannot be understood: {type(error).__name__}: {error}\n")
+            _say(stderr, f"ERROR: The job request is not valid: {type(error).__name__}: {error}\n")
             return
         result = attempt(request, stderr, report if pipe is None else _reporter(pipe))
         _flush_streams()
@@ -128,9 +128,9 @@ def attempt(request: JobRequest, stderr: TextIO, report: Report | None = None) -
     request : JobRequest
         The job.
     stderr : text file
-        Takes the text of a failure.
+        Receives the text of a failure.
     report : callable, optional
-        Takes the progress.
+        Called with the progress.
 
     Returns
     -------
@@ -233,7 +233,7 @@ def _contracts(request: JobRequest, module: ModuleType) -> list[Contract]:
 
 
 def _reserve(spare: contextlib.ExitStack) -> None:
-    """Take memory and descriptors that are given back when they are needed to end the job, and note the umask."""
+    """Reserve memory and descriptors, which are freed when the end of the job needs them, and store the umask."""
     # private, so that RLIMIT_DATA counts it (setrlimit(2)); untouched, so that it costs nothing else
     memory = mmap.mmap(-1, _RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     spare.callback(memory.close)
@@ -258,14 +258,14 @@ def _read_tables(job: _Job, kinds: Mapping[str, Any]) -> dict[str, Any]:
 
 def _failure_of(error: BaseException, job: _Job) -> Failure:
     hold = job.request.hold
-    # A job that is to be held keeps its frames for inspection; the reserve alone then is there for the description.
+    # A job that is to be held keeps its frames for inspection; then only the reserve is free for the description.
     if isinstance(error.__cause__ if isinstance(error, ResultFailed) else error, MemoryError) and not hold:
         free_frames(error)
     broken = [table.failure for table, _ in job.loaded if table.failure is not None]
     failure = describe(error, job.stage, job.request.limits, broken, job.returned)
     if isinstance(error, ResultFailed):
         error = error.__cause__ or error  # for the post-mortem: the exception of the user's code
-    # who ends a job that runs may have it held, which is not known when it begins
+    # a caller who interrupts a job may have its kernel held, which the request does not say
     if hold or isinstance(error, KeyboardInterrupt):
         tables = {table.source.file.alias: table.value for table, _ in job.loaded}
         keep_post_mortem(PostMortem(job.request.work_dir, tables, job.returned, error, failure.message))

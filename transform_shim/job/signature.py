@@ -90,7 +90,7 @@ def bind_tables(function: Callable[..., Any], aliases: Iterable[str]) -> dict[st
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError) as error:  # some callables of C have no signature
-        raise NoTransform(f"{_NO_TRANSFORM} whose parameters can be looked at ({error})") from None
+        raise NoTransform(f"{_NO_TRANSFORM} whose parameters can be inspected ({error})") from None
     bound: dict[str, FrameKind] = {}
     missing: list[inspect.Parameter] = []
     for parameter in parameters:

@@ -10,9 +10,9 @@ So print() is replaced while a job runs: it joins the text and writes one frame,
 not 11.
 
 C code and child processes write to descriptors 1 and 2, which are pipes of their own; before a frame, the writer
-waits until the reader has drained those, so that their order among each other is kept. The reader's part of it: look
-which raw pipes hold something, then take all frames, then read each of those raw pipes once. While a raw pipe is not
-empty no frame is written, so the frames it takes were printed before what it reads.
+waits until the reader has drained those, so that their order among each other is kept. The reader's part: find the raw
+pipes that hold data, then read all frames, then read each of those raw pipes once. While a raw pipe is not empty no
+frame is written, so the frames were printed before the data in the raw pipes.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _PAYLOAD_BYTES = FRAME_BYTES - _HEADER.size
 #: Seconds that a frame waits for the raw pipes; with a slower reader the order is lost, never the text. On a busy
 #: machine the gateway may not run for hundreds of milliseconds.
 _DRAIN_SECONDS = 5.0
-#: The same after such a wait was in vain, and after an interrupt, when the job has a quarter of a second to say its
-#: last words.
+#: The same after such a wait has timed out, and after an interrupt, when the job has a quarter of a second for its last
+#: output.
 _NEXT_DRAIN_SECONDS = 0.02
 _RAW_DESCRIPTORS = (1, 2)
-#: Types whose text has no effect but to be made.
+#: Types whose conversion to text has no side effect.
 _PLAIN_TYPES = frozenset({str, int, float, complex, bool, bytes, NoneType})
 
 
@@ -67,7 +67,7 @@ class FramePipe:
     def send(self, tag: bytes, payload: bytes | memoryview) -> None:
         """Write `payload` in as many frames as it takes.
 
-        A broken pipe is no error: its reader, the only one who could show the text, is gone.
+        A broken pipe is not an error: its reader, which alone could show the text, is gone.
         """
         with self._lock, contextlib.suppress(BrokenPipeError):
             self._wait_for_raw_pipes()
@@ -151,9 +151,9 @@ class _Buffer(io.RawIOBase):
 class LogStream(io.TextIOBase):
     """A text stream on the log pipe, usable as sys.stdout or sys.stderr.
 
-    A lone thread writes through. With several threads, or once the process has forked, the several writes of one
-    ``print()`` (texts, blanks, line end) could be torn apart by another's; then a text without line end is kept until
-    its line end, its thread's next write or a flush comes.
+    A lone thread writes through. With several threads, or once the process has forked, the writes of one ``print()``
+    (texts, blanks, line end) could mix with those of another; then a text without line end is kept until its line end,
+    its thread's next write or a flush comes.
     """
 
     def __init__(self, pipe: FramePipe, tag: bytes, descriptor: int, name: str) -> None:
@@ -270,8 +270,8 @@ def _joined(plain: Callable[..., None]) -> Callable[..., None]:
 
 @contextlib.contextmanager
 def log_streams() -> Iterator[FramePipe | None]:
-    """Put the log pipe in place of sys.stdout and sys.stderr, and a print() for it; without one (notebook) leave all
-    alone.
+    """Put the log pipe in place of sys.stdout and sys.stderr, and a print() for it; without one (notebook) do
+    nothing.
     """
     descriptor = os.environ.get(LOG_FD_VARIABLE)
     if descriptor is None:

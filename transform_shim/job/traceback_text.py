@@ -146,7 +146,7 @@ def _has_users_frame(rendered: traceback.TracebackException) -> bool:
 
 
 def _as_one_line(rendered: traceback.TracebackException) -> str:
-    """Say what a library met and how deep, for a chain of exceptions that are all its own."""
+    """Return the first error of a chain of exceptions that are all a library's own, and its depth."""
     first = list(_chain(rendered))[-1]
     said = "".join(first.format_exception_only()).strip().split("\n")[0]
     frames = list(first.stack or ())  # none, if it was made and not raised

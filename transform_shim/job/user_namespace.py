@@ -34,7 +34,7 @@ def _input(prompt: object = "", /) -> str:
 
 
 def _no_terminal(*_arguments: object, **_options: object) -> None:
-    """Refuse breakpoint(): a debugger would read the end of the empty standard input and quit without a word."""
+    """Refuse breakpoint(): a debugger would read the end of the empty standard input and quit silently."""
     raise RuntimeError("breakpoint() needs a terminal, and a job has no terminal: use hold_minutes (--hold) instead")
 
 

@@ -1,7 +1,7 @@
-"""The shim for people: magics, tables and runs in a notebook on the kernel ``transform``.
+"""The shim in notebooks: magics, tables and runs on the kernel ``transform``.
 
-This is an IPython extension that such kernels load by themselves; kernels of jobs never load it. Loading it costs next
-to nothing: a fork server has imported the modules of the magics, and the readers of tables come with the first table.
+This is an IPython extension that such kernels load by themselves; kernels of jobs never load it. Loading it costs
+almost nothing: a fork server has imported the modules of the magics, and the first table imports the readers of tables.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _system(shell: Any) -> Callable[[str], None]:
 
 
 def _register_formatters(formatter: Any) -> None:
-    """Show results and tables as a person reads them; by name, so that neither is imported before there is one."""
+    """Register the text and HTML of results and tables; by name, so that neither is imported before there is one."""
 
     def later(function: str) -> Callable[[Any], str]:
         def format_value(value: Any) -> str:

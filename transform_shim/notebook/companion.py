@@ -1,4 +1,4 @@
-"""The kernel's side of the way to its companion: the process outside of the sandbox that fetches and runs for it.
+"""The kernel's end of the socket to its companion: the process outside of the sandbox that fetches and runs for it.
 
 A message is a uint32 (network order) and that many bytes of JSON; `gateway.companion.protocol` names the requests. One
 request is under way at a time. Ctrl-C cancels it there and waits for its end; a second one stops waiting.
@@ -52,18 +52,18 @@ class Companion:
         Parameters
         ----------
         op : str
-            Which request.
+            Name of the request.
         on_event : callable, optional
             Called with each event that comes before the result.
         descriptor : int, optional
-            Goes along; it stays the caller's.
+            Sent with the request; the caller's copy stays open.
         **fields
-            Of the request.
+            Fields of the request.
 
         Raises
         ------
         NotebookError
-            The companion's own words, or that it is gone.
+            The request failed, with the companion's text, or the companion is gone.
         KeyboardInterrupt
             The request was cancelled.
         """
@@ -121,7 +121,7 @@ class Companion:
                 self._received += data
 
     def _messages(self) -> Iterator[dict[str, Any]]:
-        """Take the whole messages out of what has come; the rest stays for the next look."""
+        """Yield the complete messages that have arrived; the rest stays in the buffer."""
         while len(self._received) >= _LENGTH.size:
             end = _LENGTH.size + _LENGTH.unpack_from(self._received)[0]
             if len(self._received) < end:
@@ -141,7 +141,7 @@ class Companion:
 
 @contextlib.contextmanager
 def _counted_interrupts() -> Iterator[list[int]]:
-    """Collect Ctrl-C in a list: an exception at any moment could tear a message apart, whichever way it goes."""
+    """Collect Ctrl-C in a list: an exception at any moment could cut a message in two, sent or received."""
     interrupts: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
@@ -158,12 +158,12 @@ _connected: Companion | None = None
 
 
 def connect() -> Companion:
-    """Return the way to this kernel's companion.
+    """Return the socket to this kernel's companion.
 
     Raises
     ------
     NotebookError
-        This is no kernel of a notebook.
+        This is not the kernel of a notebook.
     """
     global _connected
     if _connected is None:

@@ -1,4 +1,4 @@
-"""Results and tables for a person to look at, as plain text and as HTML."""
+"""Results and tables as plain text and as HTML."""
 
 # mypy: disable-error-code="no-untyped-call"
 # IPython's display has no annotations

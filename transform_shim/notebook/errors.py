@@ -1,4 +1,4 @@
-"""The errors of a person at a notebook."""
+"""The error of requests in a notebook."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def table(
     manifest : str or mapping, optional
         Types of the columns: a file or a URL for a file or a URL, the manifest itself for a frame.
     format : str, optional
-        Needed where neither the name nor the content of a file tells.
+        Needed where neither the name nor the content of a file shows it.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def run_transform(
     output_format: str | None = None,
     show: bool = False,
 ) -> TransformRun:
-    """Run a script that defines transform() on the loaded tables, exactly as the gateway does: by a gateway.
+    """Run a script that defines transform() on the loaded tables, exactly as in production: a gateway runs it.
 
     Parameters
     ----------
@@ -108,11 +108,11 @@ def run_transform(
         Run in this kernel instead: no fresh process and no limits but the notebook's, and after a failure ``%debug``
         opens the frame that failed. Takes neither `timeout` nor `hold_minutes`.
     hold_minutes : float, optional
-        Keep the kernel of a failed job for so long; `TransformRun.held` then says how to attach to it.
+        How long to keep the kernel of a failed job; `TransformRun.held` then says how to attach to it.
     output_format : str, optional
         Data format of the result, JSON lines otherwise.
     show : bool, optional
-        Print the log while it comes, then show what the transform displayed.
+        Print the log as it arrives, then show what the transform displayed.
 
     Returns
     -------
@@ -156,11 +156,11 @@ def submit(
     timeout : float, optional
         Seconds. By default that of the last run, else that of the gateway.
     hold_minutes : float, optional
-        Keep the kernel of a failed job for so long; `TransformRun.held` then says how to attach to it.
+        How long to keep the kernel of a failed job; `TransformRun.held` then says how to attach to it.
     output_format : str, optional
         Format of the result. By default that of the last run, else JSON lines.
     show : bool, optional
-        Print the log while it comes.
+        Print the log as it arrives.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""A transform in the notebook's own kernel: the shim of a job, without the fresh process around it."""
+"""A transform in the notebook's own kernel: the shim of a job, without a fresh process."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def _limits() -> dict[str, int]:
 
 
 class _Tee(io.TextIOBase):
-    """A stream that passes everything on and keeps it."""
+    """A stream that forwards everything and keeps a copy."""
 
     encoding = "utf-8"
 

@@ -13,7 +13,7 @@ __all__ = ["LogPrinter"]
 
 
 class LogPrinter:
-    """Prints the log and the progress of a run while they come, and holds back the text of displays."""
+    """Prints the log and the progress of a run as they arrive, and holds back the text of displays."""
 
     def __init__(self) -> None:
         self._held: list[str] = []
@@ -35,7 +35,7 @@ class LogPrinter:
             print(event["message"], file=sys.stderr if event["stream"] == "stderr" else sys.stdout, flush=True)
 
     def finish(self, displays: Iterable[Display] = ()) -> None:
-        """Print the text that was held back, if there are no displays to show, which then could not be fetched."""
+        """Print the text that was held back if there are no displays to show, because they could not be fetched."""
         self._progress.close()
         held, self._held = self._held, []
         if not any(displays):

@@ -59,14 +59,14 @@ class TransformMagics(Magics):
     @needs_local_scope
     @line_magic
     @magic_arguments()
-    @argument("name", nargs="?", help="name of the table: that of the parameter of transform()")
+    @argument("name", nargs="?", help="name of the table, as the parameter of transform()")
     @argument(
         "source",
         nargs="*",
         help="a file, a URL, metabase:ID, metabase:NAME, or @VARIABLE for a data frame of this notebook",
     )
-    @argument("--manifest", help="file or URL of the table's manifest, which says the columns' types")
-    @argument("--format", choices=tuple(FORMATS), help="where neither name nor content of the file tells")
+    @argument("--manifest", help="file or URL of the table's manifest, which has the columns' types")
+    @argument("--format", choices=tuple(FORMATS), help="where neither name nor content of the file shows it")
     @argument("--drop", metavar="NAME", help="forget a table")
     def table(self, line: str, local_ns: dict[str, Any] | None = None) -> None:
         """Load a table under a name.
@@ -74,8 +74,8 @@ class TransformMagics(Magics):
         Files are looked for where Jupyter runs the notebook, with your own rights: the
         notebook cannot open them. They are CSV, JSON lines, JSON arrays of objects,
         Parquet, Arrow (all of these also with .gz or .zst) and the first sheet of a
-        workbook (.xlsx). A table of Metabase takes METABASE_URL and METABASE_API_KEY
-        from the environment that Jupyter was started in.
+        workbook (.xlsx). A table of Metabase needs METABASE_URL and METABASE_API_KEY
+        in the environment that Jupyter was started in.
 
         Examples::
 
@@ -126,11 +126,11 @@ class TransformMagics(Magics):
         """Run the cell as a transform on the loaded tables, exactly as in production: a gateway runs it.
 
         The cell is the whole script; the parameters of its transform() are tables (see
-        %tables). Shown are the log as Metabase shows it, images and tables that it
-        displayed, the returned data, the columns that Metabase would create, time by
-        stage and peak memory; on failure the code that production gives. Afterwards
-        the cell's names, `transform` first, are there to be called by hand, and
-        `last_run` is the result.
+        %tables). The output has the log as Metabase shows it, images and tables that
+        the cell displayed, the returned data, the columns that Metabase would create,
+        time by stage and peak memory; on failure the failure code of production.
+        Afterwards you can call the cell's functions by hand, `transform` among them,
+        and `last_run` is the result.
         """
         options = _parsed(self.transform, line)
         from transform_shim.notebook.log_printer import LogPrinter
@@ -209,7 +209,7 @@ class TransformMagics(Magics):
         names: dict[str, Any] = {}
         if here:
             names = script_names()
-            # an exception that IPython has shown before must not be what %debug takes up
+            # %debug must not open an exception that IPython has shown before
             self.shell.InteractiveTB.tb = None
         elif result.ok or "read" in result.stages or "transform" in result.stages:
             names = define_script(cell, session.library)
@@ -238,6 +238,6 @@ def _parsed(magic: Any, line: str) -> Any:
 
 
 def _unquoted(text: str) -> str:
-    """Take off the quotes that IPython's splitting leaves on."""
+    """Remove the quotes that IPython's splitting leaves."""
     quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "'\""
     return text[1:-1] if quoted else text

@@ -1,4 +1,4 @@
-"""The packages that jobs can import, and ``!command``, which can install none."""
+"""The packages that jobs can import, and ``!command``, which cannot install any."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NO_INSTALLATION = (
 #: Pause between two looks whether a command that prints nothing has ended.
 LOOK_SECONDS = 0.1
 
-#: Time that a command has for its end after an interrupt.
+#: Time for a command to end after an interrupt.
 INTERRUPT_SECONDS = 1.0
 
 

@@ -1,4 +1,4 @@
-"""How much of a table has come and how far a transform is, shown meanwhile."""
+"""Lines of progress in a cell's output: of the fetch of a table, and of a transform that reports its own."""
 
 # mypy: disable-error-code="no-untyped-call"
 # IPython has no annotations
@@ -43,7 +43,7 @@ class _Line:
 
 
 class ProgressLine(_Line):
-    """One line that says how much of a table has come, where that takes long."""
+    """One line with the size of a table that has arrived, if the fetch takes long."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class ProgressLine(_Line):
         self._shown_at = time.monotonic() + _PATIENCE_SECONDS - _PROGRESS_SECONDS
 
     def take(self, event: dict[str, Any]) -> None:
-        """Show how far it is."""
+        """Show the progress of an event."""
         now = time.monotonic()
         if event["event"] != "progress" or not event.get("bytes") or now - self._shown_at < _PROGRESS_SECONDS:
             return
@@ -62,7 +62,7 @@ class ProgressLine(_Line):
 
 
 class TransformLine(_Line):
-    """One line that says how far a transform is, by what it reports itself."""
+    """One line with the progress that a transform reports."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from transform_shim.notebook.transform_run import TransformRun, run_from
 
 __all__ = ["Session", "session"]
 
-#: Names that the script cannot be shadowed by, nor the interpreter.
+#: Names that a library module cannot have: it would hide the script or a module of the interpreter.
 _RESERVED = frozenset({SCRIPT_FILE.removesuffix(".py"), "transform_shim", "__main__", *sys.builtin_module_names})
 
 

@@ -1,4 +1,4 @@
-"""The tables of a notebook: what `transform` would get, under the names it would get them by."""
+"""The tables of a notebook, by the names of the parameters of `transform`."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Table:
     fields : tuple of (str, str)
         Column names and Metabase's types: those of the manifest, else inferred from the data.
     origin : str
-        Where it came from, as it was asked for, without the query of a URL.
+        Its source as the user named it, without the query of a URL.
     size_bytes : int
-        Of the file as a job would be sent it.
+        Size of the file that a job would get.
     data_format : str
     manifest : dict or None
     number : int
-        The companion's own name for it.
+        The companion's number for it.
     source : TableSource
         How the kernel reads it.
     """
@@ -133,7 +133,7 @@ class Tables:
             raise NotebookError(self._missing(name)) from None
 
     def read(self, name: str, form: FrameKind = "pandas") -> Any:
-        """Read a table anew, as the frame kind that an annotation of transform()'s parameter names.
+        """Read a table again, as the frame kind that an annotation of transform()'s parameter names.
 
         Parameters
         ----------
@@ -152,7 +152,7 @@ class Tables:
         NotebookError
             There is no such table or frame kind.
         InputInvalid
-            The file does not hold what its manifest says.
+            The file does not match its manifest.
         """
         table = self.info(name)
         if form not in FRAME_KINDS:
@@ -180,7 +180,7 @@ class Tables:
         manifest : str, optional
             File or URL of the manifest.
         data_format : str, optional
-            Needed where neither the name nor the content of the file tells.
+            Needed where neither the name nor the content of the file shows it.
         on_event : callable, optional
             Called with the progress of the fetch.
 

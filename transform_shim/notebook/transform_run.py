@@ -34,9 +34,9 @@ class TransformRun:
     Attributes
     ----------
     code : str
-        ``ok``, or why the job failed: the stable word that production answers.
+        ``ok``, or the failure code that production answers.
     error : str or None
-        The sentence that production answers.
+        The message that production answers.
     exit_code : int
     manifest : dict
         Of the output, as Metabase gets it; empty on failure.
@@ -47,7 +47,7 @@ class TransformRun:
     waterfall : tuple of StageSpan
         When each stage began and ended.
     profile : Profile or None
-        What the columns of the output contain; of ``%%transform`` only.
+        Figures about the columns of the output; of ``%%transform`` only.
     seconds : float
         From the slot to the end.
     peak_memory_bytes : int or None

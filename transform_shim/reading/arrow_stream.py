@@ -1,8 +1,8 @@
 """A table as a stream of record batches of one schema, in bounded memory.
 
-A stream must name its types before the first row. Most follow from the manifest; how many digits a decimal column
-has, whether a ``numeric`` column of whole numbers leaves 64 bits, and whether fractions of a second reach nanoseconds
-does not, so columns whose database type leaves that open are looked through once before.
+A stream must name its types before the first row. Most follow from the manifest. It does not say how many digits a
+decimal column has, whether a ``numeric`` column of whole numbers exceeds 64 bits, and whether fractions of a second
+reach nanoseconds; so a first pass reads the columns whose database type leaves that open.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PLAIN_TYPES = frozenset(
 
 
 class ArrowStream:
-    """The rows of a table as record batches; each call of :meth:`batches` reads the file anew.
+    """The rows of a table as record batches; each call of :meth:`batches` reads the file again.
 
     Has the Arrow PyCapsule interface, so that DuckDB and others can take it for a table.
     """
@@ -77,7 +77,7 @@ class ArrowStream:
             first_row += block.rows
             if is_first:
                 self._progress.advance(block.rows, block.end_bytes)
-            # last: a consumer that has enough never comes back
+            # last: a consumer may stop here
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
         if is_first:
             self._progress.finish()

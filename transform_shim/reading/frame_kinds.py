@@ -1,14 +1,14 @@
 """A table as the frame kind that transform() asks for.
 
 ================= ==============================================================================
-kind              what it is
+kind              object
 ================= ==============================================================================
 ``pandas``        DataFrame with ``attrs["source_metadata"]``; the default
 ``arrow``         pyarrow.Table; the schema's metadata carries the source metadata
 ``arrow_reader``  pyarrow.RecordBatchReader, read as it is consumed, once
 ``polars``        polars.DataFrame
 ``polars_lazy``   polars.LazyFrame over the file: collected with ``engine="streaming"`` it needs no memory for the table
-``duckdb``        DuckDB relation over the file; every query reads it anew
+``duckdb``        DuckDB relation over the file; every query reads it again
 ================= ==============================================================================
 """
 
@@ -40,7 +40,7 @@ FRAME_KINDS: tuple[FrameKind, ...] = get_args(FrameKind)
 
 
 class TableReader:
-    """A table on its way to user code; ``rows`` counts what has been read of it so far."""
+    """Reads one table for user code; ``rows`` counts the rows that have been read so far."""
 
     def __init__(self, source: TableSource, report: Report | None = None) -> None:
         self.source = source
@@ -168,7 +168,7 @@ def _polars_lazy(table: TableReader) -> Any:
 
 def _duckdb(table: TableReader) -> Any:
     duckdb = sys.modules["duckdb"]
-    # it takes every kernel for a notebook, and would draw a bar into the log of a job that takes more than two seconds
+    # DuckDB treats every kernel as a notebook, and would draw a bar into the log of a query of more than two seconds
     duckdb.execute("set enable_progress_bar = false")
     return duckdb.from_arrow(table.stream(engine_decimal))
 

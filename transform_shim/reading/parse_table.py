@@ -18,7 +18,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write a parsed table and return 0, else 1: a job that reads the table itself says what is wrong.
+    """Write a parsed table and return 0; return 1 on failure, which a job that reads the table itself then reports.
 
     Parameters
     ----------

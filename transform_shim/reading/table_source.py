@@ -1,4 +1,4 @@
-"""One input table: its manifest, its file, and how to go through it."""
+"""One input table: its manifest, its file, and the reader of its format."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TableSource:
         return self.file.data_path.stat().st_size
 
     def kind(self, field: Field) -> Kind | None:
-        """Return the field's kind; None where only the file itself knows the type."""
+        """Return the field's kind; None where only the file itself has the type."""
         return field.kind if self._typed else None
 
     def select(self, names: Sequence[str] | None = None) -> BlockFile:

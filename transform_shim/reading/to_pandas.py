@@ -13,7 +13,7 @@ nested                      Python lists and dictionaries (``object``)
 time, duration              the result of Arrow's own conversion
 =========================== ==================================================================
 
-Three exceptions depend on the values, because all else would lose much of them, and each comes with a notice: integers
+Three exceptions depend on the values, because these dtypes would lose data, and each comes with a notice: integers
 beyond 64 bits are Python integers (``object``), dates and date-times that nanoseconds cannot hold are
 ``datetime64[us]``, and a column of type Number with fractions is ``float64``.
 """
@@ -59,7 +59,7 @@ def column_values(parts: Sequence[pa.Array], kind: Kind | None) -> tuple[Any, st
     parts : sequence of pyarrow.Array
         The blocks of the column.
     kind : Kind or None
-        The kind of the column; None where only the file itself knows the type.
+        The kind of the column; None where only the file itself has the type.
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """Column names as texts.
 
-Names that are no text become their ``str()`` (0 is "0"); the levels of a MultiIndex are joined by ``_``, empty ones
+Names that are not texts become their ``str()`` (0 is "0"); the levels of a MultiIndex are joined by ``_``, empty ones
 left out, as ``("price", "mean")`` is "price_mean" and ``("key", "")`` is "key". Two columns of one name are an error:
 JSON could not tell them apart. Empty and missing names, and names that differ only in case, are named in a warning.
 """

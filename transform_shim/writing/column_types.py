@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from transform_shim.core.base_types import Kind, descends
 from transform_shim.core.manifest import Field
 
-__all__ = ["ColumnFacts", "base_type_for", "facts_of", "output_field"]
+__all__ = ["ColumnFacts", "base_type_for", "facts_of", "is_numeric", "output_field"]
 
 _INT32_END = 2**31
 _INT64_END = 2**63
@@ -43,7 +43,7 @@ class ColumnFacts:
 
 
 def facts_of(array: pa.Array, source: Field | None) -> ColumnFacts:
-    """Look at one canonical array; `source` is the field whose type might be carried over."""
+    """Return the facts about one canonical array; `source` is the field whose type might be carried over."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary  # each of its texts is that of a row
     if array.null_count == len(array):
@@ -97,7 +97,8 @@ def _fits(source: Field, kind: pa.DataType, facts: ColumnFacts) -> bool:
     return bool(_FITS[wanted](kind))
 
 
-def _is_numeric(kind: pa.DataType) -> bool:
+def is_numeric(kind: pa.DataType) -> bool:
+    """Return whether a column of this type has numbers."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
@@ -111,8 +112,8 @@ _INFERRED: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
     (pa.types.is_time, "Time"),
 )
 _FITS: dict[Kind, Callable[[pa.DataType], bool]] = {
-    Kind.FLOAT: _is_numeric,
-    Kind.DECIMAL: _is_numeric,
+    Kind.FLOAT: is_numeric,
+    Kind.DECIMAL: is_numeric,
     Kind.BOOLEAN: pa.types.is_boolean,
     Kind.TEXT: pa.types.is_large_string,
     Kind.JSON_TEXT: lambda kind: pa.types.is_large_string(kind) or pa.types.is_time(kind),

@@ -65,7 +65,7 @@ class ContractCheck:
         self.frame = dataclasses.replace(frame, batches=map(self._checked, frame.batches))
 
     def finish(self) -> None:
-        """Check what only the whole result tells.
+        """Check the rules that need the whole result.
 
         Raises
         ------

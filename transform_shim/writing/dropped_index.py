@@ -19,8 +19,8 @@ def check_index(frame: pd.DataFrame, table_rows: int) -> None:
     frame : pandas.DataFrame
         The returned frame.
     table_rows : int
-        Rows of the largest table that transform() was given. Filtering and sorting leave its row numbers, which are no
-        loss.
+        Rows of the largest table that transform() was given. Filtering and sorting leave its row numbers, which may be
+        dropped.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Any frame that transform() may return, as one thing: named, typed columns that come in batches.
+"""Any frame that transform() may return, as one class: named, typed columns that come in batches.
 
 pandas DataFrames (also of a subclass), pyarrow Tables, RecordBatches and RecordBatchReaders, Polars DataFrames and
 LazyFrames, DuckDB relations, and any other class with the Arrow PyCapsule interface. Lazy ones are computed
@@ -41,7 +41,7 @@ _CELL_BYTES = 12
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some rows of a frame; ``load`` makes canonical arrays of them, in whichever thread has time.
+    """Some rows of a frame; ``load`` makes canonical arrays of them, in any thread.
 
     Texts of pandas 2 may come as a dictionary; see `transform_shim.core.shared_objects`.
     """
@@ -85,7 +85,7 @@ def is_frame(value: object) -> bool:
 def open_frame(
     value: Any, inputs: Sequence[Mapping[str, Any]], *, table_rows: int = 0, mixed_columns: MixedColumns = "text"
 ) -> OutputFrame:
-    """Look at a returned frame; its rows are touched as they are written.
+    """Open a returned frame; its rows are read as they are written.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def open_frame(
     Raises
     ------
     InvalidReturn
-        If it is no frame.
+        If it is not a frame.
     OutputInvalid
         If its names or types cannot be written.
     ResultFailed
@@ -165,7 +165,7 @@ def _reader(value: Any) -> tuple[pa.RecordBatchReader, Mapping[str, Any] | None]
         reader = value.to_reader(max_chunksize=_BATCH_ROWS)
     elif type(value).__module__.split(".")[0] in ("duckdb", "_duckdb") and hasattr(value, "to_arrow_reader"):
         refuse_duckdb_types(zip(value.columns, value.types, strict=True))
-        reader = value.to_arrow_reader(_BATCH_ROWS)  # its own interface hands over the whole result
+        reader = value.to_arrow_reader(_BATCH_ROWS)  # its PyCapsule interface returns the whole result at once
     else:
         if _is_polars(value, "DataFrame"):
             refuse_polars_types(value.schema.items())

@@ -1,8 +1,8 @@
 """pandas columns as canonical Arrow arrays, a slice at a time.
 
-The type of a column is settled before the first row, from its dtype and, where that says little (objects), its
-values. Two repairs need a look at the source's type: an Integer column that a join turned into floats holds whole
-numbers still, and a Date column travels through pandas as midnights.
+The type of a column is decided before the first row, from its dtype and, where that says little (objects), its
+values. Two repairs use the source's type: an Integer column that a join turned into floats still holds whole
+numbers, and a Date column becomes midnights in pandas.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DOUBLE_INTEGER_END = 2**53
 
 
 class PlannedColumn(Protocol):
-    """A column whose type is settled."""
+    """A column whose type is decided."""
 
     name: str
     type: pa.DataType
@@ -54,7 +54,7 @@ class _SlicedColumn:
 
 
 def plan_column(name: str, series: pd.Series[Any], source: Field | None, mixed: MixedColumns = "text") -> PlannedColumn:
-    """Settle how a column is written; `source` is the field it was read from, if any.
+    """Decide how a column is written; `source` is the field it was read from, if any.
 
     Raises
     ------

@@ -14,7 +14,7 @@ __all__ = ["HashingFile"]
 
 
 class HashingFile:
-    """A binary file that knows the length and the SHA-256 of its content.
+    """A binary file that computes the length and the SHA-256 of its content.
 
     Writes go straight to the descriptor: an error such as EFBIG surfaces with its ``errno`` at the write that met it.
     The methods beyond ``write`` are those that pyarrow asks of a Python file.

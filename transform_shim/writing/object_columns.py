@@ -254,7 +254,7 @@ def _datetime(value: Any, is_aware: bool, unit: str) -> Any:
     if ticks.astype(value.dtype) != value:  # numpy lets an overflow pass
         if unit == "ns":
             raise ValueError("a date-time outside of 1678 to 2262, beside others that have nanoseconds")
-        raise ValueError("a date-time that microseconds cannot say")
+        raise ValueError("a date-time that microseconds cannot represent")
     return int(ticks.astype(np.int64))
 
 

@@ -1,4 +1,4 @@
-"""Types that an engine hands over to Arrow as other values, without an error."""
+"""Types that an engine passes to Arrow as other values, without an error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def refuse_duckdb_types(columns: Iterable[tuple[str, object]]) -> None:
     Raises
     ------
     OutputInvalid
-        If a column has a type that DuckDB hands over as something else.
+        If a column has a type that DuckDB passes to Arrow as other values.
     """
     _refuse(columns, _DUCKDB, "DuckDB")
 

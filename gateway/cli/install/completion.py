@@ -40,7 +40,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
 
 
 def complete(commands: Mapping[str, tuple[str, str]]) -> NoReturn:
-    """Answer a shell that asks for completions, by the parser of the command on its line.
+    """Answer a shell that asks for completions, with the parser of the command on its line.
 
     Parameters
     ----------

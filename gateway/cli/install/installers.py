@@ -1,4 +1,4 @@
-"""pip and uv, whichever is there: each finds what is missing, and installs it into a directory."""
+"""pip and uv: each finds the missing packages, and installs them into a directory."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Installer(Protocol):
     name: str
 
     def resolve(self, names: Sequence[str]) -> list[str]:
-        """Return requirements for what is not installed yet, with exact versions."""
+        """Return requirements for the packages that are not installed yet, with exact versions."""
 
     def install(self, requirements: Sequence[str], place: Path) -> None:
-        """Install these and nothing that they need."""
+        """Install these without their dependencies."""
 
 
 def found(scratch: Path, pins: str) -> Installer:
@@ -39,7 +39,7 @@ def found(scratch: Path, pins: str) -> Installer:
     Raises
     ------
     UsageError
-        There is neither.
+        Neither is installed.
     """
     pins_path = scratch / "pins.txt"
     pins_path.write_text(pins)
@@ -48,7 +48,7 @@ def found(scratch: Path, pins: str) -> Installer:
     if uv is not None and (find_spec("pip") is None or any(os.environ.get(name) for name in _UV_INDEX)):
         return _Uv(uv, pins_path)
     if find_spec("pip") is None:
-        raise common.UsageError("neither pip nor uv is there to install packages with: install one of them")
+        raise common.UsageError("neither pip nor uv is installed: install one of them")
     return _Pip(scratch, pins_path)
 
 
@@ -63,7 +63,7 @@ class _Pip:
         ]
 
     def resolve(self, names: Sequence[str]) -> list[str]:
-        # nothing is installed there, which Debian's pip would refuse to do
+        # nothing is installed into this Python, but Debian's pip refuses even to resolve without this
         variables = {"PIP_BREAK_SYSTEM_PACKAGES": "1"}
         options = ["--dry-run", f"--report={self._report_path}", f"--constraint={self._pins_path}"]
         _run([*self._command, *options, "--", *names], variables)

@@ -45,7 +45,7 @@ class PackageSets:
     directory : Path
         Where the sets are.
     say : callable
-        Takes a line about each step.
+        Called with a line about each step.
     """
 
     directory: Path
@@ -54,7 +54,7 @@ class PackageSets:
     @classmethod
     @contextlib.contextmanager
     def opened(cls, state_dir: Path, say: Callable[[str], None]) -> Iterator[PackageSets]:
-        """Yield the sets; nobody else changes them meanwhile."""
+        """Yield the sets, locked against changes by others."""
         os.umask(0o022)  # kernels run as other users
         directory = state_dir.resolve() / PACKAGES_DIR  # as `current_set` does, for the paths of sets are compared
         directory.mkdir(parents=True, exist_ok=True)
@@ -81,12 +81,12 @@ class PackageSets:
             raise common.UsageError(f"the added packages are not used: {error}") from None
 
     def requested(self) -> list[str]:
-        """Return the names that were asked for."""
+        """Return the requested names."""
         current = self.current()
         return [] if current is None else list(json.loads((current / _REQUESTED_FILE).read_text()))
 
     def make(self, names: Sequence[str]) -> Path | None:
-        """Return a set with these packages and what they need; None for no packages.
+        """Return a set with these packages and their dependencies; None for no packages.
 
         Raises
         ------
@@ -110,7 +110,7 @@ class PackageSets:
             made = self.directory / _digest(place)
             if made.exists():
                 return made
-            self.say("trying whether kernels start with them")
+            self.say("testing whether kernels start with them")
             try_kernels(place)
             place.rename(made)
         finally:
@@ -149,13 +149,13 @@ def _package(name: str) -> str:
 
 
 def _pins() -> str:
-    """Return what is installed, as constraints: what is added must fit it, and none of it is installed again."""
+    """Return the installed packages as constraints: added ones must fit them, and no package is installed twice."""
     found = {each.metadata["Name"]: each.version for each in reversed(list(metadata.distributions()))}
     return "".join(f"{name}=={version}\n" for name, version in sorted(found.items()))
 
 
 def _digest(place: Path) -> str:
-    """Return a name for a set that only the same files have."""
+    """Return a name for a set: a digest of its files."""
     digest = hashlib.sha256((place / _REQUESTED_FILE).read_bytes())
     for record in sorted(place.glob("*.dist-info/RECORD")):
         digest.update(record.read_bytes())
@@ -175,12 +175,12 @@ def _let_kernels_read(place: Path) -> None:
 
 
 def try_kernels(place: Path) -> None:
-    """Start a fork server with a set; it forks a kernel and runs a job in it before it says that it is ready.
+    """Start a fork server with a set; it forks a kernel and runs a job in it before it reports that it is ready.
 
     Raises
     ------
     UsageError
-        It does not get ready.
+        It does not become ready.
     """
     ours, theirs = pair()
     modules = [f"--module={name}" for name in modules_with(_preload())]

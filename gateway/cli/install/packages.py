@@ -119,7 +119,7 @@ def _change(action: str, options: argparse.Namespace) -> int:
 
 
 def _reload(running: Running) -> str:
-    """Let the gateway use the packages that are current now; return what went wrong, or an empty text."""
+    """Make the gateway use the current packages; return the reason of a failure, or an empty text."""
     client = TransformClient(
         running.url, running.token, timeout_seconds=_RELOAD_SECONDS, trust=local_trust(running.cert)
     )

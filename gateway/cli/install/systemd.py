@@ -53,7 +53,7 @@ RestartPreventExitStatus=2
 
 # Each job gets a control group below that of the service (tier A of the sandbox).
 Delegate=yes
-# A job that is killed because its memory is used up is a failed job, and no failure of the service.
+# A job that is killed because its memory is used up is a failed job, not a failure of the service.
 OOMPolicy=continue
 LimitNOFILE=65536
 
@@ -71,7 +71,7 @@ LockPersonality=yes
 RestrictRealtime=yes
 SystemCallArchitectures=native
 
-# Left out, each because it would take away a layer of the sandbox or a function:
+# Left out, because each would remove a layer of the sandbox or a function:
 # User=, DynamicUser=            the launcher needs root to give each job a user of its own (layer identity)
 # PrivateUsers=                  those users must exist in the service's user namespace
 # ProtectControlGroups=          each job gets a control group (layer cgroup); with it the tier is B

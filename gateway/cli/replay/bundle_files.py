@@ -39,9 +39,9 @@ class BundledTables:
     Attributes
     ----------
     files : dict
-        Those of which there is data.
+        Files of the tables whose data is there.
     missing : list of dict
-        Those of which there is none, although transform() takes them, as the bundle describes them.
+        Descriptions, from the bundle, of the tables that transform() takes and whose data is not there.
     """
 
     files: dict[str, BundledFiles] = field(default_factory=dict)
@@ -58,8 +58,8 @@ def fetch_tables(
 ) -> BundledTables:
     """Write the tables of a bundle into a directory, which is made for the first of them.
 
-    A file of `given` is taken instead of the bundle's data. Without `takes_first_rows`, a table of which the bundle has
-    no more counts as missing.
+    A file of `given` replaces the bundle's data. Without `takes_first_rows`, a table of which the bundle has only the
+    first rows counts as missing.
     """
     found = BundledTables()
     for number, table in enumerate(bundle["tables"]):
@@ -101,7 +101,7 @@ def write_script(bundle: Mapping[str, Any], directory: Path) -> tuple[Path, list
 
 
 def described(table: Mapping[str, Any]) -> str:
-    """Return why a table is not there, and where Metabase has it."""
+    """Return why a table is missing, and its id in Metabase."""
     size = table["bytes"]
     reason = "was not fetched" if size is None else f"has {size:,} bytes, which is too large for the bundle"
     more = ", which has its first rows" if table["kept"] == "first_rows" else ""

@@ -117,7 +117,7 @@ def _introduction(bundle: Mapping[str, Any], notes: Sequence[str]) -> str:
 
 
 def _notes(bundle: Mapping[str, Any]) -> list[str]:
-    """Return in what the failed job differed from one that runs here."""
+    """Return the differences between the failed job and one that runs here."""
     words = set(re.findall(r"[a-z_][a-z0-9_]*", "\n".join([bundle["code"], *bundle["library"].values()]).lower()))
     here = {package.name: package.version for package in job_packages(())}
     notes = []
@@ -129,7 +129,7 @@ def _notes(bundle: Mapping[str, Any]) -> list[str]:
 
 
 def _settings(bundle: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings with which a gateway here treats the job as the one did in which it failed."""
+    """Return settings with which a gateway here treats the job as the gateway did in which it failed."""
     limits = {LIMITS[name].setting: str(value) for name, value in bundle["limits"].items() if name in LIMITS}
     if bundle["limits"] == {name: getattr(WITHOUT_LIMITS, name) for name in LIMITS}:
         limits = {"DISABLE_LIMITS": "true"}

@@ -130,7 +130,7 @@ FAILURES: dict[FailureCode, FailureKind] = {
         retryable=True,
     ),
     FailureCode.INPUT_INVALID: _kind(
-        "An input table does not contain what its manifest says.",
+        "An input table does not match its manifest.",
         "Check the table, line and column that the message names.",
         in_log=True,
     ),
@@ -173,7 +173,7 @@ FAILURES: dict[FailureCode, FailureKind] = {
     ),
     FailureCode.LAUNCHER_LOST: _kind(
         "The launcher of kernels ended, and the job's kernel with it.",
-        "Send it again; the launcher is started again by itself.",
+        "Send it again; the launcher restarts by itself.",
         retryable=True,
         exit_code=EXIT_CODE_KILLED,
         status=503,
@@ -220,11 +220,11 @@ class JobFailed(Exception):
     code : FailureCode
         Why the job failed.
     message : str
-        The sentence for the user, with the limit that was hit.
+        The message for the user, with the limit that was hit.
     exit_code : int, optional
         The exit code of the job's own process, if it had one; else that of the failure code.
     retryable : bool, optional
-        Whether the same request may succeed when sent again, where the cause says more than the failure code.
+        Whether the same request may succeed when sent again, where the cause is more specific than the failure code.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ GatewayError
 ├── Paused                503 paused                  retryable, an operator paused the intake of jobs
 ├── StoreFailed           503 store_failed            retryable, the job could not be written to disk
 ├── DiskFull              503 disk_full               retryable, the disk of STATE_DIR is below its floor
-├── StorageDown           503 storage_down            retryable, the storage does not run or takes no results
+├── StorageDown           503 storage_down            retryable, the storage does not run or accepts no results
 ├── BrokerDown            503 broker_down             retryable, the broker of the cluster does not answer
 ├── MemberDown            503 member_down             retryable, the member that accepted the job does not answer
 ├── TooManyConnections    503 too_many_connections    retryable
@@ -158,7 +158,7 @@ class QueueTimeout(GatewayError):
 
 
 class ShuttingDown(GatewayError):
-    """The gateway drains: it finishes the jobs that run and takes no new ones."""
+    """The gateway drains: it finishes the jobs that run and accepts no new ones."""
 
     status, code, retryable = 503, "shutting_down", True
     advice = "Send it again when the gateway runs again."
@@ -179,18 +179,18 @@ class StoreFailed(GatewayError):
 
 
 class DiskFull(GatewayError):
-    """The disk of STATE_DIR is nearly full, so a job would fail for want of space."""
+    """The disk of STATE_DIR is nearly full, so a job would fail for lack of space."""
 
     status, code, retryable = 503, "disk_full", True
     advice = "Free space or inodes on the disk of STATE_DIR; MIN_FREE_DISK_BYTES sets the floor."
 
 
 class StorageDown(GatewayError):
-    """The embedded S3 server does not run, or as many results as allowed wait for a storage that does not take them."""
+    """The embedded S3 server does not run, or too many results wait for a storage that does not accept them."""
 
     status, code, retryable = 503, "storage_down", True
     advice = (
-        "Send it again; the embedded S3 server is started again by itself. For other storage, check that it can be "
+        "Send it again; the embedded S3 server restarts by itself. For other storage, check that it can be "
         "reached, or raise MAX_DELIVERIES."
     )
 
@@ -203,7 +203,7 @@ class BrokerDown(GatewayError):
 
 
 class MemberDown(GatewayError):
-    """The member of the cluster that accepted the job does not answer, so another one cannot tell about it."""
+    """The member of the cluster that accepted the job does not answer, so nothing is known about the job."""
 
     status, code, retryable = 503, "member_down", True
     advice = "Send it again later. The job is not lost: its record is at the member that the message names."

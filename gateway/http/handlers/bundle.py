@@ -1,4 +1,4 @@
-"""``/v1/jobs/{job_id}/bundle``: what is kept of a failed job, to run it again."""
+"""``/v1/jobs/{job_id}/bundle``: the bundle of a failed job, to run it again."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tornado.iostream import StreamClosedError
 
 from gateway.core.errors import NotFound
 from gateway.core.formats import FORMATS
-from gateway.http.base.elsewhere import anywhere
-from gateway.http.base.handler import BaseHandler
+from gateway.http.base_handler.elsewhere import anywhere
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.handlers.job_lookup import named_in_path
 from gateway.http.schemas.bundle import bundle_response
 

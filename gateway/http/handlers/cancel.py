@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gateway.core.job import RequestId
-from gateway.http.base.elsewhere import anywhere
-from gateway.http.base.handler import BaseHandler
+from gateway.http.base_handler.elsewhere import anywhere
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.bodies.receivers import BodyReceiver
 from gateway.http.schemas.requests import CancelRequest
 from gateway.http.schemas.responses import CancelResponse

@@ -7,15 +7,19 @@ import contextlib
 import hashlib
 import logging
 import re
+from dataclasses import replace
 from typing import Any
 
 from msgspec import structs
 
-from gateway.core.errors import BadRequest, Conflict, GatewayError, KeyReused, NotFound
+from gateway.core.errors import BadRequest, Conflict, GatewayError, KeyReused, MemberDown, NotFound
 from gateway.core.job import Delivery, Job, KeptDelivery, Verdict
 from gateway.core.uploads import Uploads
 from gateway.core.wire import encode_job
-from gateway.http.base.handler import BaseHandler
+from gateway.http.access.peer_connection import PeerConnection, for_peers
+from gateway.http.base_handler.context import Context
+from gateway.http.base_handler.elsewhere import pass_on, peer_request
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.bodies.multipart import boundary_of
 from gateway.http.bodies.receivers import BodyReceiver, JsonBody
 from gateway.http.bodies.uploads import MultipartBody
@@ -132,8 +136,7 @@ class ExecuteHandler(JobHandler):
             key = await self._idempotency_key(job)
             if self.client_disconnected:
                 return  # the client disconnected while its body was read, and its files are removed already
-            if key is not None and (earlier := await self.context.service.find_by_key(key)) is not None:
-                await self._respond_again(earlier, job.delivery)
+            if key is not None and await self._is_recorded(key, job.delivery):
                 return
             record = await self.submit(job, is_awaited=is_awaited, key=key)
             self._tell_ignored(record)
@@ -147,7 +150,7 @@ class ExecuteHandler(JobHandler):
             self.respond(accepted.body(), 202)
             return
         verdict = await self.outcome(record)
-        answer = await self._with_result(job_response(record, verdict), verdict, record, job.delivery)
+        answer = await _response(self.context, record, verdict, is_inline=_is_inline(job.delivery))
         self.respond(answer.body(), verdict.status)
 
     def _tell_ignored(self, record: JobRecord) -> None:
@@ -157,11 +160,24 @@ class ExecuteHandler(JobHandler):
             names = ", ".join(self._ignored.unknown)
             log.info("job %s: unknown members of the request were ignored: %s", record.execution_id, names)
 
-    async def _respond_again(self, record: JobRecord, delivery: Delivery) -> None:
-        """Respond with the recorded outcome of a job, for a request with the same Idempotency-Key."""
-        verdict = await record.wait()
-        answer = await self._with_result(job_response(record, verdict), verdict, record, delivery)
-        self.respond(answer.model_copy(update={"replayed": True}).body(), verdict.status)
+    async def _is_recorded(self, key: IdempotencyKey, delivery: Delivery) -> bool:
+        """Respond with the recorded outcome of the job that came with the same Idempotency-Key, if there is one."""
+        service, peers = self.context.service, self.context.service.peers
+        is_inline = _is_inline(delivery)
+        earlier = await service.find_by_key(key)
+        if earlier is None and peers is not None and (entry := await peers.entry_of_key(key.key)) is not None:
+            if entry.keeper == peers.name:
+                earlier = await service.find_by_key(key)  # it has come meanwhile, or is forgotten
+            else:
+                uri = f"/v1/outcomes/{key.key.hex()}/{key.body.hex()}?inline={is_inline:d}"
+                request = replace(peer_request(self, peers, self.token), method="GET", uri=uri)
+                if await pass_on(self, entry.keeper, request, unless=NotFound.status):
+                    return True
+            if earlier is None:
+                await peers.forget_key(key.key, entry)
+        if earlier is not None:
+            await _respond_again(self, earlier, is_inline=is_inline)
+        return earlier is not None
 
     async def _idempotency_key(self, job: Job) -> IdempotencyKey | None:
         """Return the request's ``Idempotency-Key`` with a fingerprint of its body.
@@ -195,7 +211,7 @@ class ExecuteHandler(JobHandler):
         # another job with this id, or with this key, writes its log to that URL, or has written it
         if (
             self.context.refusals is None
-            or isinstance(refusal, Conflict | KeyReused)
+            or isinstance(refusal, Conflict | KeyReused | MemberDown)
             or not isinstance(self._events_url, str)
         ):
             return
@@ -226,20 +242,47 @@ class ExecuteHandler(JobHandler):
         settings = self.context.settings
         return execute_job(validate(ExecuteRequest, value, settings), settings, received, self.trace_parent)
 
-    async def _with_result(
-        self, answer: JobResponse, verdict: Verdict, record: JobRecord, delivery: Delivery
-    ) -> JobResponse:
-        if not isinstance(delivery, KeptDelivery):
-            return answer
-        kept = self.context.service.kept_result(record)
-        if kept is None:
-            return answer
-        links = kept_links(record.request_id, with_output="output" in kept.part_bytes)
-        more: dict[str, Any] = {"results": links}
-        if delivery.inline and verdict.output is not None:
-            cap_bytes = self.context.settings.inline_cap_bytes
-            more |= await read_inline(kept, verdict.output, cap_bytes)
-        return answer.model_copy(update=more)
+
+class OutcomeHandler(BaseHandler):
+    """Sends another member the recorded outcome of the job that came with an Idempotency-Key."""
+
+    @for_peers
+    async def get(self, key: str, body: str) -> None:
+        """Respond as to a request with this key and this body, and with 404 if a job may run for it."""
+        if not isinstance(self.request.connection, PeerConnection):
+            raise NotFound("only another member of the cluster can ask for this")
+        record = await self.context.service.find_by_key(IdempotencyKey(bytes.fromhex(key), bytes.fromhex(body)))
+        if record is None:
+            raise NotFound("no job with this Idempotency-Key is known")
+        await _respond_again(self, record, is_inline=self.get_query_argument("inline") == "1")
+
+    def _set_error(self, refusal: GatewayError) -> None:
+        refusal.details.setdefault("exit_code", 1)  # as `ExecuteHandler`
+        super()._set_error(refusal)
+
+
+def _is_inline(delivery: Delivery) -> bool:
+    return isinstance(delivery, KeptDelivery) and delivery.inline
+
+
+async def _respond_again(handler: BaseHandler, record: JobRecord, *, is_inline: bool) -> None:
+    """Respond with the recorded outcome of a job, for a request with the same Idempotency-Key."""
+    verdict = await record.wait()
+    answer = await _response(handler.context, record, verdict, is_inline=is_inline)
+    handler.respond(answer.model_copy(update={"replayed": True}).body(), verdict.status)
+
+
+async def _response(context: Context, record: JobRecord, verdict: Verdict, *, is_inline: bool) -> JobResponse:
+    """Return the answer to a request, with its result if that stays here."""
+    answer = job_response(record, verdict)
+    kept = context.service.kept_result(record)
+    if kept is None:
+        return answer
+    links = kept_links(record.request_id, with_output="output" in kept.part_bytes)
+    more: dict[str, Any] = {"results": links}
+    if is_inline and verdict.output is not None:
+        more |= await read_inline(kept, verdict.output, context.settings.inline_cap_bytes)
+    return answer.model_copy(update=more)
 
 
 def _fingerprint(job: Job, uploads: Uploads | None) -> bytes:

@@ -7,8 +7,8 @@ anyway.
 from __future__ import annotations
 
 from gateway.core.errors import GatewayError, JobFailed, ShuttingDown
-from gateway.http.base.handler import BaseHandler
-from gateway.http.base.tokens import TokenKind
+from gateway.http.access.tokens import TokenKind
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.bodies.receivers import BodyReceiver, JsonBody
 from gateway.http.schemas.requests import ConsoleRequest, ReleaseRequest
 from gateway.http.schemas.responses import HeldListResponse, ReleasedResponse, held_response

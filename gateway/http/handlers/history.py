@@ -6,10 +6,10 @@ from typing import cast, get_args
 
 from gateway.core.errors import BadRequest
 from gateway.core.job import ResultPart
-from gateway.http.base.elsewhere import anywhere
-from gateway.http.base.handler import BaseHandler
-from gateway.http.base.peer_connection import PeerConnection, for_peers
-from gateway.http.base.tokens import TokenKind
+from gateway.http.access.peer_connection import PeerConnection, for_peers
+from gateway.http.access.tokens import TokenKind
+from gateway.http.base_handler.elsewhere import anywhere
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.bodies.receivers import BodyReceiver, JsonBody
 from gateway.http.handlers.history_pages import merged_page, own_page
 from gateway.http.handlers.job_lookup import named_in_path, request_ids_of
@@ -138,7 +138,7 @@ class HistoryLogsHandler(BaseHandler):
 
 
 class HistoryDisplaysHandler(BaseHandler):
-    """Sends what one job displayed."""
+    """Sends the displays of one job."""
 
     checks_query = True
 

@@ -12,11 +12,11 @@ from urllib.parse import urlencode
 
 from gateway.core.errors import BadRequest, MemberDown
 from gateway.core.job import JobState
-from gateway.http.base.elsewhere import peer_request
-from gateway.http.base.handler import BaseHandler
-from gateway.http.base.other_members import read_answer
-from gateway.http.base.peer_connection import PeerConnection
+from gateway.http.access.peer_connection import PeerConnection
+from gateway.http.base_handler.elsewhere import peer_request
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.schemas.history import JobsResponse, summary_of
+from gateway.http.streams.other_members import read_answer
 from gateway.jobs.peers import Peers
 from gateway.jobs.store import HistoryQuery
 from gateway.jobs.store.history import SortKey, sorted_value

@@ -6,7 +6,7 @@ import re
 
 from gateway.core.errors import NotFound
 from gateway.core.job import JobState, RequestId, Scope
-from gateway.http.base.handler import BaseHandler
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.jobs.service import JobService
 from gateway.jobs.store import JobRecord
 
@@ -19,17 +19,17 @@ def request_ids_of(text: str) -> tuple[RequestId, ...]:
 
 
 def named_in_path(handler: BaseHandler, job_id: str, *more: str) -> str:
-    """Return which job a request means whose path has the gateway's own id."""
+    """Return the job that a request names by the gateway's own id in its path."""
     return job_id
 
 
 def asked_in_path(handler: BaseHandler, request_id: str, *more: str) -> tuple[RequestId, ...]:
-    """Return which job a request means whose path has the caller's id."""
+    """Return the job that a request names by the caller's id in its path."""
     return request_ids_of(request_id)
 
 
 def asked_in_query(handler: BaseHandler) -> tuple[RequestId, ...] | None:
-    """Return which job a request means whose query may have the caller's id."""
+    """Return the job that a request names by the caller's id in its query, if it names one."""
     text = handler.get_query_argument("request_id", None, strip=False)
     return None if text is None else request_ids_of(text)
 

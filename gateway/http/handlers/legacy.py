@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 from gateway.core.job import DirectoryDelivery, Job, JobState, Verdict
-from gateway.http.base.elsewhere import pass_on, peer_request
-from gateway.http.base.handler import BaseHandler
-from gateway.http.base.peer_connection import for_peers
-from gateway.http.base.tokens import TokenKind
+from gateway.http.access.peer_connection import for_peers
+from gateway.http.access.tokens import TokenKind
+from gateway.http.base_handler.elsewhere import pass_on, peer_request
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.bodies.receivers import BodyReceiver
 from gateway.http.handlers.execute import JobHandler
 from gateway.http.handlers.history_pages import newest_elsewhere

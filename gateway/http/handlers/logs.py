@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from gateway.core.errors import BadRequest, NotFound
 from gateway.core.job import JobState
-from gateway.http.base.elsewhere import anywhere, pass_on, peer_request
-from gateway.http.base.handler import BaseHandler
-from gateway.http.base.tokens import TokenKind
+from gateway.http.access.tokens import TokenKind
+from gateway.http.base_handler.elsewhere import anywhere, pass_on, peer_request
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.handlers.history_pages import newest_elsewhere
 from gateway.http.handlers.job_lookup import asked_in_query, require_by_text
 from gateway.http.schemas.responses import LogsResponse, progress_of
@@ -37,7 +37,7 @@ class LogsHandler(BaseHandler):
         record = await self._record()
         if record.state is JobState.FINISHED:
             # The id may be that of a job whose request came first and is still being read or stored. The log of an
-            # earlier job with this id would be no prefix of the log of that one.
+            # earlier job with this id would not be a prefix of the log of that one.
             await self.context.arrivals.wait()
             if self.client_disconnected:
                 return
@@ -47,7 +47,7 @@ class LogsHandler(BaseHandler):
     head = get
 
     async def _is_elsewhere(self, offset: int) -> bool:
-        """Send the log of the job that is meant where none is named, if another member keeps it."""
+        """Send the log of the default job, for a request that names none, if another member keeps it."""
         peers = self.context.service.peers
         found = await newest_elsewhere(self, JobState.RUNNING, JobState.QUEUED, JobState.FINISHED)
         if found is None or peers is None:

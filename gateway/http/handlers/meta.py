@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prometheus_client.exposition import choose_encoder
 
-from gateway.http.base.handler import BaseHandler
-from gateway.http.base.tokens import TokenKind
+from gateway.http.access.tokens import TokenKind
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.schemas.responses import LiveResponse, ReadyResponse, packages_response
 
 
@@ -58,7 +58,7 @@ class PackagesHandler(BaseHandler):
 
 
 class ReloadPackagesHandler(BaseHandler):
-    """Lets the kernels of later jobs have the packages that were added or removed; jobs that run go on."""
+    """Applies added and removed packages to the kernels of later jobs; jobs that run go on."""
 
     write_kind = TokenKind.ADMIN
     takes_local_token = True
@@ -68,7 +68,7 @@ class ReloadPackagesHandler(BaseHandler):
 
 
 class LiveHandler(BaseHandler):
-    """Says that the process answers: an orchestrator restarts it when it does not."""
+    """Confirms that the process answers: an orchestrator restarts it when it does not."""
 
     is_open = True
 
@@ -79,7 +79,7 @@ class LiveHandler(BaseHandler):
 
 
 class ReadyHandler(BaseHandler):
-    """Says whether jobs are accepted: a load balancer sends them elsewhere while they are not."""
+    """Reports whether jobs are accepted: a load balancer sends them elsewhere while they are not."""
 
     is_open = True
 

@@ -9,7 +9,7 @@ import secrets
 from gateway.core.errors import NotFound
 from gateway.core.formats import FORMATS
 from gateway.core.version import VERSION
-from gateway.http.base.handler import BaseHandler
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.schemas.responses import RootResponse
 from gateway.page.assets import Asset, asset
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.http.base.handler import BaseHandler
-from gateway.http.base.tokens import TokenKind
+from gateway.http.access.tokens import TokenKind
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.schemas.responses import PauseResponse
 
 

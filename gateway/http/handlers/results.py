@@ -12,8 +12,8 @@ from tornado.iostream import StreamClosedError
 from gateway.core.errors import NotFound
 from gateway.core.formats import DEFAULT_FORMAT, FORMATS
 from gateway.core.job import JobState, OutputFacts, ResultPart
-from gateway.http.base.elsewhere import anywhere
-from gateway.http.base.handler import BaseHandler
+from gateway.http.base_handler.elsewhere import anywhere
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.handlers.job_lookup import asked_in_path, require_by_text
 from gateway.jobs.runner import KeptResult, ResultReader
 from gateway.jobs.store import JobRecord
@@ -62,7 +62,7 @@ class KeptFileHandler(BaseHandler):
 
 
 async def send_blocks(handler: BaseHandler, reader: ResultReader) -> None:
-    """Send a file as the rest of an answer; that the caller disconnects is no error."""
+    """Send a file as the rest of an answer; a caller that disconnects is not an error."""
     try:
         async with aclosing(reader.blocks()) as blocks:
             async for block in blocks:

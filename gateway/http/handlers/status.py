@@ -6,9 +6,9 @@ from typing import Any
 
 from gateway.core.job import ALL_JOBS, JobState
 from gateway.core.version import VERSION
-from gateway.http.base.elsewhere import anywhere
-from gateway.http.base.handler import BaseHandler
-from gateway.http.base.tokens import TokenKind
+from gateway.http.access.tokens import TokenKind
+from gateway.http.base_handler.elsewhere import anywhere
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.handlers.job_lookup import asked_in_query, require_by_text
 from gateway.http.schemas.responses import (
     JobStatusResponse,

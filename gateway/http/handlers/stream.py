@@ -20,25 +20,25 @@ from tornado.iostream import StreamClosedError
 
 from gateway.core.errors import Forbidden, MemberDown, NotFound, TooManyConnections
 from gateway.core.events import JobLog
-from gateway.http.base.auth import NO_TOKEN
-from gateway.http.base.elsewhere import peer_request
-from gateway.http.base.handler import BaseHandler
-from gateway.http.base.other_members import WAIT_SECONDS, OtherLog
-from gateway.http.base.peer_connection import PeerConnection, for_peers
-from gateway.http.base.stream_batches import NO_JOBS, next_send
-from gateway.http.base.tokens import TokenKind
+from gateway.http.access.auth import NO_TOKEN
+from gateway.http.access.peer_connection import PeerConnection, for_peers
+from gateway.http.access.tokens import TokenKind
+from gateway.http.base_handler.elsewhere import peer_request
+from gateway.http.base_handler.handler import BaseHandler
+from gateway.http.streams.other_members import WAIT_SECONDS, OtherLog
+from gateway.http.streams.stream_batches import NO_JOBS, next_send
 from gateway.jobs.feed import Watch
 
 #: Streams that may be open; each holds a connection.
 MAX_STREAMS = 100
 
-#: How often the state is looked at for what no job announces, for example ready kernels.
+#: Interval at which the state is read for changes that no job announces, for example ready kernels.
 LOOK_SECONDS = 1.0
 
 #: Proxies close connections that are silent for long, often for a minute.
 SILENCE_SECONDS = 15.0
 
-#: A client that takes nothing for this time is disconnected. It can continue with ``Last-Event-ID``.
+#: A client that reads nothing for this time is disconnected. It can continue with ``Last-Event-ID``.
 STALL_SECONDS = 30.0
 
 _Log = JobLog | OtherLog
@@ -90,7 +90,7 @@ class StreamHandler(BaseHandler):
                     following.cancel()
 
     async def _log_of(self, job_id: str, line: int) -> _Log:
-        """Return the log of a job, whoever keeps it."""
+        """Return the log of a job, whichever member keeps it."""
         peers = self.context.service.peers
         keeper = await peers.keeper_of_job(job_id) if peers is not None else None
         if peers is None or keeper is None:
@@ -98,7 +98,7 @@ class StreamHandler(BaseHandler):
         request = replace(peer_request(self, peers, self.token), headers={})
         uri = f"/v1/jobs/{quote(job_id, safe='')}/logs"
         log = OtherLog(line, lambda first: peers.ask(keeper, replace(request, uri=f"{uri}?offset={first}")))
-        with suppress(MemberDown):  # its lines come when it is there again
+        with suppress(MemberDown):  # its lines follow when it answers again
             if not await log.look():
                 raise NotFound(f"there is no job with job_id {job_id[:100]!r}, or it was forgotten")
         return log
@@ -107,7 +107,7 @@ class StreamHandler(BaseHandler):
         """Respond with the own jobs that have changed since a place, once there are any, or after a time."""
         feed, batches, place = self.context.service.feed, self.context.batches, self._place()
         deadline = time.monotonic() + WAIT_SECONDS
-        with feed.watch() as self._watch:
+        with feed.watch(is_of_member=True) as self._watch:
             while True:
                 event, jobs = batches.jobs(place.feed_id, place.number, self.scope, is_own=True)
                 left_seconds = deadline - time.monotonic()
@@ -119,7 +119,7 @@ class StreamHandler(BaseHandler):
             self.finish(b"%b%b}" % (head.encode(), jobs))
 
     def handle_disconnect(self) -> None:
-        # the usual end of a stream, and no fault of the client
+        # the usual end of a stream, not a fault of the client
         if not self._finished and not self.client_disconnected:
             self.client_disconnected = True
             self._auto_finish = False
@@ -184,7 +184,7 @@ class StreamHandler(BaseHandler):
         return _Place(given[1], int(given[2]), int(given[3]))
 
     def _refuse_web_pages(self) -> None:
-        # The answer to a GET cannot be read by a foreign page, so the guard lets it pass. But it would take a stream.
+        # A foreign page cannot read the answer to a GET, so the guard lets it pass. But it would use up a stream.
         if self.token is not NO_TOKEN:
             return
         if self.request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):

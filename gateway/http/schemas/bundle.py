@@ -22,7 +22,7 @@ class BundledTableResponse(ResponseModel):
     name: str
     data_format: DataFormat
     used: bool = Field(description="Whether transform() may take it; the others were not fetched.")
-    kept: Kept = Field(description="What of its data `/v1/jobs/{job_id}/bundle/{table}` returns.")
+    kept: Kept = Field(description="The part of its data that `/v1/jobs/{job_id}/bundle/{table}` returns.")
     bytes: int | None = Field(description="Size of the whole data; null if it was not fetched.")
     compression: Compression | None
     table_id: int | None = Field(description="Metabase's id of the table.")
@@ -31,7 +31,7 @@ class BundledTableResponse(ResponseModel):
 
 
 class BundleResponse(ResponseModel):
-    """A failed job, as far as it takes to run it again."""
+    """A failed job, with everything that is needed to run it again."""
 
     job_id: str
     request_id: int | str

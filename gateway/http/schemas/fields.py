@@ -1,4 +1,4 @@
-"""Types of request fields, each with its validation and the words for what it expects."""
+"""Types of request fields, each with its validation and the accepted values in words."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ EXPECTED_FORMAT = " or ".join(", ".join(f'"{name}"' for name in FORMATS).rsplit(
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The values that a field takes, in words; error messages and nothing else use it."""
+    """The values that a field accepts, in words, for error messages only."""
 
     words: str
 
@@ -171,7 +171,7 @@ def _check_label(value: str) -> str:
     return value
 
 
-#: The kernel reads the members and says what is wrong with them, as for the script's own contract.
+#: The kernel parses the members and reports errors in them, as for the script's own contract.
 _OUTPUT_SCHEMA = {
     "type": "object",
     "required": ["columns"],

@@ -53,7 +53,7 @@ class JobSummary(ResponseModel):
     stage: str | None = Field(description="Of a job that is not finished.")
     code: str | None = Field(description='"ok" or the failure code of a finished job.')
     error: str | None = Field(description="The cause of a failure in a sentence.")
-    attempts: int = Field(description="How often it has begun to run.")
+    attempts: int = Field(description="Number of times that it has begun to run.")
     created_at: str
     started_at: str | None
     finished_at: str | None
@@ -82,7 +82,7 @@ class ColumnResponse(ResponseModel):
     """One column of a table."""
 
     name: str
-    base_type: str = Field(description="Empty where only the file itself knows the type.")
+    base_type: str = Field(description="Empty where only the file itself has the type.")
 
 
 class InputTableResponse(ResponseModel):
@@ -111,7 +111,7 @@ class JobDetailResponse(JobSummary):
     columns: list[ColumnResponse] = Field(description="Of the result; 500 at most.")
     result: dict[str, Any] | None = Field(description="The response of execute, once the job is finished.")
     bundle: str | None = Field(description="Path of the bundle of a failed job, for a token that may read it.")
-    waterfall: list[StageSpanResponse] = Field(description="The stages of a finished job, as they lay in time.")
+    waterfall: list[StageSpanResponse] = Field(description="The stages of a finished job with their times.")
 
 
 class ImageResponse(ResponseModel):
@@ -133,7 +133,7 @@ class TableResponse(ResponseModel):
 
 
 class ColumnProfileResponse(ResponseModel):
-    """What one column of a result contains; figures of the column's own type are texts."""
+    """Figures about one column of a result; those of the column's own type are texts."""
 
     name: str
     base_type: str
@@ -151,7 +151,7 @@ class ProfileResponse(ResponseModel):
     """The profile of a job's result, if the request asked for it with `profile`."""
 
     type: Literal["profile"]
-    rows: int = Field(description="How many of the first rows the profile is of.")
+    rows: int = Field(description="Number of rows that were profiled, from the first on.")
     columns: list[ColumnProfileResponse] = Field(description="At most 500.")
 
 

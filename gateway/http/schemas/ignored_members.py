@@ -1,4 +1,4 @@
-"""Say which members of a request the gateway ignores. Only names are shown: values may be secret."""
+"""Report the members of a request that the gateway ignores. Only names are shown: values may be secret."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class IgnoredMembers:
 
 
 def ignored_members(model: type[RequestModel], value: Mapping[str, Any]) -> IgnoredMembers:
-    """Return what to say about the members of a request that `model` does not have.
+    """Return the reports about the members of a request that `model` does not have.
 
     Parameters
     ----------
     model : type of RequestModel
-        The request as it is understood.
+        The model of the request.
     value : mapping of str to Any
         The request as sent.
 

@@ -1,4 +1,4 @@
-"""Query parameters: an unknown one is refused, because it would be about other jobs than the caller means."""
+"""Query parameters: an unknown one is refused, because the answer would be about other jobs than the caller means."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ SHOWN_CHARACTERS = 60
 
 
 def check_names(given: Iterable[str], known: Collection[str]) -> None:
-    """Return if all names of query parameters are known.
+    """Check that all names of query parameters are known.
 
     Parameters
     ----------
     given : iterable of str
         Names in the URL of a request.
     known : collection of str
-        Names that the route takes.
+        Names that the route accepts.
 
     Raises
     ------

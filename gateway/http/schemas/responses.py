@@ -81,7 +81,9 @@ class HeldResponse(ResponseModel):
         "gateway's state directory."
     )
     connection_file: str
-    host: str | None = Field(None, description="The member of a cluster that ran the job and holds the kernel.")
+    host: str | None = Field(
+        None, description="The member of a cluster that holds the kernel: `attach` works on its machine."
+    )
     request_id: int | str | None = Field(description="The job that failed in it; null for a console.")
     code: str | None = Field(description="The failure code of that job.")
     held_at: str
@@ -296,7 +298,7 @@ class LiveResponse(ResponseModel):
 
 
 class ReadyResponse(ResponseModel):
-    """Whether the gateway takes jobs; `/v1/status` says why not."""
+    """Whether the gateway accepts jobs; `/v1/status` has the reason if it does not."""
 
     ready: bool
 

@@ -1,4 +1,4 @@
-"""A strict JSON parser for request bodies: it refuses, with a reason, what a lenient parser would guess."""
+"""A strict JSON parser for request bodies: it refuses, with a reason, input whose meaning would be a guess."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
     Raises
     ------
     BadRequest
-        The text says what is wrong and where.
+        The text has the error and its place.
     """
     try:
         text = data.decode("utf-8")

@@ -1,4 +1,4 @@
-"""Validate requests; a failed validation becomes a 400 with the field and the values that it takes."""
+"""Validate requests; a failed validation becomes a 400 with the field and the values that it accepts."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _sentence(model: type[RequestModel], detail: ErrorDetails) -> tuple[str, str
 
 
 def expected_words(model: type[RequestModel], name: str) -> str:
-    """Return the values that a field takes, in words."""
+    """Return the values that a field accepts, in words."""
     info = model.model_fields.get(name)
     found = [] if info is None else [*info.metadata, *_metadata(info.annotation)]
     return next((each.words for each in found if isinstance(each, Expected)), "another value")
@@ -89,5 +89,5 @@ def _where(model: type[RequestModel], detail: ErrorDetails) -> str:
 
 
 def _is_object(model: type[RequestModel], name: str) -> bool:
-    """Tell a key of a mapping from the branch names that pydantic adds to the location within a union."""
+    """Distinguish a key of a mapping from the branch names that pydantic adds to the location within a union."""
     return "dict" in str(model.model_fields[name].annotation) if name in model.model_fields else False

@@ -1,4 +1,4 @@
-"""The bundles of failed jobs: what it takes to run one again."""
+"""The bundles of failed jobs: everything that is needed to run one again."""
 
 from gateway.jobs.bundles.bundle import Bundle, BundledTable
 from gateway.jobs.bundles.bundle_store import BundleStore

@@ -26,11 +26,11 @@ class BundledTable(Struct, frozen=True, forbid_unknown_fields=True):
     used : bool
         Whether transform() may take it; the others are not fetched.
     kept : {'whole', 'first_rows', 'nothing'}
-        What the bundle has of its data.
+        The part of its data that is in the bundle.
     bytes : int or None
         Size of the whole data; None if it was not fetched.
     compression : {'gzip', 'zstd'} or None
-        Of the data that is kept.
+        Compression of the data that is kept.
     table_id : int or None
         Metabase's id of the table, by the manifest.
     manifest : dict or None
@@ -51,7 +51,7 @@ class BundledTable(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is kept of a failed job besides the data of its tables.
+    """A failed job without the data of its tables.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
     packages : dict of str to str
         Version of each package that the job could import.
     log : list of Raw
-        Lines of the log, as readers of the log get them.
+        Lines of the log, in the form for readers of the log.
     """
 
     job_id: str

@@ -25,7 +25,7 @@ DESCRIPTION_FILE = "bundle.json"
 #: Prefix of a directory whose files are not all written yet.
 DRAFT = "."
 
-#: A smaller bundle counts as this much, which bounds the number of directories: they are gone through once a minute.
+#: A smaller bundle counts as this much, which bounds the number of directories, which are listed once a minute.
 LEAST_BYTES = 1 << 16
 
 _DECODER = msgspec.json.Decoder(Bundle)
@@ -171,7 +171,7 @@ class BundleStore:
 
 
 def _removed_draft(path: Path) -> bool:
-    """Remove what an earlier process has not finished; return whether it was that."""
+    """Remove a directory that an earlier process has not finished; return whether it was one."""
     if not path.name.startswith(DRAFT) and (path / DESCRIPTION_FILE).is_file():
         return False
     _remove(path)

@@ -51,7 +51,7 @@ def keep_tables(
     fetched : sequence of FetchedTable
         Those that were fetched.
     read : sequence of TableFacts
-        What the job says of those that it read.
+        The job's report on the tables that it read.
     directory : Path
         Of the bundle.
     room_bytes : int
@@ -166,7 +166,7 @@ def _manifest(path: Path) -> dict[str, Any] | None:
 
 
 def _copy(source: Path, target: Path, size_bytes: int) -> int:
-    """Copy what a file had when it was fetched; return its size."""
+    """Copy the content that a file had when it was fetched; return its size."""
     left_bytes = size_bytes
     source_fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(source_fd, "rb") as reader, os.fdopen(create_file(target, FILE_MODE), "wb") as writer:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gateway.core.errors import ConfigurationError
 
-#: Name of the file, in a directory of its own: SQLite makes two more files for the time that it is open.
+#: Name of the file, in a directory of its own: SQLite makes two more files while it is open.
 FILE_NAME = "jobs.db"
 
 #: One script for each version of the schema; a file of version n needs those from n on. A script never changes.
@@ -64,7 +64,7 @@ MIGRATIONS = (
 #: In the file as ``user_version``.
 SCHEMA_VERSION = len(MIGRATIONS)
 
-#: A larger file is not read through at the start: it would take seconds.
+#: A larger file is not checked at the start, which would take seconds.
 CHECKED_BYTES = 64 << 20
 
 #: Types of file systems, as in mountinfo(5), on which locks and shared memory of SQLite's WAL do not work.
@@ -127,7 +127,7 @@ def open_database(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> sq
 
 
 def open_in_memory() -> sqlite3.Connection:
-    """Open a database that is gone with its connection, for tests.
+    """Open a database in memory, for tests.
 
     Returns
     -------
@@ -188,7 +188,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
         raise ConfigurationError(
-            f"the job store {path} was written by a newer version (schema {version}, this one knows {SCHEMA_VERSION}); "
+            f"the job store {path} was written by a newer version (schema {version}, this one reads {SCHEMA_VERSION}); "
             "start that version, or move the file away to start with an empty one"
         )
     if path.stat().st_size <= CHECKED_BYTES:

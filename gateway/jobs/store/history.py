@@ -1,4 +1,4 @@
-"""Questions to the history: filters, order, and pages that follow one another without gaps."""
+"""Queries of the history: filters, order, and pages that follow one another without gaps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class HistoryQuery:
-    """Which jobs are asked for; a filter that is None lets all pass.
+    """The filters of a query; a filter that is None matches all jobs.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Questions to the database of the job store, one at a time."""
+"""Queries of the database of the job store, one at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Reader:
-    """Asks a connection.
+    """Runs queries on a connection.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class Reader:
         self._lock = lock
 
     def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        """Return the answer of a question; blocks while it reads.
+        """Return the result of a query; blocks.
 
         Parameters
         ----------
@@ -41,7 +41,7 @@ class Reader:
             return question(self._connection)
 
     async def ask_after(self, writer: Writer, question: Callable[[sqlite3.Connection], T]) -> T:
-        """Return the answer of a question that sees every change that was made before.
+        """Return the result of a query that sees every earlier change.
 
         Parameters
         ----------
@@ -51,8 +51,8 @@ class Reader:
             Gets the connection; in a thread.
         """
         if not writer.is_idle:
-            with contextlib.suppress(sqlite3.Error):  # a disk that takes nothing can still be read
-                await writer.write(lambda connection: None)  # takes along every change that still waits
+            with contextlib.suppress(sqlite3.Error):  # a full disk can still be read
+                await writer.write(lambda connection: None)  # commits every pending change too
         return await asyncio.to_thread(self.ask, question)
 
     def close(self) -> None:

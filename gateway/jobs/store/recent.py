@@ -1,4 +1,4 @@
-"""Finished jobs in memory, for those who ask just after the end."""
+"""Finished jobs in memory, for requests just after the end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RecentJobs:
         self._trim()
 
     def set_newest(self, record: JobRecord) -> None:
-        """Note a job as the one of its token name that ended last.
+        """Record a job as the last ended one of its token name.
 
         Parameters
         ----------
@@ -47,7 +47,7 @@ class RecentJobs:
         self._newest[record.token_name] = record
 
     def hold(self, record: JobRecord) -> None:
-        """Keep a job, whatever the bounds, until its end is on the disk: else it would be nowhere for a moment.
+        """Keep a job beyond the bounds until its end is on the disk, so that it can be found at any time.
 
         Parameters
         ----------
@@ -57,7 +57,7 @@ class RecentJobs:
         self._uncommitted.add(record.execution_id)
 
     def release(self, record: JobRecord) -> None:
-        """Let a job go as soon as the bounds ask for it.
+        """Drop a job as soon as the bounds require it.
 
         Parameters
         ----------

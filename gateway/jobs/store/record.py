@@ -1,4 +1,4 @@
-"""One job as the gateway knows it, while it is on its way and afterwards."""
+"""The record of one job, while it is live and afterwards."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class JobRecord:
     token_name : str or None
         Name of the caller's token.
     label : str or None
-        The caller's own words for it.
+        The caller's description of it.
     tables : tuple of str
         Names of its tables.
     attempts : int
-        How often it has begun to run.
+        Number of times that it has begun to run.
     key : IdempotencyKey or None
     uploads : Uploads or None
         Files that came with the request.
@@ -106,13 +106,13 @@ class JobRecord:
         return self.log.verdict
 
     def start(self) -> None:
-        """Note that the job has a slot now."""
+        """Record that the job has a slot now."""
         self.started_at = time.time()
         # not from the times since the epoch: the wall clock may jump by hours
         self.queue_seconds = time.monotonic() - self._queued_since
 
     def requeue(self) -> None:
-        """Note that the job waits for a slot again."""
+        """Record that the job waits for a slot again."""
         self.started_at = None
         self._queued_since = time.monotonic()
 
@@ -122,14 +122,14 @@ class JobRecord:
         Parameters
         ----------
         hold_seconds : float
-            How long its kernel is to be held afterwards; 0 is not at all.
+            How long to hold its kernel afterwards; 0 for no hold.
 
         Raises
         ------
         NotFound
             It is over; nothing changes then.
         Conflict
-            Its kernel is to be held, and its code does not run now; nothing changes then.
+            A hold was requested, and its code does not run now; nothing changes then.
         """
         if self.state is JobState.FINISHED:
             raise NotFound(f"the job with job_id {self.execution_id!r} has finished")

@@ -34,11 +34,11 @@ class RequestIds:
         self._sweep_at = SWEPT_IDS
 
     def begin(self, record: JobRecord) -> None:
-        """Let the id lead to a live job."""
+        """Map the id to a live job."""
         self._put(record, _Newest(record.execution_id, None))
 
     def end(self, record: JobRecord, ended: float) -> None:
-        """Note when a job ended, unless the id leads to another one."""
+        """Record when a job ended, unless its id maps to another job."""
         known = self._get(record)
         if known is None or known.job_id == record.execution_id:
             self._put(record, _Newest(record.execution_id, ended))
@@ -46,17 +46,17 @@ class RequestIds:
             self._sweep()
 
     def restore(self, request_id: RequestId, token_name: str | None, job_id: str, ended: float) -> None:
-        """Let the id lead to a job of an earlier process; called in the order in which the jobs ended."""
+        """Map the id to a job of an earlier process; called in the order in which the jobs ended."""
         self._newest.setdefault(_key(request_id), {})[token_name] = _Newest(job_id, ended)
 
     def forget(self, record: JobRecord) -> None:
-        """Let the id lead nowhere, unless it leads to another job."""
+        """Remove the id, unless it maps to another job."""
         known = self._get(record)
         if known is not None and known.job_id == record.execution_id:
             self._remove(_key(record.request_id), record.token_name)
 
     def find(self, request_id: RequestId, scope: Scope) -> str | None:
-        """Return the id of the job that a caller means.
+        """Return the id of the job that a caller's id maps to.
 
         Of the jobs of several tokens, a live one comes first, then one of the caller's own token, then the newest.
 

@@ -220,6 +220,23 @@ def job_id_of_key(connection: sqlite3.Connection, key: bytes) -> str | None:
     return row[0] if row is not None else None
 
 
+def known_keys(connection: sqlite3.Connection) -> list[bytes]:
+    """Return the Idempotency-Keys that came within `KEY_SECONDS`.
+
+    Parameters
+    ----------
+    connection : sqlite3.Connection
+        To the job store.
+
+    Returns
+    -------
+    list of bytes
+        Each an `IdempotencyKey.key`.
+    """
+    text = "SELECT key FROM jobs WHERE key IS NOT NULL AND created_at >= ?"
+    return [row[0] for row in connection.execute(text, (time.time() - KEY_SECONDS,))]
+
+
 def finished_job(connection: sqlite3.Connection, job_id: str) -> JobRecord | None:
     """Return a finished job with its log.
 
@@ -318,7 +335,7 @@ def update_paused(paused: bool, connection: sqlite3.Connection) -> None:
 
 
 def prune(settings: Settings, connection: sqlite3.Connection) -> None:
-    """Delete what was kept long enough, and the oldest of what is too much.
+    """Delete what is older than its time to be kept, and the oldest beyond the size limits.
 
     Parameters
     ----------

@@ -27,6 +27,7 @@ from gateway.jobs.store.rows import (
     insert_job,
     is_paused,
     job_id_of_key,
+    known_keys,
     prune,
     unknown_jobs,
     update_end,
@@ -37,8 +38,8 @@ from gateway.jobs.store.rows import (
 from gateway.jobs.store.unfinished import StoredJob, read_unfinished
 from gateway.jobs.store.writer import Writer
 
-#: How often the logs of jobs that run are stored, where they have grown: a job that is cut off by the end of the
-#: process has its lines up to then.
+#: Interval at which the logs of running jobs are stored if they have grown, so that a job keeps its lines when the
+#: process ends.
 LOG_SECONDS = 5.0
 
 
@@ -60,7 +61,7 @@ class JobStore:
     Attributes
     ----------
     bundles : BundleStore or None
-        Those of failed jobs; each is gone with its job.
+        Bundles of failed jobs; each is removed with its job.
 
     Raises
     ------
@@ -141,7 +142,7 @@ class JobStore:
         self._request_ids.begin(record)
 
     def begin(self, record: JobRecord, *, has_network: bool) -> None:
-        """Note that a job has its slot; counts the attempt.
+        """Record that a job has its slot; counts the attempt.
 
         Parameters
         ----------
@@ -157,7 +158,7 @@ class JobStore:
             self._log_timer = asyncio.get_running_loop().call_later(LOG_SECONDS, self._store_logs)
 
     def give_back(self, record: JobRecord) -> None:
-        """Note that a job waits again because it got no kernel in its slot; the attempt is not counted.
+        """Record that a job waits again because it got no kernel in its slot; the attempt is not counted.
 
         Parameters
         ----------
@@ -218,7 +219,7 @@ class JobStore:
         )
 
     def forget_live(self, record: JobRecord) -> None:
-        """Take a job whose end was announced from the live ones.
+        """Remove a job whose end was announced from the live jobs.
 
         Parameters
         ----------
@@ -339,6 +340,10 @@ class JobStore:
         job_id = await self._reader.ask_after(self._writer, lambda connection: job_id_of_key(connection, key))
         return await self.get(job_id) if job_id is not None else None
 
+    async def known_keys(self) -> list[bytes]:
+        """Return the Idempotency-Keys that `find_by_key` knows, each as an `IdempotencyKey.key`."""
+        return await self._reader.ask_after(self._writer, known_keys)
+
     async def page(self, query: HistoryQuery) -> HistoryPage:
         """Return one page of the history.
 
@@ -376,7 +381,7 @@ class JobStore:
         return is_deleted
 
     def is_paused(self) -> bool:
-        """Return whether the intake of jobs was paused, also by an earlier process; blocks while it reads."""
+        """Return whether the intake of jobs was paused, also by an earlier process; blocks."""
         return self._reader.ask(is_paused)
 
     def set_paused(self, paused: bool) -> asyncio.Future[None]:
@@ -395,7 +400,7 @@ class JobStore:
         return self._writer.write(partial(update_paused, paused))
 
     def close(self) -> None:
-        """Commit everything and close the file; blocks while it does. It may be called twice."""
+        """Commit everything and close the file; blocks. It may be called twice."""
         if self._log_timer is not None:
             self._log_timer.cancel()
         self._writer.close()
@@ -411,7 +416,7 @@ class JobStore:
             self.bundles.drop(self._reader.ask(lambda connection: unknown_jobs(connection, job_ids)))
 
     def _store_logs(self) -> None:
-        """Store what the jobs that run have printed; ends by itself when none runs."""
+        """Store the output of running jobs; ends by itself when no job runs."""
         self._log_timer = None
         running = [r for r in self._live.values() if r.started_at is not None and r.finished_at is None]
         for record in running:
@@ -426,7 +431,7 @@ class JobStore:
             self._writer.write(partial(update_log, record.execution_id, record.log.snapshot()), is_lazy=True)
 
     def _load_recent(self) -> None:
-        """Let the ids of jobs that ended lately be found, as before the restart."""
+        """Load the ids of jobs that ended recently, so that they are found as before the restart."""
         now = time.time()
         newest: dict[str | None, str] = {}
         for job_id, request_id, token_name, finished_at in self._reader.ask(

@@ -38,7 +38,7 @@ class StoredJob:
     lines: LogSnapshot | None = None
 
     def restore_log(self) -> None:
-        """Let the record's log begin with what the job had printed."""
+        """Begin the record's log with the earlier output of the job."""
         if self.lines is not None:
             self.record.log.resume(self.lines)
             self.record.stored_lines = self.record.log.line_count

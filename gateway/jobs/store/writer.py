@@ -1,4 +1,4 @@
-"""One thread that writes: changes that come while a commit is on its way share the next one, and its fsync."""
+"""One thread that writes: changes that arrive during a commit share the next one, and its fsync."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
+
+from gateway.core.tasks import retrieve_exception
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +108,7 @@ class Writer:
         is_kept : bool
             Whether it is tried again until it is committed; the future fails at the first attempt all the same.
         erases : bool
-            Whether it deletes what must vanish from the files as well.
+            Whether it deletes data that must be erased from the files as well.
         on_commit : callable, optional
             Called in the loop when it is committed, also after failed attempts.
 
@@ -117,13 +119,13 @@ class Writer:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        future.add_done_callback(_look)
+        future.add_done_callback(retrieve_exception)  # it was logged, and need not be awaited
         self._open += 1
         self._queue.put(_Work(change, loop, future, is_lazy, is_kept, erases, on_commit))
         return future
 
     def close(self, timeout_seconds: float = 10.0) -> None:
-        """Commit everything and end the thread; blocks while it does.
+        """Commit everything and end the thread; blocks.
 
         Parameters
         ----------
@@ -171,7 +173,7 @@ class Writer:
         return found
 
     def _commit(self, works: list[_Work], more: Change | None = None) -> list[_Work]:
-        """Commit; return what must be tried again."""
+        """Commit; return the changes that must be tried again."""
         began = time.perf_counter()
         results: list[_Result] = []
         try:
@@ -216,7 +218,7 @@ class Writer:
             return False
 
     def _settle(self, results: list[_Result], *, is_committed: bool) -> None:
-        """Hand the results over, with one call for each loop."""
+        """Pass the results to their loops, with one call for each."""
         by_loop: dict[asyncio.AbstractEventLoop, list[_Result]] = {}
         for result in results:
             by_loop.setdefault(result[0].loop, []).append(result)
@@ -236,9 +238,3 @@ class Writer:
                 work.future.set_exception(error)
             else:
                 work.future.set_result(value)
-
-
-def _look(future: asyncio.Future[Any]) -> None:
-    """Look at the failure of a change that nothing awaits, which was logged; unseen, asyncio would report it."""
-    if not future.cancelled():
-        future.exception()

@@ -1,7 +1,7 @@
 """A real S3 server for installations without one: rclone as a managed child process.
 
 It is one process (``rclone serve s3``) with one port; its objects are files below the state directory. It ends with the
-gateway, whatever ends that. After an end of its own it is started again, with growing waits; log and status say so.
+gateway, however that ends. When it ends by itself it is restarted, with growing pauses; log and status show this.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ POLL_SECONDS = 0.02
 #: their partial files.
 STOP_SECONDS = 1.0
 
-#: Waits before the server is started again; the last one is repeated. They begin anew after a server that ran longer.
+#: Pauses before a restart; the last one is repeated. They begin again after a server that ran longer.
 RESTART_DELAYS_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 SWEEPS_PER_LIFETIME = 10
@@ -249,7 +249,7 @@ class EmbeddedS3:
         )
 
     async def _watch(self) -> None:
-        """Start the server again whenever it has ended by itself."""
+        """Restart the server whenever it has ended by itself."""
         attempt = 0
         while self._process is not None:
             began = time.monotonic()
@@ -281,7 +281,7 @@ class EmbeddedS3:
             return attempt
 
     async def _expire(self) -> None:
-        """Remove old objects now and then: Metabase removes its own after a run, but not after a crash."""
+        """Remove old objects at intervals: Metabase removes its own after a run, but not after a crash."""
         while True:
             try:
                 removed = await self.bucket.remove_older_than(self.options.expire_seconds)

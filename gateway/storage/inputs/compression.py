@@ -14,7 +14,7 @@ class UnusableInput(Exception):
 
 
 def compression_of(content_encoding: str | None) -> Compression | None:
-    """Return how a stored object is compressed.
+    """Return the compression of a stored object.
 
     ``aws-chunked`` only describes how some SDKs once sent the object; S3 keeps the word although the object is plain.
 
@@ -58,7 +58,7 @@ def decompress_manifest(path: Path, limit_bytes: int) -> None:
     Raises
     ------
     UnusableInput
-        The file is no valid gzip, cut off or too large.
+        The file is not valid gzip, cut off or too large.
     """
     decompressor = zlib.decompressobj(wbits=31)
     try:

@@ -94,7 +94,7 @@ async def fetch_tables(
     Parameters
     ----------
     client : ObjectClient
-        Downloads what has a URL.
+        Downloads tables that have a URL.
     tables : tuple of InputTable
         The tables of the request.
     into_dir : Path
@@ -297,11 +297,11 @@ class _Fetch:
             self._table.alias, self._data_path, self._manifest_path, "jsonl", None, writer.written_bytes
         )
 
-    def _check_size(self, size: int, limit_bytes: int | None) -> None:
-        if limit_bytes is not None and size > limit_bytes:
+    def _check_size(self, size_bytes: int, limit_bytes: int | None) -> None:
+        if limit_bytes is not None and size_bytes > limit_bytes:
             raise UnusableInput(f"its manifest is larger than {limit_bytes} bytes")
-        if size > self._settings.max_input_bytes:
-            text = f"it has {size} bytes, more than max_input_bytes allows ({self._settings.max_input_bytes})"
+        if size_bytes > self._settings.max_input_bytes:
+            text = f"it has {size_bytes} bytes, more than max_input_bytes allows ({self._settings.max_input_bytes})"
             raise UnusableInput(text)
 
     def _report(self, done_bytes: int, last: bool = False) -> None:

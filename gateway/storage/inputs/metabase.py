@@ -1,8 +1,8 @@
 """A table of a live Metabase as JSON lines and a manifest, over its REST API.
 
-The rows come from ``POST /api/dataset``, page by page. It answers arrays in a known column order and typed values. The
+The rows come from ``POST /api/dataset``, page by page. It returns arrays in a known column order and typed values. The
 export route ``/api/dataset/json`` names columns by their display names, which need not be unique, and refuses some API
-keys. ``/api/dataset`` answers at most 2,000 rows, hence the pages. Pages need a total order: the primary key, or every
+keys. ``/api/dataset`` returns at most 2,000 rows, hence the pages. Pages need a total order: the primary key, or every
 sortable column where there is no key. Rows written meanwhile may be read twice or not at all, as with any paged read.
 
 Values are written as Metabase itself writes them for its runner: numbers with all their digits, dates as text, and
@@ -159,11 +159,11 @@ def _query(database_id: int, table_id: int, fields: Sequence[_Field], page: int)
 
 
 def _rows(answer: Any, width: int) -> list[list[Any]]:
-    """Return the rows of an answer; a failed query has a 2xx status and says so in the body."""
+    """Return the rows of an answer; a failed query has a 2xx status and an error in the body."""
     data = answer.get("data") if isinstance(answer, dict) else None
     rows = data.get("rows") if isinstance(data, dict) else None
     if not isinstance(rows, list) or answer.get("status", "completed") != "completed":
-        raise StorageError("Metabase could not run the query for the table's rows; its own log says why")
+        raise StorageError("Metabase could not run the query for the table's rows; see its own log")
     if rows and len(rows[0]) != width:
         raise StorageError(f"Metabase answered {len(rows[0])} columns instead of {width}")
     return rows

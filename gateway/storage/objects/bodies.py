@@ -12,7 +12,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from gateway.storage.objects.errors import StorageError
 
-#: A transfer that is slower than this on average is given up: a server that sends a byte now and then would hold a job
+#: A transfer that is slower than this on average is aborted: a server that sends single bytes would delay a job
 #: forever.
 SLOWEST_BYTES_PER_SECOND = 50_000
 
@@ -36,9 +36,9 @@ class Pace:
         ------
         StorageError
         """
-        elapsed = time.monotonic() - self._began
-        if elapsed > 2 * self._stall_seconds + transferred_bytes / SLOWEST_BYTES_PER_SECOND:
-            raise StorageError(f"the storage is too slow: {transferred_bytes} bytes in {elapsed:.0f} s")
+        elapsed_seconds = time.monotonic() - self._began
+        if elapsed_seconds > 2 * self._stall_seconds + transferred_bytes / SLOWEST_BYTES_PER_SECOND:
+            raise StorageError(f"the storage is too slow: {transferred_bytes} bytes in {elapsed_seconds:.0f} s")
 
 
 class UploadBody(aiohttp.Payload):
@@ -47,9 +47,9 @@ class UploadBody(aiohttp.Payload):
     Attributes
     ----------
     deadline : asyncio.Timeout or None
-        Moved on with each block that the server takes.
+        Extended with each block that the server accepts.
     failure : Exception or None
-        Why no more could be sent, where that is not the connection's fault: aiohttp would hide it behind its own.
+        The error that ended the body, unless the connection broke: aiohttp would hide it behind an error of its own.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class UploadBody(aiohttp.Payload):
         return self.sent_bytes == self._size
 
     def abort(self) -> None:
-        """Close the connection at once: aiohttp would first wait until the server takes what is buffered."""
+        """Close the connection at once: aiohttp would first wait until the server accepts the buffered data."""
         if self._transport is not None:
             self._transport.abort()
 

@@ -38,7 +38,7 @@ class ObjectClient:
     Parameters
     ----------
     stall_seconds : float
-        Longest wait for the next sign of life of a server.
+        Longest wait for the next byte of a server.
     use_proxies : bool
         Whether ``HTTP_PROXY``, ``HTTPS_PROXY`` and ``NO_PROXY`` of the environment apply. Requests to this machine
         never go to a proxy.
@@ -131,7 +131,7 @@ class ObjectClient:
                 response.close()
 
     def refusal(self, target: Target) -> str | None:
-        """Return why no request is sent to a target, or None if one is."""
+        """Return the reason why no request is sent to a target, or None if it is allowed."""
         return refusal(target.url, self._hosts)
 
     async def aclose(self) -> None:
@@ -162,8 +162,8 @@ class ObjectClient:
         # aiohttp's read time-out begins when the request is sent. During an upload an interim answer (1xx) would begin
         # it too early, so uploads have the deadline below alone.
         read_seconds = self.stall_seconds if upload is None else None
-        # Two turns of the loop, in which it reads what servers sent on idle connections: one that was closed, or got a
-        # farewell (408), is not used again then.
+        # In two iterations the loop reads what servers sent on idle connections: so one that was closed, or got a 408
+        # before the close, is not used again.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         try:
@@ -197,8 +197,8 @@ class ObjectClient:
                 # A signature may cover any header, so none is sent that the caller did not ask for.
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type"),
             )
-            # aiohttp would repeat PUT and GET once without telling. There is no public switch (3.14); a test counts the
-            # requests that a server sees.
+            # aiohttp would silently repeat PUT and GET once. There is no public switch (3.14); a test counts the
+            # requests that a server gets.
             self._session._retry_connection = False
         return self._session
 
@@ -300,7 +300,7 @@ class StorageResponse:
         bytes
         """
         body = bytearray()
-        # The status is known and matters most, so a body that fails to arrive is no further error.
+        # The status is known and matters most, so a body that fails to arrive is not another error.
         with suppress(StorageError, TimeoutError):
             async with asyncio.timeout(self._stall_seconds), aclosing(self.chunks()) as chunks:
                 async for chunk in chunks:

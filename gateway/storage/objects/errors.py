@@ -1,4 +1,4 @@
-"""Failures of requests to a storage, in words that name the host and never the path or query of a URL."""
+"""Failures of requests to a storage, with texts that name the host and never the path or query of a URL."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _ADVICE = {
     404: "; there is no such object",
 }
 
-#: 408 may be a server's farewell to an idle connection that was taken for the answer to this request.
+#: A server may send 408 when it closes an idle connection; the client then takes it for the answer to this request.
 _TRANSIENT_STATUSES = {408, 425, 429}
 
 #: S3 sends the first with status 400, when it received the body too slowly.

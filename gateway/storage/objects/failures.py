@@ -67,7 +67,7 @@ def stalled(authority: str, stall_seconds: float) -> StorageError:
     -------
     StorageError
     """
-    return StorageError(f"the storage at {authority} sent and took no byte for {stall_seconds:g} s")
+    return StorageError(f"the storage at {authority} sent and accepted no byte for {stall_seconds:g} s")
 
 
 def _reason(error: Exception) -> str:

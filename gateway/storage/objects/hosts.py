@@ -38,7 +38,7 @@ class AddressRefused(OSError):
 
 
 def check_address(address: str) -> None:
-    """Return if requests may go to `address`.
+    """Check that requests may go to `address`.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def check_address(address: str) -> None:
 
 
 def refusal(url: URL, patterns: Sequence[str]) -> str | None:
-    """Return why no request is sent to `url`, by its text alone.
+    """Return the reason why no request is sent to `url`, by its text alone.
 
     Parameters
     ----------

@@ -11,17 +11,17 @@ from gateway.storage.objects.hosts import refusal
 from gateway.storage.objects.target import Target
 from gateway.storage.objects.transfer import error_from
 
-#: The whole path of a parcel's URL: a member of the cluster could otherwise let its hosts ask any server anything.
+#: The whole path of a parcel's URL: a member of the cluster could otherwise make hosts send any request to any server.
 _PARCEL = re.compile(r"/v1/parcels/[A-Za-z0-9_-]{43}")
 
 
 class ParcelClient(ObjectClient):
-    """An `ObjectClient` for URLs of parcels alone, whatever STORAGE_HOSTS and proxies are.
+    """An `ObjectClient` for URLs of parcels only, which ignores STORAGE_HOSTS and proxies.
 
     Parameters
     ----------
     stall_seconds : float
-        Longest wait for the next sign of life of a member.
+        Longest wait for the next byte of a member.
     tls : ssl.SSLContext
         For members whose address is ``https://``.
     """

@@ -17,7 +17,7 @@ _VISIBLE_ASCII = re.compile(r"[!-~]*")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a request goes.
+    """The target of a request.
 
     Attributes
     ----------

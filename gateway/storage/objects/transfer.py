@@ -1,4 +1,4 @@
-"""When a transfer is tried again, and how a refusal is described."""
+"""Retries of a transfer, and the error for a refusal."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gateway.storage.objects.errors import StatusError, StorageError
 
 T = TypeVar("T")
 
-#: Waits before the second, third and fourth attempt: long enough for a connection reset or a restarting proxy, short
+#: Pauses before the second, third and fourth attempt: long enough for a connection reset or a restarting proxy, short
 #: enough that a job whose storage is gone fails soon.
 RETRY_DELAYS_SECONDS = (0.1, 0.5, 2.0)
 
-#: Wait before each later attempt of a transfer with a deadline. A storage that is back after an outage gets a result
+#: Pause before each later attempt of a transfer with a deadline. A storage that is back after an outage gets a result
 #: within this time.
 LATER_DELAY_SECONDS = 5.0
 

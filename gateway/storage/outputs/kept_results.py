@@ -53,7 +53,7 @@ class KeptFiles:
 
     @contextlib.asynccontextmanager
     async def open(self, part: ResultPart) -> AsyncIterator[OpenOutput | None]:
-        """Open a file for the time of an ``async with`` block.
+        """Open a file during an ``async with`` block.
 
         Parameters
         ----------
@@ -148,7 +148,7 @@ class KeptResultStore:
             if output is not None:
                 await _copy(draft / FILE_NAMES["output"], output)
             os.utime(draft)
-            self.drop(execution_id)  # of an attempt whose end the job store did not see
+            self.drop(execution_id)  # of an attempt whose end the job store did not record
             draft.rename(directory)
         except BaseException as error:
             self._used_bytes -= total_bytes
@@ -257,9 +257,9 @@ class KeptResultStore:
             self._timer = None
         if self._kept and not self._closed:
             oldest = next(iter(self._kept.values()))
-            delay = max(0.0, oldest.expires_at - time.monotonic()) + 0.05
+            delay_seconds = max(0.0, oldest.expires_at - time.monotonic()) + 0.05
             with contextlib.suppress(RuntimeError):  # no loop runs yet: the next result that is kept sets the timer
-                self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
+                self._timer = asyncio.get_running_loop().call_later(delay_seconds, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -1,7 +1,7 @@
 """Outputs that are computed and not delivered yet, on the gateway's own disk.
 
 An output leaves the workspace of its kernel at once, so that kernel and workspace serve the next job while the storage
-cannot be reached. It stays here until its upload is confirmed or given up. A note next to it has the other facts that
+cannot be reached. It stays here until its upload is confirmed or has failed. A note next to it has the other facts that
 the delivery needs, but no URL, so that the next process can deliver the result of a job that it finds in the job store.
 """
 
@@ -85,7 +85,7 @@ class Outbox:
         self._retries = 0
 
     def load(self) -> None:
-        """Look up what an earlier process left. A directory that cannot be read changes nothing."""
+        """Load the outputs that an earlier process left. A directory that cannot be read changes nothing."""
         with contextlib.suppress(OSError):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._left = {entry.name for entry in self._directory.iterdir()}
@@ -108,7 +108,7 @@ class Outbox:
         return found is not None
 
     def reclaim(self, execution_id: str) -> tuple[OutboxNote, OpenOutput] | None:
-        """Take over what an earlier process left of a job.
+        """Take over the output of a job that an earlier process left.
 
         Parameters
         ----------
@@ -145,7 +145,7 @@ class Outbox:
             return None
 
     def remove_unclaimed(self) -> None:
-        """Remove what an earlier process left and no job of this process has reclaimed."""
+        """Remove outputs of an earlier process that no job of this process has reclaimed."""
         for name in self._left:
             shutil.rmtree(self._directory / name, ignore_errors=True)
         self._left.clear()

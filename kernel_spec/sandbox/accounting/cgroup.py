@@ -5,7 +5,7 @@ hybrid machine the controllers are in version 1 hierarchies, while the unified o
 and stops a group at once.
 
 A process that moves with all its threads waits until every processor has passed a quiescent state, 5 to 15 ms on an
-idle machine (measured; the kernel keeps exec and exit of threads out, cgroup_attach_lock). A thread that moves itself
+idle machine (measured; Linux keeps exec and exit of threads out, cgroup_attach_lock). A thread that moves itself
 alone does not: 0.1 ms. So the first process of a workspace, which has one thread, enters as a thread, by ``tasks`` in
 version 1 and by ``cgroup.threads`` in a unified hierarchy without controllers. The latter requires threaded groups
 beneath a root from which the process comes (cgroups(7), "Thread mode"), so the process that opens a tree is in its
@@ -50,7 +50,7 @@ class Group:
         Raises
         ------
         SandboxError
-            The process has ended, or the kernel refused.
+            The process has ended, or Linux refused.
         """
         for directory in self._directories:
             write(directory / "cgroup.procs", pid)
@@ -64,7 +64,7 @@ class Group:
         return frozenset(found)
 
     def threads(self) -> frozenset[int]:
-        """Return the threads in the group, including exiting ones that the kernel has not removed yet."""
+        """Return the threads in the group, including exiting ones that Linux has not removed yet."""
         for directory, hierarchy in self._directories.items():
             with suppress(OSError):
                 name = "cgroup.threads" if hierarchy.version == 2 else "tasks"
@@ -72,7 +72,7 @@ class Group:
         return frozenset()
 
     def is_stopped(self) -> bool:
-        """Return whether nothing in the group can run any more, though the kernel may not have removed it yet.
+        """Return whether nothing in the group can run any more, though Linux may not have removed it yet.
 
         The threads are read twice. One that runs at the second reading either is new, and so missing in the first, or
         was there and not exiting: even a chain of processes that fork and end at once cannot hide between the two.

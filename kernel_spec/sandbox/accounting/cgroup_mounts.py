@@ -165,7 +165,7 @@ def write(path: Path, value: int | str) -> None:
     Raises
     ------
     SandboxError
-        The file does not exist, or the kernel refused.
+        The file does not exist, or Linux refused.
     """
     # O_WRONLY without O_CREAT: where a controller is missing, no ordinary file must be made.
     try:

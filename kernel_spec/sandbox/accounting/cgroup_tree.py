@@ -148,9 +148,9 @@ def open_tree(stamp: str) -> Tree | None:
 def _make_and_lock(root: Path) -> int | None:
     """Make a tree and lock it; None if another process keeps it locked, which protects it as well.
 
-    `sweep_abandoned` of another launcher can lock the new directory first, find it empty and remove it. A tree that
-    went without a lock after that lost the groups of its workspaces to the next sweep, before their first processes
-    entered them.
+    `sweep_abandoned` of another launcher can lock the new directory first, find it empty and remove it. A tree that is
+    then used without a lock would lose the groups of its workspaces to the next sweep, before their first processes
+    enter them.
     """
     deadline = time.monotonic() + REMOVE_SECONDS
     while True:

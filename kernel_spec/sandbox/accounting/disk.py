@@ -86,7 +86,7 @@ def measure(workspace_dir: str, *, pids: Collection[int] = (), most_entries: int
     FileNotFoundError
         There is no such directory.
     PermissionError
-        The mode of a directory keeps this process from measuring what is in it.
+        The mode of a directory does not let this process measure its contents.
     """
     count = _Count(most_entries)
     fd = os.open(workspace_dir, _OPEN_DIRECTORY)

@@ -1,11 +1,11 @@
 """Memory and processor time of all processes of a workspace, measured from outside: for hosts without a cgroup.
 
-setrlimit limits one process; a job may have many, and memory that is in none of them. Counted are anonymous and shared
+setrlimit limits one process; a job may have many, and memory that is in none of them. The sum has anonymous and shared
 memory of every process, files in /dev/shm that the workspace's user owns, and open memory files that are not mapped.
 
 The cheap sum counts a page for each process that maps it, and a forked kernel maps a hundred megabytes of its
 template. So the cheap sum only proves that a job is below its limit; above it the proportional shares are read, for
-which the kernel walks all page tables (about 1 ms per 100 MB). Where these may not be read, the template's part is
+which Linux walks all page tables (about 1 ms per 100 MB). Where these may not be read, the template's part is
 subtracted for each process.
 """
 
@@ -73,7 +73,7 @@ def measure(
         inspected (this layer is then reported as degraded). Every workspace is charged with it, because its owner is
         unknown.
     """
-    living = [status for status in processes if status.lives]
+    living = [status for status in processes if status.is_alive]
     pids = [status.pid for status in living]
     files = unlinked_shm_bytes + _memory_files(pids, uid)
     rough = files + sum(status.anonymous_bytes + status.shared_bytes for status in living)

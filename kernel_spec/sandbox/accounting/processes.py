@@ -25,7 +25,7 @@ _MARK_TITLE: Final = "Max realtime timeout"
 #: Between two rounds, while killed processes have not ended yet.
 _PAUSE_SECONDS: Final = 0.002
 #: A zombie that is found before its parent was reaped becomes a child of this process a moment later, and would count
-#: against the process limit of the workspace's next kernel. One with a living parent elsewhere is not waited for.
+#: against the process limit of the workspace's next kernel. A zombie with a living parent elsewhere stays one.
 _ROUNDS_FOR_ZOMBIES: Final = 10
 
 
@@ -113,9 +113,9 @@ def end_all(
     zombie_rounds_left = _ROUNDS_FOR_ZOMBIES
     while True:
         found = tuple(find())
-        living = {status.pid for status in found if status.lives}
+        living = {status.pid for status in found if status.is_alive}
         zombies = {status.pid for status in found} - living
-        _reap((status for status in found if not status.lives), exits)
+        _reap((status for status in found if not status.is_alive), exits)
         if not living:
             if zombies <= exits.keys() or not zombie_rounds_left:
                 return Ended(rounds, frozenset(seen), exits)

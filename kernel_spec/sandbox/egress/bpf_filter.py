@@ -1,14 +1,14 @@
 """The egress filter of a TCP socket: it drops each answer from this machine and from its link.
 
 A connection needs an answer to its first packet, and a classic BPF program on the socket (socket(7), SO_ATTACH_FILTER)
-sees each packet before TCP does. It drops those whose *sender* is a denied address. SO_LOCK_FILTER makes it permanent,
-and accepted sockets inherit it.
+tests each packet before TCP gets it. It drops those whose *sender* is a denied address. SO_LOCK_FILTER makes it
+permanent, and accepted sockets inherit it.
 
 All traffic of a machine with itself, to any of its addresses, arrives on the loopback device; so one test covers
 127.0.0.0/8, ::1, 0.0.0.0 and the machine's own addresses, also those that it gets later.
 
 Linux lets every process attach such a filter until commit 5d39580f68e6 (2026; also in stable releases, seen in
-6.18.44), which asks for CAP_NET_ADMIN on a TCP socket. `tcp_md5` replaces it there.
+6.18.44), which requires CAP_NET_ADMIN on a TCP socket. `tcp_md5` replaces it there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kernel_spec.sandbox.egress.denied_addresses import DNS_PORT, LINK, LOOPBACK
 SO_ATTACH_FILTER: Final = 26
 SO_LOCK_FILTER: Final = 44
 
-#: LOOPBACK_IFINDEX of the kernel, in each network namespace.
+#: LOOPBACK_IFINDEX of Linux, in each network namespace.
 _LOOPBACK_INTERFACE: Final = 1
 
 #: SKF_NET_OFF and SKF_AD_OFF + SKF_AD_IFINDEX of linux/filter.h.
@@ -72,7 +72,7 @@ def attach(to: socket.socket, filter_program: bytes) -> None:
     Raises
     ------
     OSError
-        The kernel refused; the socket must not be used.
+        Linux refused; the socket must not be used.
     """
     code = ctypes.create_string_buffer(filter_program, len(filter_program))
     header = struct.pack("@HP", len(filter_program) // 8, ctypes.addressof(code))

@@ -60,7 +60,7 @@ def own_networks(proc_net: Path = Path("/proc/self/net")) -> tuple[Network, ...]
     Raises
     ------
     OSError
-        The kernel's tables cannot be read, so the addresses are unknown.
+        The tables of Linux cannot be read, so the addresses are unknown.
     """
     return tuple(dict.fromkeys((*_own_version_four(proc_net / "fib_trie"), *_own_version_six(proc_net / "if_inet6"))))
 

@@ -2,17 +2,17 @@
 
 The filter of system calls hands ``socket(AF_INET or AF_INET6, SOCK_STREAM)`` to the broker, a process outside of the
 sandbox that runs as the workspace's user (seccomp_unotify(2)). It makes the socket, attaches an egress filter to it for
-good, and passes it into the job. The filter is in the kernel, on the socket, and judges the sender of an answer, not
-the destination that the job named: a destination is in the job's memory, where another thread may change it between
-the check and the call. So the broker reads only the three numbers of the call, which the kernel has copied, and it
+good, and passes it into the job. Linux runs the filter, on the socket, and it tests the sender of an answer, not the
+destination that the job named: a destination is in the job's memory, where another thread may change it between
+the check and the call. So the broker reads only the three numbers of the call, which Linux has copied, and it
 needs neither CAP_SYS_PTRACE nor a namespace. Without the broker the call fails with ENOSYS, so it cannot be bypassed.
 
-There are two egress filters: `bpf_filter`, and `tcp_md5` where the kernel reserves the first for CAP_NET_ADMIN and the
+There are two egress filters: `bpf_filter`, and `tcp_md5` where Linux reserves the first for CAP_NET_ADMIN and the
 launcher does not have it (an ordinary container).
 
 Alternatives that were rejected: answering connect(2) and sendmsg(2) in the broker has to read the job's memory, which
 an ordinary container forbids for a process that is not dumpable; firewall rules need CAP_NET_ADMIN; a proxy serves
-only programs that know it; IP_PKTINFO overrides SO_BINDTODEVICE, which also leaves the metadata service in reach.
+only programs that support it; IP_PKTINFO overrides SO_BINDTODEVICE, which also leaves the metadata service in reach.
 
 Datagrams are refused, because one can act without an answer. Names are therefore resolved over TCP
 (`kernel_spec.kernel.environment.RESOLVER_WITHOUT_DATAGRAMS`).
@@ -81,7 +81,7 @@ def start_broker_of(plan: SandboxPlan, lineage: Lineage) -> socket.socket:
     def give_up_rights() -> None:
         os.setsid()
         rlimits.apply(plan)
-        # For `bpf_filter`, where the kernel requires it: the only right that is kept.
+        # For `bpf_filter`, where Linux requires it: the only right that is kept.
         with identity.keeping(_CAP_NET_ADMIN):
             if plan.identity is not None:
                 identity.become(plan.identity)

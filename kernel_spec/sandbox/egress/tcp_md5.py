@@ -32,7 +32,7 @@ def attach(to: socket.socket) -> None:
     Raises
     ------
     OSError
-        The kernel has no CONFIG_TCP_MD5SIG, or the machine's addresses are unknown; the socket must not be used.
+        Linux has no CONFIG_TCP_MD5SIG, or the machine's addresses are unknown; the socket must not be used.
     """
     for network in dict.fromkeys((*LINK, *LOOPBACK, *own_networks())):
         if network.version == 4 or to.family == socket.AF_INET6:

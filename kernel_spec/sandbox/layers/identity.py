@@ -22,7 +22,7 @@ _CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 def become(identity: Identity) -> None:
     """Make the process run as `identity` alone and prove that it cannot go back to root.
 
-    The kernel clears the parent-death signal and the dumpable flag here, so both are set after this layer.
+    Linux clears the parent-death signal and the dumpable flag here, so both are set after this layer.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def drop_capabilities() -> None:
                 syscalls.prctl(syscalls.PR_CAPBSET_DROP, capability)
             except OSError:
                 # EPERM: without CAP_SETPCAP the bounding set stays, and no_new_privs makes it idle.
-                # EINVAL: past the last capability of this kernel.
+                # EINVAL: past the last capability of this version of Linux.
                 break
         syscalls.drop_all_capabilities()
     except OSError as error:

@@ -1,7 +1,7 @@
 """Files, TCP ports, signals and abstract sockets by Landlock: everything without a rule is refused, also to root.
 
-Works unprivileged since Linux 5.13 and in ordinary containers. The ABI number says which rights the kernel knows, which
-is the interface's own way of probing (landlock(7)); other rights are left out.
+Works unprivileged since Linux 5.13 and in ordinary containers. The ABI number says which rights Linux supports; this is
+the interface's own way of probing (landlock(7)). Other rights are left out.
 
 The package landlock of PyPI is not used: it is a pre-release (1.0.0.dev5) with rights on files only, not on TCP ports,
 signals and abstract sockets.
@@ -54,7 +54,7 @@ DEVICE: Final = READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV
 WORKSPACE: Final = ((1 << 17) - 1) & ~(MAKE_CHAR | MAKE_BLOCK | IOCTL_DEV)
 #: sem_open and shm_open of the C library: make, link, open and unlink by name, without seeing other names.
 SHARED_MEMORY: Final = READ_FILE | WRITE_FILE | MAKE_REG | REMOVE_FILE | TRUNCATE
-#: The rights that apply to a file that is not a directory; the kernel refuses a rule with others.
+#: The rights that apply to a file that is not a directory; Linux refuses a rule with others.
 _FOR_FILES: Final = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV | RESOLVE_UNIX
 
 
@@ -68,7 +68,7 @@ class PathRule:
 
 
 def abi() -> int:
-    """Return the ABI of the running kernel, 0 where Landlock is absent or switched off."""
+    """Return the ABI of the running Linux, 0 where Landlock is absent or switched off."""
     try:
         return syscalls.landlock_abi()
     except OSError:
@@ -115,7 +115,7 @@ def prepare(rules: tuple[PathRule, ...], *, allow_network: bool) -> int:
     """
     version = abi()
     if version == 0:
-        raise SandboxError(LANDLOCK, "this kernel does not offer it")
+        raise SandboxError(LANDLOCK, "this version of Linux does not have it")
     handled = _file_rights(version)
     try:
         ruleset_fd = syscalls.landlock_ruleset(_attributes(version, handled, allow_network=allow_network))

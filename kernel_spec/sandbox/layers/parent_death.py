@@ -3,9 +3,9 @@
 The parent-death signal follows the process that is the parent *when it dies*. A kernel that is forked as the launcher's
 child has one parent in its life. A kernel of a double fork has two: the intermediate process, then the launcher, its
 nearest subreaper; a signal asked for too early would come at the end of the intermediate process. getppid(2) tells the
-two apart, except in a new pid namespace, where every parent outside is 0. So a kernel is left two pidfds, the
-intermediate process's and the launcher's: the first becomes readable only after the kernel has been handed over, the
-second says whether the launcher still lived when the signal was asked for.
+two apart, except in a new pid namespace, where every parent outside is 0. So the intermediate process leaves two pidfds
+to the kernel, its own and the launcher's: the first becomes readable only after the kernel has been handed over, the
+second shows whether the launcher still lived when the signal was asked for.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def leave_lineage(launcher_pid: int) -> Lineage:
     Raises
     ------
     SandboxError
-        The launcher is gone already, or this kernel has no pidfds.
+        The launcher is gone already, or this version of Linux has no pidfds.
     """
     try:
         intermediate_pidfd = os.pidfd_open(os.getpid())

@@ -22,7 +22,7 @@ _ETC: Final = (
         "/etc/fonts",
         "/etc/mime.types",
     ),
-    # Debian's Python starts with a link to there, and complains on standard error where it leads nowhere
+    # Debian's Python follows a link to it at every start, and prints an error if the link is broken
     f"/etc/python{sys.version_info.major}.{sys.version_info.minor}",
 )
 _NETWORK: Final = (

@@ -1,7 +1,7 @@
 """The filter of system calls: from the rules (`seccomp_rules`) to a program that is installed for good.
 
-libseccomp is not used: its binding pyseccomp 0.1.2 is of 2021 and needs libseccomp.so on every host and in every image,
-and the filter tests 64-bit pointers for null and hands calls to a broker (SECCOMP_RET_USER_NOTIF).
+libseccomp is not used: its binding pyseccomp 0.1.2 dates from 2021 and needs libseccomp.so on each host and in each
+image, and the filter tests 64-bit pointers for null and hands calls to a broker (SECCOMP_RET_USER_NOTIF).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def apply(plan: SandboxPlan) -> int | None:
     Raises
     ------
     SandboxError
-        The architecture is unknown, no_new_privs is not set, or the kernel has no seccomp filters.
+        The architecture is unknown, no_new_privs is not set, or Linux has no seccomp filters.
     """
     policy = policy_of(plan)
     try:
@@ -74,7 +74,7 @@ def seal(plan: SandboxPlan) -> None:
     Raises
     ------
     SandboxError
-        The kernel refused the filter.
+        Linux refused the filter.
     """
     policy = policy_of(plan)
     if not plan.has(SECCOMP) or policy.hides_sockets or not policy.allow_connect:

@@ -1,9 +1,9 @@
 """The system calls that the filter refuses, and with which errno: the policy of the layer `seccomp`.
 
 A deny list, not an allow list: an allow list breaks numpy, Arrow and the C library at each upgrade, and the uid is the
-main barrier anyway. Refused are other socket families, namespaces, mounts, tracing, kernel interfaces with a history of
-exploits, memory that belongs to no process (memfd, SysV, message queues) and, where jobs share a uid with other
-processes, the calls that change another process or the metadata of another's file.
+main barrier anyway. The filter refuses other socket families, namespaces, mounts, tracing, interfaces of Linux with a
+history of exploits, memory that belongs to no process (memfd, SysV, message queues) and, where jobs share a uid with
+other processes, the calls that change another process or the metadata of another's file.
 
 The errno matters. libzmq aborts the process at ``socket(AF_NETLINK)`` unless it fails with EOPNOTSUPP, and the C
 library falls back from clone3 to clone only at ENOSYS (clone3 passes its flags in memory, which a filter cannot read).
@@ -48,7 +48,7 @@ _MSG_FASTOPEN: Final = 0x20000000
 _PRIO_USER: Final = 2
 _IOPRIO_WHO_USER: Final = 3
 
-#: Refused with ENOSYS, as by a kernel without them: programs that can do without them test for that.
+#: Refused with ENOSYS, as by a Linux without them: programs that can do without them test for this error.
 _ABSENT: Final = (
     *("clone3", "memfd_create", "memfd_secret", "userfaultfd", "bpf", "perf_event_open", "nfsservctl"),
     *("io_uring_setup", "io_uring_enter", "io_uring_register", "add_key", "keyctl", "request_key"),
@@ -138,8 +138,10 @@ def rules_of(policy: Policy) -> Iterator[Rule]:
         # Without a path it is futimens(3) of an open file.
         yield Rule(("utimensat",), [*_if_null(1, [bpf.end(ALLOW)]), bpf.end(_error(errno.EPERM))])
     yield from _sockets(policy)
+    if policy.allow_network or policy.brokers_sockets:
+        yield _socket_options(policy)
     if policy.brokers_sockets:
-        yield from _egress_filter()
+        yield from _nothing_early()
     yield from _own_attributes()
     yield from _limits(policy)
     if policy.shares_uid:
@@ -225,14 +227,25 @@ def _stream_from_broker() -> Block:
     ]
 
 
-def _egress_filter() -> Iterator[Rule]:
-    """Refuse to change the broker's filter, and to send anything to a peer before it has answered."""
+def _socket_options(policy: Policy) -> Rule:
+    """Refuse SO_LINGER, and to change the broker's filter.
+
+    A job can send a descriptor over the sockets of its kernel (SCM_RIGHTS). libzmq in the gateway does not take it, so
+    Linux closes it there, which for a lingering TCP socket lasts as long as the job has set: all jobs would wait.
+    """
     eperm = _error(errno.EPERM)
-    of_tcp = _by_argument(2, dict.fromkeys(_TCP_REFUSED, eperm), ALLOW)
-    other_level = bpf.unless_equal(int(socket.IPPROTO_TCP), [bpf.end(ALLOW)])
-    yield Rule(("setsockopt",), [_argument(1), *other_level, *of_tcp])
+    lingering = _by_argument(2, {int(socket.SO_LINGER): eperm}, ALLOW)
+    block = [_argument(1), *bpf.if_equal(int(socket.SOL_SOCKET), lingering)]
+    if policy.brokers_sockets:
+        of_tcp = _by_argument(2, dict.fromkeys(_TCP_REFUSED, eperm), ALLOW)
+        block += bpf.if_equal(int(socket.IPPROTO_TCP), of_tcp)
+    return Rule(("setsockopt",), [*block, bpf.end(ALLOW)])
+
+
+def _nothing_early() -> Iterator[Rule]:
+    """Refuse to send anything to a peer before it has answered."""
     for name, flags in _SENDING.items():
-        early = bpf.if_any_bit(_MSG_FASTOPEN, [bpf.end(eperm)])
+        early = bpf.if_any_bit(_MSG_FASTOPEN, [bpf.end(_error(errno.EPERM))])
         yield Rule((name,), [_argument(flags), *early, bpf.end(ALLOW)])
 
 
@@ -241,7 +254,7 @@ def _own_attributes() -> Iterator[Rule]:
     yield Rule(("clone",), [_argument(0), *bpf.if_any_bit(_NAMESPACE_FLAGS, [bpf.end(eperm)]), bpf.end(ALLOW)])
     yield Rule(("personality",), _by_argument(0, {0: ALLOW, _PERSONALITY_QUERY: ALLOW}, eperm))
     yield Rule(("ioctl",), _by_argument(1, {_TIOCSTI: eperm, _TIOCLINUX: eperm}, ALLOW))
-    # dnotify, the predecessor of inotify; a kernel that is built without it returns the same errno.
+    # dnotify, the predecessor of inotify; a Linux that is built without it returns the same errno.
     yield Rule(("fcntl",), _by_argument(1, {fcntl.F_NOTIFY: _error(errno.EINVAL)}, ALLOW))
     # A kernel must die with its launcher and stay closed to other processes of its uid.
     keep_death = _by_argument(1, {int(signal.SIGKILL): ALLOW}, eperm)

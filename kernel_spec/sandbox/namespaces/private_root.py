@@ -114,18 +114,18 @@ def _attach(tree_fd: int, target: str, attributes: int) -> None:
 def mount_proc(base: str) -> None:
     """Mount a read-only /proc of the caller's pid namespace in the root at `base`, without its first process.
 
-    That one is the init, whose other namespaces are the host's: its ``net`` lists the host's sockets and connections,
-    and ``mountinfo`` the host's mounts, and reading these takes no right over the process. A security module may refuse
-    to hide it: in SELinux a mount on the directory of a process takes a right of its own. The rest is worth having
-    without; the probe looks whether the init is seen.
+    The first process is the init, whose other namespaces are the host's: its ``net`` lists the host's sockets and
+    connections, and ``mountinfo`` the host's mounts, and reading these needs no right over the process. A security
+    module may refuse to hide it: SELinux requires a right of its own for a mount on the directory of a process. This is
+    no error here; the probe tests whether the init is visible.
 
     Only a process in the pid namespace can do this, and in a user namespace only while the old /proc is still visible
-    in the mount namespace: the kernel checks that the new one uncovers nothing. Hence before `turn_into_root`.
+    in the mount namespace: Linux checks that the new one uncovers nothing. So call it before `turn_into_root`.
 
     Raises
     ------
     SandboxError
-        The kernel refused, as it does in a user namespace of a container whose own /proc is masked.
+        Linux refused, as it does in a user namespace of a container whose own /proc is masked.
     """
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC | syscalls.MS_RDONLY
     try:
@@ -142,7 +142,7 @@ def turn_into_root(base: str) -> None:
     Raises
     ------
     SandboxError
-        The kernel refused.
+        Linux refused.
     """
     try:
         os.chdir(base)

@@ -101,7 +101,7 @@ def probe(
     scratch_dir : str or None
         Directory of the workspaces, in which the probe makes one; the workspace's user must be able to reach it.
     allow_network : bool
-        Whether jobs have the network; then it is not taken away.
+        Whether jobs have the network; the network layers are then left out.
     allow_loopback : bool
         Whether those jobs also reach this machine and its link.
     read_only_paths : tuple of str or None
@@ -235,7 +235,7 @@ def _try_together(plan: SandboxPlan, findings: _Findings) -> None:
                     why="connect is refused too: nothing else hides the unix sockets of the host",
                 )
             if {names.RLIMITS, names.USER_NAMESPACE} <= plan.layers:
-                # Without a user namespace, which counts its own processes, all processes of the user counted.
+                # A user namespace counts only its own processes; without it, all processes of the user count.
                 findings.note(names.RLIMITS, Attempt(True))
             if "init_seen" in result.facts:
                 why = "/proc shows sockets and mounts of the host: nothing may be mounted on its first process"

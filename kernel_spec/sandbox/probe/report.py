@@ -154,7 +154,7 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def _remedies(self) -> dict[str, list[str]]:
-        """Return each advice with the layers that it would turn on."""
+        """Return each remedy with the layers that it would turn on."""
         found: dict[str, list[str]] = {}
         for line in self.layers:
             if line.remedy:

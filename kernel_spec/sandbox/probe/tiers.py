@@ -41,13 +41,13 @@ _NEEDED_FOR_A: Final = frozenset(
 )
 
 PROMISES: Final[dict[str, str]] = {
-    plan.IDENTITY: "a job is another user than the gateway and than every other job",
+    plan.IDENTITY: "each job has a user of its own, which is not the gateway's",
     plan.RLIMITS: "memory, CPU time, processes, descriptors and file sizes of each process are bounded",
-    plan.NO_NEW_PRIVS: "no program gives a job rights, setuid or not",
+    plan.NO_NEW_PRIVS: "no program gives a job more rights, setuid or not",
     plan.DUMPABLE: "processes of one user cannot read each other's memory",
     plan.PARENT_DEATH: "no kernel survives its launcher",
     plan.LANDLOCK: "a job opens its own files and Python, nothing else; no TCP; no signals out",
-    plan.SECCOMP: "no network sockets, namespaces, mounts, tracing or exotic kernel interfaces",
+    plan.SECCOMP: "no network sockets, namespaces, mounts, tracing or exotic interfaces of Linux",
     plan.USER_NAMESPACE: "namespaces without root",
     plan.MOUNT_NAMESPACE: "files of the host do not exist for a job; private /tmp and /dev/shm",
     plan.PID_NAMESPACE: "a job sees and signals its own processes only; all of them end at once",
@@ -55,8 +55,8 @@ PROMISES: Final[dict[str, str]] = {
     plan.IPC_NAMESPACE: "no System V or POSIX message objects of the host",
     plan.UTS_NAMESPACE: "a host name of its own",
     plan.NETWORK_POLICY: "a job that has the network reaches neither this machine nor its link; TCP only",
-    plan.CGROUP: "memory and processes of a whole job are bounded by the kernel",
-    plan.PROCESSES: "whatever a job started is found and killed",
+    plan.CGROUP: "Linux bounds memory and processes of a whole job",
+    plan.PROCESSES: "all processes that a job started are found and killed",
     plan.MEMORY_WATCH: "memory of a whole job is measured, children and shared memory included",
     plan.DISK_QUOTA: "space of a whole job is measured",
 }

@@ -95,7 +95,7 @@ def try_landlock(plan: SandboxPlan) -> Facts:
         missing = "signals and abstract sockets"
         if version < landlock.ABI_NETWORK:
             missing += ", TCP"
-        return {"degraded": f"ABI {version} of this kernel does not cover {missing}"}
+        return {"degraded": f"ABI {version} of this version of Linux does not cover {missing}"}
     return {"detail": f"ABI {version}"}
 
 
@@ -157,7 +157,7 @@ def reach_loopback(port: int) -> None:
     Raises
     ------
     TimeoutError
-        No answer. No wait is needed: on loopback the kernel delivers both packets within the call.
+        No answer. No wait is needed: on loopback Linux delivers both packets within the call.
     OSError
         No socket could be made.
     """
@@ -219,7 +219,7 @@ def try_namespace(plan: SandboxPlan, layer: str) -> Facts:
     wanted = frozenset({layer}) | with_user
     enter.enter_namespaces(replace(plan, layers=wanted - {names.MOUNT_NAMESPACE, names.PID_NAMESPACE}))
     if layer in (names.MOUNT_NAMESPACE, names.PID_NAMESPACE):
-        # Their content is tried with the whole sandbox; here it is enough that the kernel makes them.
+        # Their content is tried with the whole sandbox; here it is enough that Linux makes them.
         flags = {
             names.MOUNT_NAMESPACE: syscalls.CLONE_NEWNS,
             names.PID_NAMESPACE: syscalls.CLONE_NEWPID,

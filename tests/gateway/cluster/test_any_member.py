@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 import urllib.parse
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -97,16 +99,18 @@ def test_the_history_is_that_of_all_members(stack: ExitStack, nats_server: NatsS
     oldest = one.request("GET", "/v1/jobs?sort=created_at&limit=1").body["jobs"]
     assert [job["request_id"] for job in oldest] == [0]
     assert one.request("GET", "/v1/jobs?cursor=x").status == 400
-    name = cluster_of(two)["member"]
+    name, metrics = cluster_of(two)["member"], one.request("GET", "/metrics").raw
     two.kill()
     deadline = time.monotonic() + 60
     while (page := one.request("GET", "/v1/jobs").body)["missing_members"] != [name]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert {job["member"] for job in page["jobs"]} == {cluster_of(one)["member"]}
+    assert b"transform_gateway_members_missing 0.0" in metrics
     while cluster_of(one)["missing"] != [name]:  # when it was silent for some seconds
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    assert b"transform_gateway_members_missing 1.0" in one.request("GET", "/metrics").raw
 
 
 def test_an_unknown_job_is_unknown_everywhere(pair: list[GatewayProcess]) -> None:
@@ -134,13 +138,56 @@ def test_a_caller_sees_no_more_through_another_member(
             assert two.request("GET", about, headers=asked).status == status, (name, about)
 
 
+def test_a_request_that_is_sent_again_to_another_member_gets_the_recorded_outcome(pair: list[GatewayProcess]) -> None:
+    one, two = pair
+    job = {"code": OUTPUT, "request_id": "recorded", "timeout": 30, "inline": True, "label": "with a key"}
+    key = {"Idempotency-Key": "report"}
+    first = one.request("POST", "/v1/execute", job, headers=key)
+    assert (first.status, first.body["output"]) == (200, '{"x":1}\n{"x":2}\n'), first.raw
+    for gateway in (two, one):
+        again = gateway.request("POST", "/v1/execute", job, headers=key)
+        assert (again.status, again.body) == (200, first.body | {"replayed": True})
+    other = two.request("POST", "/v1/execute", job | {"request_id": 1}, headers=key)
+    assert (other.status, other.body["code"], other.body["exit_code"]) == (422, "idempotency_key_reused", 1)
+    for_members = f"/v1/outcomes/{hashlib.sha256(b'report').hexdigest()}/{'0' * 64}?inline=0"
+    assert one.request("GET", for_members).status == 404  # it is no way around the body
+    assert len(one.request("GET", "/v1/jobs?label=with%20a%20key").body["jobs"]) == 1
+    assert two.request("DELETE", f"/v1/jobs/{first.body['execution_id']}").status == 200
+    again = two.request("POST", "/v1/execute", job, headers=key)
+    assert (again.status, "replayed" in again.body) == (200, False), again.raw
+    assert one.request("POST", "/v1/execute", job, headers=key).body == again.body | {"replayed": True}
+
+
+def test_a_key_runs_once_however_many_members_get_it(pair: list[GatewayProcess], storage: S3Server) -> None:
+    one = pair[0]
+    job = {"code": SLOW.format(seconds=50), "request_id": "slow", "timeout": 60, **urls(storage, storage.new_prefix())}
+    key = {"Idempotency-Key": "slow"}
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(each.request, "POST", "/v1/execute", job, headers=key) for each in pair * 4]
+        one.wait_for_line("slow", "running")
+        refused = [each.request("POST", "/v1/execute", job, headers=key) for each in pair]
+        assert {(each.status, each.body["code"]) for each in refused} == {(409, "conflict")}
+        assert one.request("POST", "/v1/cancel", {"request_id": "slow"}).status == 200
+        codes = sorted(each.result(60).body["code"] for each in answers)
+    assert codes == ["cancelled"] + ["conflict"] * 7
+    again = [each.request("POST", "/v1/execute", job, headers=key).body for each in pair]
+    assert [(each["code"], each["replayed"]) for each in again] == [("cancelled", True)] * 2
+
+
 def test_while_its_member_is_away_a_job_is_not_unknown(
     stack: ExitStack, nats_server: NatsServer, storage: S3Server
 ) -> None:
     one, two = members(stack, nats_server)
-    answer = one.execute(OUTPUT, "job")
+    prefix = storage.new_prefix()
+    job = {"code": OUTPUT, "request_id": "job", "timeout": 30, **urls(storage, prefix)}
+    key = {"Idempotency-Key": "key"}
+    answer = one.request("POST", "/v1/execute", job, headers=key)
     assert answer.status == 200, answer.raw
+    log = storage.get(f"{prefix}/events")
     one.kill()
+    again = two.request("POST", "/v1/execute", job, headers=key)
+    assert (again.status, again.body["code"], again.body["retryable"]) == (503, "member_down", True)
+    assert storage.get(f"{prefix}/events") == log  # it is that of the job
     for method, path, body in (
         ("GET", "/v1/logs?request_id=job", None),
         ("GET", f"/v1/jobs/{answer.body['execution_id']}", None),
@@ -152,6 +199,7 @@ def test_while_its_member_is_away_a_job_is_not_unknown(
     assert two.request("GET", "/v1/logs?request_id=never").status == 404
     again = stack.enter_context(GatewayProcess(one.settings | {"STATE_DIR": str(one.state_dir / "s")}))
     assert again.request("GET", "/v1/results/job/output").status in (200, 404)
+    assert two.request("POST", "/v1/execute", job, headers=key).body["replayed"] is True
     assert [line["message"] for line in two.log("job")] == [line["message"] for line in again.log("job")]
 
 

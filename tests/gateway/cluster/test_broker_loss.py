@@ -46,7 +46,12 @@ async def until_answers(ask: Callable[[], Awaitable[str | None]], wanted: str) -
 async def test_jobs_go_on_when_the_broker_has_lost_its_data(nats_server: NatsServer, tmp_path: Path) -> None:
     async with cluster(nats_server, tmp_path, 0, 1, 0) as (front, host, other):
         own_id = front.runner.claims.new_id()
-        await front.runner.claims.claim("mine", None, own_id)
+        await front.runner.claims.claim("mine", None, own_id, b"live")
+
+        async def known_keys() -> list[bytes]:
+            return [b"live", b"ended"]
+
+        front.runner._owners.known_keys = known_keys
         *_, running = front.start("hold", "a")
         await until(host.machine.begun.is_set)
         lose_data(nats_server)
@@ -59,6 +64,10 @@ async def test_jobs_go_on_when_the_broker_has_lost_its_data(nats_server: NatsSer
         peers, name = other.runner.peers, front.runner.peers.name
         await until_answers(lambda: peers.keeper_of_job(own_id), name)
         await until_answers(lambda: peers.keeper_of_request(("mine",), Scope()), name)
+        for key in await known_keys():
+            entry = await peers.entry_of_key(key)
+            assert entry is not None
+            assert entry.keeper == name
         with pytest.raises(Conflict):
             await other.runner.claims.claim("mine", None, "another")
 

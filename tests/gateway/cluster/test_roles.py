@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -98,3 +99,38 @@ def test_what_makes_no_sense_is_refused(
     ended = gateway_command(*command, "--port=0", STATE_DIR=str(state), **settings)
     assert ended.returncode == 2, ended.stderr
     assert text in ended.stderr.splitlines()[-1]
+
+
+def test_a_kernel_that_a_host_holds_is_shown_and_released_at_any_member(
+    stack: ExitStack, nats_server: NatsServer, storage: S3Server
+) -> None:
+    as_host = {**nats_server.settings("host"), "SLOTS": "1", "READY_KERNELS": "0", "HELD_KERNELS": "1"}
+    front = stack.enter_context(GatewayProcess({**nats_server.settings("acceptor"), "SLOTS": "0"}))
+    host = stack.enter_context(GatewayProcess(as_host, launch=HOST))
+    wait_for_members([front], 2)
+    fails = "def transform():\n    raise ValueError('no')\n"
+    answer = front.execute(fails, "fails", hold_minutes=5, **urls(storage, storage.new_prefix())).body
+    name, attach, path = (answer["held"][each] for each in ("id", "attach", "connection_file"))
+    state = {"STATE_DIR": str(front.state_dir / "s")}
+    deadline = time.monotonic() + 60
+    while (listed := gateway_command("held", **state)).stdout == "no kernel is held\n":
+        assert time.monotonic() < deadline
+    (host_name,) = [each["name"] for each in cluster_of(front)["members"] if each["slots"]]
+    assert f"{name}  job fails: user_error, held on host {host_name} for" in listed.stdout, listed
+    assert attach in listed.stdout
+    assert b"transform_gateway_held_kernels 1.0" in host.request("GET", "/metrics").raw
+
+    Path(path).unlink()  # as on another machine
+    console = gateway_command("console", name, **state)
+    assert console.returncode == 2, console
+    assert f"held on host {host_name}: run this there" in console.stderr
+    assert attach in console.stderr
+    fresh = gateway_command("console", "--new", **state)
+    assert "run `transform-gateway console` on the machine of a member with slots: there is none" in fresh.stderr
+
+    assert front.request("POST", "/v1/release", {"id": "unknown"}).status == 404
+    released = gateway_command("release", "--all", **state)
+    assert released.stdout == f"released {name}\n", released
+    assert b"transform_gateway_held_kernels 0.0" in host.request("GET", "/metrics").raw
+    assert front.request("GET", "/v1/held").body["held"] == []
+    assert front.request("POST", "/v1/release", {"id": name}).status == 404

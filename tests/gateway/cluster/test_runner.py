@@ -27,10 +27,11 @@ from gateway.cluster.wire import Assignment, LeaseRecord, Phase, decode, encode
 from gateway.core.cancellation import StopSignal
 from gateway.core.errors import Conflict, FailureCode, MemberDown
 from gateway.core.events import EventLog
-from gateway.core.job import Job, KeptDelivery, Scope, UrlDelivery, Verdict
+from gateway.core.job import HeldKernel, Job, KeptDelivery, Scope, UrlDelivery, Verdict
 from gateway.core.settings import Settings
 from gateway.jobs.delivery import Deliverer
 from gateway.jobs.peers import PeerRequest
+from gateway.jobs.store import JobStore
 from gateway.storage import KeptResultStore, ObjectClient
 from tests.gateway.http.harness import ScriptedRun, ScriptedRunner
 from tests.nats_server import NatsServer
@@ -93,7 +94,7 @@ async def cluster(server: NatsServer, tmp_path: Path, *slots: int) -> AsyncItera
             runner = ClusterRunner(settings, me, machine, broker, Deliverer(settings, results, client), client)  # type: ignore[arg-type]
             runner.on_slot_free(lambda: None)
             stack.push_async_callback(runner.aclose)
-            await runner.start((), lambda: False)
+            await runner.start((), lambda: False, JobStore(settings).known_keys)
             made.append(InProcess(runner, machine, broker))
         yield made
 
@@ -261,6 +262,45 @@ async def test_a_request_id_is_claimed_once(nats_server: NatsServer, tmp_path: P
             await two.runner.claims.claim(7, "etl", "e")
         await one.runner.claims.release("a")
         await two.runner.claims.claim(7, "etl", "f")
+
+
+async def test_a_host_that_does_not_answer_is_named_with_the_command_that_attaches(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(nats_server, tmp_path, 0, 1) as (front, host):
+        kernel = HeldKernel(
+            "ab12", "job", "user_error", 1.0, 2.0, {"attach": "jupyter console --existing /s/ab12.json"}
+        )
+        host.runner._roster.held = lambda: [kernel]
+        await until(front.runner.held_kernels)
+
+        async def no_reply(*args: Any) -> None: ...
+
+        monkeypatch.setattr(front.broker, "ask", no_reply)
+        name = host.runner._me.name
+        with pytest.raises(Conflict, match=f"the host {name} holds .* there: jupyter console --existing /s/ab12.json"):
+            await front.runner.release("ab12")
+        assert [each.access["host"] for each in front.runner.held_kernels()] == [name]
+
+
+async def test_an_idempotency_key_is_claimed_once(nats_server: NatsServer, tmp_path: Path) -> None:
+    async with cluster(nats_server, tmp_path, 0, 0) as (one, two):
+        await one.runner.claims.claim(1, None, "a", b"key")
+        with pytest.raises(Conflict, match="Idempotency-Key"):
+            await two.runner.claims.claim(2, None, "b", b"key")
+        await two.runner.claims.withdraw("b")
+        await two.runner.claims.claim(2, None, "c")
+        await one.runner.claims.release("a")  # the end of the job does not free its key
+        stale = await two.runner.peers.entry_of_key(b"key")
+        assert stale is not None
+        assert stale.keeper == one.runner.peers.name
+        await one.runner.peers.forget_key(b"key", stale)
+        await one.runner.claims.claim(3, None, "d", b"key")
+        await two.runner.peers.forget_key(b"key", stale)  # that was before another job had it
+        with pytest.raises(Conflict):
+            await two.runner.claims.claim(4, None, "e", b"key")
+        await one.runner.claims.withdraw("d")
+        await two.runner.claims.claim(5, None, "f", b"key")
 
 
 async def test_a_member_that_starts_again_takes_its_ids_back(nats_server: NatsServer, tmp_path: Path) -> None:

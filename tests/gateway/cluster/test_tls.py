@@ -15,7 +15,7 @@ import pytest
 
 from gateway.core.errors import ConfigurationError
 from gateway.core.settings import Settings
-from gateway.http.base.auth import Guard
+from gateway.http.access.auth import Guard
 from gateway.process.checks import check_settings
 from gateway.process.privileges import gateway_user
 from gateway.process.serve import _reload

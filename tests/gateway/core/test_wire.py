@@ -1,4 +1,4 @@
-"""Jobs and events keep every value through their JSON form, and foreign or newer messages are refused by name."""
+"""Messages keep every value through their JSON form, and foreign or newer ones are refused by name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from msgspec import Raw
 
+from gateway.cluster.wire import EventBatch, decode, encode
 from gateway.core.displays import DisplayedImage, DisplayedTable
 from gateway.core.errors import FailureCode
 from gateway.core.events import Displayed, Event, Finished, LogLine, LogSnapshot, Progress, StateChanged
@@ -35,11 +36,9 @@ from gateway.core.job import (
 from gateway.core.log_json import encode_line
 from gateway.core.wire import (
     WireError,
-    decode_event,
     decode_job,
     decode_log,
     decode_verdict,
-    encode_event,
     encode_job,
     encode_log,
     encode_verdict,
@@ -115,7 +114,8 @@ def test_a_job_comes_back_as_it_was(job: Job) -> None:
 
 @given(EVENTS)
 def test_an_event_comes_back_as_it_was(event: Event) -> None:
-    assert decode_event(encode_event(event)) == event
+    batch = EventBatch("ab", 1, 0, (event,))
+    assert decode(EventBatch, encode(batch)) == batch
 
 
 @given(VERDICTS)
@@ -139,7 +139,7 @@ def test_a_message_with_half_a_character_is_kept_as_text() -> None:
 
 
 JOB = json.loads(encode_job(Job(1, "x", 30.0, UrlDelivery("u"), tables=(InputTable("t", UrlSource("d")),))))
-EVENT = json.loads(encode_event(Finished(Verdict(FailureCode.TIMEOUT, "late", -1))))
+VERDICT = json.loads(encode_verdict(Verdict(FailureCode.TIMEOUT, "late", -1)))
 
 
 @pytest.mark.parametrize(
@@ -164,20 +164,19 @@ def test_a_job_that_is_not_understood_is_refused_by_name(path: tuple[Any, ...], 
 @pytest.mark.parametrize(
     ("path", "value", "text"),
     [
-        (("type",), "job", "expected a message of type 'event', not 'job'"),
-        (("version",), 0, "the event is of version 0; only version 1"),
-        (("event", "type"), "rumour", "Invalid value 'rumour'"),
-        (("event", "verdict", "code"), "all_is_well", "event.verdict.code"),
+        (("type",), "job", "expected a message of type 'verdict', not 'job'"),
+        (("version",), 0, "the verdict is of version 0; only version 1"),
+        (("verdict", "code"), "all_is_well", "verdict.code"),
     ],
 )
-def test_an_event_that_is_not_understood_is_refused_by_name(path: tuple[Any, ...], value: object, text: str) -> None:
-    check_refused(decode_event, EVENT, path, value, text)
+def test_a_verdict_that_is_not_understood_is_refused_by_name(path: tuple[Any, ...], value: object, text: str) -> None:
+    check_refused(decode_verdict, VERDICT, path, value, text)
 
 
 def test_members_of_a_verdict_that_a_later_version_added_are_ignored() -> None:
-    later = json.loads(json.dumps(EVENT))
-    later["event"]["verdict"]["mood"] = later["event"]["pace"] = "good"
-    assert decode_event(json.dumps(later).encode()) == decode_event(json.dumps(EVENT).encode())
+    later = json.loads(json.dumps(VERDICT))
+    later["verdict"]["mood"] = "good"
+    assert decode_verdict(json.dumps(later).encode()) == decode_verdict(json.dumps(VERDICT).encode())
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"type": "job"}', b'{"version": 1}'])

@@ -16,7 +16,7 @@ from tornado.httpclient import HTTPResponse
 from gateway.core.cancellation import StopSignal
 from gateway.core.errors import FAILURES, FailureCode, JobFailed
 from gateway.core.events import JobLog, Progress
-from gateway.core.job import Job, KeptDelivery, OutputFacts, TableFacts, Verdict
+from gateway.core.job import HeldKernel, Job, KeptDelivery, OutputFacts, TableFacts, Verdict
 from gateway.core.uploads import Uploads
 from gateway.jobs.runner import KeptResult, RunnerStatus, SlotCount
 from gateway.local.slots import Slots
@@ -154,6 +154,9 @@ class ScriptedRunner:
 
     async def packages(self, *, renew: bool = False) -> list[Package]:
         return [Package("pandas", "2.3.3", preloaded=True), Package("scipy", "1.16.0", preloaded=False)]
+
+    def held_kernels(self) -> list[HeldKernel]:
+        return []
 
     def kept_result(self, execution_id: str) -> KeptResult | None:
         return self.results.get(execution_id)

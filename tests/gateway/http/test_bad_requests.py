@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.http.base.handler import PARSED_ON_LOOP_BYTES
+from gateway.http.base_handler.handler import PARSED_ON_LOOP_BYTES
 from gateway.http.schemas.strict_json import parse_object
 from tests.gateway.http.harness import Caller, ScriptedRunner, body, head
 
@@ -206,7 +206,7 @@ async def test_caller_that_hangs_up_while_its_body_is_parsed_starts_no_job(
         return parse_object(data)
 
     monkeypatch.setattr("gateway.http.bodies.receivers.parse_object", slow_parse)
-    monkeypatch.setattr("gateway.http.base.handler.PARSED_ON_LOOP_BYTES", 0)
+    monkeypatch.setattr("gateway.http.base_handler.handler.PARSED_ON_LOOP_BYTES", 0)
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     sent = b'{"code": "ok", "request_id": 1}'
     writer.write(head("POST", "/v1/execute", f"Content-Length: {len(sent)}") + sent)

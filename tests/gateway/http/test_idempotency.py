@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sqlite3
 from typing import Any
 
 import pytest
 
+from gateway.core.errors import Conflict
+from gateway.core.job import Job
 from gateway.jobs.service import JobService
-from gateway.jobs.store import JobStore
+from gateway.jobs.store import IdempotencyKey, JobStore
 from tests.gateway.http.harness import Caller, ScriptedRunner, body
 
 
@@ -69,6 +72,46 @@ async def test_without_a_key_an_id_runs_again(call: Caller, runner: ScriptedRunn
 async def test_a_refusal_is_not_recorded(call: Caller, runner: ScriptedRunner, service: JobService) -> None:
     service.draining = True
     assert (await send(call, "k1")).code == 503
+    service.draining = False
+    assert "replayed" not in body(await send(call, "k1"))
+    assert len(runner.jobs) == 1
+
+
+class Claims:
+    """The claims of a cluster whose broker answers when it is let."""
+
+    def __init__(self) -> None:
+        self.asked, self.answered = asyncio.Event(), asyncio.Event()
+        self.withdrawn: list[str] = []
+
+    def check(self, job: Job) -> None: ...
+
+    def new_id(self) -> str:
+        return "id"
+
+    async def claim(self, request_id: Any, token_name: str | None, execution_id: str, key: bytes | None = None) -> None:
+        self.asked.set()
+        await self.answered.wait()
+
+    async def release(self, execution_id: str) -> None: ...
+
+    async def withdraw(self, execution_id: str) -> None:
+        self.withdrawn.append(execution_id)
+
+
+async def test_a_key_that_other_members_may_know_is_not_a_new_one(
+    call: Caller, runner: ScriptedRunner, service: JobService
+) -> None:
+    service._claims = claims = Claims()
+    first = asyncio.ensure_future(send(call, "k1"))
+    await claims.asked.wait()
+    with pytest.raises(Conflict):  # the answer to another member, which would let it run the job
+        await service.find_by_key(IdempotencyKey(hashlib.sha256(b"k1").digest(), b""))
+    assert (await send(call, "k1")).code == 409
+    service.draining = True
+    claims.answered.set()
+    assert (await first).code == 503
+    assert claims.withdrawn == ["id"]
     service.draining = False
     assert "replayed" not in body(await send(call, "k1"))
     assert len(runner.jobs) == 1

@@ -10,7 +10,7 @@ from tornado.web import Application
 
 from gateway.core import events
 from gateway.core.events import EventLog
-from gateway.http.base import arrivals
+from gateway.http.base_handler import arrivals
 from gateway.jobs.service import JobService
 from tests.gateway.http.harness import FETCHED, ROWS, Caller, ScriptedRunner, body, eventually, head
 

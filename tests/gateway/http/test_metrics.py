@@ -88,7 +88,10 @@ async def test_requests_are_labelled_by_handler_not_by_url(call: Caller) -> None
     name = "http_request_duration_seconds_count"
     assert value(samples, name, method="GET", handler="gateway.http.handlers.logs.LogsHandler", status_code="404") == 5
     assert (
-        value(samples, name, method="GET", handler="gateway.http.base.handler.NotFoundHandler", status_code="404") == 5
+        value(
+            samples, name, method="GET", handler="gateway.http.base_handler.handler.NotFoundHandler", status_code="404"
+        )
+        == 5
     )
     assert (
         value(samples, name, method="other", handler="gateway.http.handlers.logs.LogsHandler", status_code="405") == 1
@@ -131,7 +134,7 @@ async def test_exported_metrics_match_the_catalogue(
     status = service.status()
     disk = {"disk": {"free_bytes": 1, "free_inodes": 1, "problem": None}}
     counts = dict.fromkeys(("attempts", "fenced", "hosts_lost", "republished"), 1)
-    cluster = {"cluster": {"members": [{"name": "a", "slots": 1, "busy": 1}], **counts}}
+    cluster = {"cluster": {"members": [{"name": "a", "slots": 1, "busy": 1}], "missing": ["b"], **counts}}
     status = dataclasses.replace(status, internal_s3={"healthy": True}, details={**status.details, **disk, **cluster})
     monkeypatch.setattr(service, "status", lambda: status)
     await call.execute("ok", 1)

@@ -12,7 +12,7 @@ from tornado.routing import PathMatches
 from tornado.web import Application
 
 from gateway.core.settings import Settings
-from gateway.http.base.handler import BaseHandler
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.routes import ROUTES
 from gateway.http.schemas.responses import (
     AcceptedResponse,

@@ -15,11 +15,11 @@ from tornado.web import Application
 from gateway.core.errors import MemberDown
 from gateway.core.job import Job, KeptDelivery
 from gateway.core.settings import Settings
+from gateway.http.access.peer_connection import answer_peer
 from gateway.http.application import make_app
-from gateway.http.base import other_members
-from gateway.http.base.other_members import OtherLog, OtherMembers
-from gateway.http.base.peer_connection import answer_peer
 from gateway.http.server import make_server
+from gateway.http.streams import other_members, stream_batches
+from gateway.http.streams.other_members import OtherLog, OtherMembers
 from gateway.jobs.feed import JobFeed, OtherJob
 from gateway.jobs.peers import PeerPart, PeerRequest
 from gateway.jobs.service import JobService
@@ -236,6 +236,28 @@ async def test_two_members_that_watch_each_other_go_on_when_a_third_one_vanishes
                 assert await eventually(lambda: seen(a) == seen(b) == known)
         for link, count in zip(links, before, strict=True):
             assert set(link.events[count:]) == {"changes"}
+
+
+async def test_a_member_with_more_jobs_than_an_answer_has_room_for_is_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links = Linked("a", "b"), Linked("b", "a")
+    links[0].has_third = False
+    async with aclosing(member(tmp_path / "a", links[0])) as a, aclosing(member(tmp_path / "b", links[1])) as b:
+        links[0].app = make_app(b, b.settings)
+        ids = [await hold(b, f"{number}") for number in range(4)]
+        monkeypatch.setattr(stream_batches, "MEMBER_BYTES", 1500)
+        others = OtherMembers(a.feed, links[0])
+
+        def seen() -> list[str]:
+            return [job.job_id for job in a.feed.live() if isinstance(job, OtherJob)]
+
+        with a.feed.watch(), others.watched():
+            assert await eventually(seen)
+            assert seen() == ids[: len(seen())]
+            assert len(seen()) < len(ids)
+            assert others.missing() == []
+            assert (a.feed.watchers, b.feed.watchers) == (1, 0)  # questions take no place of a client
 
 
 @asynccontextmanager

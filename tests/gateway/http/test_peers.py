@@ -8,8 +8,8 @@ import json
 import pytest
 from tornado.web import Application
 
-from gateway.http.base.peer_connection import PeerConnection, answer_peer
-from gateway.http.base.tokens import TokenKind
+from gateway.http.access.peer_connection import PeerConnection, answer_peer
+from gateway.http.access.tokens import TokenKind
 from gateway.http.routes import ROUTES
 from gateway.jobs.peers import PeerPart, PeerRequest
 from gateway.jobs.service import JobService

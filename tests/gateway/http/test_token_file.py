@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.job import Scope
-from gateway.http.base.tokens import Token, TokenKind, parse_tokens
+from gateway.http.access.tokens import Token, TokenKind, parse_tokens
 
 
 def test_names_kinds_and_tokens() -> None:

@@ -10,9 +10,9 @@ from tornado.httpclient import HTTPResponse
 from tornado.web import Application
 
 from gateway.core.settings import Settings
+from gateway.http.access.auth import Guard
+from gateway.http.access.tokens import Token, TokenKind
 from gateway.http.application import make_app
-from gateway.http.base.auth import Guard
-from gateway.http.base.tokens import Token, TokenKind
 from gateway.http.routes import ROUTES
 from gateway.jobs.service import JobService
 from gateway.telemetry.metrics import Metrics

@@ -302,7 +302,7 @@ async def test_the_log_names_each_job_when_it_is_accepted_started_and_found_agai
     await turns()
     lines = [entry.getMessage() for entry in caplog.records]
     assert [f"job 'a\\nb' ({record.execution_id}) {step} call=-" in lines for step in ("accepted", "started")]
-    assert f"job 'a\\nb' ({record.execution_id}) was left by the process before: it runs again" in lines
+    assert f"job 'a\\nb' ({record.execution_id}) was left by an earlier process: it runs again" in lines
     await gateway.service.aclose()
 
 

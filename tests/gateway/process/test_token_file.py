@@ -10,7 +10,7 @@ import pytest
 
 from gateway.core.errors import ConfigurationError
 from gateway.core.settings import Settings
-from gateway.http.base.tokens import Token, TokenKind
+from gateway.http.access.tokens import Token, TokenKind
 from gateway.process.token_file import read_tokens, warnings_of_tokens
 
 LINE = "metabase run 0123456789abcdef\n"

@@ -75,7 +75,14 @@ def test_child_of_the_bare_call_is_a_whole_process() -> None:
                 thread.join()
         program = subprocess.run([sys.executable, "-c", "print(6 * 7)"], stdout=subprocess.PIPE, check=True)
         names = threading.active_count(), threading.current_thread() is threading.main_thread()
-        return [clone_parent.knows_its_thread(), sorted(results), program.stdout, names, called, os.getpid() != parent]
+        return [
+            clone_parent.has_correct_thread_id(),
+            sorted(results),
+            program.stdout,
+            names,
+            called,
+            os.getpid() != parent,
+        ]
 
     parent = os.getpid()
 
@@ -96,7 +103,7 @@ def test_fork_makes_random_numbers_of_its_own_and_leaves_the_parent_whole() -> N
         thread = threading.Thread(target=lambda: None)
         thread.start()
         thread.join()
-        return [clone_parent.knows_its_thread(), float(told) != random.random()]
+        return [clone_parent.has_correct_thread_id(), float(told) != random.random()]
 
     assert in_child(process_of_one_thread) == [True, True]
 

@@ -119,7 +119,7 @@ def test_a_package_that_does_not_bear_it_is_left_to_the_jobs(tmp_path: Path, sou
     )
     assert done.stdout == "False True\n"
     assert reason in done.stderr
-    assert "package: imported by each job that wants it" in done.stderr
+    assert "package: imported by each job that uses it" in done.stderr
 
 
 def test_an_unknown_release_of_polars_is_left_to_the_jobs(tmp_path: Path) -> None:

@@ -49,18 +49,27 @@ def test_interrupt_between_two_statements_ends_a_cell_with_await(front_end: Fron
     assert front_end.printed("del compiler.extra_flags; print(1)") == "1\n"
 
 
-def test_interrupt_before_the_loop_waits_ends_a_cell_with_await(front_end: FrontEnd) -> None:
+@pytest.mark.parametrize(
+    ("function", "code", "raised"),
+    [("sleep_long", "sleep_long()", "KeyboardInterrupt"), ("select", "await asyncio.sleep(1000)", "CancelledError")],
+    ids=["plain", "await"],
+)
+def test_interrupt_before_the_main_thread_waits_ends_the_cell(
+    front_end: FrontEnd, function: str, code: str, raised: str
+) -> None:
     """The signal comes to another thread, and so does not interrupt the system call in which the main thread waits."""
     front_end.run(
         "import asyncio, signal, sys, threading, time\n"
         "main = threading.main_thread().ident\n"
+        "def sleep_long():\n"
+        "    time.sleep(1000)\n"
         "def interrupt():\n"
-        "    while sys._current_frames()[main].f_code.co_name != 'select':\n"
+        f"    while sys._current_frames()[main].f_code.co_name != {function!r}:\n"
         "        time.sleep(0.01)\n"
         "    signal.pthread_kill(threading.get_ident(), signal.SIGINT)"
     )
-    reply, messages = front_end.run("threading.Thread(target=interrupt).start()\nawait asyncio.sleep(1000)")
-    assert (reply["ename"], messages[-2]["msg_type"]) == ("CancelledError", "error")
+    reply, messages = front_end.run(f"threading.Thread(target=interrupt).start()\n{code}")
+    assert (reply["ename"], messages[-2]["msg_type"]) == (raised, "error")
     assert front_end.printed("print(1)") == "1\n"
 
 
@@ -79,7 +88,7 @@ def test_error_after_await_aborts_the_cells_that_wait(front_end: FrontEnd) -> No
     ("magic", "text"),
     [
         ("%matplotlib inline", ""),
-        ("%matplotlib", "Using matplotlib backend: inline"),
+        ("%matplotlib", "Using matplotlib backend: "),
         ("%gui asyncio", ""),
         ("%connect_info", '"transport": "ipc"'),
         ("%subshell", "does not support subshells"),

@@ -44,7 +44,7 @@ def test_memory_of_a_block_is_used_for_the_next(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("is_short", [False, True])
 def test_results_come_in_order_whether_memory_is_short_or_not(monkeypatch: pytest.MonkeyPatch, is_short: bool) -> None:
     if is_short:
-        monkeypatch.setattr(parallel_map, "_LESSON_BYTES", 1 << 60)
+        monkeypatch.setattr(parallel_map, "_THRESHOLD_BYTES", 1 << 60)
     monkeypatch.setattr(parallel_map.os, "sched_getaffinity", lambda _: range(3))
     threads: set[str] = set()
 

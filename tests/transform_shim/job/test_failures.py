@@ -383,7 +383,7 @@ def test_code_that_spoils_builtins_still_gets_an_answer(job: Job) -> None:
 def test_request_that_is_no_request_is_said_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     for text in ("{", "{}", '{"version": 2}', '{"version": 1}', "[]"):
         shim.run_job(text)
-        assert "ERROR: The job cannot be understood" in capsys.readouterr().err
+        assert "ERROR: The job request is not valid" in capsys.readouterr().err
 
 
 def test_result_has_stages_tables_and_memory(job: Job) -> None:

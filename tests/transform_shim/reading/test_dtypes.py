@@ -169,7 +169,7 @@ def test_numbers_of_more_digits_than_any_decimal_are_doubles_in_pandas_alone(
     csv = read(tmp_path, fields(c="Decimal"), f"c\n1.5\n{value}\n", data_format="csv")["c"]
     assert csv.tolist() == [1.5, float(value)]
     for form in ("arrow", "arrow_reader"):
-        with pytest.raises(InputInvalid, match=r"column 'c': the numbers take more than 76 digits, .* pd\.DataFrame"):
+        with pytest.raises(InputInvalid, match=r"column 'c': the numbers need more than 76 digits, .* pd\.DataFrame"):
             read(tmp_path, fields(c="Decimal"), data, form=form)
 
 
@@ -230,7 +230,7 @@ def refusal(form: str) -> str:
 
 @pytest.mark.parametrize("form", ["polars", "polars_lazy", "duckdb"])
 def test_numbers_that_an_engine_has_no_decimal_for_are_named(elsewhere: Callable[..., Any], form: str) -> None:
-    assert "column 'c': the numbers take 39 digits, and decimals of Polars and DuckDB have at most 38" in elsewhere(
+    assert "column 'c': the numbers need 39 digits, and decimals of Polars and DuckDB have at most 38" in elsewhere(
         refusal, form
     )
 

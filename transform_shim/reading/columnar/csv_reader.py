@@ -98,7 +98,7 @@ class _CsvFile(ColumnarFile):
 
     @contextlib.contextmanager
     def _on_its_line(self, row: int | None = None) -> Iterator[None]:
-        """Give errors, which come with a row (`row` without), the line on which it begins."""
+        """Add to errors the line on which their row begins; `row` is that of errors without one."""
         try:
             yield
         except InputInvalid as error:
@@ -114,7 +114,7 @@ class _LargeRow(InputInvalid):
 
 
 def _open_csv(file: TableFile, stack: contextlib.ExitStack, *, has_large_rows: bool = False) -> pa.RecordBatchReader:
-    """Open CSV with every column as text: Arrow would guess types, and 007 is no number until the manifest says so."""
+    """Open CSV with every column as text: Arrow would guess types, and 007 is a number only if the manifest says so."""
     with open_binary(file.data_path, file.compression) as head:
         first = head.read(_HEADER_BYTES)
     if not first.strip():

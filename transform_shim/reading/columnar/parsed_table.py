@@ -43,7 +43,7 @@ def _write(file: pa.NativeFile, arrays: list[pa.Array], names: list[str], metada
 
 
 def parsed_fields(file: TableFile) -> tuple[Field, ...] | None:
-    """Return the fields of a parsed table; None if the file is none.
+    """Return the fields of a parsed table; None if the file is not one.
 
     Raises
     ------

@@ -31,7 +31,7 @@ class ColumnarFile(abc.ABC):
     fields : sequence of Field
         The columns wanted.
     typed : bool
-        Whether the fields know their kinds; otherwise the file's own types stay.
+        Whether the fields have kinds; otherwise the file's own types stay.
     """
 
     def __init__(self, file: TableFile, fields: Sequence[Field], *, typed: bool) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 __all__ = ["WORTHWHILE_BYTES", "has_free_memory", "json_engine", "worthwhile_bytes"]
 
-#: Size of a table from which on the parser's threads and buffers are won back.
+#: Size of a table from which on the parser saves more than its threads and buffers cost.
 WORTHWHILE_BYTES = 8 << 20
 #: The same where Polars must be imported first, which takes 85 ms.
 _IMPORT_BYTES = 64 << 20

@@ -39,7 +39,7 @@ _TYPES: dict[Kind, str] = {
 
 
 class PolarsLines:
-    """Parses blocks of one file, until a block shows that this file is not for it.
+    """Parses blocks of one file, until it cannot parse a block.
 
     Parameters
     ----------

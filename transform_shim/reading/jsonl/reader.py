@@ -85,7 +85,7 @@ class JsonLines:
         Raises
         ------
         InputInvalid
-            Where the file is no JSON lines or contradicts the manifest.
+            Where the file is not JSON lines or contradicts the manifest.
         """
         # each call waits for threads of Polars; with one call more, two cores do 1.75 s of work in a second, not 1.65
         return ordered_map(self.decode, line_blocks(self.file), spare_threads=1)

@@ -45,7 +45,7 @@ def common_type(types: Iterable[pa.DataType], kind: Kind | None, decimal: Decima
     types : iterable of pyarrow.DataType
         The types of the blocks that have values.
     kind : Kind or None
-        The column's kind; None where only the file itself knows the type.
+        The column's kind; None where only the file itself has the type.
     decimal : callable
         Chooses the decimal for the digits that the values need.
 

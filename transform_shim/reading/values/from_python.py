@@ -1,7 +1,7 @@
 """Python values of one column to an Arrow array, by the column's kind; a value that contradicts the kind is an error.
 
 =========== ======================================================= =================================
-kind        taken                                                   becomes
+kind        accepted                                                becomes
 =========== ======================================================= =================================
 INTEGER     whole numbers, also as ``5.0`` or ``1E3``               int64; beyond it decimal, scale 0
 NUMBER      any number                                              as INTEGER, else decimal
@@ -13,7 +13,7 @@ JSON_TEXT   text; anything else as its JSON text                    large_string
 DATE …      ISO text                                                date32, timestamp
 =========== ======================================================= =================================
 
-Numbers that take more digits than any Arrow decimal has become their texts, and so do date-times that no Arrow
+Numbers that need more digits than any Arrow decimal has become their texts, and so do date-times that no Arrow
 timestamp holds: pandas has a type for them, and other frames refuse them.
 """
 

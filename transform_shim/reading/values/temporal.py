@@ -32,7 +32,7 @@ _BELOW_MICROSECONDS = r"(\.\d{6})\d{1,3}"
 
 
 class NotTemporal(ValueError):
-    """A text is no date or date-time; ``index`` is its position in the column."""
+    """A text is not a date or date-time; ``index`` is its position in the column."""
 
     def __init__(self, index: int, text: str, expected: str) -> None:
         self.index, self.text, self.expected = index, text, expected
@@ -54,7 +54,7 @@ def to_dates(texts: pa.Array) -> pa.Array:
 def to_clock(texts: pa.Array) -> pa.Array:
     """Return the clock reading of each text: timestamp without zone, in microseconds unless digits need nanoseconds.
 
-    If no timestamp holds all of them, the result are texts for `to_microseconds`.
+    If no timestamp holds all of them, the result has texts for `to_microseconds`.
     """
     return _parse(_without_offset(texts), texts, "clock", None)
 
@@ -62,7 +62,7 @@ def to_clock(texts: pa.Array) -> pa.Array:
 def to_instants(texts: pa.Array) -> pa.Array:
     """Return the instant of each text, in UTC; a text without offset is taken as UTC.
 
-    If no timestamp holds all of them, the result are texts for `to_microseconds`.
+    If no timestamp holds all of them, the result has texts for `to_microseconds`.
     """
     try:
         return texts.cast(pa.timestamp("us", "UTC"))

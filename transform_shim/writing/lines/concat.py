@@ -2,7 +2,7 @@
 
 Arrow's own join (``binary_join_element_wise``) takes 17 ns a piece, which was two thirds of the time for JSON lines.
 Here each text lies once in a pool, a row is the places of its pieces there, and one ``take`` of all places, row by row,
-copies the texts one behind the other: 5 ns a piece, and the data buffer of the result is the rows.
+copies the texts one after the other: 5 ns a piece, and the data buffer of the result is the rows.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class JoinedRows:
             self._add_piece([texts], places)
 
     def joined(self) -> list[memoryview]:
-        """Return all rows one behind the other, in blocks that each end with a row."""
+        """Return all rows one after the other, in blocks that each end with a row."""
         self._end_piece()
         arrays, self._arrays = self._arrays, []  # freed as soon as they are copied: a cell may have 100 MB
         pool = pa.concat_arrays([pa.array(self._short, TEXT), *arrays])

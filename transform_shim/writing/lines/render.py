@@ -40,7 +40,7 @@ _PLAIN_DOUBLE_END = 1e10
 _SHORT_ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"}
 #: Python's own context rounds to 28 digits, or to what user code has set.
 _ALL_DIGITS = decimal.Context(prec=MOST_DIGITS, traps=[decimal.Inexact])
-#: First and last day that text with four digits for the year can say.
+#: First and last day that text with four digits for the year can represent.
 _FIRST_DAY, _LAST_DAY = "0001-01-01", "9999-12-31"
 
 
@@ -59,7 +59,7 @@ def cell_texts(array: pa.Array) -> pa.Array:
 def double_digits(array: pa.Array) -> tuple[pa.Array, Mask]:
     """Return the shortest digits of doubles, as texts or whole numbers, and which of them need ``.0`` added.
 
-    Arrow leaves the point out of whole numbers. NaN and infinities, which JSON has not, are null.
+    Arrow leaves the point out of whole numbers. NaN and infinities, which JSON does not have, are null.
     """
     values = numbers(array)
     with np.errstate(invalid="ignore"):  # the values of nulls are arbitrary
@@ -110,7 +110,7 @@ def _timestamps(array: pa.Array) -> pa.Array:
 
 
 def check_years(array: pa.Array, column: str, first_row: int) -> None:
-    """Refuse dates and date-times that text with four digits for the year cannot say.
+    """Refuse dates and date-times that text with four digits for the year cannot represent.
 
     Raises
     ------

@@ -13,7 +13,7 @@ from transform_shim.writing.lines.render import TEXT, cell_texts, null_mask, num
 
 __all__ = ["shared_texts"]
 
-#: With fewer rows the look at a column, 50 us, costs more than it saves.
+#: With fewer rows the test of a column, 50 us, costs more than it saves.
 _FEWEST_ROWS = 4096
 _TABLE_END = 10_000
 

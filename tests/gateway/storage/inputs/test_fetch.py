@@ -192,7 +192,7 @@ async def test_chunked_answer_arrives_whole(client: ObjectClient, settings: Sett
 async def test_silent_server_is_given_up(hasty_client: ObjectClient, settings: Settings, tmp_path: Path) -> None:
     with FaultyServer([stall(b"abc")]) as server:
         message = await failure(hasty_client, (table(server.url()),), tmp_path, settings)
-    assert "sent and took no byte for 0.3 s" in message
+    assert "sent and accepted no byte for 0.3 s" in message
 
 
 @pytest.mark.parametrize("head", ["", "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"], ids=["head", "body"])
@@ -201,7 +201,7 @@ async def test_server_that_drips_is_given_up(
 ) -> None:
     with FaultyServer([drip(head)]) as server:
         message = await failure(hasty_client, (table(server.url()),), tmp_path, settings)
-    assert ("the storage is too slow" if head else "sent and took no byte for 0.3 s") in message
+    assert ("the storage is too slow" if head else "sent and accepted no byte for 0.3 s") in message
 
 
 async def test_refused_connection_and_unknown_host_are_reported(

@@ -109,7 +109,7 @@ async def test_a_request_is_sent_once(method: str, client: ObjectClient) -> None
 async def test_a_silent_server_is_reported_after_the_idle_limit(hasty_client: ObjectClient) -> None:
     with FaultyServer([serve(b"one")]) as server:
         assert await get(hasty_client, server.url()) == b"one"
-        with pytest.raises(StorageError, match=r"sent and took no byte for 0\.3 s"):
+        with pytest.raises(StorageError, match=r"sent and accepted no byte for 0\.3 s"):
             await get(hasty_client, server.url())
     assert len(server.received) == 1, "it was the same connection"
 

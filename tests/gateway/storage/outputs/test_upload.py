@@ -210,7 +210,7 @@ async def test_server_that_takes_nothing_is_given_up(
     with FaultyServer([take_nothing]) as server, opened(tmp_path, bytes(size_bytes)) as output:
         open_before = open_descriptors() - before
         try:
-            assert "sent and took no byte for 0.3 s" in await failure(hasty_client, server.url(), output)
+            assert "sent and accepted no byte for 0.3 s" in await failure(hasty_client, server.url(), output)
             await asyncio.sleep(0)
             assert len(open_descriptors() - before) - len(open_before) <= len(server.received)  # the server's end only
         finally:

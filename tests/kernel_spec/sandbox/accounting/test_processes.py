@@ -75,7 +75,7 @@ def test_everything_a_workspace_started_is_ended_and_reaped(workspace_dir: str, 
         found = processes.of_workspace(workspace_dir, owner)
         ended = processes.end_workspace(workspace_dir, owner)
         return [
-            len([status for status in found if status.lives]),
+            len([status for status in found if status.is_alive]),
             len(ended.pids),
             ended.exits.get(kernel),
             list(ended.exits.values()).count(signal.SIGKILL) == 2,
@@ -100,7 +100,7 @@ def test_fork_bomb_is_ended(workspace_dir: str, owner: Identity | None, shares_u
         identity = None if shares_uid else owner
         start_in_workspace(workspace_dir, identity, FORK_BOMB)
         ended = processes.end_workspace(workspace_dir, identity, deadline_seconds=10)
-        return [len(ended.pids) > 20, len([s for s in processes.of_workspace(workspace_dir, identity) if s.lives])]
+        return [len(ended.pids) > 20, len([s for s in processes.of_workspace(workspace_dir, identity) if s.is_alive])]
 
     assert in_child(launcher) == [True, 0]
 
@@ -116,7 +116,10 @@ def test_neighbour_under_the_same_user_is_not_touched(scratch_dir: str, owner: I
         second = start_in_workspace(other, None, DAEMON)
         processes.end_workspace(one, None)
         survivor = procfs.read_status(second)
-        result = [first in {s.pid for s in processes.of_workspace(one, None)}, survivor is not None and survivor.lives]
+        result = [
+            first in {s.pid for s in processes.of_workspace(one, None)},
+            survivor is not None and survivor.is_alive,
+        ]
         processes.end_workspace(other, None)
         return result
 
@@ -142,12 +145,12 @@ def test_status_of_an_unreadable_process_has_its_user() -> None:
     try:
         status = procfs.read_status(pid)
         assert status is not None
-        assert (status.parent_pid, status.uid, status.lives) == (os.getpid(), os.getuid(), True)
+        assert (status.parent_pid, status.uid, status.is_alive) == (os.getpid(), os.getuid(), True)
         assert status.anonymous_bytes > 0
     finally:
         os.kill(pid, signal.SIGKILL)
         zombie = None
-        while zombie is None or zombie.lives:
+        while zombie is None or zombie.is_alive:
             zombie = procfs.read_status(pid)
         os.waitpid(pid, 0)
     assert procfs.read_status(pid) is None
@@ -183,7 +186,7 @@ def test_kernel_that_exited_needs_no_further_rounds(workspace_dir: str, owner: I
         processes.become_subreaper()
         start_in_workspace(workspace_dir, owner, "import os; os.write(1, b'x'); os._exit(7)")
         deadline = time.monotonic() + 60
-        while any(s.lives for s in processes.of_workspace(workspace_dir, owner)) and time.monotonic() < deadline:
+        while any(s.is_alive for s in processes.of_workspace(workspace_dir, owner)) and time.monotonic() < deadline:
             os.sched_yield() if hasattr(os, "sched_yield") else None
         ended = processes.end_workspace(workspace_dir, owner)
         return [ended.rounds, [os.waitstatus_to_exitcode(status) for status in ended.exits.values()]]

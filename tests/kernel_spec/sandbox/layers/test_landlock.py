@@ -140,7 +140,7 @@ def test_missing_workspace_is_an_error_and_missing_optional_path_is_not(workspac
 
 def test_kernel_without_landlock_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landlock, "abi", lambda: 0)
-    with pytest.raises(SandboxError, match="does not offer"):
+    with pytest.raises(SandboxError, match="does not have it"):
         landlock.prepare((), allow_network=False)
 
 

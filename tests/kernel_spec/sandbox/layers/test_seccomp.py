@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import errno
 import fcntl
 import mmap
@@ -25,6 +26,7 @@ from tests.kernel_spec.sandbox.children import call_by_number, in_child, outcome
 OPEN = Policy(allow_network=False, hides_sockets=True, shares_uid=False, shares_files=False)
 CLOSED = Policy(allow_network=False, hides_sockets=False, shares_uid=True, shares_files=True)
 NETWORK = Policy(allow_network=True, hides_sockets=True, shares_uid=False, shares_files=False)
+BROKER = dataclasses.replace(NETWORK, brokers_sockets=True)
 
 X86 = syscalls.MACHINE == "x86_64"
 only_x86 = pytest.mark.skipif(not X86, reason="the other tables of system calls exist on x86_64 only")
@@ -101,6 +103,19 @@ def test_network_policy_lets_internet_sockets_through_and_no_others() -> None:
     assert before_and_after(open_socket(socket.AF_PACKET, socket.SOCK_RAW), NETWORK)[1] == "EAFNOSUPPORT"
     audit = 9
     assert before_and_after(open_socket(socket.AF_NETLINK, socket.SOCK_RAW, audit), NETWORK)[1] == "EOPNOTSUPP"
+
+
+@pytest.mark.parametrize("policy", [NETWORK, BROKER], ids=["network", "broker"])
+@pytest.mark.parametrize(("option", "expected"), [(socket.SO_LINGER, "EPERM"), (socket.SO_KEEPALIVE, "worked")])
+def test_no_socket_of_a_job_can_delay_the_gateway_that_closes_it(option: int, expected: str, policy: Policy) -> None:
+    """A job can send a TCP socket over those of its kernel; the gateway then closes it, and may be the last to do so."""
+
+    def child() -> str:
+        with socket.socket() as made:  # before the filter, which would hand it to the broker
+            enter(policy)
+            return outcome(lambda: made.setsockopt(socket.SOL_SOCKET, option, struct.pack("ii", 1, 60)))
+
+    assert in_child(child) == expected
 
 
 # Arguments with which the call fails in the kernel proper (EINVAL, EFAULT, EBADF...) or changes nothing.
@@ -340,7 +355,7 @@ def test_filter_without_no_new_privs_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-@pytest.mark.parametrize("policy", [OPEN, CLOSED, NETWORK], ids=["open", "closed", "network"])
+@pytest.mark.parametrize("policy", [OPEN, CLOSED, NETWORK, BROKER], ids=["open", "closed", "network", "broker"])
 def test_program_checks_the_architecture_first_and_every_jump_lands_inside(machine: str, policy: Policy) -> None:
     code = list(struct.iter_unpack("=HBBI", seccomp.program(policy, machine)))
     assert code[0] == (0x20, 0, 0, 4)

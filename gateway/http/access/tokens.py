@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from gateway.core.job import Scope
-from gateway.core.settings import MIN_TOKEN_LENGTH
+from gateway.core.settings import MIN_TOKEN_CHARACTERS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 _SECRET = re.compile(r"[\x21-\x7e]+")
 
 
 class TokenKind(IntEnum):
-    """The permissions of a token; each kind permits what those below it permit.
+    """The permissions of a token; each kind includes those of the kinds below it.
 
     ``READ`` reads states, logs and the history, of the jobs of all tokens. ``RUN`` runs jobs, and reads and ends its
     own. ``ADMIN`` reads and ends the jobs of all tokens, holds kernels, and pauses the gateway.
@@ -100,9 +100,9 @@ def _parse_line(line: str) -> Token:
         raise ValueError("the name must be 1 to 40 letters, digits, '.', '_' or '-'")
     if kind not in kinds:
         raise ValueError(f"the kind must be {', '.join(kinds)}")
-    if not _SECRET.fullmatch(secret) or len(secret) < MIN_TOKEN_LENGTH:
+    if not _SECRET.fullmatch(secret) or len(secret) < MIN_TOKEN_CHARACTERS:
         raise ValueError(
-            f"the token must have at least {MIN_TOKEN_LENGTH} visible ASCII characters and no others; make one with "
-            "`openssl rand -hex 32`"
+            f"the token must have at least {MIN_TOKEN_CHARACTERS} visible ASCII characters and no others; make one "
+            "with `openssl rand -hex 32`"
         )
     return Token(name, kinds[kind], secret)

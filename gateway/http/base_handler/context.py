@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gateway.core.settings import Settings
-from gateway.http.base.arrivals import Arrivals
-from gateway.http.base.auth import Guard
-from gateway.http.base.other_members import OtherMembers
-from gateway.http.base.stream_batches import StreamBatches
+from gateway.http.access.auth import Guard
+from gateway.http.base_handler.arrivals import Arrivals
+from gateway.http.streams.other_members import OtherMembers
+from gateway.http.streams.stream_batches import StreamBatches
 
 if TYPE_CHECKING:
     from gateway.jobs.refusal_log import RefusalLog

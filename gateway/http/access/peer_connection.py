@@ -10,7 +10,7 @@ from typing import TypeVar
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 from tornado.web import Application
 
-from gateway.http.base.tokens import Token, TokenKind
+from gateway.http.access.tokens import Token, TokenKind
 from gateway.jobs.peers import PeerPart, PeerRequest
 
 #: Size of a part; a handler that has written as much waits until it is fetched.
@@ -33,7 +33,7 @@ class PeerConnection(HTTPConnection):
     Parameters
     ----------
     request : PeerRequest
-        The other member has checked the caller, and vouches for the name and the kind of its token.
+        The other member has checked the caller, and sends the name and the kind of its token.
     """
 
     def __init__(self, request: PeerRequest) -> None:
@@ -101,7 +101,7 @@ class PeerConnection(HTTPConnection):
 
 
 def for_peers(method: M) -> M:
-    """Mark a method of a handler that other members may reach; the others are unknown to them."""
+    """Mark a method of a handler that other members may call; for them no other method exists."""
     vars(method)["is_for_peers"] = True
     return method
 
@@ -112,7 +112,7 @@ def is_for_peers(method: Callable[..., object] | None) -> bool:
 
 
 def answer_peer(application: Application, request: PeerRequest) -> PeerConnection:
-    """Return the answer to a request of another member, which is being made.
+    """Return the answer to a request of another member while it is being made.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Requests about jobs that another member of the cluster keeps: any member answers them, by asking that one."""
+"""Requests about jobs that another member of the cluster keeps: each member answers them by asking that one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tornado.iostream import StreamClosedError
 
 from gateway.core.errors import MemberDown, NotFound
 from gateway.core.job import JobState, RequestId, Scope
-from gateway.http.base.handler import BaseHandler
-from gateway.http.base.peer_connection import PeerConnection, for_peers
-from gateway.http.base.tokens import Token, TokenKind
+from gateway.http.access.peer_connection import PeerConnection, for_peers
+from gateway.http.access.tokens import Token, TokenKind
+from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.bodies.receivers import JsonBody
 from gateway.jobs.peers import PeerPart, PeerRequest, Peers
 
@@ -28,18 +28,17 @@ P = ParamSpec("P")
 H = TypeVar("H", bound=BaseHandler)
 Method = Callable[Concatenate[H, P], Awaitable[None]]
 
-#: What a request says of the job that it is about: the gateway's own id, the caller's in each type that is meant, or
-#: nothing.
+#: The job that a request is about: the gateway's own id, the caller's id in each type that it may have, or None.
 Asked = str | tuple[RequestId, ...] | None
 
 
 def anywhere(asked: Callable[..., Asked]) -> Callable[[Method[H, P]], Method[H, P]]:
-    """Let the member that keeps the job of a request answer it, also when another member asks.
+    """Get the answer to a request from the member that keeps its job, also when another member asks.
 
     Parameters
     ----------
     asked : callable
-        Gets the handler and the parameters of its path; returns which job is meant.
+        Gets the handler and the parameters of its path; returns the job that the request is about.
 
     Returns
     -------
@@ -69,7 +68,7 @@ def caller(handler: BaseHandler) -> Token:
 
 
 def peer_request(handler: BaseHandler, peers: Peers, token: Token, body: bytes = b"") -> PeerRequest:
-    """Return a request as another member gets it."""
+    """Return a request in the form for another member."""
     headers = {name: handler.request.headers[name] for name in PASSED_ON if name in handler.request.headers}
     headers["X-Request-Id"] = handler.call_id
     return PeerRequest(
@@ -84,7 +83,7 @@ def peer_request(handler: BaseHandler, peers: Peers, token: Token, body: bytes =
 
 
 async def _keeper(handler: BaseHandler, peers: Peers, job: str | tuple[RequestId, ...], scope: Scope) -> str | None:
-    """Return the other member that keeps a job; None if this one does, or if nobody knows of it."""
+    """Return the other member that keeps a job; None if this one does, or if the job is unknown."""
     service = handler.context.service
     if isinstance(job, str):
         try:
@@ -119,25 +118,28 @@ async def _is_answered(handler: BaseHandler, peers: Peers, job: str | tuple[Requ
     return True
 
 
-async def pass_on(handler: BaseHandler, member: str, request: PeerRequest) -> None:
-    """Send the answer of another member, part by part."""
+async def pass_on(handler: BaseHandler, member: str, request: PeerRequest, *, unless: int = 0) -> bool:
+    """Send the answer of another member, part by part; send nothing and return False if it has the status `unless`."""
     peers = handler.context.service.peers
     if peers is None:
-        return
+        return False
     has_begun = False
     async with aclosing(peers.ask(member, request)) as parts:
         async for part in parts:
             if handler.client_disconnected:
-                return
+                return True
+            if not has_begun and part.status == unless:
+                return False
             if not has_begun:
                 _begin(handler, part)
                 has_begun = True
             if part.data:  # an empty one would count as a body of a 304
                 handler.write(part.data)
             if not part.is_last and not await _is_sent(handler):
-                return
+                return True
     if not handler.client_disconnected:
         handler.finish()
+    return True
 
 
 def _begin(handler: BaseHandler, part: PeerPart) -> None:

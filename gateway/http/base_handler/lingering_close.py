@@ -1,6 +1,6 @@
 """Refuse a request before its body was read, so that the caller can still read the response.
 
-Closing a socket with unread bytes makes the kernel send RST, and an RST destroys the response on its way to the caller
+Closing a socket with unread bytes makes Linux send RST, and an RST destroys the response on its way to the caller
 (RFC 9112, section 9.6). So the sending side is closed first, and the rest of the body is read and dropped, up to a
 small number of bytes and seconds: enough for ordinary requests, too little to be worth an attack.
 """

@@ -13,10 +13,10 @@ from tornado.httputil import HTTPServerRequest
 from gateway.core.addresses import is_loopback
 from gateway.core.errors import Forbidden, InsufficientScope, Unauthorized
 from gateway.core.settings import Settings
-from gateway.http.base.peer_connection import PeerConnection
-from gateway.http.base.tokens import Token, TokenKind
+from gateway.http.access.peer_connection import PeerConnection
+from gateway.http.access.tokens import Token, TokenKind
 
-#: Of every caller where no token is needed.
+#: The token of every caller where no token is needed.
 NO_TOKEN = Token(None, TokenKind.ADMIN, "")
 
 UNSAFE_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -30,7 +30,7 @@ class Guard:
     settings : Settings
         Whether the gateway listens on loopback only.
     tokens : iterable of Token
-        Those that are accepted. Without any, no token is needed. Such a gateway trusts every program on this machine,
+        The accepted tokens. Without any, no token is needed. Such a gateway trusts every program on this machine,
         and a browser runs the code of foreign web pages, so requests of web pages are refused.
     local_token : str, optional
         A second token for calls of `check` with `takes_local_token`; see `gateway.process.pidfile`.
@@ -44,7 +44,7 @@ class Guard:
         self.replace(tokens)
 
     def replace(self, tokens: Iterable[Token]) -> None:
-        """Accept these tokens instead of those before, from the next request on."""
+        """Accept these tokens instead of the earlier ones, from the next request on."""
         self._tokens = [*tokens]
 
     @property
@@ -98,14 +98,14 @@ class Guard:
             return NO_TOKEN
         given = request.headers.get_list("Authorization")
         if len(given) != 1:
-            # a proxy in front may have read another of several headers than this gateway would
+            # of several headers, a proxy in front may use another one than this gateway would
             text = "expected one header `Authorization: Bearer TOKEN`" + (", not several" if given else "")
             raise Unauthorized(text)
         scheme, _, secret = given[0].partition(" ")
         # Tornado decodes headers as latin-1, so this encoding restores the bytes that were sent
         sent = _digest(secret.strip().encode("latin-1"))
         found: Token | None = None
-        # all of them are compared, and as digests: the time tells neither which one is right nor how long it is
+        # all of them are compared, and as digests: so the time reveals neither which one is right nor its length
         for token in (*self._tokens, *(self._local if takes_local_token else ())):
             if hmac.compare_digest(sent, _digest(token.secret.encode("utf-8"))):
                 found = token

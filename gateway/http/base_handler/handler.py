@@ -1,7 +1,7 @@
 """The base of all handlers: checks before the body is read, JSON responses, ids and clean-up.
 
-All handlers stream their body (`stream_request_body`), also those that need none: only then does `prepare` run before
-the first byte is read, so a request can be refused without reading 64 MB first.
+All handlers stream their body (`stream_request_body`), also those that need none: only then Tornado calls `prepare`
+before it reads the first byte, so a request can be refused without reading 64 MB first.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from gateway.core.errors import (
 )
 from gateway.core.job import Scope
 from gateway.core.version import VERSION
-from gateway.http.base.context import Context
-from gateway.http.base.lingering_close import LINGER_BYTES, answer_and_linger
-from gateway.http.base.peer_connection import PeerConnection, is_for_peers
-from gateway.http.base.tokens import Token, TokenKind
+from gateway.http.access.peer_connection import PeerConnection, is_for_peers
+from gateway.http.access.tokens import Token, TokenKind
+from gateway.http.base_handler.context import Context
+from gateway.http.base_handler.lingering_close import LINGER_BYTES, answer_and_linger
 from gateway.http.bodies.receivers import BodyReceiver, JsonBody, NoBody, too_large
 from gateway.http.schemas.query import check_names
 from gateway.storage.parcels import ROUTE
@@ -66,8 +66,8 @@ class BaseHandler(RequestHandler):
     takes_local_token : bool
         Whether the token in the pid file is valid as well.
     checks_query : bool
-        Whether unknown query parameters are refused, unless the known ``request_id`` says which job is meant: then they
-        may be those of a newer caller.
+        Whether unknown query parameters are refused, unless the known ``request_id`` names the job: then they may be
+        those of a newer caller.
     token : Token
         Of the caller; not set on open routes.
     """
@@ -163,7 +163,7 @@ class BaseHandler(RequestHandler):
             raise too_large(self.body.cap_bytes)
 
     def _check_framing(self) -> None:
-        """Refuse with a message what Tornado would refuse with a bare status line."""
+        """Refuse, with a message, headers that Tornado would refuse with a bare status line."""
         headers = self.request.headers
         lengths = {part.strip() for value in headers.get_list("Content-Length") for part in value.split(",")}
         if lengths and (len(lengths) > 1 or not re.fullmatch(r"[0-9]{1,18}", next(iter(lengths)))):
@@ -186,12 +186,12 @@ class BaseHandler(RequestHandler):
 
     def _expects_body(self) -> bool:
         if isinstance(self.request.connection, PeerConnection):
-            return False  # it is here already
+            return False  # the body has arrived already
         headers = self.request.headers
         return headers.get("Content-Length", "0").strip() != "0" or "Transfer-Encoding" in headers
 
     def _refuse_unread(self, refusal: GatewayError) -> None:
-        """Respond and close without reading the body; see `gateway.http.base.lingering_close`."""
+        """Respond and close without reading the body; see `gateway.http.base_handler.lingering_close`."""
         self.clear()
         self._set_error(refusal)
         body = self._encode(refusal.body())
@@ -331,7 +331,7 @@ class BaseHandler(RequestHandler):
 
 
 def shown_path(path: str) -> str:
-    """Return a path as logs have it: without the token of a parcel, and as one word of bounded length."""
+    """Return a path for logs: without the token of a parcel, and as one word of bounded length."""
     if path.startswith(ROUTE):
         path = f"{ROUTE}..."
     return re.sub(r"[^\x21-\x7e]", "?", path)[:200]

@@ -1,12 +1,12 @@
-"""Requests for jobs that are on their way in: their headers have been read, but no job is submitted yet."""
+"""Requests for jobs that are still arriving: their headers have been read, but no job is submitted yet."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
 
-#: How long after its headers a request for a job is waited for. A body of usual size takes milliseconds, and a long
-#: upload must not delay those who ask for other jobs.
+#: Longest wait for a request for a job after its headers. A body of usual size takes milliseconds, and a long upload
+#: must not delay requests about other jobs.
 ARRIVAL_SECONDS = 1.0
 
 
@@ -17,7 +17,7 @@ class Arrivals:
         self._arriving: dict[object, tuple[float, asyncio.Event]] = {}
 
     def begin(self, request: object) -> None:
-        """Note that the headers of a request have been read.
+        """Record that the headers of a request have been read.
 
         Parameters
         ----------
@@ -28,7 +28,7 @@ class Arrivals:
         self._arriving[request] = deadline, asyncio.Event()
 
     def end(self, request: object) -> None:
-        """Note that the job of a request is submitted, or that there will be none. It may be called twice.
+        """Record that the job of a request is submitted, or that there will be none. It may be called twice.
 
         Parameters
         ----------
@@ -40,7 +40,7 @@ class Arrivals:
             submitted.set()
 
     async def wait(self) -> None:
-        """Return when all requests that are on their way in now have ended, each at most `ARRIVAL_SECONDS` old."""
+        """Return when all requests that are arriving now have ended, each at most `ARRIVAL_SECONDS` old."""
         for deadline, submitted in tuple(self._arriving.values()):
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):

@@ -1,4 +1,4 @@
-"""The changes for the streams of ``GET /v1/stream``, encoded once for all that are at the same place."""
+"""The changes for the streams of ``GET /v1/stream``, encoded once for all streams at the same place."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 PACE_SECONDS = 0.1
 MANY_STREAMS = 50
 
+#: Largest size of the jobs in an answer to another member, which reads twice as much and shows 5000 jobs.
+MEMBER_BYTES = 8_000_000
+
 #: Places in the feed whose jobs are encoded; most streams are at the same one.
 KNOWN_PLACES = 32
 
@@ -30,7 +33,7 @@ NO_JOBS = b"[]"
 def next_send(sent_at: float, streams: int) -> float:
     """Return the time at which a stream may send again.
 
-    It is one of the points in time that all streams have in common, so that an event is encoded once for all of them.
+    All streams share these times, so that an event is encoded once for all of them.
 
     Parameters
     ----------
@@ -79,7 +82,7 @@ class StreamBatches:
         scope : Scope
             The jobs that the caller may see.
         is_own : bool
-            Whether jobs that other members keep are left out.
+            Whether jobs that other members keep are left out, and those beyond `MEMBER_BYTES`.
 
         Returns
         -------
@@ -96,6 +99,8 @@ class StreamBatches:
             if len(self._jobs) >= KNOWN_PLACES:
                 self._jobs.clear()
             seen = [self._job(job) for job in jobs if scope.includes(job.token_name)]
+            if is_own and sum(map(len, seen)) > MEMBER_BYTES:
+                event, seen = "snapshot", self._oldest(scope)
             self._jobs[place] = event, b"[%b]" % b",".join(seen)
         return self._jobs[place]
 
@@ -105,6 +110,17 @@ class StreamBatches:
         if now - self._encoded_at >= PACE_SECONDS:
             self._state, self._encoded_at = _encoded(gateway_state(self._service, self._missing_members())), now
         return self._state
+
+    def _oldest(self, scope: Scope) -> list[bytes]:
+        """Return as many of the own live jobs as an answer to another member may have."""
+        seen, size = [], 0
+        for job in self._service.feed.live(is_own=True):
+            if scope.includes(job.token_name):
+                seen.append(self._job(job))
+                size += len(seen[-1])
+                if size > MEMBER_BYTES:
+                    return seen[:-1]
+        return seen
 
     def _job(self, job: FeedJob) -> bytes:
         return job.body if isinstance(job, OtherJob) else _encoded(streamed_job(job, self._member))

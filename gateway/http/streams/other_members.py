@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.errors import MemberDown
 from gateway.core.job import JobState
-from gateway.http.base.stream_batches import PACE_SECONDS
-from gateway.http.base.tokens import TokenKind
+from gateway.http.access.tokens import TokenKind
+from gateway.http.streams.stream_batches import PACE_SECONDS
 from gateway.jobs.feed import LINGER_SECONDS, OtherJob
 from gateway.jobs.peers import PeerPart, PeerRequest, Peers
 
 if TYPE_CHECKING:
     from gateway.jobs.feed import JobFeed
 
-#: How long a member waits for a change of its jobs before it answers; less than it has for an answer.
+#: How long a member waits for a change of its jobs before it answers; shorter than its time for an answer.
 WAIT_SECONDS = 5.0
 
-#: Wait before a member that did not answer is asked again, and between two looks for new members.
+#: Pause before a member that did not answer is asked again, and between two searches for new members.
 RETRY_SECONDS = 1.0
 
-#: Time between two questions for the lines of a log.
+#: Time between two requests for the lines of a log.
 LINES_SECONDS = 0.3
 
 #: Largest answer that is read: a live job takes about 1 kB, and a log is bounded by its member.
@@ -33,9 +33,9 @@ ANSWER_BYTES = 16_000_000
 
 
 class OtherMembers:
-    """Has the jobs of the other members in the feed of this one while a stream is open, and for a while after.
+    """Keeps the jobs of the other members in the feed of this one while a stream is open, and for a while after.
 
-    Each member is asked one question at a time, which it answers when a job of its own has changed.
+    Each member gets one request at a time, which it answers when a job of its own has changed.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class OtherMembers:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Ask the others for the time of a ``with`` statement."""
+        """Ask the other members during a ``with`` statement."""
         if self._peers is None:
             yield
             return
@@ -122,12 +122,12 @@ class OtherMembers:
 
 
 class OtherLog:
-    """The lines of a job that another member keeps, for one stream, which takes them before more are asked for.
+    """The lines of a job that another member keeps, for one stream; it reads them before more are requested.
 
     Parameters
     ----------
     first : int
-        Number of the first line that the stream lacks.
+        Number of the first line that the stream does not have.
     ask : callable
         Asks the member for the lines from a number on.
     """
@@ -157,7 +157,7 @@ class OtherLog:
         try:
             lines, self._next, state = answer["events"], answer["next_offset"], answer["state"]
         except KeyError:
-            raise MemberDown(f"the member that keeps the job did not tell its log (status {status})") from None
+            raise MemberDown(f"the member that keeps the job did not send its log (status {status})") from None
         self._lines = [json.dumps(line).encode() for line in lines]
         self._is_over = state == JobState.FINISHED
         return True
@@ -181,7 +181,7 @@ async def read_answer(parts: AsyncGenerator[PeerPart], name: str) -> tuple[int, 
     Raises
     ------
     MemberDown
-        It does not answer, or with something else.
+        It does not answer, or not with a JSON object.
     """
     data, status = bytearray(), 0
     async with aclosing(parts) as given:
