@@ -32,7 +32,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
         parser.add_argument("--failed", action="store_true", help="only jobs that failed")
         parser.add_argument("--follow", action="store_true", help="also list jobs as they finish, until Ctrl-C")
         parser.add_argument("--since", help="only jobs accepted at this time or later, in ISO 8601")
-        parser.add_argument("--label", help="only jobs whose label contains this text")
+        parser.add_argument("--label", help="only jobs whose label, or else names of tables, contain this text")
         parser.add_argument("--limit", type=int, default=20, help="number of jobs (default: 20)")
         parser.add_argument("--json", action="store_true", help="print one JSON object for each job")
     else:

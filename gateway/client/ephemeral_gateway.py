@@ -17,6 +17,7 @@ from typing import Self
 
 from gateway.client.errors import GatewayUnreachable
 from gateway.process.health import wait_until_up
+from kernel_spec.kernel.added_packages import PACKAGES_DIR
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -80,6 +81,7 @@ class EphemeralGateway:
         self._pipe = -1
         try:
             self._directory.chmod(0o755)
+            self._link_packages()
             self._wait(self._start())
         except BaseException:
             self.__exit__(None, None, None)
@@ -98,6 +100,14 @@ class EphemeralGateway:
         if self._pipe >= 0:
             os.close(self._pipe)
         shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _link_packages(self) -> None:
+        """Give its jobs the packages that were added here, which `check` and `packages` tell of too."""
+        packages = Path(os.environ.get("STATE_DIR") or ".state").absolute() / PACKAGES_DIR
+        if packages.is_dir():
+            self._state_dir.mkdir()
+            self._state_dir.chmod(0o755)
+            (self._state_dir / PACKAGES_DIR).symlink_to(packages)
 
     def _start(self) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if name not in PLACE_SETTINGS}

@@ -246,10 +246,9 @@ def check_file(path: str) -> None:
     """
     if not path.strip():
         raise ConfigurationError("--config is empty; name a file, or leave it out")
-    if Path(path).suffix not in ("", ".py", ".json") or not Path(path).name:
+    if Path(path).suffix not in (".py", ".json"):
         raise ConfigurationError(f"the configuration file {path} must end in .py or .json")
-    stem = Path(path).with_suffix("")
-    if not any(stem.with_suffix(suffix).is_file() for suffix in (".py", ".json")):
+    if not Path(path).is_file():
         raise ConfigurationError(f"there is no configuration file {path} (--config)")
 
 

@@ -92,7 +92,11 @@ class ConfiguredApp(_Base):
         kwargs["raise_config_file_errors"] = True
         section = type(self).__name__
         try:
-            for config, path in super()._load_config_files(basefilename, *args, **kwargs):
+            if self.config_file and basefilename != "jupyter_config":
+                files = self._load_named_file()
+            else:
+                files = super()._load_config_files(basefilename, *args, **kwargs)
+            for config, path in files:
                 # other applications of Jupyter share this file
                 ours = Config({section: config[section]}) if basefilename == "jupyter_config" else config
                 self._check(ours, path)
@@ -104,6 +108,13 @@ class ConfiguredApp(_Base):
             directory = kwargs.get("path")
             name = str(Path(directory, basefilename)) if isinstance(directory, str) else basefilename
             raise file_error(name, error) from None
+
+    def _load_named_file(self) -> Iterator[tuple[Config, str]]:
+        # upstream would also read the file of the same name with the other ending, and prefer the .json of the two
+        path = Path(self.config_file)
+        kind = self.json_config_loader_class if path.suffix == ".json" else self.python_config_loader_class
+        loader = kind(path.name, path=str(path.parent), log=self.log)
+        yield loader.load_config(), loader.full_filename
 
     def _check(self, config: Config, source: str) -> None:
         known = {kind.__name__: kind.class_trait_names(config=True) for kind in self._classes_with_config_traits()}

@@ -40,14 +40,14 @@ def current_set(state_dir: Path) -> Path | None:
     MissingPackages
         It was removed by hand.
     """
-    packages_dir = state_dir.resolve() / PACKAGES_DIR
+    packages_dir = (state_dir / PACKAGES_DIR).resolve()  # a gateway for one call has a link here
     try:
         name = os.readlink(packages_dir / CURRENT_LINK)  # noqa: PTH115 - Path would normalise the text
     except OSError:
         return None
     if "/" in name or name.startswith("."):
         raise UntrustedPackages(f"{packages_dir / CURRENT_LINK} leads elsewhere: {name}")
-    for directory in (packages_dir.parent, packages_dir):
+    for directory in (state_dir.resolve(), packages_dir.parent, packages_dir):
         _check_owner(directory)
     if not os.path.lexists(packages_dir / name):
         raise MissingPackages(f"{packages_dir / name} is missing; add them again (transform-gateway packages add)")

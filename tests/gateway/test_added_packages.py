@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from gateway.cli.install.package_sets import PackageSets
 from kernel_spec.kernel.added_packages import UntrustedPackages, current_set
+from tests.gateway.cli.test_cli import call
 from tests.gateway_process import GatewayProcess
 from tests.wheels import build_wheel
 
@@ -198,6 +200,20 @@ def test_packages_that_others_could_change_are_not_used(part: str, mode: int, tm
     (tmp_path / part).chmod(mode)
     with pytest.raises(UntrustedPackages, match="is writable for other users"):
         current_set(tmp_path)
+
+
+def test_a_gateway_for_one_call_has_the_packages() -> None:
+    with tempfile.TemporaryDirectory(prefix="tg-", dir="/tmp") as name:  # which the users of kernels can enter
+        directory = Path(name)
+        directory.chmod(0o755)
+        made = directory / ".state" / "packages" / "made"
+        made.mkdir(parents=True)
+        (made / "tgprobe.py").write_text("VALUE = 42\n")
+        (made.parent / "current").symlink_to("made")
+        (directory / "uses.py").write_text(USES.replace("tgneeds", "tgprobe"))
+        done = call(directory, "run", "uses.py", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"value": 42, "preloaded": False, "last": str(made)}
 
 
 def test_packages_elsewhere_are_not_used(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 /** The page's computations, without a browser. */
 import { bytes, clock, doneOf, seconds } from "../../gateway/page/src/core/format.ts";
+import { arrayToLines, parseRow } from "../../gateway/page/src/core/json.ts";
 import { jobName, lineOf, tracebackOf } from "../../gateway/page/src/core/names.ts";
 import { EventParser } from "../../gateway/page/src/core/sse.ts";
 import { applyEvent, followed, live, queued, recent } from "../../gateway/page/src/core/store.ts";
@@ -8,6 +9,7 @@ import { historyQuery } from "../../gateway/page/src/jobs/history_query.ts";
 import { commonPackages } from "../../gateway/page/src/now/members.tsx";
 import { expectedWait } from "../../gateway/page/src/now/expected_wait.ts";
 import { differenceOf } from "../../gateway/page/src/playground/difference.ts";
+import { positionsOf } from "../../gateway/page/src/playground/plot.tsx";
 import { ratesOf } from "../../gateway/page/src/system/figures.tsx";
 import { columnsOf, guessOf, tableName } from "../../gateway/page/src/playground/tables.ts";
 import { selectLines } from "../../gateway/page/src/parts/log_view.tsx";
@@ -83,6 +85,21 @@ test("rows of a result are read up to a line that is cut off", () => {
   expect(firstRows('{"a":1}', true)).toEqual([{ a: 1 }]);
 });
 
+test("a number keeps the digits that JavaScript would round", () => {
+  const digits = (text: string) => String(parseRow(`{"n":${text}}`).n);
+  const long = ["9007199254740993", "-9007199254740993", "1180591620717411303424", "0.12345678901234567890", "12345678901234567.25"];
+  expect(long.map(digits)).toEqual(long);
+  expect(["9007199254740991", "0.1", "1e22", "172.85999999999999", "0.30000000000000004", "1000000000000000.0"].map((text) => parseRow(`{"n":${text}}`).n)).toEqual([9007199254740991, 0.1, 1e22, 172.85999999999999, 0.30000000000000004, 1e15]);
+  const [before, after] = ["9007199254740993", "9007199254740992"].map((n) => ({ fields: [{ name: "n", base_type: "BigInteger" }], rows: [parseRow(`{"n":${n}}`)] }));
+  expect(differenceOf(before!, after!)).toMatchObject({ rowsAdded: 1, rowsRemoved: 1 });
+});
+
+test("a JSON array becomes JSON lines, character by character", () => {
+  const text = '\ufeff [ {"n": 9007199254740993, "x": 1.0, "t": "a, ]}\\"\\n"},\r\n  {"o": {"a": [1, [2]]},\n   "t": ""}\n]\n';
+  expect(arrayToLines(text)).toBe('{"n": 9007199254740993, "x": 1.0, "t": "a, ]}\\"\\n"}\n{"o": {"a": [1, [2]]},    "t": ""}\n');
+  expect(["[]", "[ ]", "[1,2]", '[{"a":1}', '[{"a":1}] x'].map(arrayToLines)).toEqual(["", "", "1\n2\n", '{"a":1}\n', '{"a":1}\nx\n']);
+});
+
 test("quantities read well", () => {
   expect([0, 999, 1000, 122_000_000, null].map(bytes)).toEqual(["0 B", "999 B", "1.00 kB", "122 MB", "–"]);
   expect([0.0008, 0.0683, 0.2, 12.34, 75, 7260].map(seconds)).toEqual(["0.80 ms", "68.3 ms", "0.20 s", "12.3 s", "1 min 15 s", "2 h 1 min"]);
@@ -135,7 +152,16 @@ test("the path of a URL suggests name and format, whatever its signature", () =>
 
 test("a file becomes a parameter, and its first line tells the columns", () => {
   expect(["Orders 2024.csv", "2024.jsonl", "a-b.parquet"].map(tableName)).toEqual(["orders_2024", "table_2024", "a_b"]);
+  expect(["Umsätze.csv", "заказы.csv", "данные 2.csv", "class.csv", "!.csv"].map(tableName)).toEqual(["umsätze", "заказы", "данные_2", "class_", "table"]);
   expect(columnsOf("x.csv", 'a,"b"\r\n1,2')).toEqual(["a", "b"]);
   expect(columnsOf("x.jsonl", '{"a": 1, "b": 2}\n')).toEqual(["a", "b"]);
   expect(columnsOf("x.parquet", "PAR1")).toEqual([]);
+});
+
+test("a day of a result is plotted at that day, wherever the viewer is", () => {
+  vi.stubEnv("TZ", "America/New_York");
+  const values = [{ d: "2024-01-01" }, { d: "2024-01-01T12:00:00" }, { d: "2024-01-01T12:00:00Z" }, { d: null }];
+  const { positions } = positionsOf({ name: "d", base_type: "Date" }, values);
+  expect(positions).toEqual(["2024-01-01T05:00:00Z", "2024-01-01T17:00:00Z", "2024-01-01T12:00:00Z"].map((text) => Date.parse(text) / 1000).concat([null as never]));
+  vi.unstubAllEnvs();
 });

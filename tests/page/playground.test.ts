@@ -108,6 +108,15 @@ test("the sample runs as it is, and its result is shown, profiled and plotted", 
   expect(isDrawn).toBe(true);
   await page.getByLabel("x", { exact: true }).selectOption("country");
   expect(await violations(page)).toEqual([]);
+  // the plot follows the colours and the width of the page
+  const box = page.locator(".plot");
+  const brightest = () => box.locator("canvas").evaluate((canvas: HTMLCanvasElement) => canvas.getContext("2d")!.getImageData(0, canvas.height - 40, canvas.width, 40).data.reduce((most, value, at) => (at % 4 < 3 ? Math.max(most, value) : most), 0));
+  expect(await brightest()).toBeLessThan(235);
+  await page.emulateMedia({ colorScheme: "dark" });
+  await expect.poll(brightest).toBeGreaterThan(235);
+  await page.setViewportSize({ width: 320, height: 640 });
+  await expect.poll(() => box.evaluate((element) => element.scrollWidth - element.clientWidth)).toBe(0);
+  expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(320);
 });
 
 test("a dropped CSV, a failure at its line, the repair, and the difference of two runs", async () => {

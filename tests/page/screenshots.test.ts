@@ -83,7 +83,7 @@ test.skipIf(!DIRECTORY).for(Object.entries(SHAPES))("each view, %s", async ([sha
   await page.goto(`${gateway.url}/#/jobs`);
   await page.getByRole("table").waitFor();
   await take("jobs");
-  await page.getByLabel("Label contains").fill("no such label");
+  await page.getByLabel("Name contains").fill("no such label");
   await page.getByText("No job matches").waitFor();
   await take("jobs-empty");
   await page.goto(`${gateway.url}/#/system`);

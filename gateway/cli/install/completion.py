@@ -52,7 +52,8 @@ def complete(commands: Mapping[str, tuple[str, str]]) -> NoReturn:
     is_in_command = len(words) > 2 or (len(words) == 2 and line.endswith(" "))
     if is_in_command and words[1] in commands:
         os.environ["_ARGCOMPLETE"] = "2"  # the word at which the command's own line begins
-        importlib.import_module(commands[words[1]][0]).main(words[1], [])
+        # `packages add` has a parser of its own
+        importlib.import_module(commands[words[1]][0]).main(words[1], words[2:3])
     else:
         _complete_command(commands, with_options=" -" in line)
     sys.exit(common.EXIT_USAGE)  # not reached: argcomplete ends the process

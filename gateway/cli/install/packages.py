@@ -39,7 +39,8 @@ def main(name: str, arguments: Sequence[str]) -> int:
     if action in ("add", "remove"):
         return _main_of_change(f"{name} {action}", action, rest)
     parser = common.parser(name, LIST)
-    parser.add_argument("part", nargs="?", default="", help="part of the names to list; default: all")
+    part = parser.add_argument("part", nargs="?", default="", help="part of the names to list; default: all")
+    part.completer = lambda **_: ["add", "remove"]  # type: ignore[attr-defined]
     parser.add_argument("--json", action="store_true", help="print JSON")
     common.add_gateway(parser, otherwise="the packages of this installation and of STATE_DIR")
     options = parser.parse_args(arguments)

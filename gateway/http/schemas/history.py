@@ -30,7 +30,7 @@ PARAMETERS = {
     "since": "Only jobs accepted at this time or later: ISO 8601 (UTC without a zone), or seconds since the epoch.",
     "until": "Only jobs accepted before this time.",
     "request_id": 'Only jobs with this id of the caller\'s; `7` finds 7 and "7".',
-    "label": "Only jobs whose label contains this text.",
+    "label": "Only jobs whose label, or else names of tables, contain this text, in either case.",
     "token_name": "Only jobs that came with a token of this name.",
     "min_duration": "Only jobs that ran for at least this many seconds.",
     "min_rows": "Only jobs whose result has at least this many rows.",

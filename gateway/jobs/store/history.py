@@ -38,7 +38,7 @@ class HistoryQuery:
     request_ids : tuple
         The caller's id, in each type that is meant; empty for all.
     label : str or None
-        A part of the label.
+        A part of the label, or of the tables of a job without one; ASCII letters of either case are the same.
     token_name : str or None
     min_duration_seconds : float or None
     min_rows : int or None
@@ -256,7 +256,7 @@ def _conditions(query: HistoryQuery) -> tuple[list[str], list[object]]:
         ("code = ?", query.code if query.code != "failed" else None),
         ("created_at >= ?", query.since),
         ("created_at < ?", query.until),
-        ("instr(label, ?) > 0", query.label),
+        ("instr(lower(coalesce(label, tables)), lower(?)) > 0", query.label),
         ("token_name = ?", query.token_name),
         ("duration_seconds >= ?", query.min_duration_seconds),
         ("rows >= ?", query.min_rows),

@@ -73,7 +73,7 @@ def insert_job(record: JobRecord, request: bytes | None, connection: sqlite3.Con
         "label": record.label,
         "form": record.job_form,
         "is_awaited": record.is_awaited,
-        "tables": json.dumps(record.tables),
+        "tables": json.dumps(record.tables, ensure_ascii=False),
         "trace_parent": record.trace_parent,
         "call_id": record.call_id,
         "state": JobState.QUEUED.value,

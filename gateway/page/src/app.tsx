@@ -61,7 +61,7 @@ function View({ view, id }: { view: string; id: string }) {
     case "system":
       return <SystemView />;
     default:
-      return <Empty title="There is no such view"><a href="#/">Go to Now</a></Empty>;
+      return <Empty title="There is no such view" isView><a href="#/">Go to Now</a></Empty>;
   }
 }
 

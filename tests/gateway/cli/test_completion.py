@@ -69,6 +69,8 @@ def shell(place: Place) -> Iterator[pexpect.spawn]:
         ("transform-gateway run --format pa", "transform-gateway run --format parquet "),
         ("transform-gateway run tot", "transform-gateway run totals.py "),
         ("transform-gateway completion fi", "transform-gateway completion fish "),
+        ("transform-gateway packages rem", "transform-gateway packages remove "),
+        ("transform-gateway packages add --st", "transform-gateway packages add --state-dir "),
     ],
 )
 def test_tab_completes(line: str, completed: str, shell: pexpect.spawn) -> None:

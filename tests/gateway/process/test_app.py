@@ -124,6 +124,17 @@ def refused(*argv: str) -> str:
 
 def test_a_configuration_file_that_is_missing_is_refused(tmp_path: Path) -> None:
     assert "nosuch.py" in refused(f"--config={tmp_path}/nosuch.py")
+    (tmp_path / "other.py").write_text("c.TransformGatewayApp.slots = 2\n")
+    assert "other.json" in refused(f"--config={tmp_path}/other.json")
+
+
+def test_only_the_file_that_is_named_is_read(tmp_path: Path) -> None:
+    (tmp_path / "c.py").write_text("c.TransformGatewayApp.slots = 2\n")
+    (tmp_path / "c.json").write_text('{"TransformGatewayApp": {"slots": 3, "port": 0}}')
+    named = app(f"--config={tmp_path}/c.py").settings()
+    assert (named.slots, named.port) == (2, 5001)
+    (tmp_path / "c.py").write_text("raise ValueError('read')\n")
+    assert app(f"--config={tmp_path}/c.json").settings().slots == 3
 
 
 @pytest.mark.parametrize(

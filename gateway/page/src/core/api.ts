@@ -15,6 +15,11 @@ export class Refusal extends Error {
 export async function call(path: string, init: RequestInit = {}): Promise<Response> {
   const headers = new Headers(init.headers);
   const sent = token();
+  // a header has no place for other characters, so no gateway has such a token
+  if (/[^\x20-\x7e]/.test(sent)) {
+    refused.value = "The gateway does not accept this token.";
+    throw new Refusal(401, "unauthorized", refused.value);
+  }
   if (sent) headers.set("Authorization", `Bearer ${sent}`);
   let response: Response;
   try {

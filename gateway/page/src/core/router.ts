@@ -10,7 +10,16 @@ export interface Route {
 export function parseRoute(hash: string): Route {
   const [path = "", query = ""] = hash.replace(/^#\/?/, "").split("?", 2);
   const [view = "", id = ""] = path.split("/");
-  return { view: view || "now", id: decodeURIComponent(id), query: new URLSearchParams(query) };
+  return { view: view || "now", id: decoded(id), query: new URLSearchParams(query) };
+}
+
+/** A fragment that somebody typed may have a % that encodes nothing. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 const hash = signal(location.hash);

@@ -36,7 +36,7 @@ export function JobView({ jobId }: { jobId: string }) {
     };
   }, [jobId, phase]);
   if (problem instanceof Refusal && problem.status === 404) {
-    return <Empty title="This job is not known">It was removed from the history, or never ran here. <a href="#/jobs">All jobs</a></Empty>;
+    return <Empty title="This job is not known" isView>It was removed from the history, or never ran here. <a href="#/jobs">All jobs</a></Empty>;
   }
   if (problem && !job) return <Failed message={messageOf(problem)} retry={() => setAttempt(attempt + 1)} />;
   if (!job) return <Loading />;

@@ -2,6 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { call, getJson, Refusal } from "../core/api.ts";
 import { count, plural } from "../core/format.ts";
+import { parseRow } from "../core/json.ts";
 import type { JobDetail, Manifest } from "../core/types.ts";
 import { RowsTable } from "../parts/rows_table.tsx";
 
@@ -12,7 +13,7 @@ const READ_BYTES = 1_000_000;
 export function firstRows(text: string, isWhole: boolean): Record<string, unknown>[] {
   const lines = text.split("\n");
   if (!isWhole) lines.pop();
-  return lines.filter((line) => line).slice(0, SHOWN_ROWS).map((line) => JSON.parse(line) as Record<string, unknown>);
+  return lines.filter((line) => line).slice(0, SHOWN_ROWS).map(parseRow);
 }
 
 async function readRows(path: string): Promise<Record<string, unknown>[]> {

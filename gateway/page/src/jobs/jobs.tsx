@@ -16,7 +16,7 @@ const PAUSE_MS = 200;
 
 /** Filters with their labels; the names are the parameters of `/v1/jobs`. */
 const INPUTS = [
-  ["label", "Label contains", "text"],
+  ["label", "Name contains", "text"],
   ["request_id", "Request id", "text"],
   ["min_duration", "At least seconds", "decimal"],
   ["min_rows", "At least rows", "numeric"],

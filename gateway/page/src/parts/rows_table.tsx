@@ -1,3 +1,4 @@
+import { LongNumber } from "../core/json.ts";
 import type { ManifestField } from "../core/types.ts";
 
 export const NUMBERS = new Set(["Integer", "BigInteger", "Float", "Decimal", "Number"]);
@@ -15,6 +16,6 @@ export function RowsTable({ fields, rows }: { fields: readonly ManifestField[]; 
 
 function Cell({ value, isTime }: { value: unknown; isTime: boolean }) {
   if (value === null || value === undefined) return <td class="faint">null</td>;
-  if (typeof value === "number") return <td class="number">{String(value)}</td>;
+  if (typeof value === "number" || value instanceof LongNumber) return <td class="number">{String(value)}</td>;
   return <td class={isTime ? "time" : ""}>{typeof value === "string" ? value : JSON.stringify(value)}</td>;
 }

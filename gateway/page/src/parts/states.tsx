@@ -2,8 +2,9 @@
 import type { ComponentChildren } from "preact";
 import { connection } from "../core/store.ts";
 
-export function Empty({ title, children }: { title: string; children?: ComponentChildren }) {
-  return <div class="empty"><h2>{title}</h2><p>{children}</p></div>;
+/** `isView`: nothing else is in the view, so that this is its heading. */
+export function Empty({ title, isView, children }: { title: string; isView?: boolean; children?: ComponentChildren }) {
+  return <div class="empty">{isView ? <h1>{title}</h1> : <h2>{title}</h2>}<p>{children}</p></div>;
 }
 
 /** Nothing while the connection is lost: the frame of all views says so, and what failed is asked for again afterwards. */

@@ -10,6 +10,12 @@ const MOST_POINTS = 5000;
 const HEIGHT_PIXELS = 280;
 const MOST_NAMES = 12;
 
+/** Of the axis, on average. */
+const LETTER_PIXELS = 8;
+
+/** JavaScript reads a day as midnight of UTC, and the axis has midnights of the viewer. */
+const DAY = /^\d{4}-\d\d-\d\d$/;
+
 const { bars: barsOf, linear } = uPlot.paths;
 const bars = () => barsOf!({ size: [0.6, 80] });
 const lines = () => linear!();
@@ -23,7 +29,7 @@ function fromZero(_: uPlot, least: number, most: number): [number, number] {
 export function positionsOf(field: ManifestField, rows: readonly Row[]): { positions: (number | null)[]; kind: "number" | "time" | "category"; names: string[] } {
   const values = rows.map((row) => row[field.name]);
   if (NUMBERS.has(field.base_type)) return { positions: values.map((value) => (value === null ? null : Number(value))), kind: "number", names: [] };
-  if (/^Date/.test(field.base_type)) return { positions: values.map((value) => (typeof value === "string" ? Date.parse(value) / 1000 : null)), kind: "time", names: [] };
+  if (/^Date/.test(field.base_type)) return { positions: values.map((value) => (typeof value === "string" ? Date.parse(DAY.test(value) ? `${value}T00:00` : value) / 1000 : null)), kind: "time", names: [] };
   const places = new Map<string, number>();
   const positions = values.map((value) => {
     const name = String(value);
@@ -40,9 +46,19 @@ export function Plot({ fields, rows }: { fields: readonly ManifestField[]; rows:
   const box = useRef<HTMLDivElement>(null);
   useEffect(() => {
     const [xField, yField] = [fields.find((field) => field.name === x), numeric.find((field) => field.name === y)];
-    if (!box.current || !xField || !yField) return;
-    const plot = draw(box.current, xField, yField, rows.slice(0, MOST_POINTS));
-    return () => plot.destroy();
+    const element = box.current;
+    if (!element || !xField || !yField) return;
+    let plot: uPlot | null = null;
+    function redraw(): void {
+      plot?.destroy();
+      plot = draw(element!, xField!, yField!, rows.slice(0, MOST_POINTS));
+    }
+    redraw();
+    // a canvas follows neither the width nor the colours of the page
+    const dark = matchMedia("(prefers-color-scheme: dark)");
+    dark.addEventListener("change", redraw);
+    window.addEventListener("resize", redraw);
+    return () => (dark.removeEventListener("change", redraw), window.removeEventListener("resize", redraw), plot?.destroy());
   }, [x, y, rows]);
   if (numeric.length === 0) return <p class="faint">No column has numbers to plot.</p>;
   return (
@@ -57,6 +73,12 @@ export function Plot({ fields, rows }: { fields: readonly ManifestField[]; rows:
   );
 }
 
+/** The names on an axis must not run into each other. */
+function shortened(name: string, pixels: number): string {
+  const most = Math.max(2, Math.floor(pixels / LETTER_PIXELS));
+  return name.length > most ? `${name.slice(0, most - 1)}…` : name;
+}
+
 function draw(box: HTMLElement, xField: ManifestField, yField: ManifestField, rows: readonly Row[]): uPlot {
   const along = positionsOf(xField, rows);
   const up = positionsOf(yField, rows).positions;
@@ -66,15 +88,17 @@ function draw(box: HTMLElement, xField: ManifestField, yField: ManifestField, ro
   const [text, edge, accent] = ["--text", "--edge", "--accent"].map((name) => style.getPropertyValue(name));
   const axis = { stroke: text ?? "", grid: { stroke: edge ?? "" }, ticks: { stroke: edge ?? "" } };
   const isCategory = along.kind === "category";
+  const width = Math.max(200, box.clientWidth);
   const step = Math.ceil(along.names.length / MOST_NAMES);
-  const named = isCategory ? { splits: () => along.names.map((_, at) => at).filter((at) => at % step === 0), values: (_: uPlot, splits: number[]) => splits.map((at) => along.names[at] ?? "") } : {};
+  const shown = Math.ceil(along.names.length / step);
+  const named = isCategory ? { splits: () => along.names.map((_, at) => at).filter((at) => at % step === 0), values: (_: uPlot, splits: number[]) => splits.map((at) => shortened(along.names[at] ?? "", width / shown)) } : {};
   // where each x has one row, neighbours belong together; several rows would make a tangle of lines or bars on each other
   const isUnique = new Set(along.positions).size === along.positions.length;
   const paths = !isUnique ? () => null : isCategory ? bars() : lines();
   const scales = { x: { time: along.kind === "time", ...(isCategory && { range: [-0.5, along.names.length - 0.5] as [number, number] }) }, ...(isCategory && isUnique && { y: { range: fromZero } }) };
   return new uPlot(
     {
-      width: Math.max(200, box.clientWidth),
+      width,
       height: HEIGHT_PIXELS,
       legend: { show: false },
       scales,

@@ -1,5 +1,6 @@
 /** A run of the playground is a job like any other: `/v1/execute`, then the stream, then the kept result. */
 import { call, getJson } from "../core/api.ts";
+import { parseRow } from "../core/json.ts";
 import type { JobDetail, Manifest } from "../core/types.ts";
 import type { Setup } from "./bundle.ts";
 import type { Row } from "./difference.ts";
@@ -61,7 +62,7 @@ async function readRows(path: string): Promise<Row[]> {
     characters += value.length;
     const lines = (rest + value).split("\n");
     rest = lines.pop() ?? "";
-    for (const line of lines) rows.push(JSON.parse(line) as Row);
+    for (const line of lines) rows.push(parseRow(line));
   }
   await reader?.cancel();
   return rows.slice(0, MOST_ROWS);

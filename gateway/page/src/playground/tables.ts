@@ -1,4 +1,5 @@
 /** The tables of a run: files that were dropped, and URLs that the gateway fetches as it does for Metabase. */
+import { arrayToLines } from "../core/json.ts";
 import type { Manifest } from "../core/types.ts";
 
 export interface PlaygroundTable {
@@ -18,15 +19,20 @@ export interface UrlSource {
 /** Each data format with the endings of its files. */
 export type Formats = Record<string, string[]>;
 
-/** A file with this ending holds JSON lines as well, and is sent under another name. */
+/** A file with this ending holds an array or JSON lines, and is sent as JSON lines under another name. */
 const JSON_ENDING = ".json";
 
 export const HEAD_BYTES = 65_536;
 
-/** A file's name as a parameter of transform(): `Orders 2024.csv` is `orders_2024`. */
+/** Python's words that cannot name a parameter. */
+const KEYWORDS = new Set("and as assert async await break class continue def del elif else except finally for from global if import in is lambda nonlocal not or pass raise return try while with yield".split(" "));
+
+/** A file's name as a parameter of transform(): `Orders 2024.csv` is `orders_2024`, and `class.csv` is `class_`. */
 export function tableName(fileName: string): string {
-  const stem = fileName.replace(/\.[^.]*$/, "").toLowerCase().replace(/[^a-z0-9]+/g, "_").replace(/^_+|_+$/g, "");
-  return /^[a-z]/.test(stem) ? stem : `table_${stem}`;
+  const stem = fileName.replace(/\.[^.]*$/, "").normalize("NFKC").toLowerCase().replace(/[^\p{XID_Continue}]+/gu, "_").replace(/^_+|_+$/g, "");
+  if (!stem) return "table";
+  if (KEYWORDS.has(stem)) return `${stem}_`;
+  return /^\p{XID_Start}/u.test(stem) ? stem : `table_${stem}`;
 }
 
 export function endingsOf(formats: Formats): string[] {
@@ -48,7 +54,14 @@ export async function readTable(file: File, formats: Formats): Promise<Playgroun
   if (!endings.some((ending) => file.name.toLowerCase().endsWith(ending))) {
     throw new Error(`${file.name}: expected a file that ends in ${endings.join(", ")}`);
   }
-  return { name: tableName(file.name), source: file, columns: columnsOf(file.name, await file.slice(0, HEAD_BYTES).text()) };
+  const head = await file.slice(0, HEAD_BYTES).text();
+  if (file.name.toLowerCase().endsWith(JSON_ENDING) && head.trimStart().startsWith("[")) return fromArray(file);
+  return { name: tableName(file.name), source: file, columns: columnsOf(file.name, head) };
+}
+
+async function fromArray(file: File): Promise<PlaygroundTable> {
+  const lines = arrayToLines(await file.text());
+  return { name: tableName(file.name), source: new File([lines], file.name), columns: columnsOf(file.name, lines) };
 }
 
 /** Return the name and the format that the path of a URL suggests, as far as it does; its query may be a signature. */

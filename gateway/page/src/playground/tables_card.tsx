@@ -54,7 +54,7 @@ function UrlForm({ take }: { take: (table: PlaygroundTable) => void }) {
   return (
     <form class="filters" onSubmit={submit}>
       <label class="wide">URL, which the gateway fetches<input type="url" required pattern="https?://.+" placeholder="https://" value={url} onInput={(event) => setUrl(event.currentTarget.value)} /></label>
-      <label>Name of the table<input required pattern="[A-Za-z_]\w*" value={name} onInput={(event) => setTyped({ ...typed, name: event.currentTarget.value })} /></label>
+      <label>Name of the table<input required pattern="[\p{XID_Start}_]\p{XID_Continue}*" value={name} onInput={(event) => setTyped({ ...typed, name: event.currentTarget.value })} /></label>
       <label>Format<select value={format} onChange={(event) => setTyped({ ...typed, format: event.currentTarget.value })}>{Object.keys(FORMATS).map((each) => <option key={each}>{each}</option>)}</select></label>
       <button>Add table</button>
     </form>

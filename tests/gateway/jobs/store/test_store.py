@@ -318,6 +318,7 @@ async def test_history_is_filtered_sorted_and_paged_without_gaps(settings: Setti
         facts = OutputFacts(100 - number, 1, 1, None, "jsonl")
         await end(store, record, failed if number % 3 == 0 else Verdict(None, "", 0, float(number), output=facts))
     live = record_of(job("live"), created_at=2000.0)
+    live.tables = ("orders", "Umsätze")
     await store.accept(live)
 
     async def ids(**fields: Any) -> list[int | str]:
@@ -329,7 +330,8 @@ async def test_history_is_filtered_sorted_and_paged_without_gaps(settings: Setti
     assert await ids(code="user_error", descending=False) == [0, 3, 6, 9]
     assert await ids(since=1003.0, until=1005.0) == [4, 3]
     assert await ids(request_ids=(7, "7")) == [7]
-    assert await ids(label="night 1", code="ok") == [7, 5, 1]
+    assert await ids(label="Night 1", code="ok") == [7, 5, 1]
+    assert await ids(label="UMSätze") == ["live"], "a job without a label is named by its tables"
     assert await ids(min_duration_seconds=8) == [9, 8]
     assert await ids(min_rows=98) == [2, 1]
     assert await ids(sort="rows") == [1, 2, 4, 5, 7, 8, "live", 9, 6, 3, 0]
