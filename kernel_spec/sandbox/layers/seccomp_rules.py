@@ -228,16 +228,17 @@ def _stream_from_broker() -> Block:
 
 
 def _socket_options(policy: Policy) -> Rule:
-    """Refuse SO_LINGER, and to change the broker's filter.
+    """Ignore SO_LINGER, and refuse to change the broker's filter.
 
     A job can send a descriptor over the sockets of its kernel (SCM_RIGHTS). libzmq in the gateway does not take it, so
     Linux closes it there. This takes as long as the job has set for a lingering TCP socket, and all jobs would wait.
+    An error would meet programs that only make sure that the option is off, as jupyter_client does.
     """
-    eperm = _error(errno.EPERM)
-    lingering = _by_argument(2, {int(socket.SO_LINGER): eperm}, ALLOW)
-    block = [_argument(1), *bpf.if_equal(int(socket.SOL_SOCKET), lingering)]
+    ignored = _error(0)
+    of_socket = _by_argument(2, {int(socket.SO_LINGER): ignored}, ALLOW)
+    block = [_argument(1), *bpf.if_equal(int(socket.SOL_SOCKET), of_socket)]
     if policy.brokers_sockets:
-        of_tcp = _by_argument(2, dict.fromkeys(_TCP_REFUSED, eperm), ALLOW)
+        of_tcp = _by_argument(2, dict.fromkeys(_TCP_REFUSED, _error(errno.EPERM)), ALLOW)
         block += bpf.if_equal(int(socket.IPPROTO_TCP), of_tcp)
     return Rule(("setsockopt",), [*block, bpf.end(ALLOW)])
 
