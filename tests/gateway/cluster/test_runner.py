@@ -365,6 +365,17 @@ async def test_a_job_with_files_of_this_machine_stays_here(nats_server: NatsServ
 
 
 def test_without_a_cluster_nothing_of_it_is_imported() -> None:
-    script = "import sys, gateway.process.serve\nprint([n for n in sys.modules if n == 'nats' or n.startswith('gateway.cluster')])"
+    modules = imported_by("gateway.process.serve")
+    assert [name for name in modules if name == "nats" or name.startswith("gateway.cluster")] == []
+
+
+def test_a_process_that_only_runs_jobs_imports_no_api() -> None:
+    modules = imported_by("gateway.process.serve", "gateway.http.probes", "gateway.cluster.runner")
+    assert [name for name in modules if name == "pydantic" or name.startswith("gateway.http.handlers")] == []
+
+
+def imported_by(*names: str) -> list[str]:
+    """Return the modules that a process has which imports some."""
+    script = f"import sys, {', '.join(names)}\nprint(*sys.modules)"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert ended.stdout.strip() == "[]"
+    return ended.stdout.split()
