@@ -338,6 +338,7 @@ async def test_the_newest_job_of_an_id_is_found_at_its_member(nats_server: NatsS
         for member in (one, two):
             job_id = member.runner.claims.new_id()
             await member.runner.claims.claim("id", "etl", job_id)
+            await member.runner.claims.announce("id", "etl")
             other = two if member is one else one
             assert await other.runner.peers.keeper_of_job(job_id) == names[member]
             assert await member.runner.peers.keeper_of_job(job_id) is None
