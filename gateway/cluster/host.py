@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -37,6 +36,7 @@ from gateway.core.events import EventLog, LogLine
 from gateway.core.job import Job, Verdict
 from gateway.core.log_json import decode_line
 from gateway.core.settings import Settings
+from gateway.core.tasks import set_within
 from gateway.core.version import VERSION
 from gateway.core.wire import WireError, decode_job, to_json
 from gateway.jobs.runner import JobRun, JobRunner
@@ -150,7 +150,7 @@ class ClusterHost:
                 self._drains_since = time.monotonic()
             if self.is_draining() or slots.busy >= slots.total or not self.is_able():
                 self._free.clear()
-                await _set_within(self._free, 1.0)
+                await set_within(self._free, 1.0)
                 continue
             try:
                 taking = await self._broker.next_job(FETCH_SECONDS)
@@ -208,7 +208,7 @@ class ClusterHost:
             await asyncio.sleep(AVOIDED_SECONDS)  # this host asks for no job meanwhile
             return None
         earlier = self._attempts.get(taking.execution_id)
-        if earlier is not None and not await _set_within(earlier.closed, EARLIER_SECONDS):
+        if earlier is not None and not await set_within(earlier.closed, EARLIER_SECONDS):
             await self._broker.settle(taking, is_taken=False)
             return None
         try:
@@ -271,7 +271,7 @@ class ClusterHost:
             events.emit(LogLine(*decode_line(bytes(line))))
         relay, stop = Relay(self._broker, front, assignment.id, assignment.attempt), StopSignal()
         events.follow(relay.take)
-        run = self._runner.open(job, events, stop, assignment.id, None, keeper.permit)
+        run = self._runner.open(job, events, stop, assignment.id, None, keeper)
         return _Attempt(assignment, job, keeper, relay, stop, run)
 
     async def _refuse(self, taking: Taking, reason: str, assignment: Assignment | None = None) -> None:
@@ -379,11 +379,3 @@ class ClusterHost:
         if attempt is None or attempt.assignment.attempt != wanted.attempt:
             return None
         return encode(attempt.relay.batch_from(wanted.first))
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Return when an event is set, or after a time; whether it is set."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    return event.is_set()

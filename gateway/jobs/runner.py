@@ -252,8 +252,8 @@ class JobRunner(Protocol):
             The gateway's own id of the job.
         uploads : Uploads or None
             Files that came with the request; they stay the caller's, and stay there until `JobRun.close` has returned.
-        permit : callable, optional
-            Awaited before the last block of each upload.
+        permit : UploadPermit, optional
+            Prepared when the job has ended, and awaited before the last block of each upload.
 
         Returns
         -------
