@@ -62,6 +62,10 @@ KEPT_SECONDS = 10.0
 #: How long an attempt waits for the end of an earlier one of the same job; then the job returns to the queue.
 EARLIER_SECONDS = 5.0
 
+#: How long a host leaves an ended job as it is, so that the job's answer goes first: taking apart a kernel takes a core
+#: for 10 ms. On two cores with the member that answers, the answer came more than 1 ms later (measured).
+ANSWER_FIRST_SECONDS = 0.025
+
 #: How long a host that failed a job leaves it to the others.
 AVOIDED_SECONDS = 1.0
 
@@ -75,6 +79,7 @@ class _Attempt:
     stop: StopSignal
     run: JobRun
     is_delivered: bool = False
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def close(self) -> None:
@@ -296,11 +301,10 @@ class ClusterHost:
         done = LeaseRecord(Phase.DONE, record.attempt, record.front, self._me.name, self._me.boot, verdict=verdict)
         try:
             await self._broker.leases.update(taking.execution_id, encode(done), revision)
+            await Relay(self._broker, record.front, taking.execution_id, record.attempt).tell(done)
         except Refused:
             log.info("job %s: another host was faster", taking.execution_id)
         await self._broker.settle(taking)
-        relay = Relay(self._broker, record.front, taking.execution_id, record.attempt)
-        await relay.flush()
 
     async def _run(self, attempt: _Attempt) -> None:
         execution_id = attempt.assignment.id
@@ -332,7 +336,7 @@ class ClusterHost:
     async def _work(self, attempt: _Attempt) -> None:
         run = attempt.run
         try:
-            await attempt.relay.begin()
+            await attempt.relay.begin(attempt.keeper.lease.record)
             await run.execute()
         finally:
             run.leave_slot()
@@ -343,7 +347,8 @@ class ClusterHost:
             verdict = await run.deliver()
         attempt.is_delivered = True
         if await attempt.keeper.finish(self._named(verdict), attempt.relay.count, is_lost=is_lost):
-            await attempt.relay.end(attempt.keeper.lease.record)
+            await attempt.relay.tell(attempt.keeper.lease.record)
+            await set_within(attempt.answered, ANSWER_FIRST_SECONDS)
         else:
             log.warning("job %s: its verdict could not be recorded", attempt.assignment.id)
 
@@ -377,5 +382,8 @@ class ClusterHost:
         wanted = decode(EventsWanted, data)
         attempt = self._attempts.get(wanted.id)
         if attempt is None or attempt.assignment.attempt != wanted.attempt:
+            return None
+        if wanted.is_answered:
+            attempt.answered.set()
             return None
         return encode(attempt.relay.batch_from(wanted.first))
