@@ -29,6 +29,8 @@ RENEW_SECONDS = CLAIM_SECONDS / 4
 #: Number of claims that are remembered because they could not be removed; the caller may then try again at once.
 MOST_GIVEN_UP = 1000
 
+NO_ANSWER = "the broker of the cluster does not answer, so the job was not accepted"
+
 
 @dataclass(slots=True)
 class _Held:
@@ -94,12 +96,24 @@ class RequestClaims:
             if idempotency_key is not None:
                 revision = await self._owners.take_idempotency_key(idempotency_key)
                 self._held[execution_id].idempotency = idempotency_key, revision
-            await self._owners.note(request_id, token_name)
         except Refused:
             raise Conflict(SAME_MOMENT) from None
         except NoReply:
             self._given_up.append(execution_id)
-            raise BrokerDown("the broker of the cluster does not answer, so the job was not accepted") from None
+            raise BrokerDown(NO_ANSWER) from None
+
+    async def announce(self, request_id: RequestId, token_name: str | None) -> None:
+        """Let the other members find the newest job of a claimed id here.
+
+        Raises
+        ------
+        BrokerDown
+            The broker does not answer.
+        """
+        try:
+            await self._owners.note(request_id, token_name)
+        except NoReply:
+            raise BrokerDown(NO_ANSWER) from None
 
     async def claim_again(self, request_id: RequestId, token_name: str | None, execution_id: str) -> None:
         """Claim the id of a job that an earlier process of this member accepted, unless another job has it now."""

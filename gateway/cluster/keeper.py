@@ -12,6 +12,7 @@ from gateway.cluster.lease import Hold, Lease
 from gateway.cluster.wire import LeaseRecord, Phase, decode, encode
 from gateway.core.errors import FailureCode, JobFailed
 from gateway.core.job import Verdict
+from gateway.core.tasks import set_within
 
 #: Interval between two looks at the clock of the lease: the loop's timers stop while the machine is suspended.
 TICK_SECONDS = 0.1
@@ -35,7 +36,7 @@ def record_of(stored: Stored | None) -> LeaseRecord | None:
 
 
 class LeaseKeeper:
-    """The writes of one holder, one at a time.
+    """The writes of one holder, one at a time; the `gateway.core.uploads.UploadPermit` of its job.
 
     Parameters
     ----------
@@ -60,6 +61,7 @@ class LeaseKeeper:
         self._key = execution_id
         self._on_confirmed = on_confirmed
         self._lock = asyncio.Lock()
+        self._job_ended = asyncio.Event()
 
     async def claim(self) -> bool:
         """Take the queued attempt; return whether it is the caller's.
@@ -79,10 +81,16 @@ class LeaseKeeper:
         while lease.may_run():
             if lease.clock() >= lease.renew_at:
                 await self._within_lease("renew")
-            await asyncio.sleep(TICK_SECONDS)
+            if await set_within(self._job_ended, TICK_SECONDS):
+                self._job_ended.clear()
+                await self._within_lease("deliver")
+
+    def prepare(self) -> None:
+        """Let `keep` record that uploads begin, while the job's processes are ended and its result is read."""
+        self._job_ended.set()
 
     async def begin_delivery(self) -> None:
-        """Record that uploads begin.
+        """Return when it is recorded that uploads begin.
 
         Raises
         ------
@@ -93,7 +101,7 @@ class LeaseKeeper:
         if not self.lease.may_run():
             raise self._lost()
 
-    async def permit(self) -> None:
+    async def __call__(self) -> None:
         """Return when the last block of an upload may be sent.
 
         Raises
@@ -138,10 +146,10 @@ class LeaseKeeper:
         lease = self.lease
         try:
             async with asyncio.timeout(max(0.0, lease.fence_at - lease.clock())), self._lock:
-                while lease.may_run():
+                while lease.may_run() and not (what == "deliver" and lease.record.phase is Phase.DELIVERING):
                     try:
                         await self._write(Phase.DELIVERING if what == "deliver" else lease.record.phase)
-                        if what == "renew" or lease.record.phase is Phase.DELIVERING:
+                        if what == "renew":
                             return
                     except NoReply:
                         await asyncio.sleep(RETRY_SECONDS)

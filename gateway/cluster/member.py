@@ -156,8 +156,9 @@ class Roster:
 
     def slots(self) -> SlotCount:
         """Return the slots of all members together."""
-        there = [beat for beat in self.members() if beat.healthy]
-        waiting = sum(beat.waiting for beat in self.members() if beat.name != self._me.name)
+        members = self.members()
+        there = [beat for beat in members if beat.healthy]
+        waiting = sum(beat.waiting for beat in members if beat.name != self._me.name)
         return SlotCount(sum(beat.slots for beat in there), sum(beat.busy for beat in there), wanted=waiting)
 
     def is_gone(self, host: str, boot: str) -> bool:

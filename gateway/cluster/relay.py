@@ -1,7 +1,7 @@
 """Send the events of one attempt from its host to the member that accepted the job.
 
-They are sent in batches, once in each iteration of the loop, and may be lost. Each event has a number, so the other
-side detects a gap and asks for the missing events.
+They are sent in batches, and may be lost. Each event has a number, so the other side detects a gap and asks for the
+missing events.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from gateway.core.wire import to_json
 
 #: Number of events that are kept to be sent again, and the size of their lines; the oldest are dropped first.
 KEPT_EVENTS, KEPT_BYTES = 100_000, 8_000_000
+
+#: Least time between two batches. Around its start a job has six events within milliseconds, and each batch wakes host,
+#: broker and member.
+BETWEEN_SECONDS = 0.005
 
 #: Largest size of a batch without its events.
 ENVELOPE_BYTES = 1000
@@ -48,16 +52,16 @@ class Relay:
         self._id, self._attempt = execution_id, attempt
         self._kept: deque[Event] = deque()
         self._kept_bytes = 0
-        self._sent = 0
+        self._sent, self._sent_at = 0, float("-inf")
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._has_begun = False
         self.count = 0
 
-    async def begin(self) -> None:
-        """Begin to send: the attempt is this host's, and no other host sends its events."""
+    async def begin(self, record: LeaseRecord) -> None:
+        """Begin to send: the attempt is this host's, as the record says, and no other host sends its events."""
         self._has_begun = True
-        await self.flush()
+        await self.tell(record)
 
     def take(self, event: Event) -> None:
         """Take one event; never blocks."""
@@ -70,23 +74,24 @@ class Relay:
         while len(self._kept) > KEPT_EVENTS or self._kept_bytes > KEPT_BYTES:
             self._kept_bytes -= _size(self._kept.popleft())
         if self._has_begun and (self._task is None or self._task.done()):
-            self._task = asyncio.create_task(self.flush(), name=f"events {self._id}")
+            self._task = asyncio.create_task(self._send_soon(), name=f"events {self._id}")
 
-    async def flush(self) -> None:
-        """Send the pending events, or an empty batch, which means that the record has changed."""
+    async def tell(self, record: LeaseRecord) -> None:
+        """Send the pending events and the record as it is now, so that the other side need not read it."""
+        await self._flush()
+        await self._broker.send(self._subject, encode(EventBatch(self._id, self._attempt, self.count, lease=record)))
+
+    async def _send_soon(self) -> None:
+        await asyncio.sleep(self._sent_at + BETWEEN_SECONDS - time.monotonic())
+        await self._flush()
+
+    async def _flush(self) -> None:
         async with self._lock:
-            is_first = True
-            while is_first or self._sent < self.count:
-                is_first = False
+            self._sent_at = time.monotonic()
+            while self._sent < self.count:
                 for batch in batches(self._id, self._attempt, *self._from(self._sent)):
                     await self._broker.send(self._subject, encode(batch))
                     self._sent = batch.first + len(batch.events)
-
-    async def end(self, record: LeaseRecord) -> None:
-        """Send the pending events and the record with the verdict, so that the other side need not read it."""
-        if self._sent < self.count:
-            await self.flush()
-        await self._broker.send(self._subject, encode(EventBatch(self._id, self._attempt, self.count, lease=record)))
 
     def batch_from(self, first: int) -> EventBatch:
         """Return one batch that begins with an event, or with the oldest that is kept."""

@@ -214,6 +214,9 @@ class ClusterRun:
         # the next process of this member delivers the results that a host uploaded
         is_left = self._is_delivered and not self._is_answered and self._stop.cause is FailureCode.SHUTTING_DOWN
         is_over = self._ended.is_set() and not is_left  # the store of this member has the verdict
+        if is_over and self._host:
+            answered = EventsWanted(self.execution_id, self._attempt, self._next_event, is_answered=True)
+            await self._cluster.broker.send(subjects.log(self._host), encode(answered))
         if is_over and self._parcels is not None:
             self._parcels.withdraw()
             await asyncio.to_thread(self._parcels.remove)
@@ -226,23 +229,30 @@ class ClusterRun:
 
     def take(self, batch: EventBatch) -> None:
         """Process events of the host; request those that are missing before them."""
-        if batch.attempt == self._attempt and batch.lease is not None and batch.first <= self._next_event:
-            self._end_with(batch.lease)
-        self._news.set()
         if batch.attempt != self._attempt:
+            self._news.set()
             return
+        if batch.lease is not None:
+            self._take_record(batch.lease, has_all=batch.first <= self._next_event)
+        elif not batch.events:
+            self._news.set()
         if batch.first > self._next_event:
             if self._repairing is None or self._repairing.done():
                 self._repairing = asyncio.create_task(self._repair(batch.first + len(batch.events)))
             return
         self._emit(batch)
 
-    def _end_with(self, record: LeaseRecord) -> None:
-        """Accept the verdict of a host whose events have all arrived; for a lost machine the follower decides."""
-        if record.phase is Phase.DONE and not record.is_lost:
+    def _take_record(self, record: LeaseRecord, *, has_all: bool) -> None:
+        """Accept the record of the host; the follower reads it after a lost machine, or if events are missing."""
+        if record.phase is Phase.RUNNING:
+            self._place(record.host)
+            self._begin()
+        elif record.phase is Phase.DONE and not record.is_lost and has_all:
             self._place(record.host)
             self._missing_until, self._is_delivered = record.events, True
             self._conclude(record.verdict or Verdict.internal())
+        else:
+            self._news.set()
 
     def _emit(self, batch: EventBatch) -> None:
         for event in batch.events[max(0, self._next_event - batch.first) :]:

@@ -124,11 +124,15 @@ class EventBatch(Struct, frozen=True, tag="events"):
 
 
 class EventsWanted(Struct, frozen=True, tag="events_wanted"):
-    """Asks a host for the events of an attempt from a number on; the answer is an `EventBatch`."""
+    """Asks a host for the events of an attempt from a number on; the answer is an `EventBatch`.
+
+    Once the job is answered, `is_answered` says that no more will be asked for, and no answer is expected.
+    """
 
     id: str
     attempt: int
     first: int
+    is_answered: bool = False
     version: int = CLUSTER_VERSION
 
 

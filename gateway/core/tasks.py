@@ -58,6 +58,27 @@ def retrieve_exception(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
+async def set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Return when an event is set, or after a time.
+
+    Parameters
+    ----------
+    event : Event
+        Stays as it is.
+    seconds : float
+        The longest wait.
+
+    Returns
+    -------
+    bool
+        Whether it is set.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
+
+
 @contextlib.contextmanager
 def first_failure() -> Iterator[None]:
     """Raise the first failure of the `asyncio.TaskGroup` inside bare, as if there had been no group."""

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-#: Awaited before a result's last block is sent; raises `gateway.core.errors.JobFailed` if it must not be.
-UploadPermit = Callable[[], Awaitable[None]]
+
+class UploadPermit(Protocol):
+    """Says when the results of a job may be uploaded."""
+
+    def prepare(self) -> None:
+        """Take note that the job has ended, so that uploads may follow; returns at once."""
+
+    async def __call__(self) -> None:
+        """Return when the last block of a result may be sent.
+
+        Raises
+        ------
+        JobFailed
+            It must not be sent.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,8 @@ from gateway.http.handlers.legacy import LegacyExecuteHandler, LegacyLogsHandler
 from gateway.http.handlers.logs import LogsHandler
 from gateway.http.handlers.meta import (
     DocsHandler,
-    LiveHandler,
-    MetricsHandler,
     OpenApiHandler,
     PackagesHandler,
-    ReadyHandler,
     ReloadPackagesHandler,
 )
 from gateway.http.handlers.page import PageFileHandler, RootHandler
@@ -36,6 +33,7 @@ from gateway.http.handlers.results import ResultsHandler
 from gateway.http.handlers.status import StatusHandler
 from gateway.http.handlers.stream import StreamHandler
 from gateway.http.parcels import ParcelHandler
+from gateway.http.probes import LiveHandler, MetricsHandler, ReadyHandler
 from gateway.http.schemas import bundle, history, responses
 from gateway.http.schemas.requests import (
     CancelRequest,
@@ -353,9 +351,6 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("get", "/metrics", MetricsHandler, "Metrics for Prometheus", {200: METRICS_TYPES}),
 )
-
-#: The routes of a process that runs jobs of a cluster and accepts none: probes and metrics.
-HOST_ROUTES = tuple(route for route in ROUTES if route.path.startswith("/healthz/") or route.path == "/metrics")
 
 #: The routes of a member of a cluster that accepts jobs. They are for the other members, and not part of the API.
 MEMBER_ROUTES = (

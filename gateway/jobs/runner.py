@@ -198,6 +198,9 @@ class RequestIdClaims(Protocol):
     ) -> None:
         """Claim an id for a job, and its ``Idempotency-Key``, or raise a refusal."""
 
+    async def announce(self, request_id: RequestId, token_name: str | None) -> None:
+        """Let the other gateways find the newest job of a claimed id here, or raise a refusal."""
+
     async def release(self, execution_id: str) -> None:
         """Release the id of a job that has ended. Never raises."""
 
@@ -249,8 +252,8 @@ class JobRunner(Protocol):
             The gateway's own id of the job.
         uploads : Uploads or None
             Files that came with the request; they stay the caller's, and stay there until `JobRun.close` has returned.
-        permit : callable, optional
-            Awaited before the last block of each upload.
+        permit : UploadPermit, optional
+            Prepared when the job has ended, and awaited before the last block of each upload.
 
         Returns
         -------

@@ -27,6 +27,7 @@ from gateway.core.errors import (
 from gateway.core.events import EventLog
 from gateway.core.job import ALL_JOBS, HeldKernel, Job, RequestId, Scope
 from gateway.core.settings import Settings
+from gateway.core.tasks import started
 from gateway.core.uploads import Uploads
 from gateway.jobs.admission import check_admission, check_storage
 from gateway.jobs.driver import JobDriver, log_step
@@ -210,14 +211,16 @@ class JobService(JobLookup):
                         job.request_id, token_name, record.execution_id, key.key if key is not None else None
                     )
                     self._admit(job, token_name)  # again: others were admitted meanwhile
-                    await self._accept(record, job)
+                    # while the disk writes
+                    async with started(self._claims.announce(job.request_id, token_name)) as (announced,):
+                        await self._accept(record, job, announced)
                 except BaseException as error:
                     self.counters.rejected += isinstance(error, BrokerDown)
                     await self._claims.withdraw(record.execution_id)
                     raise
         return record
 
-    async def _accept(self, record: JobRecord, job: Job) -> None:
+    async def _accept(self, record: JobRecord, job: Job, announced: asyncio.Future[None] | None = None) -> None:
         accepted = self._store.accept(record)
         # the inputs are fetched while the disk writes
         run = self._runner.open(job, record.log, record.stop, record.execution_id, record.uploads)
@@ -225,10 +228,12 @@ class JobService(JobLookup):
             if record.uploads is not None and not record.is_awaited:
                 await asyncio.to_thread(record.uploads.sync)
             await accepted
+            if announced is not None:
+                await announced
         except BaseException as error:
             self._store.discard(record, is_stored=not isinstance(error, sqlite3.Error))
             await run.close()
-            self.counters.rejected += 1
+            self.counters.rejected += not isinstance(error, BrokerDown)  # `submit` counts that
             if isinstance(error, sqlite3.IntegrityError):
                 raise Conflict(SAME_MOMENT) from None
             if isinstance(error, sqlite3.Error | OSError):

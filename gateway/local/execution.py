@@ -16,6 +16,7 @@ from gateway.core.events import Displayed, JobLog, Progress
 from gateway.core.job import Job, Verdict
 from gateway.core.log_json import decode_line
 from gateway.core.tasks import first_of, started
+from gateway.core.uploads import UploadPermit
 from gateway.jobs.delivery import JobOutputs
 from gateway.local.held_kernels import HeldKernels
 from gateway.local.hold import HOLD_GRACE_SECONDS, Held, NotHeld, hold, hold_message, read_small
@@ -67,6 +68,8 @@ class Execution:
         Name of the output in the outbox.
     timeout_seconds : float
         Time that is left of the job's time-out.
+    permit : UploadPermit, optional
+        Prepared when the job says that it is done.
 
     Attributes
     ----------
@@ -88,6 +91,7 @@ class Execution:
         outbox: Outbox,
         execution_id: str,
         timeout_seconds: float,
+        permit: UploadPermit | None = None,
     ) -> None:
         self._kernel = kernel
         self._job = job
@@ -97,6 +101,7 @@ class Execution:
         self._outbox = outbox
         self._execution_id = execution_id
         self._timeout_seconds = timeout_seconds
+        self._permit = permit
         self._not_held = ""
         self.stages_seconds: dict[str, float] = {}
         self.outputs: JobOutputs | None = None
@@ -141,6 +146,8 @@ class Execution:
         began = time.monotonic()
         try:
             stopped, answered = await self._watch(code)
+            if self._permit is not None:
+                self._permit.prepare()
             ended = time.monotonic()
             held = await self._hold(stopped, answered=answered) if self._hold_seconds(stopped) else None
         except BaseException:

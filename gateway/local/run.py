@@ -253,6 +253,7 @@ class LocalRun:
             machine.outbox,
             self._execution_id,
             max(0.0, self._left_seconds),
+            self._permit,
         )
         try:
             return await execution.run(tables)

@@ -17,14 +17,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tornado.netutil import bind_sockets
+from tornado.web import Application
 
 from gateway.core.addresses import local_url
 from gateway.core.errors import ConfigurationError, FailureCode, NotReady
 from gateway.core.settings import FILES, Settings
 from gateway.http.access.auth import Guard
 from gateway.http.access.peer_connection import answer_peer
-from gateway.http.application import make_app
-from gateway.http.routes import HOST_ROUTES, MEMBER_ROUTES, PARCEL_ROUTES, ROUTES
 from gateway.http.server import make_server
 from gateway.jobs.refusal_log import WRITE_SECONDS, RefusalLog
 from gateway.jobs.runner import JobRunner
@@ -291,12 +290,7 @@ async def _run(
         running_service(settings, launcher, metrics, broker_tls) as service,
         ObjectClient(WRITE_SECONDS, hosts=settings.storage_hosts) as refusal_client,
     ):
-        routes = HOST_ROUTES if settings.runs_only else ROUTES
-        if service.peers is not None and not settings.runs_only:
-            routes += MEMBER_ROUTES
-        if settings.cluster_advertise_url:
-            routes += PARCEL_ROUTES
-        app = make_app(service, settings, metrics, guard, RefusalLog(refusal_client), routes)
+        app = _application(service, settings, metrics, guard, RefusalLog(refusal_client))
         if service.peers is not None and not settings.runs_only:
             await service.peers.serve(partial(answer_peer, app))
         server = make_server(app, settings, metrics, tls)
@@ -330,6 +324,25 @@ async def _run(
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2):
                     await server.close_all_connections()
+
+
+def _application(
+    service: JobService, settings: Settings, metrics: Metrics, guard: Guard, refusals: RefusalLog
+) -> Application:
+    """Return the application of the role; the process of a host does not import the API, which takes 5 MiB."""
+    if settings.runs_only:
+        from gateway.http.probes import make_probes_app
+
+        return make_probes_app(service, settings, metrics)
+    from gateway.http.application import make_app
+    from gateway.http.routes import MEMBER_ROUTES, PARCEL_ROUTES, ROUTES
+
+    routes = ROUTES
+    if service.peers is not None:
+        routes += MEMBER_ROUTES
+    if settings.cluster_advertise_url:
+        routes += PARCEL_ROUTES
+    return make_app(service, settings, metrics, guard, refusals, routes)
 
 
 def _reload(settings: Settings, guard: Guard, tls: ssl.SSLContext | None, broker_tls: ssl.SSLContext | None) -> None:

@@ -11,9 +11,9 @@ from gateway.core.settings import Settings
 from gateway.http.access.auth import Guard
 from gateway.http.base_handler.arrivals import Arrivals
 from gateway.http.streams.other_members import OtherMembers
-from gateway.http.streams.stream_batches import StreamBatches
 
 if TYPE_CHECKING:
+    from gateway.http.streams.stream_batches import StreamBatches
     from gateway.jobs.refusal_log import RefusalLog
     from gateway.jobs.service import JobService
     from gateway.telemetry.metrics import Metrics
@@ -41,12 +41,12 @@ class Context:
     #: ETag and body of the last long response of ``/v1/logs``: many may poll the same log.
     long_log: tuple[str, bytes] = ("", b"")
     others: OtherMembers = field(init=False)
-    batches: StreamBatches = field(init=False)
+    #: Made for the first stream, by `gateway.http.handlers.stream`.
+    batches: StreamBatches | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.others = OtherMembers(self.service.feed, self.service.peers)
-        self.batches = StreamBatches(self.service, self.others.missing)
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` to its end, also when the request it belongs to is over."""

@@ -26,7 +26,7 @@ from gateway.http.access.tokens import TokenKind
 from gateway.http.base_handler.elsewhere import peer_request
 from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.streams.other_members import WAIT_SECONDS, OtherLog
-from gateway.http.streams.stream_batches import NO_JOBS, next_send
+from gateway.http.streams.stream_batches import NO_JOBS, StreamBatches, next_send
 from gateway.jobs.feed import Watch
 
 #: Streams that may be open; each holds a connection.
@@ -105,7 +105,7 @@ class StreamHandler(BaseHandler):
 
     async def _answer_member(self) -> None:
         """Respond with the own jobs that have changed since a place, once there are any, or after a time."""
-        feed, batches, place = self.context.service.feed, self.context.batches, self._place()
+        feed, batches, place = self.context.service.feed, self._batches(), self._place()
         deadline = time.monotonic() + WAIT_SECONDS
         with feed.watch(is_of_member=True) as self._watch:
             while True:
@@ -117,6 +117,13 @@ class StreamHandler(BaseHandler):
         if not self.client_disconnected:
             head = f'{{"id": "{feed.id}-{feed.number}-0", "event": "{event}", "jobs": '
             self.finish(b"%b%b}" % (head.encode(), jobs))
+
+    def _batches(self) -> StreamBatches:
+        """Return the batches that all streams of this application share."""
+        context = self.context
+        if context.batches is None:
+            context.batches = StreamBatches(context.service, context.others.missing)
+        return context.batches
 
     def handle_disconnect(self) -> None:
         # the usual end of a stream, not a fault of the client
@@ -152,7 +159,7 @@ class StreamHandler(BaseHandler):
 
     def _jobs(self, place: _Place) -> bytes:
         """Return the event about jobs and gateway that a client lacks, if it lacks any."""
-        feed, batches = self.context.service.feed, self.context.batches
+        feed, batches = self.context.service.feed, self._batches()
         has_jobs = (place.feed_id, place.number) != (feed.id, feed.number)
         state = batches.state()
         if not has_jobs and state == place.state:

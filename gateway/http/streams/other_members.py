@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from gateway.core.errors import MemberDown
 from gateway.core.job import JobState
 from gateway.http.access.tokens import TokenKind
-from gateway.http.streams.stream_batches import PACE_SECONDS
 from gateway.jobs.feed import LINGER_SECONDS, OtherJob
 from gateway.jobs.peers import PeerPart, PeerRequest, Peers
 
 if TYPE_CHECKING:
     from gateway.jobs.feed import JobFeed
+
+#: Time between two events of one stream: changes in between are sent as one. With more streams it grows, up to twice
+#: as long for `gateway.http.streams.stream_batches.MANY_STREAMS` and more.
+PACE_SECONDS = 0.1
 
 #: How long a member waits for a change of its jobs before it answers; shorter than its time for an answer.
 WAIT_SECONDS = 5.0

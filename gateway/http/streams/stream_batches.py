@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 from gateway.core.job import ALL_JOBS, Scope
 from gateway.http.schemas.responses import ResponseModel
 from gateway.http.schemas.stream import gateway_state, streamed_job
+from gateway.http.streams.other_members import PACE_SECONDS
 from gateway.jobs.feed import OtherJob
 
 if TYPE_CHECKING:
     from gateway.jobs.feed import FeedJob
     from gateway.jobs.service import JobService
 
-#: Time between two events of one stream: changes in between are sent as one. With more streams it grows, up to twice
-#: as long for `MANY_STREAMS` and more.
-PACE_SECONDS = 0.1
 MANY_STREAMS = 50
 
 #: Most bytes of jobs in an answer to another member. That member reads twice as much, and shows 5000 jobs.

@@ -80,7 +80,7 @@ async def test_of_two_hosts_one_gets_the_lease(nats_server: NatsServer) -> None:
         winner, loser = (a, b) if a.lease.may_run() else (b, a)
         assert loser.lease.hold is Hold.LOST
         await winner.begin_delivery()
-        await winner.permit()
+        await winner()
         assert not await loser.finish(OK, 0)
         assert await winner.finish(OK, 3)
         stored = await broker.leases.get("job")
@@ -116,6 +116,36 @@ async def test_a_lease_is_renewed_and_one_that_was_taken_away_ends(nats_server: 
         with pytest.raises(JobFailed) as failed:
             await keeper.begin_delivery()
         assert failed.value.code is FailureCode.HOST_LOST
+
+
+async def test_the_fence_of_a_job_that_has_ended_is_written_once(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as broker:
+        await broker.leases.create("job", encode(QUEUED))
+        keeper = await keeper_of(broker, "a")
+        assert await keeper.claim()
+        claimed = keeper.lease.revision
+        keeping = asyncio.create_task(keeper.keep())
+        keeper.prepare()
+        async with asyncio.timeout(60):
+            while keeper.lease.record.phase is not Phase.DELIVERING:  # noqa: ASYNC110 - a write has no event
+                await asyncio.sleep(0.01)
+        await keeper.begin_delivery()
+        assert keeper.lease.revision == claimed + 1
+        keeping.cancel()
+
+
+async def test_a_job_that_has_ended_uploads_nothing_for_another_host(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as broker:
+        await broker.leases.create("job", encode(QUEUED))
+        keeper = await keeper_of(broker, "a")
+        assert await keeper.claim()
+        await broker.leases.update("job", encode(LeaseRecord(Phase.QUEUED, 2, "front")), keeper.lease.revision)
+        keeping = asyncio.create_task(keeper.keep())
+        keeper.prepare()
+        async with asyncio.timeout(60):
+            await keeping
+        with pytest.raises(JobFailed):
+            await keeper.begin_delivery()
 
 
 async def test_without_the_broker_a_holder_ends_before_the_lease_is_over(nats_server: NatsServer) -> None:

@@ -47,6 +47,7 @@ async def test_jobs_go_on_when_the_broker_has_lost_its_data(nats_server: NatsSer
     async with cluster(nats_server, tmp_path, 0, 1, 0) as (front, host, other):
         own_id = front.runner.claims.new_id()
         await front.runner.claims.claim("mine", None, own_id, b"live")
+        await front.runner.claims.announce("mine", None)
 
         async def known_keys() -> list[bytes]:
             return [b"live", b"ended"]

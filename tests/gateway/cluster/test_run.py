@@ -72,6 +72,9 @@ async def test_a_result_whose_delivery_a_stop_ended_is_delivered_by_the_next_pro
     class Broker:
         leases = Leases()
 
+        async def send(self, subject: str, data: bytes) -> None:
+            pass
+
     settings = Settings(state_dir=tmp_path)
     (tmp_path / "store").mkdir()
     results, client, parcels = KeptResultStore(settings), ObjectClient(5), Parcels("http://127.0.0.1:9", tmp_path)

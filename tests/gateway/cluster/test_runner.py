@@ -16,6 +16,8 @@ import msgspec
 import pytest
 from nats.js.errors import NotFoundError
 
+from gateway.cluster import host as cluster_host
+from gateway.cluster import run as cluster_run
 from gateway.cluster import subjects
 from gateway.cluster.broker import Broker
 from gateway.cluster.claims import RequestClaims
@@ -105,13 +107,35 @@ async def until(holds: Callable[[], Any]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_job_runs_on_the_member_that_has_a_slot(nats_server: NatsServer, tmp_path: Path) -> None:
+async def test_a_job_runs_on_the_member_that_has_a_slot(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_run, "LOOK_SECONDS", 1e6)
     async with cluster(nats_server, tmp_path, 0, 1) as (front, host):
+        await until(lambda: front.runner.slots().total == 1)  # each news of a member would be a look
+        look = front.broker.leases.get
+        monkeypatch.setattr(front.broker.leases, "get", None)  # its host tells the member all that it must know
         *_, log, _, verdict = front.start("ok")
         assert (await verdict).ok
+        monkeypatch.setattr(front.broker.leases, "get", look)
         assert [line.message for line in log.lines()] == ["begin", "end"]
         assert (len(front.machine.jobs), len(host.machine.jobs)) == (0, 1)
         assert await front.broker.leases.get("job") is None  # nothing is left at the broker
+
+
+async def test_a_host_lets_the_answer_go_first(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_host, "ANSWER_FIRST_SECONDS", 1e6)
+    async with cluster(nats_server, tmp_path, 0, 1) as (front, host):
+        log, stop = EventLog(), StopSignal()
+        run = front.runner.open(Job("job", "ok", 30.0, UrlDelivery("http://127.0.0.1:9/o")), log, stop, "job", None)
+        await until(run.take_slot)
+        await run.execute()
+        assert (await run.deliver()).ok
+        assert host.machine.closed == []
+        await run.close()  # the caller has the answer
+        await until(lambda: len(host.machine.closed) == 1)
 
 
 async def test_a_job_does_not_wait_for_a_slot_that_was_taken_meanwhile(nats_server: NatsServer, tmp_path: Path) -> None:
@@ -128,7 +152,7 @@ async def test_a_job_does_not_wait_for_a_slot_that_was_taken_meanwhile(nats_serv
         _, log, _, verdict = front.start("ok")
         async with cluster(nats_server, tmp_path / "more", 1) as (other,):
             assert (await verdict).ok
-            assert len(other.machine.closed) == 1
+            await until(lambda: len(other.machine.closed) == 1)
         assert [line.message for line in log.lines()] == ["begin", "end"]
 
 
@@ -216,7 +240,7 @@ async def test_a_cancel_reaches_the_host_and_a_waiting_job(nats_server: NatsServ
         await until(host.machine.begun.is_set)
         stop.request(FailureCode.CANCELLED)
         assert (await running).code is FailureCode.CANCELLED
-        assert [job.request_id for job in host.machine.closed] == ["job"]
+        await until(lambda: [job.request_id for job in host.machine.closed] == ["job"])
 
 
 async def test_a_job_that_no_host_can_read_ends_with_both_versions(nats_server: NatsServer, tmp_path: Path) -> None:
@@ -338,6 +362,7 @@ async def test_the_newest_job_of_an_id_is_found_at_its_member(nats_server: NatsS
         for member in (one, two):
             job_id = member.runner.claims.new_id()
             await member.runner.claims.claim("id", "etl", job_id)
+            await member.runner.claims.announce("id", "etl")
             other = two if member is one else one
             assert await other.runner.peers.keeper_of_job(job_id) == names[member]
             assert await member.runner.peers.keeper_of_job(job_id) is None
@@ -365,6 +390,17 @@ async def test_a_job_with_files_of_this_machine_stays_here(nats_server: NatsServ
 
 
 def test_without_a_cluster_nothing_of_it_is_imported() -> None:
-    script = "import sys, gateway.process.serve\nprint([n for n in sys.modules if n == 'nats' or n.startswith('gateway.cluster')])"
+    modules = imported_by("gateway.process.serve")
+    assert [name for name in modules if name == "nats" or name.startswith("gateway.cluster")] == []
+
+
+def test_a_process_that_only_runs_jobs_imports_no_api() -> None:
+    modules = imported_by("gateway.process.serve", "gateway.http.probes", "gateway.cluster.runner")
+    assert [name for name in modules if name == "pydantic" or name.startswith("gateway.http.handlers")] == []
+
+
+def imported_by(*names: str) -> list[str]:
+    """Return the modules that a process has which imports some."""
+    script = f"import sys, {', '.join(names)}\nprint(*sys.modules)"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert ended.stdout.strip() == "[]"
+    return ended.stdout.split()

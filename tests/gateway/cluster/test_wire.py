@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -93,6 +95,20 @@ class Sent:
         self.messages.append(data)
 
 
+async def test_events_that_come_together_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "BETWEEN_SECONDS", 1e6)
+    broker = Sent()
+    events, running = relay.Relay(broker, "front", "job", 1), LeaseRecord(Phase.RUNNING, 1, "front", "host", "boot")  # type: ignore[arg-type]
+    await events.begin(running)
+    for text in ("one", "two", "three"):
+        events.take(LogLine(1.0, "stdout", text))
+        await asyncio.sleep(0)
+    done = LeaseRecord(Phase.DONE, 1, "front", "host", "boot", 2, Verdict(None, "", 0), 3)
+    await events.tell(done)  # a verdict waits for nothing
+    got = [decode(EventBatch, data) for data in broker.messages]
+    assert [(each.first, len(each.events), each.lease) for each in got] == [(0, 0, running), (0, 3, None), (3, 0, done)]
+
+
 @pytest.mark.parametrize(
     "event",
     [
@@ -107,6 +123,6 @@ async def test_an_event_that_is_too_large_as_json_is_told_in_one_line(event: Eve
     events = relay.Relay(broker, "front", "job", 1)  # type: ignore[arg-type]
     for each in (LogLine(1.0, "stdout", "before"), event, LogLine(1.0, "stdout", "after")):
         events.take(each)
-    await events.begin()
+    await events.begin(LeaseRecord(Phase.RUNNING, 1, "front", "host", "boot"))
     got = [event for data in broker.messages for event in decode(EventBatch, data).events]
     assert [each.message for each in got if isinstance(each, LogLine)] == ["before", relay.TOO_LARGE, "after"]

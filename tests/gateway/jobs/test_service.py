@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 
 from gateway.core.cancellation import StopSignal
-from gateway.core.errors import Conflict, FailureCode, JobFailed, NotFound, QueueFull, ShuttingDown, StorageDown
+from gateway.core.errors import (
+    BrokerDown,
+    Conflict,
+    FailureCode,
+    JobFailed,
+    NotFound,
+    QueueFull,
+    ShuttingDown,
+    StorageDown,
+)
 from gateway.core.events import JobLog
 from gateway.core.job import Job, KeptDelivery, UrlDelivery, Verdict
 from gateway.core.settings import Settings
@@ -215,6 +224,48 @@ async def test_an_id_that_runs_is_a_conflict_but_its_json_type_counts(runner: He
     with pytest.raises(Conflict):
         await service.submit(job(7))
     await service.submit(job("7"))
+    await service.aclose()
+
+
+@pytest.mark.parametrize("failing", ["claim", "announce"])
+async def test_a_job_that_the_other_gateways_cannot_learn_of_is_not_accepted(
+    failing: str, runner: HeldRunner, tmp_path: Path
+) -> None:
+    done: list[str] = []
+
+    class Claims:
+        def check(self, job: Job) -> None: ...
+
+        def new_id(self) -> str:
+            return "job"
+
+        async def claim(self, *_: object) -> None:
+            await self.step("claim")
+
+        async def announce(self, request_id: int | str, token_name: str | None) -> None:
+            await self.step("announce")
+
+        async def withdraw(self, execution_id: str) -> None:
+            done.append(f"withdraw {execution_id}")
+
+        async def release(self, execution_id: str) -> None: ...
+
+        async def step(self, name: str) -> None:
+            await asyncio.sleep(0)
+            done.append(name)
+            if name == failing:
+                raise BrokerDown("no answer")
+
+    service = JobService(Settings(state_dir=tmp_path), runner, claims=Claims())
+    with pytest.raises(BrokerDown):
+        await service.submit(job(1))
+    assert (done[-2:], service.counters.rejected) == ([failing, "withdraw job"], 1)
+    assert (service.queued(), service.running()) == ([], [])
+    async with asyncio.timeout(60):
+        while service._store.unfinished():  # noqa: ASYNC110 - nobody else waits for that
+            await asyncio.sleep(0.01)
+    assert all(run.answered.is_set() for run in runner.opened.values())  # closed, and never begun
+    assert runner.ran == []
     await service.aclose()
 
 
