@@ -87,7 +87,7 @@ test("rows of a result are read up to a line that is cut off", () => {
 
 test("a number keeps the digits that JavaScript would round", () => {
   const digits = (text: string) => String(parseRow(`{"n":${text}}`).n);
-  const long = ["9007199254740993", "-9007199254740993", "1180591620717411303424", "0.12345678901234567890", "12345678901234567.25"];
+  const long = ["9007199254740993", "-9007199254740993", "1180591620717411303424", "0.12345678901234567890", "12345678901234567.25", "9007199254740993.5"];
   expect(long.map(digits)).toEqual(long);
   expect(["9007199254740991", "0.1", "1e22", "172.85999999999999", "0.30000000000000004", "1000000000000000.0"].map((text) => parseRow(`{"n":${text}}`).n)).toEqual([9007199254740991, 0.1, 1e22, 172.85999999999999, 0.30000000000000004, 1e15]);
   const [before, after] = ["9007199254740993", "9007199254740992"].map((n) => ({ fields: [{ name: "n", base_type: "BigInteger" }], rows: [parseRow(`{"n":${n}}`)] }));
@@ -97,6 +97,8 @@ test("a number keeps the digits that JavaScript would round", () => {
 test("a JSON array becomes JSON lines, character by character", () => {
   const text = '\ufeff [ {"n": 9007199254740993, "x": 1.0, "t": "a, ]}\\"\\n"},\r\n  {"o": {"a": [1, [2]]},\n   "t": ""}\n]\n';
   expect(arrayToLines(text)).toBe('{"n": 9007199254740993, "x": 1.0, "t": "a, ]}\\"\\n"}\n{"o": {"a": [1, [2]]},    "t": ""}\n');
+  const open = `[{"a": "${"x".repeat(60)}`; // a file that is cut within a text
+  expect(arrayToLines(open)).toBe(`${open.slice(1)}\n`);
   expect(["[]", "[ ]", "[1,2]", '[{"a":1}', '[{"a":1}] x'].map(arrayToLines)).toEqual(["", "", "1\n2\n", '{"a":1}\n', '{"a":1}\nx\n']);
 });
 

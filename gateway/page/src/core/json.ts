@@ -17,9 +17,6 @@ export class LongNumber {
   }
 }
 
-/** A float that is written with the digits it needs has at most this many. */
-const FLOAT_DIGITS = 17;
-
 /** Parsing with a function takes several times as long, and few rows need it. */
 const MAY_BE_LONG = /\d[\d.]{15}/;
 
@@ -32,15 +29,19 @@ function keepDigits(_: string, value: unknown, context?: { source?: string }): u
   const source = context?.source;
   if (typeof value !== "number" || source === undefined) return value;
   if (/^-?\d+$/.test(source)) return Number.isSafeInteger(value) ? value : new LongNumber(source);
-  const digits = source.replace(/e.*$/i, "").replace(/[-.]/g, "").replace(/^0+|0+$/g, "");
-  return digits.length > FLOAT_DIGITS ? new LongNumber(source) : value;
+  return digitsOf(source) === digitsOf(String(value)) ? value : new LongNumber(source);
+}
+
+/** Return the digits of a number without sign, point, exponent and outer zeros. */
+function digitsOf(number: string): string {
+  return number.replace(/e.*$/i, "").replace(/[-.]/g, "").replace(/^0+|0+$/g, "");
 }
 
 /** Return the elements of a JSON array as JSON lines, each character of a value as it is. */
 export function arrayToLines(text: string): string {
   const lines: string[] = [];
   let [depth, start] = [0, 0];
-  for (const { 0: token, index } of text.matchAll(/"(?:[^"\\]+|\\.)*"|[[\]{},]/g)) {
+  for (const { 0: token, index } of text.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"|[[\]{},]/gs)) {
     const isEnd = depth === 1 && (token === "," || token === "]");
     if (isEnd) lines.push(text.slice(start, index).replace(/[\r\n]+/g, " ").trim());
     if (isEnd || (depth === 0 && token === "[")) start = index + 1;
