@@ -48,7 +48,7 @@ def _console(client: TransformClient, options: argparse.Namespace) -> int:
         raise common.UsageError("jupyter_console is not installed here: pip install 'transform-gateway[console]'")
     kernel, is_ours = _kernel(client, options)
     if not os.access(kernel["connection_file"], os.R_OK):
-        if kernel.get("host"):
+        if _is_elsewhere(kernel):
             raise common.UsageError(
                 f"the kernel {kernel['id']} is held on host {printable(kernel['host'])}: run this there, as the user "
                 f"who started the gateway, or here with --new for a fresh kernel:\n{printable(kernel['attach'])}"
@@ -72,12 +72,17 @@ def _kernel(client: TransformClient, options: argparse.Namespace) -> tuple[dict[
         if not found:
             raise common.UsageError(f"no kernel {options.id} is held; `transform-gateway held` lists them")
         return found[0], False
-    failed = [kernel for kernel in held if kernel["code"]]
+    failed = [kernel for kernel in held if kernel["code"] and not _is_elsewhere(kernel)]
     if len(failed) > 1 and not options.new:
         raise common.UsageError(f"{len(failed)} kernels are held; name one, or --new:\n{described(failed).rstrip()}")
     if failed and not options.new:
         return failed[0], False
     return client.open_console(options.minutes), True
+
+
+def _is_elsewhere(kernel: dict[str, Any]) -> bool:
+    """Return whether another host of the cluster holds a kernel."""
+    return bool(kernel.get("host")) and not os.access(kernel["connection_file"], os.R_OK)
 
 
 def _attach(connection_file: str) -> int:

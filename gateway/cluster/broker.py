@@ -324,6 +324,8 @@ class Broker:
                 return
             except (*Failures, NoReply) as error:
                 log.info("the broker is not ready yet: %s", _said(error))
+            except Exception:  # of the job store, for instance
+                log.exception("the records of this member could not be written to the broker; trying again")
             await asyncio.sleep(PREPARE_SECONDS)
 
     async def _leave_queue(self) -> None:

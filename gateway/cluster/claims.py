@@ -191,11 +191,11 @@ class RequestClaims:
         ------
         NoReply
         """
-        await self._owners.register()
         for execution_id, held in tuple(self._held.items()):
             with contextlib.suppress(Refused, WireError):
                 await self._renew(execution_id, held)
             await self._owners.note(held.request_id, held.token_name)
+        await self._owners.register()  # last, because it takes long with many Idempotency-Keys
 
     async def _renew(self, execution_id: str, held: _Held) -> None:
         """Renew a claim, also after a lost reply and after it has expired.

@@ -97,7 +97,9 @@ class LeaseKeeper:
         JobFailed
             ``host_lost``: another host may have the job; nothing may be sent.
         """
-        await self._within_lease("deliver")
+        # again, if a renewal that was confirmed meanwhile has moved the fence
+        while self.lease.may_run() and self.lease.record.phase is not Phase.DELIVERING:
+            await self._within_lease("deliver")
         if not self.lease.may_run():
             raise self._lost()
 

@@ -42,6 +42,8 @@ class Owners:
         self._names = {tag_of(me.name): me.name}
         #: Returns each `IdempotencyKey.key` in the job store of this member.
         self.known_keys: Callable[[], Awaitable[Sequence[bytes]]] = _none
+        #: Those of them that the broker has lost and does not have again.
+        self._lost_keys: list[bytes] = []
 
     async def register(self) -> None:
         """Store the name of this member under its tag.
@@ -54,9 +56,11 @@ class Owners:
         """
         tag, data = tag_of(self._me.name), encode(Owner(self._me.name))
         if await self._broker.members.get(tag) is None:
-            keys = await self.known_keys()
-            for start in range(0, len(keys), KEYS_AT_A_TIME):
-                await asyncio.gather(*map(self._take_key_again, keys[start : start + KEYS_AT_A_TIME]))
+            # when the time is up, the next call goes on where this one ended
+            self._lost_keys = self._lost_keys or list(await self.known_keys())
+            while self._lost_keys:
+                await asyncio.gather(*map(self._take_key_again, self._lost_keys[-KEYS_AT_A_TIME:]))
+                del self._lost_keys[-KEYS_AT_A_TIME:]
         await self._broker.members.put(tag, data)
 
     async def _take_key_again(self, key: bytes) -> None:

@@ -234,7 +234,7 @@ class ClusterRun:
             return
         if batch.lease is not None:
             self._take_record(batch.lease, has_all=batch.first <= self._next_event)
-        elif not batch.events:
+        elif not batch.events or not self._host:
             self._news.set()
         if batch.first > self._next_event:
             if self._repairing is None or self._repairing.done():

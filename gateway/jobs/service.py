@@ -27,7 +27,7 @@ from gateway.core.errors import (
 from gateway.core.events import EventLog
 from gateway.core.job import ALL_JOBS, HeldKernel, Job, RequestId, Scope
 from gateway.core.settings import Settings
-from gateway.core.tasks import started
+from gateway.core.tasks import retrieve_exception, started
 from gateway.core.uploads import Uploads
 from gateway.jobs.admission import check_admission, check_storage
 from gateway.jobs.driver import JobDriver, log_step
@@ -231,6 +231,8 @@ class JobService(JobLookup):
             if announced is not None:
                 await announced
         except BaseException as error:
+            if announced is not None:
+                announced.add_done_callback(retrieve_exception)
             self._store.discard(record, is_stored=not isinstance(error, sqlite3.Error))
             await run.close()
             self.counters.rejected += not isinstance(error, BrokerDown)  # `submit` counts that

@@ -12,8 +12,8 @@
 Linux reuses a pid; the first three together name one process forever. The file is empty while no gateway runs.
 
 The token makes the right to read this file enough to list, release and attach to held kernels, so no AUTH_TOKEN is
-needed in the shell of a person who debugs. It grants nothing new: the connection files of held kernels are readable
-for the same users.
+needed in the shell of a person who debugs. On this machine it grants nothing new: the connection files of held kernels
+are readable for the same users. In a cluster it also lists and releases the kernels of other hosts.
 
 The state directory may belong to the user that the gateway becomes when it drops root. A file which that user puts
 there must not make root signal a process of its choice or write through a link: links are not followed, and a file of

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from gateway.core.errors import ShuttingDown
 from gateway.core.job import ALL_JOBS, JobState, RequestId, Scope, Verdict
 from gateway.core.settings import Settings
 from gateway.jobs.bundles import BundleStore
@@ -333,12 +334,22 @@ class JobStore:
         -------
         JobRecord or None
             None if the key is new, or older than a day.
+
+        Raises
+        ------
+        ShuttingDown
+            The next process of this gateway runs the job.
         """
         live = next((r for r in self._live.values() if r.key is not None and r.key.key == key), None)
         if live is not None:
             return live
         job_id = await self._reader.ask_after(self._writer, lambda connection: job_id_of_key(connection, key))
-        return await self.get(job_id) if job_id is not None else None
+        if job_id is None:
+            return None
+        found = await self.get(job_id)
+        if found is None:  # suspended, or not yet discarded: another job with this key might run beside it
+            raise ShuttingDown("the job with this Idempotency-Key is left to the next process of this gateway")
+        return found
 
     async def known_keys(self) -> list[bytes]:
         """Return the Idempotency-Keys that `find_by_key` finds, each as an `IdempotencyKey.key`."""

@@ -93,6 +93,8 @@ class Claims:
         self.asked.set()
         await self.answered.wait()
 
+    async def announce(self, request_id: Any, token_name: str | None) -> None: ...
+
     async def release(self, execution_id: str) -> None: ...
 
     async def withdraw(self, execution_id: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.errors import BadRequest, FailureCode
+from gateway.core.errors import BadRequest, FailureCode, ShuttingDown
 from gateway.core.events import EventLog, Finished
 from gateway.core.job import (
     InputTable,
@@ -426,6 +426,17 @@ async def test_a_deleted_job_is_gone_with_its_log(settings: Settings, tmp_path: 
     assert await store.find(1) is None
     assert store.newest_finished() is None
     assert store._connection.execute("SELECT COUNT(*) FROM logs").fetchone() == (0,)
+    store.close()
+
+
+async def test_the_key_of_a_suspended_job_is_not_given_to_another(settings: Settings, tmp_path: Path) -> None:
+    store = JobStore(settings, tmp_path)
+    key = IdempotencyKey(b"k" * 32, b"b" * 32)
+    record = record_of(job(), is_awaited=False, key=key)
+    await store.accept(record)
+    await store.suspend(record)
+    with pytest.raises(ShuttingDown):
+        await store.find_by_key(key.key)
     store.close()
 
 
