@@ -49,7 +49,8 @@ class Quantity:
                 value = self.from_string(value)
             except ValueError as error:
                 raise TraitError(str(error)) from None
-        if isinstance(value, float) and not value <= _MOST_SECONDS:  # neither infinity, which nothing can wait for
+        # a configuration file may have a whole number where a duration is a float
+        if isinstance(self, Float) and isinstance(value, int | float) and not value <= _MOST_SECONDS:
             raise TraitError(self.expected)
         base: Callable[[HasTraits, Any], Any] = super().validate  # type: ignore[misc]
         return base(obj, value)

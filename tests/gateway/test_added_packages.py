@@ -153,9 +153,14 @@ def test_packages_that_do_not_fit_change_nothing(index: Path, tmp_path: Path) ->
     assert {each.name for each in (state_dir / "packages").iterdir()} == {".lock", before.name}
 
 
-def test_the_current_set_stays_where_a_link_leads_to_the_state_directory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_state_dir", [True, False], ids=["state directory", "packages"])
+def test_the_current_set_stays_where_a_link_leads_to_it(tmp_path: Path, is_state_dir: bool) -> None:
     (tmp_path / "real" / "packages" / "unused").mkdir(parents=True)
-    (tmp_path / "link").symlink_to("real")
+    if is_state_dir:
+        (tmp_path / "link").symlink_to("real")
+    else:
+        (tmp_path / "link").mkdir()
+        (tmp_path / "link" / "packages").symlink_to(tmp_path / "real" / "packages")
     umask = os.umask(0o022)
     try:
         with PackageSets.opened(tmp_path / "link", say=lambda _: None) as sets:

@@ -38,7 +38,9 @@ def hint(error: BaseException) -> str:
     for current in _chain(error):
         if isinstance(current, ModuleNotFoundError) and current.name:
             return _missing_module(current.name.partition(".")[0])
-        if isinstance(current, KeyError | pd.errors.UndefinedVariableError) and (labels := _labels(current)):
+        # of query(); "local variable" is one of the script, and no column
+        is_undefined = isinstance(current, pd.errors.UndefinedVariableError) and str(current).startswith("name ")
+        if (isinstance(current, KeyError) or is_undefined) and (labels := _labels(current)):
             return labels
         if _is_network(current) and not _has_network():
             return "jobs have no network; the operator can allow it (ALLOW_NETWORK)"
@@ -128,7 +130,7 @@ def _outside(error: BaseException) -> str:
     return "a job sees only its own directory; files come in as tables (%table in a notebook)"
 
 
-def _labels(error: Exception) -> str:
+def _labels(error: BaseException) -> str:
     """List the columns of the frame that did not have the key, or the labels of the series; empty for other keys."""
     holder: Any = None
     index: Any = None

@@ -56,7 +56,7 @@ class PackageSets:
     def opened(cls, state_dir: Path, say: Callable[[str], None]) -> Iterator[PackageSets]:
         """Yield the sets, locked against changes by others."""
         os.umask(0o022)  # kernels run as other users
-        directory = state_dir.resolve() / PACKAGES_DIR  # as `current_set` does, for the paths of sets are compared
+        directory = state_dir.resolve() / PACKAGES_DIR
         directory.mkdir(parents=True, exist_ok=True)
         # another user, whose gateway it is, may own the directory: root must not follow a link there
         lock_fd = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -130,9 +130,10 @@ class PackageSets:
 
     def remove_others(self, former: Path | None) -> None:
         """Remove all sets but the current and the former one, which a gateway that starts at this moment may use."""
-        kept = (self.current(), former)
+        # by name: `current_set` resolves the directory, which may be a link
+        kept = [made.name for made in (self.current(), former) if made is not None]
         for each in self.directory.iterdir():
-            if each.is_dir() and not each.is_symlink() and each not in kept:
+            if each.is_dir() and not each.is_symlink() and each.name not in kept:
                 shutil.rmtree(each)
 
 

@@ -288,13 +288,16 @@ def test_sizes_and_durations_have_units_in_every_source(tmp_path: Path, monkeypa
 def test_a_size_or_duration_that_is_not_understood_is_answered_with_the_forms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "c.py").write_text("c.TransformGatewayApp.queue_timeout_seconds = 'soon'\n")
+    (tmp_path / "c.py").write_text(
+        "c.TransformGatewayApp.queue_timeout_seconds = 'soon'\nc.TransformGatewayApp.storage_stall_seconds = 10**10\n"
+    )
     monkeypatch.setenv("MAX_BODY_BYTES", "1G")
     told = refused(f"--config={tmp_path / 'c.py'}", "--hold-failed-minutes=1y")
     size = "a number of bytes or a size such as 512MB or 1GiB"
     assert f"environment variable MAX_BODY_BYTES='1G' is not valid: expected {size}, at least 1KiB" in told
     assert "queue_timeout_seconds is not valid: expected a number of seconds or a duration such as 30s" in told
     assert "hold_failed_minutes is not valid: expected a number of minutes or a duration" in told
+    assert "storage_stall_seconds is not valid: expected" in told
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,12 @@ def test_missing_column_lists_those_there_are(job: Job, body: str) -> None:
     assert outcome.stderr.endswith("HINT: the columns are: 'status', 'amount'\n")
 
 
+def test_missing_variable_of_a_query_is_no_column(job: Job) -> None:
+    outcome = job("def transform(orders):\n    return orders.query('amount > @limit')", ORDERS)
+    assert "'limit' is not defined" in outcome.result["message"]
+    assert "columns" not in outcome.result["message"] + outcome.stderr
+
+
 def test_many_columns_are_counted(job: Job) -> None:
     code = IMPORTS + "def transform():\n    return pd.DataFrame({f'c{n}': [n] for n in range(25)})['b']"
     assert job(code).result["message"].endswith("'c18', 'c19' and 5 more")

@@ -255,6 +255,8 @@ def test_bytes_are_counted_in_all_pieces(size: int) -> None:
         ("Text", '{"a":"x"}\n'.encode("utf-16"), ["line 1", "UTF-16"]),
         ("Text", '{"a":"\\ud800"}\n', ["line 1", "column 'a'", "surrogate"]),
         ("Decimal", '{"a":1e999}\n', ["column 'a'", "range of float64"]),
+        ("Decimal", '{"a":"1e99999999999999999999"}\n', ["line 1", "column 'a'", "a number"]),
+        ("Decimal", '{"a":1e99999999999999999999}\n', ["line 1", "not readable as JSON"]),
         ("Integer", '{"a":' + "[" * 100_000 + "\n", ["line 1"]),
     ],
 )

@@ -48,7 +48,7 @@ _SPECIAL_DOUBLES = {
     "-INF": -math.inf,
 }
 #: Arrow's parser takes these for decimals, and a value must not depend on which parser its block came to.
-_NUMBER_TEXT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_NUMBER_TEXT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,9})?", re.ASCII)
 _SMALLEST_INT64, _LARGEST_INT64 = -(2**63), 2**63 - 1
 
 TEMPORAL: dict[Kind, Callable[[pa.Array], pa.Array]] = {

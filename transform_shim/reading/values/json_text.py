@@ -63,7 +63,7 @@ def _objects(text: str, table: str, line: int, *, is_last: bool) -> Iterator[dic
                 problem += " (the file ends within it)"
             problem += f" at character {error.pos + 1}"
             raise InputInvalid(table, problem, line=line, column=_last_key(text[: error.pos])) from None
-        except (ValueError, RecursionError) as error:  # thousands of digits, thousands of brackets
+        except (ValueError, RecursionError, ArithmeticError) as error:  # thousands of digits or brackets, 1e9999999999
             raise InputInvalid(table, f"not readable as JSON ({error})", line=line) from None
         if not isinstance(value, dict):
             raise InputInvalid(table, f"expected one JSON object a line, found {cut(text)}", line=line)
