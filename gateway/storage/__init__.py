@@ -2,7 +2,7 @@
 
 from gateway.storage.inputs.fetch import FetchedTable, fetch_tables
 from gateway.storage.objects.client import ObjectClient
-from gateway.storage.objects.transfer import RetryPolicy
+from gateway.storage.objects.retries import RetryPolicy
 from gateway.storage.outputs.directory import deliver_files
 from gateway.storage.outputs.job_files import OpenOutput, open_output
 from gateway.storage.outputs.kept_results import KeptResultStore

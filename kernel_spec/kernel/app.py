@@ -46,7 +46,7 @@ from traitlets import Bool, default, observe
 from traitlets.config import Config
 from zmq.eventloop.zmqstream import ZMQStream
 
-from kernel_spec.kernel.interrupts import wake_main_thread
+from kernel_spec.kernel.wake_on_interrupt import wake_main_thread
 
 
 class LocalIOPubThread(IOPubThread):

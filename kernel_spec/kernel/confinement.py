@@ -15,7 +15,7 @@ from kernel_spec.protocol.limits import Limits
 from kernel_spec.protocol.messages import Hello
 from kernel_spec.protocol.options import LauncherOptions
 from kernel_spec.protocol.values import KernelPlan
-from kernel_spec.sandbox.accounting import cgroup_mounts, cgroup_tree, memory
+from kernel_spec.sandbox.accounting import cgroup_mounts, cgroup_tree, memory_use
 from kernel_spec.sandbox.policy.plan import (
     CGROUP,
     DISK_QUOTA,
@@ -152,8 +152,8 @@ def _unlinked_shm_reader(report: Report, layers: set[str], *, own_uids: bool) ->
     unreachable = MOUNT_NAMESPACE in layers or (LANDLOCK in layers and not own_uids)
     if measured or unreachable or MEMORY_WATCH not in layers:
         return lambda: 0
-    before_bytes = memory.hidden_shared_bytes()
-    return lambda: max(0, memory.hidden_shared_bytes() - before_bytes)
+    before_bytes = memory_use.hidden_shared_bytes()
+    return lambda: max(0, memory_use.hidden_shared_bytes() - before_bytes)
 
 
 def _works(report: Report) -> bool:

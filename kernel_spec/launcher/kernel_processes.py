@@ -11,7 +11,7 @@ from kernel_spec.linux import procfs
 from kernel_spec.protocol.limits import Limits
 from kernel_spec.protocol.values import WorkspaceInfo
 from kernel_spec.sandbox import Identity, SandboxError
-from kernel_spec.sandbox.accounting import disk, memory, processes
+from kernel_spec.sandbox.accounting import disk, memory_use, processes
 from kernel_spec.sandbox.accounting.cgroup import Group
 from kernel_spec.sandbox.accounting.cgroup_tree import Tree
 from kernel_spec.sandbox.policy.plan import MEMORY_WATCH
@@ -134,7 +134,7 @@ class KernelProcesses:
         WorkspaceUsage
         """
         uid = self._identity.uid if self._identity is not None else None
-        found = memory.measure(
+        found = memory_use.measure(
             self._statuses(),
             limit_bytes=limits.memory_bytes,
             template_bytes=template_bytes,
@@ -192,7 +192,7 @@ class KernelProcesses:
         if self._identity is not None:
             # Without a private /dev/shm the next kernel of this user could open such files by name.
             try:
-                memory.sweep_shared_files(self._identity.uid)
+                memory_use.sweep_shared_files(self._identity.uid)
             except OSError as error:
                 raise SandboxError(MEMORY_WATCH, f"a file in /dev/shm could not be removed: {error}") from error
 
@@ -222,4 +222,4 @@ def end_marked(workspace_dir: str) -> None:
 def end_leftovers(uid: int) -> None:
     """Kill the processes of a newly leased user id and remove its shared memory; a dead launcher left them."""
     processes.end_workspace("/", Identity(uid, uid))
-    memory.sweep_shared_files(uid)
+    memory_use.sweep_shared_files(uid)

@@ -53,9 +53,9 @@ def _register_formatters(formatter: Any) -> None:
     plain, page = formatter.formatters["text/plain"], formatter.formatters["text/html"]
     text = later("run_text")
     plain.for_type_by_name(
-        "transform_shim.notebook.transform_run", "TransformRun", lambda value, p, _: p.text(text(value))
+        "transform_shim.notebook.run_outcome", "TransformRun", lambda value, p, _: p.text(text(value))
     )
-    page.for_type_by_name("transform_shim.notebook.transform_run", "TransformRun", later("run_html"))
+    page.for_type_by_name("transform_shim.notebook.run_outcome", "TransformRun", later("run_html"))
     page.for_type_by_name("transform_shim.notebook.tables", "Tables", later("all_tables_html"))
     page.for_type_by_name("transform_shim.notebook", "_LaterTables", later("all_tables_html"))
 

@@ -16,8 +16,8 @@ from transform_shim.displays.values import Image
 if TYPE_CHECKING:
     from transform_shim.displays.values import Display
     from transform_shim.displays.values import Table as DisplayedTable
+    from transform_shim.notebook.run_outcome import TransformRun
     from transform_shim.notebook.tables import Table, Tables
-    from transform_shim.notebook.transform_run import TransformRun
 
 __all__ = ["all_tables_html", "run_html", "run_text", "show_displays", "size", "tables_html"]
 

@@ -11,9 +11,9 @@ from transform_shim.notebook.display import show_displays
 from transform_shim.notebook.errors import NotebookError
 from transform_shim.notebook.log_printer import LogPrinter
 from transform_shim.notebook.options import RunOptions, check_format
+from transform_shim.notebook.run_outcome import TransformRun
 from transform_shim.notebook.session import session
 from transform_shim.notebook.tables import Table
-from transform_shim.notebook.transform_run import TransformRun
 
 __all__ = ["drop_table", "library", "run_transform", "submit", "table", "tables"]
 

@@ -29,7 +29,7 @@ from transform_shim.job.script import SCRIPT_FILE, load_script, write_modules
 from transform_shim.job.user_namespace import in_directory, user_namespace
 from transform_shim.notebook.options import RunOptions
 from transform_shim.notebook.progressline import TransformLine
-from transform_shim.notebook.transform_run import LogLine, StreamName, TransformRun
+from transform_shim.notebook.run_outcome import LogLine, StreamName, TransformRun
 
 __all__ = ["define_script", "run_here", "script_names"]
 

@@ -14,8 +14,8 @@ from transform_shim.job.script import SCRIPT_FILE
 from transform_shim.notebook.companion import OnEvent, connect
 from transform_shim.notebook.errors import NotebookError
 from transform_shim.notebook.options import RunOptions
+from transform_shim.notebook.run_outcome import TransformRun, run_from
 from transform_shim.notebook.tables import Tables
-from transform_shim.notebook.transform_run import TransformRun, run_from
 
 __all__ = ["Session", "session"]
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from transform_shim.core.errors import OutputInvalid
-from transform_shim.writing.lines.render import used_bytes
+from transform_shim.writing.lines.cell_texts import used_bytes
 from transform_shim.writing.value_groups import nested_text
 
 __all__ = ["canonical", "canonical_type", "decoded"]

@@ -7,7 +7,7 @@ normal result. `JobFailed` ends a job from inside the gateway with such a verdic
 The codes are public: callers switch on them, so they never change their meaning.
 """
 
-from gateway.core.errors.failures import EXIT_CODE_KILLED, FAILURES, FailureCode, FailureKind, JobFailed
+from gateway.core.errors.failure_codes import EXIT_CODE_KILLED, FAILURES, FailureCode, FailureKind, JobFailed
 from gateway.core.errors.refusals import (
     BadRequest,
     BrokerDown,

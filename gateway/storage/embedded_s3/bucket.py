@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from gateway.storage.embedded_s3.sigv4 import Signer
 from gateway.storage.objects.client import ObjectClient
 from gateway.storage.objects.errors import StatusError, StorageError
-from gateway.storage.objects.transfer import error_from
+from gateway.storage.objects.retries import error_from
 
 #: A server on this machine that makes no progress for this time hangs.
 STALL_SECONDS = 10.0

@@ -26,7 +26,7 @@ from gateway.storage.inputs.compression import Compression, UnusableInput, compr
 from gateway.storage.inputs.metabase import read_table
 from gateway.storage.objects.client import ObjectClient
 from gateway.storage.objects.errors import StorageError
-from gateway.storage.objects.transfer import RetryPolicy, error_from
+from gateway.storage.objects.retries import RetryPolicy, error_from
 
 A = TypeVar("A")
 B = TypeVar("B")

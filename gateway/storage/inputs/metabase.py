@@ -24,7 +24,7 @@ import orjson
 from gateway.core.job import MetabaseSource
 from gateway.storage.objects.client import ObjectClient
 from gateway.storage.objects.errors import StatusError, StorageError
-from gateway.storage.objects.transfer import RetryPolicy, error_from
+from gateway.storage.objects.retries import RetryPolicy, error_from
 
 PAGE_ROWS = 2000
 

@@ -8,8 +8,8 @@ import ssl
 from gateway.storage.objects.client import ObjectClient
 from gateway.storage.objects.errors import StorageError
 from gateway.storage.objects.hosts import refusal
+from gateway.storage.objects.retries import error_from
 from gateway.storage.objects.target import Target
-from gateway.storage.objects.transfer import error_from
 
 #: The whole path of a parcel's URL: a member of the cluster could otherwise make hosts send any request to any server.
 _PARCEL = re.compile(r"/v1/parcels/[A-Za-z0-9_-]{43}")

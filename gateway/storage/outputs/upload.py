@@ -10,7 +10,7 @@ from gateway.core.errors import FailureCode, JobFailed
 from gateway.core.uploads import UploadPermit
 from gateway.storage.objects.client import ObjectClient
 from gateway.storage.objects.errors import StorageError
-from gateway.storage.objects.transfer import RetryPolicy, error_from
+from gateway.storage.objects.retries import RetryPolicy, error_from
 from gateway.storage.outputs.job_files import READ_BYTES, OpenOutput
 
 

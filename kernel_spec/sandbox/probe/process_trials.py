@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 
 from kernel_spec.linux import procfs
-from kernel_spec.sandbox.accounting import memory, processes
+from kernel_spec.sandbox.accounting import memory_use, processes
 from kernel_spec.sandbox.layers import dumpable, identity, parent_death, rlimits
 from kernel_spec.sandbox.policy import plan as names
 from kernel_spec.sandbox.policy.errors import SandboxError
@@ -107,7 +107,7 @@ def try_memory_watch(plan: SandboxPlan) -> Facts:
         os.read(reader, 1)
         status = procfs.read_status(child)
         found = () if status is None else (status,)
-        usage = memory.measure(found, limit_bytes=0)
+        usage = memory_use.measure(found, limit_bytes=0)
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

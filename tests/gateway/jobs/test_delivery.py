@@ -21,7 +21,7 @@ from gateway.core.settings import Settings
 from gateway.jobs import delivery as module
 from gateway.jobs.delivery import Deliverer, JobOutputs
 from gateway.storage import KeptResultStore, ObjectClient, open_output
-from gateway.storage.objects import transfer
+from gateway.storage.objects import retries
 from tests.gateway.storage.faulty_server import Behave, Conversation, FaultyServer, answer
 from tests.s3 import S3Server
 
@@ -122,8 +122,8 @@ async def test_manifest_that_is_refused_fails_the_job(bench: Bench) -> None:
 
 
 async def test_outage_longer_than_a_few_attempts_is_survived(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "RETRY_DELAYS_SECONDS", (0.01,))
-    monkeypatch.setattr(transfer, "LATER_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr(retries, "RETRY_DELAYS_SECONDS", (0.01,))
+    monkeypatch.setattr(retries, "LATER_DELAY_SECONDS", 0.01)
     with FaultyServer([*[answer(503)] * 25, answer(200)]) as server:
         assert (await bench.deliver(urls(server))).ok
     assert bench.retries == 25

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transform_shim.displays.values import StageSpan
 from transform_shim.notebook.display import cost, run_html, run_text, size
+from transform_shim.notebook.run_outcome import TransformRun
 from transform_shim.notebook.session import compared
-from transform_shim.notebook.transform_run import TransformRun
 
 FAILED = TransformRun("user_error", "Transform function failed: <b>", 1, "this kernel", tables=("orders",))
 

@@ -22,7 +22,7 @@ from transform_shim.core.progress import Progress
 from transform_shim.writing import line_encoders
 from transform_shim.writing.frame_source import open_frame
 from transform_shim.writing.lines import concat, shared_values
-from transform_shim.writing.lines.render import escape_json
+from transform_shim.writing.lines.cell_texts import escape_json
 from transform_shim.writing.lines.rows import csv_rows, json_rows
 from transform_shim.writing.output import write_output
 

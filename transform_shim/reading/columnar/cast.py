@@ -19,7 +19,7 @@ from transform_shim.core.manifest import Field
 from transform_shim.reading.values.from_python import MOST_INTEGER_DIGITS, TEMPORAL, array_of
 from transform_shim.reading.values.temporal import NotTemporal
 from transform_shim.writing.arrow_types import canonical, canonical_type, decoded
-from transform_shim.writing.lines.render import cell_texts
+from transform_shim.writing.lines.cell_texts import cell_texts
 from transform_shim.writing.value_groups import nested_text
 
 __all__ = ["cast_to_kind", "without_encoding"]

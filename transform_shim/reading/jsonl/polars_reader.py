@@ -22,7 +22,7 @@ from transform_shim.core.base_types import Kind
 from transform_shim.core.manifest import Field
 from transform_shim.reading.jsonl.blocks import count_of
 from transform_shim.reading.jsonl.polars_engine import json_engine
-from transform_shim.writing.lines.render import used_bytes
+from transform_shim.writing.lines.cell_texts import used_bytes
 
 __all__ = ["PolarsLines"]
 

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transform_shim.core.shared_objects import plain_texts
-from transform_shim.writing.lines.concat import JoinedRows, Places
-from transform_shim.writing.lines.render import (
+from transform_shim.writing.lines.cell_texts import (
     EMPTY,
     TEXT,
     cell_texts,
@@ -24,6 +23,7 @@ from transform_shim.writing.lines.render import (
     numbers,
     quote_csv,
 )
+from transform_shim.writing.lines.concat import JoinedRows, Places
 from transform_shim.writing.lines.shared_values import shared_texts
 
 __all__ = ["csv_header", "csv_rows", "json_rows"]

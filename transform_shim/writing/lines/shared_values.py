@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transform_shim.writing.lines.cell_texts import TEXT, cell_texts, null_mask, numbers
 from transform_shim.writing.lines.concat import Places
-from transform_shim.writing.lines.render import TEXT, cell_texts, null_mask, numbers
 
 __all__ = ["shared_texts"]
 

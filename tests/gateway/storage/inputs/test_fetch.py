@@ -23,7 +23,7 @@ from gateway.core.settings import Settings
 from gateway.core.uploads import Uploads
 from gateway.storage import ObjectClient
 from gateway.storage.inputs.fetch import fetch_tables
-from gateway.storage.objects import transfer
+from gateway.storage.objects import retries
 from tests.gateway.storage.conftest import Recorder, files_in, open_descriptors
 from tests.gateway.storage.faulty_server import Conversation, FaultyServer, answer, drip, reset, stall, truncate
 from tests.s3 import S3Server
@@ -35,7 +35,7 @@ MANY_ROWS = ROWS * 200_000
 
 @pytest.fixture(autouse=True)
 def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "RETRY_DELAYS_SECONDS", (0.01, 0.02, 0.03))
+    monkeypatch.setattr(retries, "RETRY_DELAYS_SECONDS", (0.01, 0.02, 0.03))
 
 
 def table(url: str, manifest: str | None = None, alias: str = "orders") -> InputTable:

@@ -14,7 +14,7 @@ from gateway.core.settings import Settings
 from gateway.storage import ObjectClient
 from gateway.storage.inputs import metabase
 from gateway.storage.inputs.fetch import FetchedTable, fetch_tables
-from gateway.storage.objects import transfer
+from gateway.storage.objects import retries
 from tests.gateway.storage.conftest import Recorder
 from tests.gateway.storage.faulty_server import Behave, FaultyServer, answer, reset
 
@@ -34,7 +34,7 @@ METADATA = {"id": 7, "db_id": 3, "fields": FIELDS}
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "RETRY_DELAYS_SECONDS", (0.01, 0.02, 0.03))
+    monkeypatch.setattr(retries, "RETRY_DELAYS_SECONDS", (0.01, 0.02, 0.03))
     monkeypatch.setattr(metabase, "PAGE_ROWS", 2)
 
 

@@ -15,7 +15,7 @@ import pytest
 from gateway.core.settings import Settings
 from gateway.storage import ObjectClient, fetch_tables, put_object
 from gateway.storage.objects import client as module
-from gateway.storage.objects import transfer
+from gateway.storage.objects import retries
 from gateway.storage.objects.errors import StorageError
 from tests.gateway.storage.conftest import Recorder, open_descriptors
 from tests.gateway.storage.faulty_server import Behave, Conversation, FaultyServer, answer, reset
@@ -120,7 +120,7 @@ async def test_a_silent_server_is_reported_after_the_idle_limit(hasty_client: Ob
 async def test_a_connection_that_the_server_ended_meanwhile_does_no_harm(
     farewell: bytes, attempts: int, client: ObjectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "RETRY_DELAYS_SECONDS", (0.01,) * (attempts - 1))
+    monkeypatch.setattr(retries, "RETRY_DELAYS_SECONDS", (0.01,) * (attempts - 1))
     may_end, ended = threading.Event(), threading.Event()
 
     def end(conversation: Conversation) -> None:

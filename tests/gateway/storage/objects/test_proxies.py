@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from gateway.storage import ObjectClient, put_object
-from gateway.storage.objects import transfer
+from gateway.storage.objects import retries
 from gateway.storage.objects.errors import StorageError
 from tests.gateway.storage.faulty_server import FaultyServer, answer
 from tests.gateway.storage.objects.test_client import get
@@ -23,7 +23,7 @@ def _no_other_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    monkeypatch.setattr(transfer, "RETRY_DELAYS_SECONDS", ())
+    monkeypatch.setattr(retries, "RETRY_DELAYS_SECONDS", ())
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from aiohttp.http_writer import StreamWriter
 
 from gateway.core.errors import FailureCode, JobFailed
 from gateway.storage import ObjectClient
-from gateway.storage.objects import transfer
+from gateway.storage.objects import retries
 from gateway.storage.outputs import upload
 from gateway.storage.outputs.job_files import OpenOutput, open_output
 from gateway.storage.outputs.upload import put_object
@@ -26,7 +26,7 @@ CONTENT = os.urandom(1 << 20) * 5 + b"tail"
 
 @pytest.fixture(autouse=True)
 def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "RETRY_DELAYS_SECONDS", (0.01, 0.02, 0.03))
+    monkeypatch.setattr(retries, "RETRY_DELAYS_SECONDS", (0.01, 0.02, 0.03))
 
 
 def opened(directory: Path, content: bytes) -> OpenOutput:
@@ -124,7 +124,7 @@ async def test_answer_to_a_whole_body_is_never_taken_for_an_early_one(
 async def test_refusal_of_a_server_that_resets_the_connection_at_once_is_heard(
     client: ObjectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "RETRY_DELAYS_SECONDS", ())
+    monkeypatch.setattr(retries, "RETRY_DELAYS_SECONDS", ())
     monkeypatch.setattr(upload, "READ_BYTES", 1000)
     begun, ended = threading.Event(), threading.Event()
 

@@ -12,7 +12,7 @@ import pytest
 
 from kernel_spec.linux import procfs
 from kernel_spec.sandbox import Identity
-from kernel_spec.sandbox.accounting import memory
+from kernel_spec.sandbox.accounting import memory_use
 from kernel_spec.sandbox.layers import dumpable
 from tests.kernel_spec.sandbox.children import become, fork, in_child
 
@@ -20,7 +20,7 @@ MIB = 1 << 20
 SHM = Path("/dev/shm")
 
 
-def measure_child(act: Callable[[], object], *, processes: int = 1, **options: int) -> memory.MemoryUsage:
+def measure_child(act: Callable[[], object], *, processes: int = 1, **options: int) -> memory_use.MemoryUsage:
     """Measure processes that have acted and wait."""
     pids = []
     for _ in range(processes):
@@ -37,7 +37,7 @@ def measure_child(act: Callable[[], object], *, processes: int = 1, **options: i
         pids.append(pid)
     try:
         statuses = [status for status in map(procfs.read_status, pids) if status is not None]
-        return memory.measure(statuses, **{"limit_bytes": 0, **options})
+        return memory_use.measure(statuses, **{"limit_bytes": 0, **options})
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
@@ -120,9 +120,9 @@ def test_files_of_the_workspaces_user_in_shared_memory_count_and_are_swept(owner
     foreign.write_bytes(b"x")
     try:
         os.chown(path, owner.uid, owner.gid)
-        assert memory.measure([], limit_bytes=0, uid=owner.uid).memory_bytes == 5 * MIB
-        assert memory.measure([], limit_bytes=0).memory_bytes == 0
-        assert memory.sweep_shared_files(owner.uid) == 1
+        assert memory_use.measure([], limit_bytes=0, uid=owner.uid).memory_bytes == 5 * MIB
+        assert memory_use.measure([], limit_bytes=0).memory_bytes == 0
+        assert memory_use.sweep_shared_files(owner.uid) == 1
         assert not path.exists()
         assert foreign.exists()
     finally:
@@ -131,13 +131,13 @@ def test_files_of_the_workspaces_user_in_shared_memory_count_and_are_swept(owner
 
 
 def test_removed_files_in_shared_memory_show_as_hidden() -> None:
-    before = memory.hidden_shared_bytes()
+    before = memory_use.hidden_shared_bytes()
     with (SHM / f"tg-test-{os.getpid()}").open("wb") as file:
         os.unlink(file.name)
         file.write(bytes(8 * MIB))
         file.flush()
-        grown = memory.hidden_shared_bytes() - before
-        usage = memory.measure([], limit_bytes=0, unlinked_shm_bytes=grown)
+        grown = memory_use.hidden_shared_bytes() - before
+        usage = memory_use.measure([], limit_bytes=0, unlinked_shm_bytes=grown)
     # Others on the machine may free or take some at the same time.
     assert 4 * MIB < grown < 64 * MIB
     assert usage.memory_bytes == grown

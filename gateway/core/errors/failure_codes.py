@@ -1,4 +1,7 @@
-"""Failures: the reasons for which an accepted job did not succeed, each with its stable code and HTTP status."""
+"""Failures: the reasons for which an accepted job did not succeed, each with its stable code and HTTP status.
+
+The text of a job's exception is made in `transform_shim.job.failure_text`, that of a limit in `gateway.local.verdict`.
+"""
 
 from __future__ import annotations
 

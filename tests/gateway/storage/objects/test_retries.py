@@ -11,9 +11,9 @@ import trustme
 
 from gateway.core.errors import JobFailed
 from gateway.storage import ObjectClient, put_object
-from gateway.storage.objects import transfer
+from gateway.storage.objects import retries
 from gateway.storage.objects.errors import StatusError, StorageError
-from gateway.storage.objects.transfer import RetryPolicy
+from gateway.storage.objects.retries import RetryPolicy
 from tests.gateway.storage.faulty_server import FaultyServer, answer, reset
 
 EXPIRED = b"<Error><Code>AccessDenied</Code></Error>"
@@ -30,7 +30,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             waited.append(seconds)
         await turn(0)
 
-    monkeypatch.setattr(transfer.asyncio, "sleep", sleep)
+    monkeypatch.setattr(retries.asyncio, "sleep", sleep)
     return waited
 
 
@@ -77,23 +77,23 @@ async def test_broken_connections_may_pass_and_untrusted_certificates_may_not(
     assert waits == []
 
 
-@pytest.mark.parametrize(("asked", "waited"), [("7", 7), ("3600", transfer.LONGEST_RETRY_AFTER_SECONDS), ("soon", 0.1)])
+@pytest.mark.parametrize(("asked", "waited"), [("7", 7), ("3600", retries.LONGEST_RETRY_AFTER_SECONDS), ("soon", 0.1)])
 async def test_wait_that_the_storage_asks_for_is_kept_within_a_bound(
     asked: str, waited: float, client: ObjectClient, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer.random, "uniform", lambda _low, _high: 1.0)
+    monkeypatch.setattr(retries.random, "uniform", lambda _low, _high: 1.0)
     with FaultyServer([answer(429, headers=f"Retry-After: {asked}\r\nConnection: close\r\n"), answer(200)]) as server:
         await put_object(client, server.url(), b"x", "the output", retries=RetryPolicy(60))
     assert waits == [waited]
 
 
 def test_date_of_retry_after_is_understood() -> None:
-    assert transfer._retry_after("Fri, 31 Dec 1999 23:59:59 GMT") == 0
-    assert transfer._retry_after("Fri, 31 Dec 9999 23:59:59 GMT") > 1e9
+    assert retries._retry_after("Fri, 31 Dec 1999 23:59:59 GMT") == 0
+    assert retries._retry_after("Fri, 31 Dec 9999 23:59:59 GMT") > 1e9
 
 
 async def test_transfer_is_tried_again_until_its_deadline(waits: list[float]) -> None:
-    attempts, retries = 0, 0
+    attempts, counted = 0, 0
 
     async def attempt() -> None:
         nonlocal attempts
@@ -102,12 +102,12 @@ async def test_transfer_is_tried_again_until_its_deadline(waits: list[float]) ->
             raise StorageError("no")
 
     def count() -> None:
-        nonlocal retries
-        retries += 1
+        nonlocal counted
+        counted += 1
 
     await RetryPolicy(1, time.monotonic() + 60, count).run(attempt)
-    assert (attempts, retries, len(waits)) == (20, 19, 19)
-    assert all(wait <= transfer.LATER_DELAY_SECONDS * 1.25 for wait in waits)
+    assert (attempts, counted, len(waits)) == (20, 19, 19)
+    assert all(wait <= retries.LATER_DELAY_SECONDS * 1.25 for wait in waits)
 
 
 @pytest.mark.parametrize("error", [StorageError("no"), StatusError(503, "", "host", retry_after_seconds=1000)])
