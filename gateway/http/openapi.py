@@ -48,14 +48,14 @@ MOMENT = {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"
 
 #: Query parameters that are more than a text.
 QUERY_PARAMETERS: dict[str, dict[str, Any]] = {
-    "offset": {"type": "integer", "minimum": 0},
+    "offset": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
     "what": PARAMETERS["what"],
     "since": MOMENT,
     "until": MOMENT,
     "state": {"type": "string", "enum": [state.value for state in JobState]},
     "code": {"type": "string", "enum": ["ok", "failed", *FailureCode]},
     "min_duration": {"type": "number", "minimum": 0},
-    "min_rows": {"type": "integer", "minimum": 0},
+    "min_rows": {"type": "integer", "minimum": 0, "maximum": 10**18},
     "sort": {"type": "string", "enum": [f"{sign}{key}" for key in get_args(SortKey) for sign in ("", "-")]},
     "limit": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
 }
