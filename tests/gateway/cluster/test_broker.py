@@ -16,6 +16,8 @@ from nats.js import JetStreamContext
 from gateway.cluster.broker import Broker, NoReply, Refused
 from gateway.cluster.keeper import LeaseKeeper
 from gateway.cluster.lease import Hold, Lease
+from gateway.cluster.member import Member
+from gateway.cluster.owners import KEYS_AT_A_TIME, Owners, tag_of
 from gateway.cluster.wire import LeaseRecord, Phase, decode, encode
 from gateway.core.errors import ConfigurationError, FailureCode, JobFailed
 from gateway.core.job import Verdict
@@ -132,6 +134,65 @@ async def test_the_fence_of_a_job_that_has_ended_is_written_once(nats_server: Na
         await keeper.begin_delivery()
         assert keeper.lease.revision == claimed + 1
         keeping.cancel()
+
+
+async def test_uploads_begin_behind_the_fence_also_after_renewals_that_took_its_time(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as broker:
+        await broker.leases.create("job", encode(QUEUED))
+        keeper = await keeper_of(broker, "a")
+        keeper.lease.seconds = 1.5
+        assert await keeper.claim()
+        first_fence = keeper.lease.fence_at
+        async with keeper._lock:
+            beginning = asyncio.create_task(keeper.begin_delivery())
+            while keeper.lease.clock() <= first_fence + 0.1:  # each renewal moves the fence, and none lets it in
+                await keeper._write(Phase.RUNNING)
+        async with asyncio.timeout(60):
+            await beginning
+        assert keeper.lease.record.phase is Phase.DELIVERING
+
+
+async def test_records_are_written_again_also_after_a_fault_of_their_source(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as broker:
+        faults, is_written = [OSError("disk"), RuntimeError("closed")], asyncio.Event()
+
+        async def restore() -> None:
+            if faults:
+                raise faults.pop()
+            is_written.set()
+
+        broker.on_prepared = restore
+        broker._prepare_again()
+        async with asyncio.timeout(60):
+            await is_written.wait()
+
+
+async def test_lost_keys_are_restored_from_where_the_time_was_up(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(nats_server) as broker:
+        member = Owners(Member("one", "boot"), broker)
+        keys, taken = [bytes([number]) * 32 for number in range(2 * KEYS_AT_A_TIME)], []
+
+        async def known_keys() -> list[bytes]:
+            return keys
+
+        async def take(key: bytes) -> int:
+            if len(taken) == KEYS_AT_A_TIME:
+                monkeypatch.undo()
+                raise NoReply
+            taken.append(key)
+            return 1
+
+        member.known_keys = known_keys
+        monkeypatch.setattr(member, "take_idempotency_key", take)
+        with pytest.raises(NoReply):
+            await member.register()
+        monkeypatch.undo()
+        await member.register()
+        known = [key for key in keys if await member.of_idempotency_key(key) is not None]
+        assert set(known) == set(keys) - set(taken)
+        assert await broker.members.get(tag_of("one")) is not None
 
 
 async def test_a_job_that_has_ended_uploads_nothing_for_another_host(nats_server: NatsServer) -> None:
