@@ -299,7 +299,11 @@ docker-test: $(VENV)/.project ## build a test image, run it in every supported w
 # If ARGS selects tests, a run may be left with none, which is pytest's exit status 5.
 SANDBOX_TESTS := tests/kernel_spec/sandbox
 # Bytecode is kept whatever the environment says: without it each process of a run compiles all tests.
-PYTEST = run() { env -u PYTHONDONTWRITEBYTECODE "$(PY)" -m pytest "$$@" $(ARGS) || { status=$$?; [ $$status = 5 ] && [ -n "$(ARGS)" ] || exit $$status; }; }
+# What fails in one run does not stop the next one of a target. A run that ended before its last test leaves a note.
+PYTEST = failed=0; run() { env -u PYTHONDONTWRITEBYTECODE "$(PY)" -m pytest "$$@" $(ARGS) && return; status=$$?; \
+	if [ $$status = 5 ] && [ -n "$(ARGS)" ]; then return; fi; failed=$$status; [ $$status = 1 ] || touch .pytest_cache/ended_early; }
+# runs side by side must not share the list of failed tests
+RUN_SANDBOX_TESTS = run $(SANDBOX_TESTS) -o cache_dir=.pytest_cache/sandbox
 # Tests wait for a third of their time or more, so two cores have work for four processes. tests/conftest.py orders the
 # files. (`--dist worksteal` needs no order, but took 7 % more processor time: fixtures of a module are made twice.)
 WORKERS ?= 4
@@ -310,15 +314,14 @@ SPREAD = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 .PHONY: test
 test: $(VENV)/.project ## run the tests in WORKERS=4 processes (ARGS="-k name" chooses)
 	@# the sandbox's tests run beside the others, and what they print comes after these
-	@$(PYTEST); log=$$(mktemp); (run $(SANDBOX_TESTS)) >"$$log" 2>&1 & sandbox=$$!; \
-	(run --ignore=$(SANDBOX_TESTS) --ignore=tests/gateway/cluster -m "not alone and not soak" $(SPREAD)); status=$$?; \
-	wait $$sandbox || status=$$?; cat "$$log"; rm -f "$$log"; exit $$status
-	@$(PYTEST); run $(ALONE) -m "alone and not soak"
+	@$(PYTEST); log=$$(mktemp); ($(RUN_SANDBOX_TESTS); exit $$failed) >"$$log" 2>&1 & sandbox=$$!; \
+	run --ignore=$(SANDBOX_TESTS) --ignore=tests/gateway/cluster -m "not alone and not soak" $(SPREAD); \
+	wait $$sandbox || failed=$$?; cat "$$log"; rm -f "$$log"; \
+	run $(ALONE) -m "alone and not soak"; exit $$failed
 
 .PHONY: soak
 soak: $(VENV)/.project ## run the long tests, which `make test` leaves out or runs with fewer jobs
-	@"$(PY)" -m pytest $(SANDBOX_TESTS) -m soak
-	@"$(PY)" -m pytest --ignore=$(SANDBOX_TESTS) -m soak
+	@$(PYTEST); $(RUN_SANDBOX_TESTS) -m soak; run --ignore=$(SANDBOX_TESTS) -m soak; exit $$failed
 
 # the tests of one gateway that hold for a cluster too
 FOR_BOTH := $(patsubst %,tests/gateway/test_%.py,execute failures formats live_log displays refusals progress lifecycle held parity legacy)
@@ -326,8 +329,8 @@ FOR_BOTH := $(patsubst %,tests/gateway/test_%.py,execute failures formats live_l
 .PHONY: cluster-test
 cluster-test: $(VENV)/.project ## run the tests of clusters, and those of one gateway against a cluster; needs nats-server
 	@command -v nats-server >/dev/null || { echo "nats-server is not installed; on Debian: apt install nats-server" >&2; exit 3; }
-	@$(PYTEST); run tests/gateway/cluster --numprocesses 2 --dist loadfile
-	@$(PYTEST); run --cluster $(FOR_BOTH) -m "not soak" $(SPREAD)
+	@$(PYTEST); run tests/gateway/cluster --numprocesses 2 --dist loadfile; \
+	run --cluster $(FOR_BOTH) -m "not soak" $(SPREAD); exit $$failed
 
 # Helm's own library, as a Python package
 HELM_WHEEL := helm-python-sdk==0.2.2
@@ -338,7 +341,7 @@ $(VENV)/helm/helm_python: | $(VENV)/.project
 
 .PHONY: helm-test
 helm-test: $(VENV)/helm/helm_python ## lint and render the Helm chart (installs Helm's library from PyPI, 75 MB)
-	@export PYTHONPATH="$(VENV)/helm"; $(PYTEST); run tests/test_helm.py
+	@export PYTHONPATH="$(VENV)/helm"; $(PYTEST); run tests/test_helm.py; exit $$failed
 
 .PHONY: test-pandas3
 test-pandas3: ## run the tests of shim and notebooks with pandas 3, in an environment of its own
@@ -346,7 +349,7 @@ test-pandas3: ## run the tests of shim and notebooks with pandas 3, in an enviro
 
 .PHONY: .shim-tests
 .shim-tests: $(VENV)/.project
-	@$(PYTEST); run tests/transform_shim tests/notebooks $(SPREAD)
+	@$(PYTEST); run tests/transform_shim tests/notebooks $(SPREAD); exit $$failed
 
 .PHONY: test-python
 test-python: ## run the tests of shim and kernels on another Python (PYTHON=python3.13), in an environment of its own
@@ -356,8 +359,8 @@ test-python: ## run the tests of shim and kernels on another Python (PYTHON=pyth
 .PHONY: .core-tests
 .core-tests: $(VENV)/.project
 	@"$(PY)" --version
-	@$(PYTEST); run $(SANDBOX_TESTS)
-	@$(PYTEST); run tests/transform_shim tests/kernel_spec --ignore=$(SANDBOX_TESTS) -m "not soak" $(SPREAD)
+	@$(PYTEST); $(RUN_SANDBOX_TESTS); \
+	run tests/transform_shim tests/kernel_spec --ignore=$(SANDBOX_TESTS) -m "not soak" $(SPREAD); exit $$failed
 
 .PHONY: check
 check: $(VENV)/.project ## ruff, formatting and mypy --strict

@@ -39,6 +39,7 @@ def _slow_parts(path: Path) -> int:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cluster", action="store_true", help="put a cluster in the place of each gateway under test")
+    parser.addoption("--listed", type=Path, metavar="FILE", help="run only the tests whose ids are the lines of a file")
 
 
 # Modules and items make no garbage, but each collection scans all that they have made so far: 12 % of the processor time
@@ -58,8 +59,15 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put long files first: `make test` hands out whole files in this order, and a long one at the end has a core alone."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put long files first: `make test` hands out whole files in this order, and a long one at the end has a core alone.
+
+    With ``--listed``, leave the tests that it names. pytest's ``--last-failed`` runs all tests if it finds none of its own.
+    """
+    if (path := config.getoption("--listed")) is not None:
+        listed = path.read_text().splitlines()
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in listed])
+        items[:] = [item for item in items if item.nodeid in listed]
     items.sort(key=lambda item: -_slow_parts(item.path))
 
 
