@@ -22,7 +22,7 @@ import pytest
 
 from gateway.storage.embedded_s3.sigv4 import Signer
 from tests.gateway_process import GatewayProcess, alive, command_of, descendants, gateway_command
-from tests.s3 import free_port
+from tests.ports import free_port
 
 SIMPLE = "import pandas as pd\ndef transform():\n    return pd.DataFrame({'x': [1]})"
 SLOW = (
