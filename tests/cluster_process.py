@@ -11,7 +11,7 @@ from typing import Any
 from tests.gateway.cluster.members import wait_for_members
 from tests.gateway_process import STOP_SECONDS, Answer, GatewayProcess
 from tests.nats_server import NatsServer
-from tests.s3 import free_port
+from tests.ports import free_port
 
 HOST = ("-m", "gateway", "host")
 

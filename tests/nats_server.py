@@ -15,7 +15,7 @@ from types import TracebackType
 
 from gateway.process.privileges import gateway_user
 from tests.machines import HERE, Machine
-from tests.s3 import free_port
+from tests.ports import free_port
 
 READY_SECONDS = 60.0
 CONFIGURATION = Path(__file__).parents[1] / "deploy/nats"

@@ -18,6 +18,7 @@ import boto3
 from botocore.config import Config
 
 from gateway.storage.embedded_s3.rclone import rclone_path, server_arguments, server_environment
+from tests.ports import free_port
 
 READY_SECONDS = 60.0
 ACCESS_KEY, SECRET_KEY, REGION, BUCKET = "test", "secret-of-the-tests", "us-east-1", "metabase-python-runner"
@@ -123,10 +124,3 @@ class S3Server:
 
     def _log_tail(self) -> str:
         return "\n".join((self._directory / "log").read_text(errors="replace").splitlines()[-20:])
-
-
-def free_port() -> int:
-    """Return a port of loopback that is free at this moment; another program may take it before it is opened."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.gateway_process import alive
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 120
@@ -27,9 +28,7 @@ class Checkout:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.state_dir = directory / "s"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     def make(
         self, *targets: str, environment: Mapping[str, str] = os.environ, **settings: str

@@ -115,5 +115,6 @@ class AsyncTransformClient:
         deadline = asyncio.get_running_loop().time() + CANCEL_SECONDS
         while not running.done() and asyncio.get_running_loop().time() < deadline:
             with contextlib.suppress(TransformError):
-                await self.cancel(request_id)
+                # not in our own threads: all may be busy, and none starts after the end of the `async with` statement
+                await asyncio.to_thread(self._client.cancel, request_id)
             await asyncio.sleep(POLL_SECONDS)

@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from gateway.core.errors import ConfigurationError
@@ -36,6 +37,10 @@ LOG_KEEP_BYTES = 10_000_000
 
 #: Exit code of init scripts for "not running" (Linux Standard Base, init script actions).
 EXIT_NOT_RUNNING = 3
+
+
+class _Ended(DaemonError):
+    """The gateway ended instead of becoming healthy."""
 
 
 def log_path(state_dir: Path) -> Path:
@@ -84,7 +89,8 @@ def start(settings: Settings, options: Sequence[str] = ()) -> tuple[Running, boo
     with locked(state_dir):
         running = find_running(state_dir)
         if running is not None:
-            return _wait_until_healthy(state_dir, lambda: running.alive), False
+            with suppress(_Ended):  # it was being stopped, or it was killed a moment ago
+                return _wait_until_healthy(state_dir, lambda: running.alive), False
         _check_port(settings)
         process = _spawn(settings, options)
         try:
@@ -123,8 +129,10 @@ def _wait_until_healthy(state_dir: Path, lives: Callable[[], bool]) -> Running:
     running = wait_until_up(state_dir, lives, lambda status: bool(status.get("healthy")), START_SECONDS)
     if running is not None:
         return running
-    problem = f"did not become healthy within {START_SECONDS:.0f} s" if lives() else "ended while it started"
-    raise DaemonError(f"the gateway {problem}; its log says:\n{_tail(state_dir, 30)}")
+    log_says = f"its log says:\n{_tail(state_dir, 30)}"
+    if lives():
+        raise DaemonError(f"the gateway did not become healthy within {START_SECONDS:.0f} s; {log_says}")
+    raise _Ended(f"the gateway ended while it started; {log_says}")
 
 
 def stop(settings: Settings) -> bool:

@@ -26,6 +26,7 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -43,6 +44,11 @@ OLD_FILES = ("gateway.lock", "run/gateway.json", "run/token")
 
 #: The directory that the launcher of an older version locks as long as it runs.
 OLD_LOCKED_DIRECTORY = "seats"
+
+
+#: Longest wait for a gateway that has begun to end: its memory is freed in tenths of a second, but a thread that waits
+#: for a disk without an answer never ends.
+ENDING_SECONDS = 10.0
 
 
 class DaemonError(Exception):
@@ -69,6 +75,19 @@ class Running:
     def alive(self) -> bool:
         """Whether exactly this process still runs (a zombie does not)."""
         return procfs.read_start_ticks(self.pid) == self.started and _boot_id() == self.boot
+
+    def outlives_its_end(self) -> bool:
+        """Return whether it runs, after a wait for its end if that has begun.
+
+        A process that is killed loses its threads one by one, and the last one closes its sockets: half of a second
+        later on a busy machine. A gateway that starts in this time would find its port in use.
+        """
+        deadline = time.monotonic() + ENDING_SECONDS
+        while self.alive:
+            if not procfs.is_exiting(self.pid) or time.monotonic() > deadline:
+                return True
+            time.sleep(0.005)
+        return False
 
 
 def _boot_id() -> str:
@@ -133,7 +152,7 @@ def find_running(state_dir: Path, *, of_any_user: bool = False) -> Running | Non
         running = Running(**json.loads(text))
     except (ValueError, TypeError) as error:
         raise DaemonError(f"{path} is damaged ({error}); remove it if no gateway runs") from None
-    return running if running.alive else None
+    return running if running.outlives_its_end() else None
 
 
 def url_by_environment() -> str:

@@ -134,10 +134,13 @@ def read_start_ticks(pid: int) -> int | None:
     Returns
     -------
     int or None
-        None without such a process, or if it is a zombie.
+        None without such a process, or if it is a zombie and all of its threads have ended: while one of them has not,
+        the files and sockets of the process are open.
     """
     fields = _stat_fields(pid)
-    return None if fields is None or fields[0].decode() in _ENDED else int(fields[19])
+    if fields is None or (fields[0].decode() in _ENDED and int(fields[17]) <= 1):
+        return None
+    return int(fields[19])
 
 
 def read_share(pid: int) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import IO
 
 import psutil
+
+from tests.ports import free_port
 
 HEALTHY_SECONDS = 60.0
 STOP_SECONDS = 40.0
@@ -100,13 +101,6 @@ def _state_dir() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path)
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until_healthy(server: Server) -> None:

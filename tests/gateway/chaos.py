@@ -22,7 +22,7 @@ from gateway.storage.embedded_s3.sigv4 import Signer
 from kernel_spec.linux import procfs
 from tests.gateway.recording_proxy import RecordingProxy
 from tests.gateway_process import GatewayProcess, descendants
-from tests.s3 import free_port
+from tests.ports import free_port
 
 SCRIPT = (
     "import time\nimport pandas as pd\n"

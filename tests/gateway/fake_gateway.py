@@ -40,7 +40,7 @@ class FakeGateway:
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
-            timeout = 10
+            timeout = 60
 
             def handle_any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

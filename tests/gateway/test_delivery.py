@@ -15,7 +15,7 @@ import pytest
 from kernel_spec.launcher.user_leases import FIRST_WORKSPACE_UID, LAST_WORKSPACE_UID
 from tests.gateway.storage.faulty_server import Conversation, FaultyServer, answer, stall
 from tests.gateway_process import GatewayProcess
-from tests.s3 import free_port
+from tests.ports import free_port
 
 SIMPLE = "import pandas as pd\ndef transform():\n    return pd.DataFrame({'x': [1, 2]})"
 READS = "def transform(orders):\n    return orders"

@@ -346,9 +346,16 @@ def test_expiry_ends_it(gateway: GatewayProcess) -> None:
 
 
 def test_kernel_that_dies_while_it_is_held_is_forgotten(gateway: GatewayProcess) -> None:
-    code = "import os, threading\nthreading.Timer(1, os._exit, (0,)).start()\ndef transform():\n    return 1"
-    assert "held" in gateway.execute(code, 1, hold_minutes=5).body
-    assert until(lambda: not held(gateway))
+    answer = gateway.execute("def transform():\n    return 1", 1, hold_minutes=5).body
+    client = BlockingKernelClient(connection_file=answer["held"]["connection_file"])
+    client.load_connection_file()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=SECONDS)
+        client.execute("import os; os._exit(0)")
+        assert until(lambda: not held(gateway))
+    finally:
+        client.stop_channels()
 
 
 @pytest.mark.parametrize("minutes", [-1, "5", 10**9])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,14 +12,14 @@ import pytest
 from botocore.config import Config
 
 from tests.gateway_process import GatewayProcess, command_of, descendants
+from tests.ports import free_port
 
 BUCKET = "metabase-python-runner"
 
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    return free_port()
 
 
 def test_a_transform_goes_from_s3_to_s3_and_its_server_ends_with_the_gateway(

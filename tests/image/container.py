@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -17,17 +16,11 @@ import boto3
 from botocore.config import Config
 
 from tests.image.engine import Engine, EngineError
+from tests.ports import free_port
 
 HEALTHY_SECONDS = 60
 JOB_SECONDS = 60
 BUCKET = "metabase-python-runner"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Container:

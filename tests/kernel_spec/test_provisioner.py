@@ -7,13 +7,12 @@ import json
 import os
 import secrets
 import signal
-import socket
 import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from kernel_spec.install import RESOURCE_DIR, install
 from kernel_spec.protocol.limits import notebook_limit
 from kernel_spec.provisioner import TransformProvisioner
 from tests.kernel_spec.conftest import Desk, is_alive, wait_until
+from tests.ports import free_port
 
 RUN_SECONDS = 60
 
@@ -325,11 +325,7 @@ def test_command_of_kernel_json_starts_a_kernel(connection_file: Path) -> None:
 def test_command_serves_a_front_end_that_speaks_tcp_only(connection_file: Path) -> None:
     """As VS Code does: ports of its choice, and the command of kernel.json."""
     fields = json.loads(connection_file.read_text())
-    with ExitStack() as stack:
-        for name in CHANNELS:
-            probe = stack.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            fields[f"{name}_port"] = probe.getsockname()[1]
+    fields |= {f"{name}_port": free_port() for name in CHANNELS}
     connection_file.write_text(json.dumps(fields | {"transport": "tcp", "ip": "127.0.0.1"}))
     process = subprocess.Popen(
         [sys.executable, "-m", "kernel_spec.wrapper", "-f", str(connection_file)],

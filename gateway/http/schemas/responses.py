@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -312,8 +313,13 @@ class RootResponse(ResponseModel):
 
 
 def iso_utc(seconds: float) -> str:
-    """Return a time since the epoch as ISO 8601 in UTC, with milliseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Return a time since the epoch as ISO 8601 in UTC, with milliseconds.
+
+    It is never later than the time: a job is among those `since` its time of creation. `datetime` rounds to
+    microseconds.
+    """
+    moment = datetime.fromtimestamp(math.floor(seconds * 1000) / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def job_response(record: JobRecord, verdict: Verdict) -> JobResponse:

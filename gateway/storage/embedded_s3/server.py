@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import socket
@@ -39,6 +40,9 @@ log = logging.getLogger(__name__)
 START_SECONDS = 20.0
 
 POLL_SECONDS = 0.02
+
+#: Longest wait for the port: the server of a gateway that was killed ends after it, and the next one may start before.
+PORT_SECONDS = 3.0
 
 #: The server ends at once, or waits ten seconds for running uploads, whose callers are gone. The next start removes
 #: their partial files.
@@ -183,9 +187,14 @@ class EmbeddedS3:
                     options.host or None, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
                 )
             )[0]
-            with socket.socket(family) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
+            deadline = time.monotonic() + PORT_SECONDS
+            while True:
+                try:
+                    return _bind(family, address)
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                        raise
+                await asyncio.sleep(POLL_SECONDS)
         except OSError as error:
             raise ConfigurationError(
                 f"the embedded S3 server cannot listen on {options.host}:{options.port}: {error.strerror}; "
@@ -297,6 +306,12 @@ class EmbeddedS3:
         if self._process is not None and self._process.returncode is not None and self._log_task is not None:
             await asyncio.wait({self._log_task}, timeout=1.0)
         return "\n".join(self._tail)
+
+
+def _bind(family: int, address: Any) -> None:
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:

@@ -55,15 +55,18 @@ def call(directory: Path, *arguments: str, gateway: GatewayProcess | None = None
 
 
 def ephemeral_gateway_of(pid: int) -> tuple[int, Path]:
-    """Return the process and the directory of the gateway that a command started for itself."""
-    for child in descendants(pid):
-        try:
-            settings = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        except OSError:
-            continue  # a kernel that has ended since
-        state = next((Path(os.fsdecode(s[10:])) for s in settings if s.startswith(b"STATE_DIR=")), None)
-        if state is not None and (running := find_running(state)) is not None:
-            return running.pid, state.parent
+    """Return the process and the directory of the gateway that a command starts for itself."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        for child in descendants(pid):
+            try:
+                settings = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            except OSError:
+                continue  # a kernel that has ended since
+            state = next((Path(os.fsdecode(s[10:])) for s in settings if s.startswith(b"STATE_DIR=")), None)
+            if state is not None and (running := find_running(state)) is not None:
+                return running.pid, state.parent
+        time.sleep(0.02)
     raise AssertionError("the command has started no gateway")
 
 
@@ -325,8 +328,8 @@ def test_run_without_url_starts_a_gateway_and_leaves_nothing(here: Path) -> None
         command, cwd=here, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
+        gateway, directory = ephemeral_gateway_of(process.pid)  # before its job runs, at whose end it ends
         assert process.stdout.readline() == "started\n"
-        gateway, directory = ephemeral_gateway_of(process.pid)
         _, stderr = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, stderr
     assert (here / "o.csv").read_text().startswith("status,amount")

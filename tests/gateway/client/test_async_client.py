@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 
 import pandas as pd
 import pytest
 
 from gateway.client import AsyncTransformClient, TransformClient, failures
 from gateway.core.events import Event, LogLine
+from tests.gateway.fake_gateway import Asked, FakeGateway, Reply
 from tests.gateway_process import GatewayProcess
 
 SECONDS = 60
@@ -66,3 +68,32 @@ def test_cancelling_the_call_cancels_the_job(running_gateway: GatewayProcess) ->
 
     result = asyncio.run(asyncio.wait_for(run(), SECONDS))
     assert result["code"] == "cancelled"
+
+
+def test_a_call_that_outlives_its_client_can_be_cancelled() -> None:
+    """As with `asyncio.gather` in an `async with` statement that the failure of another call ends."""
+    begun, cancelled = threading.Event(), threading.Event()
+
+    def execute(asked: Asked) -> Reply:
+        begun.set()
+        assert cancelled.wait(60)
+        return 500, {"execution_id": "e", "exit_code": -1, "code": "cancelled"}
+
+    def cancel(asked: Asked) -> Reply:
+        cancelled.set()
+        return 200, {}
+
+    async def run(url: str) -> None:
+        async with AsyncTransformClient(url) as client:
+            call = asyncio.create_task(client.run("c", request_id="a-2"))
+            assert await asyncio.to_thread(begun.wait, 60)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    try:
+        with FakeGateway({"POST /v1/execute": execute, "POST /v1/cancel": cancel}) as fake:
+            asyncio.run(asyncio.wait_for(run(fake.url), SECONDS))
+            assert cancelled.is_set()
+    finally:
+        cancelled.set()

@@ -42,11 +42,20 @@ def log_answer(*messages: str, state: str = "running", offset: int = 0, **more: 
     return 200, {**answer, "progress": [], **more}
 
 
+def offset_of(asked: Asked) -> int:
+    return int(asked.path.rpartition("offset=")[2])
+
+
 def working(fake: FakeGateway, request_id: str = "r1") -> FakeGateway:
-    """Let the fake gateway answer a job that succeeds."""
+    """Let the fake gateway answer a job that succeeds, and that has said one line."""
+
+    def logs(asked: Asked) -> Reply:  # the client asks once, or for the second time while it waits
+        offset = offset_of(asked)
+        return log_answer(*["said"][offset:], state="finished", offset=offset)
+
     fake.handlers |= {
         "POST /v1/execute": lambda asked: (200, SUCCESS),
-        "GET /v1/logs": lambda asked: log_answer("said", state="finished"),
+        "GET /v1/logs": logs,
         f"GET /v1/results/{request_id}/output": lambda asked: (200, OUTPUT),
         f"GET /v1/results/{request_id}/manifest": lambda asked: (200, {"fields": [{"name": "n"}]}),
     }
@@ -140,12 +149,12 @@ def test_events_come_while_the_job_runs_and_each_once() -> None:
     lines = ["one", "two", "three"]
 
     def logs(asked: Asked) -> Reply:
-        offset = int(asked.path.rpartition("offset=")[2])
+        offset = offset_of(asked)
         progress = [{"stage": "read", "table": "t", "rows": 5, "bytes": None}]
         return log_answer(*lines[offset : offset + 1], offset=offset, progress=progress)
 
     def execute(asked: Asked) -> Reply:
-        assert released.wait(10)
+        assert released.wait(60)
         return 200, SUCCESS
 
     def on_event(event: Event) -> None:
@@ -201,7 +210,7 @@ def test_exception_while_waiting_cancels_the_job() -> None:
     cancelled = threading.Event()
 
     def execute(asked: Asked) -> Reply:
-        assert cancelled.wait(10)
+        assert cancelled.wait(60)
         return 500, {"execution_id": "e", "exit_code": -1, "code": "cancelled"}
 
     def cancel(asked: Asked) -> Reply:
@@ -282,19 +291,23 @@ def test_real_job_that_raises_is_a_failure_with_its_traceback(running_gateway: G
 def test_real_job_is_cancelled_by_another_caller(running_gateway: GatewayProcess) -> None:
     client = TransformClient(running_gateway.url, running_gateway.token)
 
+    began = 0.0
+
     def cancel_when_it_runs(event: Event) -> None:
+        nonlocal began
         if isinstance(event, LogLine) and event.message == "started":
+            began = time.monotonic()
             client.cancel("c-1")
 
-    began = time.monotonic()
     with pytest.raises(TransformFailed) as caught:
         client.run(
-            "import time\ndef transform():\n    print('started')\n    time.sleep(60)\n",
+            "import time\ndef transform():\n    print('started')\n    time.sleep(600)\n",
             request_id="c-1",
+            timeout=600,
             on_event=cancel_when_it_runs,
         )
     assert caught.value.code == "cancelled"
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     with pytest.raises(GatewayRefused) as refused:
         client.cancel("c-1")
     assert refused.value.status == 404

@@ -30,7 +30,8 @@ from tests.gateway.cluster.gate import Gate
 from tests.gateway.cluster.members import OUTPUT, ROWS, urls, wait_for_members
 from tests.gateway_process import Answer, GatewayProcess, gateway_command
 from tests.nats_server import NatsServer
-from tests.s3 import S3Server, free_port
+from tests.ports import free_port
+from tests.s3 import S3Server
 
 HOST = ("-m", "gateway", "host")
 ECHO = "def transform(t):\n    print('rows:', len(t), flush=True)\n    return t\n"

@@ -14,7 +14,8 @@ from gateway.cli.install.systemd import unit
 from tests.gateway.cluster.members import OUTPUT, ROWS, SLOW, cluster_of, in_background, urls, wait_for_members
 from tests.gateway_process import GatewayProcess, descendants, gateway_command
 from tests.nats_server import NatsServer
-from tests.s3 import S3Server, free_port
+from tests.ports import free_port
+from tests.s3 import S3Server
 
 HOST = ("-m", "gateway", "host")
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from gateway.http.schemas.history import PARAMETERS
+from gateway.http.schemas.responses import iso_utc
 from gateway.jobs.service import JobService
 from tests.gateway.http.harness import FETCHED, ROWS, TOKEN, Caller, ScriptedRunner, body
 
@@ -120,6 +123,14 @@ async def test_filters_of_the_url_reach_the_store(call: Caller) -> None:
     assert await listed(call, since="2000-01-01", until=4_000_000_000) == [text, one]
     answer = await call.send("GET", f"/v1/jobs?since={created.replace('Z', '+00:00')}")  # the plus is not quoted
     assert len(body(answer)["jobs"]) == 2
+
+
+def test_a_time_as_it_is_shown_is_not_later_than_the_time() -> None:
+    seconds = 1_700_000_000.124
+    for _ in range(10):
+        shown = datetime.fromisoformat(iso_utc(seconds)).timestamp()
+        assert seconds - 0.0011 < shown <= seconds
+        seconds = math.nextafter(seconds, 0)
 
 
 @pytest.mark.parametrize(

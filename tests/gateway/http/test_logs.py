@@ -61,6 +61,7 @@ async def test_a_poll_does_not_overtake_the_job_that_it_is_for(
     writer = await send_part(port, len(request), request[:20])
     assert await eventually(lambda: pending(app))
     poll = asyncio.ensure_future(call.get("/v1/logs", request_id=1))
+    assert await eventually(lambda: awaited(app))
     unknown = await call.get("/v1/logs", request_id=2)
     assert (unknown.code, poll.done()) == (404, False)
     writer.write(request[20:])
@@ -80,6 +81,7 @@ async def test_a_request_that_comes_to_nothing_holds_no_poll(
     writer = await send_part(port, 15, b"{")
     assert await eventually(lambda: pending(app))
     poll = asyncio.ensure_future(call.get("/v1/logs", request_id=1))
+    assert await eventually(lambda: awaited(app))
     if rest is None:
         writer.transport.abort()
     else:
@@ -105,6 +107,12 @@ async def test_a_slow_upload_holds_no_poll_for_long(
 
 def pending(app: Application) -> bool:
     return bool(app.settings["default_handler_args"]["context"].arrivals._arriving)
+
+
+def awaited(app: Application) -> bool:
+    """Return whether a poll waits for a request that is arriving. One that comes later may find its job, and pass it."""
+    arriving = app.settings["default_handler_args"]["context"].arrivals._arriving
+    return any(submitted._waiters for _, submitted in arriving.values())
 
 
 async def test_offset_gives_only_new_events(call: Caller) -> None:

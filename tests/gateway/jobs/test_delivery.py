@@ -42,7 +42,7 @@ class Bench:
     def __init__(self, directory: Path, **settings: Any) -> None:
         self.settings = dataclasses.replace(Settings(state_dir=directory / "state"), **settings)
         self.store = KeptResultStore(self.settings)
-        self.client = ObjectClient(stall_seconds=5.0)
+        self.client = ObjectClient(stall_seconds=60.0)
         self.retries = 0
         self.deliverer = Deliverer(self.settings, self.store, self.client, self._count)
         self.stop = StopSignal()
@@ -153,7 +153,7 @@ async def test_cancel_ends_the_delivery_and_only_the_log_follows(bench: Bench, s
 
     with FaultyServer([by_path(**{stage: hang})]) as server:
         delivering = asyncio.create_task(bench.deliver(urls(server)))
-        assert await asyncio.to_thread(begun.wait, 10)
+        assert await asyncio.to_thread(begun.wait, 60)
         assert bench.stop.request(FailureCode.CANCELLED)
         verdict = await delivering
         await bench.client.aclose()
@@ -181,9 +181,9 @@ async def test_log_that_hangs_delays_the_verdict_for_a_bounded_time_and_follows_
         found = await bench.deliver(urls(server), verdict)
         assert found.code == verdict.code
         assert not bench.stop.request(FailureCode.CANCELLED), "a verdict that is known cannot be cancelled"
-        assert await asyncio.to_thread(begun.wait, 10)
+        assert await asyncio.to_thread(begun.wait, 60)
         release.set()
-        assert await asyncio.to_thread(arrived.wait, 10)
+        assert await asyncio.to_thread(arrived.wait, 60)
         await bench.client.aclose()
     assert paths(server)[-1] == "/events"
 
@@ -193,14 +193,16 @@ async def test_number_of_logs_that_are_uploaded_after_the_verdict_is_bounded(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "LOG_WAIT_SECONDS", 0.05)
-    given_up = threading.Event()
+    begun, given_up = threading.Event(), threading.Event()
 
     def hang(conversation: Conversation) -> None:
+        begun.set()
         conversation.wait_for_close()
         given_up.set()
 
     with FaultyServer([hang]) as server:
         await bench.deliver(urls(server), FAILED)
+        assert await asyncio.to_thread(begun.wait, 60)
         assert not given_up.is_set()
         await bench.deliver(urls(server), FAILED)
         assert await asyncio.to_thread(given_up.wait, 60)
@@ -212,7 +214,10 @@ async def test_number_of_logs_that_are_uploaded_after_the_verdict_is_bounded(
 
 
 @pytest.mark.parametrize("bench", [{"max_deliveries": 1}], indirect=True)
-async def test_log_that_a_verdict_waits_for_is_not_given_up(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+async def test_log_that_a_verdict_waits_for_is_not_given_up(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOG_WAIT_SECONDS", 60.0)
     begun, release, is_late = threading.Semaphore(0), threading.Event(), threading.Event()
 
     def hang_at_first(conversation: Conversation) -> None:
@@ -243,7 +248,7 @@ async def test_stop_of_the_gateway_waits_for_no_log(bench: Bench) -> None:
 
     with FaultyServer([by_path(events=hang)]) as server:
         delivering = asyncio.create_task(bench.deliver(urls(server)))
-        assert await asyncio.to_thread(begun.wait, 10)
+        assert await asyncio.to_thread(begun.wait, 60)
         bench.stop.request(FailureCode.SHUTTING_DOWN)
         assert (await delivering).ok
         release.set()

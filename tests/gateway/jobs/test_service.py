@@ -271,11 +271,13 @@ async def test_a_job_that_the_other_gateways_cannot_learn_of_is_not_accepted(
 
 async def test_waiting_too_long_is_a_queue_timeout_and_loses_no_slot(runner: HeldRunner, tmp_path: Path) -> None:
     service = make_service(runner, tmp_path, queue_timeout_seconds=0.05)
-    await service.submit(job(1))
+    first = await service.submit(job(1))
     await turns()
     verdict = await (await service.submit(job(2))).wait()
     assert (verdict.code, verdict.status) == (FailureCode.QUEUE_TIMEOUT, 504)
     runner.opened[1].may_end.set()
+    await first.wait()
+    await turns()
     third = await service.submit(job(3))
     runner.opened[3].may_end.set()
     assert (await third.wait()).ok

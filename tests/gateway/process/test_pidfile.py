@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gateway.core.errors import ConfigurationError
+from gateway.process import pidfile
 from gateway.process.pidfile import DaemonError, PidFile, Running, find_running, locked, pid_file_path
+from kernel_spec.linux import procfs
 
 HERE = "http://127.0.0.1:1"
+
+#: exit(2), which ends the calling thread alone
+EXIT_THREAD = {"x86_64": 60, "aarch64": 93}
 
 
 def write(state_dir: Path, running: Running) -> None:
@@ -72,6 +81,54 @@ def test_process_that_ended_is_not_running_even_as_a_zombie() -> None:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet reaped
         assert not running.alive
     assert not running.alive
+
+
+@pytest.fixture
+def ending() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is killed, as its killer sees it: its first thread has ended, and another one has not.
+
+    It ends with its standard input.
+    """
+    code = (
+        "import ctypes, os, threading\n"
+        "threading.Thread(target=lambda: (os.read(0, 1), os._exit(0))).start()\n"
+        f"ctypes.CDLL(None).syscall({EXIT_THREAD[platform.machine()]}, 0)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not procfs.is_exiting(process.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield process
+
+
+def test_process_that_is_ending_runs_until_its_last_thread_has_closed_its_sockets(
+    tmp_path: Path, ending: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Running.of(ending.pid, HERE)
+    assert running.alive
+    assert running.started > 0
+    write(tmp_path, running)
+    waits: list[float] = []
+
+    def end(seconds: float) -> None:
+        assert running.alive or waits
+        waits.append(seconds)
+        assert ending.stdin is not None
+        ending.stdin.close()
+
+    monkeypatch.setattr(pidfile, "time", SimpleNamespace(monotonic=time.monotonic, sleep=end))
+    assert find_running(tmp_path) is None
+    assert waits
+
+
+def test_process_that_does_not_end_is_not_waited_for_without_end(
+    tmp_path: Path, ending: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pidfile, "ENDING_SECONDS", 0.1)
+    running = Running.of(ending.pid, HERE)
+    write(tmp_path, running)
+    assert find_running(tmp_path) == running
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"pid": 1}', "7"])

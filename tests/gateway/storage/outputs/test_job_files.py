@@ -70,7 +70,7 @@ def test_refusals_leave_no_descriptor_open(tmp_path: Path) -> None:
     for _ in range(3):
         with pytest.raises(JobFailed):
             open_output(tmp_path / "output", owner_uid=None, max_bytes=10)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def test_opened_output_is_the_checked_file_even_when_the_path_changes(tmp_path: Path) -> None:

@@ -229,11 +229,11 @@ async def test_cancelled_upload_closes_its_connection_and_leaves_the_output_open
 
     with FaultyServer([wait]) as server, opened(tmp_path, CONTENT) as output:
         uploading = asyncio.create_task(put_object(client, server.url(), output, "the output"))
-        assert await asyncio.to_thread(begun.wait, 5)
+        assert await asyncio.to_thread(begun.wait, 60)
         uploading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await uploading
-        assert await asyncio.to_thread(closed.wait, 10)
+        assert await asyncio.to_thread(closed.wait, 60)
         assert output.read(1 << 30) == CONTENT
 
 
