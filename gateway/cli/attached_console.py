@@ -18,7 +18,11 @@ class AttachedConsole(ZMQTerminalIPythonApp):  # type: ignore[misc]
         """Ask the kernel to interrupt itself, or discard the current line at the prompt."""
         if not self.shell._executing:
             raise KeyboardInterrupt
-        self.kernel_client.control_channel.send(self.kernel_client.session.msg("interrupt_request"))
+        request = self.kernel_client.session.msg("interrupt_request")
+        # The kernel tells when it begins and ends each request. Jupyter's console takes the end of any request of its
+        # session for that of the statement, and shows nothing of it any more, such as its traceback.
+        request["header"]["session"] += "-interrupt"
+        self.kernel_client.control_channel.send(request)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from gateway.core.job import RequestId
 from gateway.http.base_handler.elsewhere import anywhere
 from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.bodies.receivers import BodyReceiver
+from gateway.http.schemas.fields import whole_number
 from gateway.http.schemas.requests import CancelRequest
 from gateway.http.schemas.responses import CancelResponse
 from gateway.http.schemas.validation import validate
@@ -13,7 +14,7 @@ from gateway.http.schemas.validation import validate
 
 def _asked(handler: BaseHandler) -> tuple[RequestId, ...] | None:
     handler.check_body()
-    value = handler.json_value().get("request_id")
+    value = whole_number(handler.json_value().get("request_id"))
     return (value,) if isinstance(value, int | str) and not isinstance(value, bool) else None  # refused below
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 from yarl import URL
 
 from gateway.core.formats import FORMATS, DataFormat
@@ -19,6 +19,8 @@ from gateway.storage.objects.hosts import refusal
 from gateway.storage.objects.target import is_visible_ascii
 
 MAX_REQUEST_ID_CHARACTERS = 200
+#: Each whole number up to here has a float of its own; beyond it two texts in JSON may be read as one float.
+LARGEST_EXACT_FLOAT = 2**53
 MAX_URL_CHARACTERS = 16_384
 MAX_LABEL_CHARACTERS = 200
 MAX_MODULE_NAME_CHARACTERS = 100
@@ -47,6 +49,17 @@ class Expected:
     """The values that a field accepts, in words, for error messages only."""
 
     words: str
+
+
+def whole_number(value: object) -> object:
+    """Return the integer that a value of JSON is, or the value.
+
+    7.0 and 7e0 are the integer 7: JSON has one type of numbers, JSON Schema goes by the value, and some writers of JSON
+    know floats only.
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_EXACT_FLOAT:
+        return int(value)
+    return value
 
 
 def _check_request_id(value: int | str) -> int | str:
@@ -207,6 +220,7 @@ LabelField = Annotated[
 RequestIdField = Annotated[
     Annotated[int, Field(json_schema_extra={"minimum": -(2**63), "maximum": 2**63 - 1})]
     | Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_REQUEST_ID_CHARACTERS})],
+    BeforeValidator(whole_number),
     AfterValidator(_check_request_id),
     Expected(EXPECTED_ID),
 ]
@@ -235,6 +249,10 @@ UrlField = Annotated[
 UrlsField = Annotated[dict[str, UrlField], Expected(f"an object of table name to {EXPECTED_URL}")]
 LibraryField = Annotated[
     dict[str, str], AfterValidator(_check_library), Expected("an object of module name to source text")
+]
+TableSourcesField = Annotated[
+    dict[str, Annotated[str | int, BeforeValidator(whole_number)]],
+    Expected("an object of table name to URL, file path or Metabase table id"),
 ]
 CodeField = Annotated[str, Expected("a text: the Python script that defines transform()")]
 FormatField = Annotated[DataFormat, Expected(EXPECTED_FORMAT)]

@@ -18,6 +18,7 @@ from gateway.http.schemas.fields import (
     MinutesField,
     OutputSchemaField,
     RequestIdField,
+    TableSourcesField,
     TimeoutField,
     UrlField,
     UrlsField,
@@ -108,10 +109,7 @@ class LegacyExecuteRequest(RequestModel):
         description="Absolute path below one of WORKING_DIR_ROOTS. Without them, on loopback: below the system's "
         "temporary directory, where it is made.",
     )
-    table_mapping: (
-        Annotated[dict[str, str | int], Expected("an object of table name to URL, file path or Metabase table id")]
-        | None
-    ) = None
+    table_mapping: TableSourcesField | None = None
     manifest_mapping: Annotated[dict[str, str], Expected("an object of table name to URL or file path")] | None = None
     output_url: UrlField | None = None
     output_manifest_url: UrlField | None = None

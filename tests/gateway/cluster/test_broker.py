@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import nats.errors
 import pytest
@@ -15,7 +15,7 @@ from nats.js import JetStreamContext
 
 from gateway.cluster.broker import Broker, NoReply, Refused
 from gateway.cluster.keeper import LeaseKeeper
-from gateway.cluster.lease import Hold, Lease
+from gateway.cluster.lease import Hold, Lease, boottime
 from gateway.cluster.member import Member
 from gateway.cluster.owners import KEYS_AT_A_TIME, Owners, tag_of
 from gateway.cluster.wire import LeaseRecord, Phase, decode, encode
@@ -36,10 +36,20 @@ async def connected(server: NatsServer) -> AsyncIterator[Broker]:
         await broker.aclose()
 
 
-async def keeper_of(broker: Broker, host: str, key: str = "job") -> LeaseKeeper:
-    stored = await broker.leases.get(key)
+class Clock:
+    """Stands still until a test sets it: a lease is neither renewed nor lost because the machine is slow."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def keeper_of(broker: Broker, host: str, clock: Callable[[], float] = boottime) -> LeaseKeeper:
+    stored = await broker.leases.get("job")
     assert stored is not None
-    return LeaseKeeper(Lease(decode(LeaseRecord, stored.data), stored.revision, host, "boot"), broker.leases, key)
+    lease = Lease(decode(LeaseRecord, stored.data), stored.revision, host, "boot", clock)
+    return LeaseKeeper(lease, broker.leases, "job")
 
 
 async def test_a_record_changes_only_at_its_revision(nats_server: NatsServer) -> None:
@@ -63,7 +73,7 @@ async def test_an_attempt_is_queued_once_and_given_to_one_host(nats_server: Nats
     async with connected(nats_server) as one, connected(nats_server) as two:
         for _ in range(2):
             await one.publish_job("job", "1", b"body")
-        message = await one.next_job(5)
+        message = await one.next_job(30)
         assert message is not None
         assert (message.execution_id, message.data) == ("job", b"body")
         assert await two.next_job(0.3) is None
@@ -94,25 +104,18 @@ async def test_of_two_hosts_one_gets_the_lease(nats_server: NatsServer) -> None:
 async def test_a_lease_is_renewed_and_one_that_was_taken_away_ends(nats_server: NatsServer) -> None:
     async with connected(nats_server) as broker:
         await broker.leases.create("job", encode(QUEUED))
-        keeper = await keeper_of(broker, "a")
-        keeper.lease.seconds = 1.5
+        keeper = await keeper_of(broker, "a", clock := Clock())
         assert await keeper.claim()
         keeping = asyncio.create_task(keeper.keep())
-        began = keeper.lease.revision
-        async with asyncio.timeout(60):
-            while keeper.lease.revision < began + 4:  # noqa: ASYNC110 - renewals have no event
-                await asyncio.sleep(0.05)
+        for _ in range(4):
+            before, clock.now = keeper.lease.revision, keeper.lease.renew_at
+            async with asyncio.timeout(60):
+                while keeper.lease.revision == before:  # noqa: ASYNC110 - renewals have no event
+                    await asyncio.sleep(0.01)
         assert keeper.lease.may_run()
-        stored = await broker.leases.get("job")
-        assert stored is not None
+        await broker.leases.update("job", encode(LeaseRecord(Phase.QUEUED, 2, "front")), keeper.lease.revision)
+        clock.now = keeper.lease.renew_at
         async with asyncio.timeout(60):
-            while True:  # a renewal may come between look and write
-                try:
-                    await broker.leases.update("job", encode(LeaseRecord(Phase.QUEUED, 2, "front")), stored.revision)
-                    break
-                except Refused:
-                    stored = await broker.leases.get("job")
-                    assert stored is not None
             await keeping
         assert keeper.lease.hold is Hold.LOST
         with pytest.raises(JobFailed) as failed:
@@ -123,7 +126,7 @@ async def test_a_lease_is_renewed_and_one_that_was_taken_away_ends(nats_server: 
 async def test_the_fence_of_a_job_that_has_ended_is_written_once(nats_server: NatsServer) -> None:
     async with connected(nats_server) as broker:
         await broker.leases.create("job", encode(QUEUED))
-        keeper = await keeper_of(broker, "a")
+        keeper = await keeper_of(broker, "a", Clock())
         assert await keeper.claim()
         claimed = keeper.lease.revision
         keeping = asyncio.create_task(keeper.keep())
@@ -139,15 +142,22 @@ async def test_the_fence_of_a_job_that_has_ended_is_written_once(nats_server: Na
 async def test_uploads_begin_behind_the_fence_also_after_renewals_that_took_its_time(nats_server: NatsServer) -> None:
     async with connected(nats_server) as broker:
         await broker.leases.create("job", encode(QUEUED))
-        keeper = await keeper_of(broker, "a")
-        keeper.lease.seconds = 1.5
+        keeper = await keeper_of(broker, "a", clock := Clock())
         assert await keeper.claim()
-        first_fence = keeper.lease.fence_at
-        async with keeper._lock:
-            beginning = asyncio.create_task(keeper.begin_delivery())
-            while keeper.lease.clock() <= first_fence + 0.1:  # each renewal moves the fence, and none lets it in
-                await keeper._write(Phase.RUNNING)
+        within, is_over = keeper._within_lease, asyncio.Event()
+
+        async def watched(what: Literal["renew", "deliver"]) -> None:
+            await within(what)
+            is_over.set()
+
+        keeper._within_lease = watched  # type: ignore[method-assign]
+        clock.now = keeper.lease.fence_at - 0.1
         async with asyncio.timeout(60):
+            async with keeper._lock:
+                beginning = asyncio.create_task(keeper.begin_delivery())
+                await asyncio.sleep(0)  # it waits for the lock until the fence
+                await keeper._write(Phase.RUNNING)  # moves the fence
+                await is_over.wait()
             await beginning
         assert keeper.lease.record.phase is Phase.DELIVERING
 
@@ -213,8 +223,8 @@ async def test_without_the_broker_a_holder_ends_before_the_lease_is_over(nats_se
     async with connected(nats_server) as broker:
         await broker.leases.create("job", encode(QUEUED))
         keeper = await keeper_of(broker, "a")
-        assert await keeper.claim()
         began = time.monotonic()
+        assert await keeper.claim()
         nats_server.kill()
         async with asyncio.timeout(60):
             await keeper.keep()

@@ -105,7 +105,9 @@ def test_a_job_is_cancelled_on_its_host(pair: list[GatewayProcess], storage: S3S
     one, two = pair
     blocker, _ = in_background(one, SLOW.format(seconds=50), "blocker", timeout=60)
     one.wait_for_line("blocker", "running")
-    thread, answers = in_background(one, SLOW.format(seconds=50), "job", **urls(storage, storage.new_prefix()))
+    thread, answers = in_background(
+        one, SLOW.format(seconds=50), "job", timeout=60, **urls(storage, storage.new_prefix())
+    )
     one.wait_for_line("job", "running")
     waiting, waited = in_background(one, OUTPUT, "queued", **urls(storage, storage.new_prefix()))
     deadline = time.monotonic() + 60

@@ -71,7 +71,8 @@ def test_a_job_passes_between_the_versions(
     assert answer.status == 200, answer.raw
     assert storage.get(f"{prefix}/output") == ROWS
     assert front.log("job")[0]["message"] == "hello"
-    thread, answers = in_background(front, SLOW.format(seconds=50), "long", **urls(storage, storage.new_prefix()))
+    places = urls(storage, storage.new_prefix())
+    thread, answers = in_background(front, SLOW.format(seconds=50), "long", timeout=60, **places)
     front.wait_for_line("long", "running")
     assert front.request("POST", "/v1/cancel", {"request_id": "long"}).status == 200
     thread.join(60)

@@ -195,16 +195,18 @@ def test_a_full_disk_delays_the_result(stack: ExitStack, nats_server: NatsServer
     floor = {"STATE_DIR": str(disk / "s"), "MIN_FREE_DISK_BYTES": "20000000"}
     front = stack.enter_context(acceptor(nats_server, gate, **floor))
     host(stack, nats_server)
-    thread, answers = in_background(front, SLOW.format(seconds=1), "job", timeout=60)
-    front.wait_for_line("job", "running")
+    gate.hold = ("GET", 0)
+    thread, answers = uploaded(front, "job")
+    assert gate.held.wait(60)
     with filled(disk, left_bytes=1_000_000):
+        gate.release.set()
         deadline = time.monotonic() + 60
         while ("PUT", 503) not in [(method, status) for method, _, status in gate.asked]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
     thread.join(60)
     assert answers[0].status == 200, answers[0].raw
-    assert front.request("GET", "/v1/results/job/output").raw == ROWS
+    assert front.request("GET", "/v1/results/job/output").raw == TABLE
 
 
 def test_large_code_waits_for_a_member_that_starts_again(stack: ExitStack, nats_server: NatsServer, gate: Gate) -> None:

@@ -37,7 +37,8 @@ def test_one_accepts_and_another_one_runs(stack: ExitStack, nats_server: NatsSer
     assert storage.get(f"{prefix}/output") == ROWS
     assert "hello" in [line["message"] for line in front.log("job")]
 
-    thread, answers = in_background(front, SLOW.format(seconds=50), "long", **urls(storage, storage.new_prefix()))
+    places = urls(storage, storage.new_prefix())
+    thread, answers = in_background(front, SLOW.format(seconds=50), "long", timeout=60, **places)
     front.wait_for_line("long", "running")
     assert front.request("POST", "/v1/cancel", {"request_id": "long"}).status == 200
     thread.join(60)

@@ -225,6 +225,17 @@ async def test_asynchronous_form_answers_202_and_status_has_the_outcome(
     assert one["result"] == status["result"]
 
 
+@pytest.mark.parametrize("sent", [b"9.0", b"9e0", b"0.9E1"])
+async def test_a_number_is_an_id_by_its_value(call: Caller, runner: ScriptedRunner, sent: bytes) -> None:
+    """JSON has one type of numbers, and by JSON Schema such a number is an integer."""
+    waiting = asyncio.ensure_future(call.send("POST", "/v1/execute", b'{"code": "hold", "request_id": %s}' % sent))
+    await runner.begun.wait()
+    answer = await call.send("POST", "/v1/cancel", b'{"request_id": %s}' % sent)
+    assert answer.code == 200, answer.body
+    for found in (answer, await waiting):
+        assert repr(body(found)["request_id"]) == "9"
+
+
 async def test_cancel_ends_the_waiting_call(call: Caller, runner: ScriptedRunner) -> None:
     waiting = asyncio.ensure_future(call.execute("hold", 9))
     await runner.begun.wait()

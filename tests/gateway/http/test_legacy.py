@@ -69,7 +69,7 @@ async def test_tables_are_files_below_the_roots_or_metabase_tables(
     assert (await call.send("POST", "/execute", sent)).code == 200
     assert runner.jobs[0].tables[0].data == FileSource(shared / "orders.csv")
     assert runner.jobs[0].tables[0].data_format == "csv"
-    sent |= {"metabase_url": "http://metabase:3000", "api_key": "k", "table_mapping": {"a": 12, "b": "13"}}
+    sent |= {"metabase_url": "http://metabase:3000", "api_key": "k", "table_mapping": {"a": 12.0, "b": "13"}}
     assert (await call.send("POST", "/execute", sent)).code == 200
     sources = [table.data for table in runner.jobs[1].tables]
     assert sources == [MetabaseSource("http://metabase:3000", "k", number) for number in (12, 13)]

@@ -52,7 +52,7 @@ def test_a_host_hears_no_confirmations(cluster: Site) -> None:
 
 def test_a_host_is_cut_off_from_the_storage_for_a_while(cluster: Site) -> None:
     """No other host would have it better: the job waits for its storage."""
-    job = cluster.send("full", seconds=2)
+    job = cluster.send("full", seconds=6)  # the cable is pulled before it ends
     with job.host.machine.without("storage"):
         cluster.front.wait_for_stage("full", "deliver")
     job.was_delivered_once(attempt=1)

@@ -42,7 +42,7 @@ def test_the_launcher_of_a_host_is_killed(cluster: Site) -> None:
 
 
 def test_a_host_is_frozen_while_its_job_ends(cluster: Site) -> None:
-    job = cluster.send("frozen", seconds=3)
+    job = cluster.send("frozen", seconds=6)
     before = counted("fenced", job.host)
     cluster.tell("frozen", attempt=2)
     with frozen(job.host):  # its kernel is not, so the first result is ready when it wakes
