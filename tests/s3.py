@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import signal
 import socket
@@ -20,6 +21,8 @@ from botocore.config import Config
 from gateway.storage.embedded_s3.rclone import rclone_path, server_arguments, server_environment
 
 READY_SECONDS = 60.0
+#: Below those of Linux for clients and for programs that name none (ip_local_port_range in ip(7)).
+_PORTS = range(15_000, 30_000)
 ACCESS_KEY, SECRET_KEY, REGION, BUCKET = "test", "secret-of-the-tests", "us-east-1", "metabase-python-runner"
 
 
@@ -126,7 +129,10 @@ class S3Server:
 
 
 def free_port() -> int:
-    """Return a port of loopback that is free at this moment; another program may take it before it is opened."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of loopback that is free at this moment, and that no program gets which asks for just any port.
+
+    Hundreds are asked for while the tests run, and one of those might get it before it is opened.
+    """
+    while True:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port := random.choice(_PORTS))):
+            return port
