@@ -41,7 +41,7 @@ def transform():
     open("secret.txt", "w").write("the neighbour's secret")
     os.fchmod(os.open("secret.txt", os.O_RDWR), 0o666)
     print(json.dumps({"pid": os.getpid(), "cwd": os.getcwd()}))
-    time.sleep(60)
+    time.sleep(300)
 """
 
 LOOK = """
@@ -271,7 +271,7 @@ def test_token_is_in_no_process_but_the_gateway(place: Place) -> None:
 def test_presigned_url_reaches_no_kernel(place: Place) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can look into the memory of kernels")
-    code = "import time\ndef transform(orders):\n    print('rows', len(orders))\n    time.sleep(60)\n    return orders"
+    code = "import time\ndef transform(orders):\n    print('rows', len(orders))\n    time.sleep(300)\n    return orders"
     with storage(b'{"x":1}\n') as url, ThreadPoolExecutor(1) as pool:
         mapping = {"orders": f"{url}/orders.jsonl?X-Amz-Signature=needle-5417"}
         going = pool.submit(place.gateway.execute, code, "url", table_mapping=mapping)

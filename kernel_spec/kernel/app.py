@@ -370,12 +370,13 @@ class JobKernelApp(IPKernelApp):
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):  # a cell may have replaced or closed it
                 stream.flush()
+        # First: it still publishes that it is idle, and hangs, with this, if the publishing thread ends meanwhile.
+        self.control_thread.stop()
+        self.control_thread.join()
         published = threading.Event()
         self.iopub_thread.schedule(published.set)
         published.wait()
         self.iopub_thread.stop()
-        self.control_thread.stop()
-        self.control_thread.join()
         if self.context is not None:
             self.context.destroy()
 

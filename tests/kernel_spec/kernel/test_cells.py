@@ -74,7 +74,13 @@ def test_interrupt_before_the_main_thread_waits_ends_the_cell(
 
 
 def test_error_after_await_aborts_the_cells_that_wait(front_end: FrontEnd) -> None:
-    first = front_end.client.execute("import asyncio\nawait asyncio.sleep(0.2)\n1 / 0")
+    first = front_end.client.execute(
+        "import asyncio\n"
+        "turn = get_ipython().kernel._main_asyncio_lock\n"
+        "while len(turn._waiters or ()) < 3:\n"
+        "    await asyncio.sleep(0.01)\n"
+        "1 / 0"
+    )
     waiting = [front_end.client.execute("print('must not run')") for _ in range(3)]
     reply, messages = front_end.answer(first)
     assert (reply["ename"], types_of(messages)[-2:]) == ("ZeroDivisionError", ["error", "status"])

@@ -128,6 +128,28 @@ def _wait_for_announcement(own: FrontEnd) -> None:
         pass
 
 
+# The last message of the control thread, that it is idle, waits until the thread that publishes has ended, or a second.
+_SLOW_CONTROL_THREAD = """
+kernel = get_ipython().kernel
+publish = kernel._publish_status_and_flush
+def wait_and_publish(status, channel, *rest):
+    if channel == "control":
+        kernel.iopub_thread.thread.join(1)
+    publish(status, channel, *rest)
+kernel._publish_status_and_flush = wait_and_publish
+"""
+
+
+def test_shutdown_waits_for_what_the_control_thread_publishes(own: FrontEnd) -> None:
+    own.run(_SLOW_CONTROL_THREAD)
+    request, states = own.client.shutdown(), []
+    while "idle" not in states:
+        message = own.client.get_iopub_msg(timeout=ANSWER_SECONDS)
+        if message["parent_header"].get("msg_id") == request:
+            states.append(message["content"].get("execution_state", message["msg_type"]))
+    assert states == ["busy", "shutdown_reply", "idle"]
+
+
 # A subscriber in a process of its own, which can be stopped. It says that it is welcomed, then counts printed characters.
 _READER = f"""
 import json, sys, zmq

@@ -125,7 +125,7 @@ def test_kernel_that_is_forked_after_its_start_was_given_up_is_no_other_kernels(
     kernel.phase = phase
     late = os.fork()
     if late == 0:
-        signal.alarm(10)
+        signal.alarm(60)
         signal.pause()
     try:
         attempt.forked(late)

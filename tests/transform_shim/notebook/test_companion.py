@@ -190,7 +190,7 @@ def test_nbclient_runs_a_notebook_where_it_lies(tmp_path: Path, running_gateway:
 def test_cancel_that_comes_with_its_request_is_not_lost(tmp_path: Path) -> None:
     """Both messages are there before the companion reads the first: it cannot have begun with the job."""
     ours, theirs = socket.socketpair()
-    script = "import time\ndef transform():\n    time.sleep(60)\n"
+    script = "import time\ndef transform():\n    time.sleep(600)\n"
     requests = ({"id": 1, "op": "run", "running": False, "code": script}, {"id": 1, "op": "cancel"})
     with ours, theirs:
         for request in requests:
@@ -206,7 +206,7 @@ def test_cancel_that_comes_with_its_request_is_not_lost(tmp_path: Path) -> None:
             str(tmp_path),
         ]
         with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(theirs.fileno(),), cwd=ROOT) as companion:
-            ours.settimeout(50)
+            ours.settimeout(60)
             received = b""
             while b'"result"' not in received and b'"cancelled"' not in received:
                 received += ours.recv(1 << 16)

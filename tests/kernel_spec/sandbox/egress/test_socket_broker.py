@@ -376,7 +376,7 @@ def test_broker_ends_with_the_last_process_that_it_serves() -> None:
         os.waitpid(job, 0)
         return os.waitpid(pid, 0)[0] == pid
 
-    assert in_child(child, deadline_seconds=10)
+    assert in_child(child)
 
 
 def test_kernel_with_the_network_does_not_start_without_the_policy(workspace_dir: str) -> None:
