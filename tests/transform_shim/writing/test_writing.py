@@ -326,6 +326,15 @@ def test_result_has_rows_bytes_and_digest(tmp_path: Path) -> None:
     assert data.endswith(b'{"x":99999}\n')
 
 
+def test_no_digest_is_computed_unless_it_is_wanted(tmp_path: Path) -> None:
+    frame = open_frame(pd.DataFrame({"x": [1, 2]}), ())
+    progress = Progress(None, "write", "output")
+    paths = tmp_path / "output", tmp_path / "manifest"
+    written = write_output(frame, "jsonl", *paths, progress, checksum=False)
+    assert written == Written(2, (("x", "Integer"),), 16, None)
+    assert paths[0].read_bytes() == b'{"x":1}\n{"x":2}\n'
+
+
 def test_csv_is_read_back_by_pandas_and_python(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"s": ['a,"b"\nc', None, "", "x\r"], "i": pd.array([1, None, 3, 4], dtype="Int64"), "b": [True, False, True, False],
