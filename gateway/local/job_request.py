@@ -92,6 +92,8 @@ class JobRequest:
         The output contract of the request as JSON.
     profile : bool
         Whether the columns of the result are profiled.
+    checksum : bool
+        Whether the result names the SHA-256 of the output.
     """
 
     code: str
@@ -107,6 +109,7 @@ class JobRequest:
     sources_path: Path | None = None
     output_schema: str | None = None
     profile: bool = False
+    checksum: bool = True
 
     @property
     def sources_characters(self) -> int:
@@ -158,6 +161,7 @@ class JobRequest:
             "official_compatibility": self.rules.official_compatibility,
             "output_schema": self.output_schema,
             "profile": self.profile,
+            "checksum": self.checksum,
         }
         value |= self._sources() if self.sources_path is None else {"sources_path": str(self.sources_path)}
         return orjson.dumps(value).decode()

@@ -51,7 +51,7 @@ class JobResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     columns : tuple of (str, str)
         Name and base type of each column of the output.
     sha256 : str or None
-        Hash of the output in hexadecimal digits.
+        Hash of the output in hexadecimal digits, if the request asked for it.
     stages : dict of str to float
         Seconds by stage.
     tables : tuple of TableRead

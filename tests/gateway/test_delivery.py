@@ -50,7 +50,9 @@ def test_output_waits_for_the_storage_while_other_jobs_run(gateway: GatewayProce
         (entry,) = (gateway.state_dir / "s" / "outbox").iterdir()
         assert entry.stat().st_mode & 0o777 == 0o700
         with FaultyServer([answer(200)], port=port) as storage:
-            assert waiting.result(60).status == 200
+            delivered = waiting.result(60)
+        assert delivered.status == 200
+        assert "sha256" not in delivered.body  # of an uploaded output nobody asks for it
         assert storage.received[-1].body == b'{"x":1}\n{"x":2}\n'
     while outbox(gateway)["jobs"]:
         time.sleep(0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ def test_result_is_kept_for_a_request_without_urls(running_gateway: GatewayProce
     assert (answer.body["exit_code"], answer.body["timeout"], answer.body["request_id"]) == (0, False, 41)
     output = running_gateway.request("GET", "/v1/results/41/output")
     assert output.raw == b'{"x":1}\n{"x":2}\n'
+    assert answer.body["sha256"] == hashlib.sha256(output.raw).hexdigest()
     manifest = running_gateway.request("GET", "/v1/results/41/manifest").body
     assert [(field["name"], field["base_type"]) for field in manifest["fields"]] == [("x", "Integer")]
     events = running_gateway.request("GET", "/v1/results/41/events").raw.decode().splitlines()
@@ -35,8 +37,8 @@ def test_manifest_that_no_answer_can_hold_is_left_out(running_gateway: GatewayPr
 import pathlib
 from transform_shim.job import run
 write_output = run.write_output
-def forged(frame, output_format, output_path, manifest_path, *more):
-    written = write_output(frame, output_format, output_path, manifest_path, *more)
+def forged(frame, output_format, output_path, manifest_path, *more, **options):
+    written = write_output(frame, output_format, output_path, manifest_path, *more, **options)
     pathlib.Path(manifest_path).write_text('{"fields": ' + "[" * DEPTH + "]" * DEPTH + "}")
     return written
 run.write_output = forged

@@ -57,6 +57,8 @@ class JobRequest:
         The output contract of the request as JSON.
     profile : bool
         Whether the columns of the result are profiled, into the file of displays.
+    checksum : bool
+        Whether the result names the SHA-256 of the output.
     """
 
     code: str
@@ -76,6 +78,7 @@ class JobRequest:
     official_compatibility: bool = False
     output_schema: str | None = None
     profile: bool = False
+    checksum: bool = True
 
     @classmethod
     def from_json(cls, text: str) -> JobRequest:
@@ -122,6 +125,7 @@ class JobRequest:
             official_compatibility=bool(value.get("official_compatibility")),
             output_schema=value.get("output_schema"),
             profile=bool(value.get("profile")),
+            checksum=bool(value.get("checksum", True)),
         )
 
     def sources(self) -> tuple[str, Mapping[str, str]]:

@@ -68,7 +68,7 @@ class JobResult:
     columns : tuple of (str, str)
         Name and base type of each column of the output.
     sha256 : str or None
-        Hash of the output file in hexadecimal digits.
+        Hash of the output file in hexadecimal digits, if the request asked for it.
     stages : mapping of str to float
         Seconds by stage.
     tables : tuple of TableRead

@@ -206,7 +206,7 @@ def _do(job: _Job, process: int) -> Written:
             progress = Progress(job.report, "write", "output")
             finish = None if check is None else check.finish
             paths = request.output_path, request.manifest_path
-            return write_output(frame, request.output_format, *paths, progress, finish)
+            return write_output(frame, request.output_format, *paths, progress, finish, checksum=request.checksum)
 
 
 def _profile(job: _Job) -> None:

@@ -1,4 +1,4 @@
-"""The output file: counted and hashed while it is written."""
+"""The output file: counted, and hashed if anybody wants the hash, while it is written."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ __all__ = ["HashingFile"]
 
 
 class HashingFile:
-    """A binary file that computes the length and the SHA-256 of its content.
+    """A binary file that computes the length and, unless `is_hashed` is false, the SHA-256 of its content.
 
     Writes go straight to the descriptor: an error such as EFBIG surfaces with its ``errno`` at the write that met it.
     The methods beyond ``write`` are those that pyarrow asks of a Python file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_hashed: bool = True) -> None:
         self._path = path
         # O_NOFOLLOW: user code may have put a link in the output's place
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o660)
-        self._digest = hashlib.sha256()
+        self._digest = hashlib.sha256() if is_hashed else None
         self.written_bytes = 0
         self.closed = False
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Write all of `data`; returns its length in bytes."""
         view = memoryview(data).cast("B")
-        self._digest.update(view)
+        if self._digest is not None:
+            self._digest.update(view)
         start = 0
         while start < len(view):
             start += os.write(self._descriptor, view[start:])
         self.written_bytes += len(view)
         return len(view)
 
-    def hexdigest(self) -> str:
-        """Return the SHA-256 of everything written so far."""
-        return self._digest.hexdigest()
+    def hexdigest(self) -> str | None:
+        """Return the SHA-256 of everything written so far; None if it is not computed."""
+        return None if self._digest is None else self._digest.hexdigest()
 
     def flush(self) -> None:
         """Do nothing: writes are not buffered."""

@@ -27,7 +27,7 @@ class Written:
     rows: int
     columns: tuple[tuple[str, str], ...]
     output_bytes: int
-    sha256: str
+    sha256: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,14 @@ def write_output(
     manifest_path: Path,
     progress: Progress,
     check: Callable[[], None] | None = None,
+    *,
+    checksum: bool = True,
 ) -> Written:
     """Write data and manifest; after an error neither file is left.
 
     A frame without columns has no rows either. An empty frame becomes an empty JSON lines file: Metabase's loader
     takes a blank line for a row of nulls. `check` is called after the last row and may raise.
+    Without `checksum` the SHA-256 is not computed.
 
     Raises
     ------
@@ -69,7 +72,7 @@ def write_output(
     OSError
         If the file cannot be written (EFBIG: larger than the limit).
     """
-    with HashingFile(output_path) as sink:
+    with HashingFile(output_path, is_hashed=checksum) as sink:
         facts = [ColumnFacts() for _ in frame.names]
         encoder: Encoder = FORMATS[data_format].load_writer()(frame, sink)
         for part in _encoded(frame, encoder) if frame.names else ():

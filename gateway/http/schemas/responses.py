@@ -122,7 +122,7 @@ class JobResponse(ResponseModel):
     bytes_in: int
     bytes_out: int | None = None
     data_format: str | None = None
-    sha256: str | None = None
+    sha256: str | None = Field(None, description="SHA-256 of the result, unless it went to `output_url`.")
     peak_memory_bytes: int | None = None
     displays: int | None = Field(
         None,
@@ -345,7 +345,9 @@ def job_response(record: JobRecord, verdict: Verdict) -> JobResponse:
     members |= holding_members(verdict)
     if output is not None:
         members |= {"rows": output.rows, "fields": output.fields, "bytes_out": output.output_bytes}
-        members |= {"data_format": output.data_format, "sha256": output.sha256}
+        members["data_format"] = output.data_format
+        if output.sha256 is not None:
+            members["sha256"] = output.sha256
     return JobResponse(**members)
 
 

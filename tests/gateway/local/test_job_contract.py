@@ -57,6 +57,8 @@ REQUESTS = st.builds(
     ),
     unfetched=st.lists(st.text(), max_size=3).map(tuple),
     output_schema=st.none() | st.text(),
+    profile=st.booleans(),
+    checksum=st.booleans(),
 )
 
 
@@ -81,6 +83,8 @@ def test_the_shim_reads_every_request_of_the_gateway(request: JobRequest) -> Non
         official_compatibility=request.rules.official_compatibility,
         unfetched=request.unfetched,
         output_schema=request.output_schema,
+        profile=request.profile,
+        checksum=request.checksum,
     )
 
 
