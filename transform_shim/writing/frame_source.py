@@ -211,25 +211,8 @@ def _from_lazy_polars(value: Any, inputs: Sequence[Mapping[str, Any]]) -> Output
     schema = polars.DataFrame(schema=own_schema).to_arrow().schema
     with _users_code():
         frames = value.collect_batches(chunk_size=_LAZY_ROWS, maintain_order=True, engine="streaming")
-    joined = (polars.concat(few, rechunk=True) if len(few) > 1 else few[0] for few in _few_together(_computed(frames)))
-    batches = (batch for frame in joined for batch in frame.to_arrow().cast(schema).to_batches())
+    batches = (batch for frame in _computed(frames) for batch in frame.to_arrow().cast(schema).to_batches())
     return _from_batches(schema, batches, inputs)
-
-
-def _few_together(frames: Iterable[Any]) -> Iterator[list[Any]]:
-    """Yield neighbouring frames of Polars that are one batch together: fewer batches are less work for the writer."""
-    few: list[Any] = []
-    rows = size_bytes = 0
-    for frame in frames:
-        more_bytes = frame.estimated_size()
-        if few and (rows + frame.height > _BATCH_ROWS or size_bytes + more_bytes > _BATCH_BYTES):
-            yield few
-            few, rows, size_bytes = [], 0, 0
-        few.append(frame)
-        rows += frame.height
-        size_bytes += more_bytes
-    if few:
-        yield few
 
 
 def _from_pandas(frame: pd.DataFrame, table_rows: int, mixed_columns: MixedColumns) -> OutputFrame:

@@ -7,12 +7,10 @@ import datetime as dt
 import hashlib
 import io
 import ipaddress
-import itertools
 import json
 import math
 import pathlib
 import uuid
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -376,21 +374,3 @@ def test_link_in_the_outputs_place_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         write(tmp_path, pd.DataFrame({"x": [1]}))
     assert (tmp_path / "secret").read_text() == "kept"
-
-
-def lazy_batches(width: int) -> list[tuple[int, int]]:
-    """First row and rows of each batch of a lazy result of 50,000 texts of this width."""
-    import polars
-
-    numbers = polars.select(n=polars.int_range(0, 50_000)).lazy()
-    texts = numbers.select(polars.col("n").cast(polars.String).str.zfill(width))
-    return [(batch.first_row, batch.rows) for batch in open_frame(texts, []).batches]
-
-
-def test_batches_of_a_lazy_result_are_joined_while_rows_are_narrow(elsewhere: Callable[..., Any]) -> None:
-    for width, most in ((9, 16_384), (1500, (16 << 20) // 1500)):
-        batches = elsewhere(lazy_batches, width)
-        assert [first for first, _ in batches] == [0, *itertools.accumulate(rows for _, rows in batches)][:-1]
-        assert sum(rows for _, rows in batches) == 50_000
-        assert max(rows for _, rows in batches) <= most
-        assert width > 9 or len(batches) <= 4
