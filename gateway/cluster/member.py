@@ -8,8 +8,8 @@ import secrets
 import socket
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +101,8 @@ class Roster:
         self._changed = asyncio.Event()
         #: Returns how many jobs of this member wait for a host.
         self.waiting: Callable[[], int] = lambda: 0
+        #: Returns the hosts that run jobs of this member now, once for each job.
+        self.busy_hosts: Callable[[], Iterable[str]] = lambda: ()
         #: Returns whether this member stops, so that the others cannot use its slots.
         self.is_draining: Callable[[], bool] = lambda: False
         #: Returns the kernels that this member holds.
@@ -159,7 +161,9 @@ class Roster:
         members = self.members()
         there = [beat for beat in members if beat.healthy]
         waiting = sum(beat.waiting for beat in members if beat.name != self._me.name)
-        return SlotCount(sum(beat.slots for beat in there), sum(beat.busy for beat in there), wanted=waiting)
+        own = Counter(self.busy_hosts())  # the last beat of a host may be older than the job that it has begun
+        busy = sum(max(beat.busy, own[beat.name]) for beat in there)
+        return SlotCount(sum(beat.slots for beat in there), busy, wanted=waiting)
 
     def is_gone(self, host: str, boot: str) -> bool:
         """Return whether the process of a host is known to have ended: it left or restarted."""

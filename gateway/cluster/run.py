@@ -163,6 +163,11 @@ class ClusterRun:
         if not self._is_known:  # while the disk writes; no host takes the job before it is published
             self._creating = asyncio.create_task(self._create(), name=f"record {execution_id}")
 
+    @property
+    def busy_host(self) -> str:
+        """Name of the host that runs the job now, or an empty text."""
+        return self._host if self.has_begun and not self._ended.is_set() else ""
+
     def take_slot(self) -> bool:
         self._start()
         return self.has_begun or self._ended.is_set()
@@ -205,8 +210,7 @@ class ClusterRun:
         tasks = [task for task in (self._following, self._repairing) if task is not None]
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
         creating, self._creating = self._creating, None
         if creating is not None:  # never published
             with contextlib.suppress(NoReply, Refused):
@@ -306,10 +310,7 @@ class ClusterRun:
             self._conclude(Verdict.internal())
 
     async def _look(self) -> None:
-        if self._creating is not None:
-            await self._queue()
-            return
-        stored = await self._cluster.broker.leases.get(self.execution_id)
+        stored = None if self._creating is not None else await self._cluster.broker.leases.get(self.execution_id)
         record = record_of(stored)
         if stored is None or record is None:
             await self._queue()
@@ -377,9 +378,8 @@ class ClusterRun:
         member, log_lines = self._cluster.me.name, tuple(reversed(lines))
         assignment = Assignment(self.execution_id, self._attempt, member, VERSION, job, log_lines, url, self._revision)
         # a new number: the broker drops a repeated one for two minutes, even if it has lost the message
-        await self._cluster.broker.publish_job(
-            self.execution_id, f"{self._cluster.me.boot}.{self._publications}", encode(assignment)
-        )
+        number = f"{self._cluster.me.boot}.{self._publications}"
+        await self._cluster.broker.publish_job(self.execution_id, number, encode(assignment))
         self._cluster.republished += self._publications > 0
         self._publications += 1
         self._publish_at = time.monotonic() + self._pause_seconds

@@ -131,6 +131,7 @@ class ClusterRunner:
             await asyncio.to_thread(self._parcels.remove_others, {record.execution_id for record in unfinished})
         self._roster.is_draining = is_draining
         self._roster.waiting = lambda: sum(not run.has_begun for run in self._runs.values())
+        self._roster.busy_hosts = lambda: (run.busy_host for run in self._runs.values())
         self._host.is_draining = is_draining
         self._roster.on_news(self._wake_all)
         if not self._settings.runs_only:  # a host accepts nothing, and has no right to these
