@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import resource
@@ -131,6 +132,7 @@ def allow_data(size_bytes: int) -> Callable[[], None]:
     """For `before`: limit private memory to what is there now and `size_bytes` more (allocators reserve plenty)."""
 
     def limit() -> None:
+        gc.collect()  # what earlier tests left would be freed during the job, and be room that it must not have
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         allowed_bytes = (int(status["VmData"].split()[0]) << 10) + size_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (allowed_bytes, allowed_bytes))
