@@ -299,9 +299,11 @@ docker-test: $(VENV)/.project ## build a test image, run it in every supported w
 # If ARGS selects tests, a run may be left with none, which is pytest's exit status 5.
 SANDBOX_TESTS := tests/kernel_spec/sandbox
 # Bytecode is kept whatever the environment says: without it each process of a run compiles all tests.
-# What fails in one run does not stop the next one of a target. A run that ended before its last test leaves a note.
+# What fails in one run does not stop the next one of a target, but an interrupt does. `.ci/run` compares the notes of failed
+# runs with those of pytest.
 PYTEST = failed=0; run() { env -u PYTHONDONTWRITEBYTECODE "$(PY)" -m pytest "$$@" $(ARGS) && return; status=$$?; \
-	if [ $$status = 5 ] && [ -n "$(ARGS)" ]; then return; fi; failed=$$status; [ $$status = 1 ] || touch .pytest_cache/ended_early; }
+	if [ $$status = 5 ] && [ -n "$(ARGS)" ]; then return; fi; failed=$$status; \
+	[ $$status != 2 ] || exit 2; mkdir -p .pytest_cache; echo failed >>.pytest_cache/failed_runs; }
 # runs side by side must not share the list of failed tests
 RUN_SANDBOX_TESTS = run $(SANDBOX_TESTS) -o cache_dir=.pytest_cache/sandbox
 # Tests wait for a third of their time or more, so two cores have work for four processes. tests/conftest.py orders the
@@ -315,7 +317,7 @@ SPREAD = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.project ## run the tests in WORKERS=4 processes (ARGS="-k name" chooses)
 	@# the sandbox's tests run beside the others, and what they print comes after these
 	@$(PYTEST); log=$$(mktemp); ($(RUN_SANDBOX_TESTS); exit $$failed) >"$$log" 2>&1 & sandbox=$$!; \
-	run --ignore=$(SANDBOX_TESTS) --ignore=tests/gateway/cluster -m "not alone and not soak" $(SPREAD); \
+	(run --ignore=$(SANDBOX_TESTS) --ignore=tests/gateway/cluster -m "not alone and not soak" $(SPREAD); exit $$failed) || failed=$$?; \
 	wait $$sandbox || failed=$$?; cat "$$log"; rm -f "$$log"; \
 	run $(ALONE) -m "alone and not soak"; exit $$failed
 

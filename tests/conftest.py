@@ -53,6 +53,20 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: pytest.ExitCode, config: pytest.Config
+) -> None:
+    """Note for `.ci/run` which of the listed tests passed, and that a run failed by tests and by nothing else."""
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist, whose results the first one has
+        return
+    if (listed := config.getoption("--listed")) is not None:
+        with listed.with_suffix(".passed").open("a") as passed:
+            passed.writelines(f"{report.nodeid}\n" for report in terminalreporter.getreports("passed"))
+    if exitstatus == pytest.ExitCode.TESTS_FAILED and (notes := config.rootpath / ".pytest_cache").is_dir():
+        with (notes / "runs_with_failed_tests").open("a") as runs:
+            runs.write("failed\n")
+
+
 def pytest_configure() -> None:
     """Let children be interrupted: a shell starts jobs in the background with SIGINT ignored, which they would inherit."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
