@@ -114,7 +114,8 @@ class AsyncTransformClient:
         """Cancel a job repeatedly until its call has ended: the gateway does not have it while its tables are sent."""
         deadline = asyncio.get_running_loop().time() + CANCEL_SECONDS
         while not running.done() and asyncio.get_running_loop().time() < deadline:
-            with contextlib.suppress(TransformError):
+            with contextlib.suppress(TransformError, TimeoutError):
                 # not in our own threads: all may be busy, and none starts after the end of the `async with` statement
-                await asyncio.to_thread(self._client.cancel, request_id)
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.to_thread(self._client.cancel, request_id)
             await asyncio.sleep(POLL_SECONDS)

@@ -191,7 +191,7 @@ class Execution:
             rules=self._kernel.parts.rules,
             output_schema=job.output_schema,
             profile=job.profile,
-            # it takes a quarter of the time of writing, and nobody compares an uploaded output with it
+            # it takes a quarter of the processor time of writing, and nobody compares an uploaded output with it
             checksum=not isinstance(job.delivery, UrlDelivery),
         )
         if request.sources_characters <= SOURCES_IN_REQUEST_CHARACTERS:

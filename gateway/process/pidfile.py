@@ -73,7 +73,7 @@ class Running:
 
     @property
     def alive(self) -> bool:
-        """Whether exactly this process still runs (a zombie does not)."""
+        """Whether exactly this process still runs (a zombie does not, once all of its threads have ended)."""
         return procfs.read_start_ticks(self.pid) == self.started and _boot_id() == self.boot
 
     def outlives_its_end(self) -> bool:
@@ -122,7 +122,7 @@ def _open(path: Path, flags: int) -> int:
 
 
 def find_running(state_dir: Path, *, of_any_user: bool = False) -> Running | None:
-    """Return the gateway that runs with `state_dir`, if any.
+    """Return the gateway that runs with `state_dir`, if any; one that has begun to end is waited for, up to 10 s.
 
     Parameters
     ----------

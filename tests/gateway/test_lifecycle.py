@@ -369,8 +369,9 @@ def _settled_footprint(gateway: GatewayProcess, expected: dict[str, int] | None 
     for _ in range(240):
         found = _footprint(gateway)
         ready = gateway.request("GET", "/v1/status").body["ready_kernels"]
-        if found == (expected or last) and (ready["starting"], found["workspaces"]) == (0, 1):
+        if found == (last if expected is None else expected) and (ready["starting"], found["workspaces"]) == (0, 1):
             return found
         last = found
         time.sleep(0.25)
-    return last if expected else {}
+    assert expected is not None, f"the gateway does not come to rest: {last}"
+    return last

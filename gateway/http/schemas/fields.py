@@ -19,8 +19,8 @@ from gateway.storage.objects.hosts import refusal
 from gateway.storage.objects.target import is_visible_ascii
 
 MAX_REQUEST_ID_CHARACTERS = 200
-#: Each whole number up to here has a float of its own; beyond it two texts in JSON may be read as one float.
-LARGEST_EXACT_FLOAT = 2**53
+#: Each whole number below it has a float of its own; from here on two texts in JSON may be read as one float.
+LEAST_INEXACT_FLOAT = 2**53
 MAX_URL_CHARACTERS = 16_384
 MAX_LABEL_CHARACTERS = 200
 MAX_MODULE_NAME_CHARACTERS = 100
@@ -57,7 +57,7 @@ def whole_number(value: object) -> object:
     7.0 and 7e0 are the integer 7: JSON has one type of numbers, JSON Schema goes by the value, and some writers of JSON
     know floats only.
     """
-    if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_EXACT_FLOAT:
+    if isinstance(value, float) and value.is_integer() and abs(value) < LEAST_INEXACT_FLOAT:
         return int(value)
     return value
 

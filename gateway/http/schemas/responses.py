@@ -318,7 +318,9 @@ def iso_utc(seconds: float) -> str:
     It is never later than the time: a job is among those `since` its time of creation. `datetime` rounds to
     microseconds.
     """
-    moment = datetime.fromtimestamp(math.floor(seconds * 1000) / 1000, UTC)
+    milliseconds = math.floor(seconds * 1000)
+    milliseconds -= milliseconds / 1000 > seconds  # the product may have been rounded to the next whole number
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -49,7 +49,7 @@ def offset_of(asked: Asked) -> int:
 def working(fake: FakeGateway, request_id: str = "r1") -> FakeGateway:
     """Let the fake gateway answer a job that succeeds, and that has said one line."""
 
-    def logs(asked: Asked) -> Reply:  # the client asks once, or for the second time while it waits
+    def logs(asked: Asked) -> Reply:  # a client that waits longer than a poll asks again
         offset = offset_of(asked)
         return log_answer(*["said"][offset:], state="finished", offset=offset)
 

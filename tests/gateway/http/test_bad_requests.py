@@ -20,6 +20,7 @@ WRONG: list[tuple[str, Any]] = [
     ("request_id", None),
     ("request_id", True),
     ("request_id", 1.5),
+    ("request_id", 2.0**53),
     ("request_id", 2.0**54),
     ("request_id", 1e300),
     ("request_id", ""),
