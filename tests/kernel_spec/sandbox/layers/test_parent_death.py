@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 
 import pytest
 
@@ -16,16 +15,17 @@ PR_GET_PDEATHSIG = 2
 def outlives_its_parent(follows: bool) -> bool:
     """Whether a kernel is still there after its launcher has ended; it holds a pipe open as long as it lives."""
     life, held = os.pipe()
+    stop, release = os.pipe()
     launcher = fork()
     if launcher == 0:
         ready, tell = os.pipe()
         launcher_pid = os.getpid()
         if os.fork() == 0:
-            signal.alarm(100)
+            os.close(release)
             if follows:
                 parent_death.follow_launcher(launcher_pid, None)
             os.write(tell, b"x")
-            os.read(life, 1)  # never comes: it is written by nobody
+            os.read(stop, 1)
             os._exit(0)
         os.read(ready, 1)
         os._exit(0)
@@ -34,7 +34,8 @@ def outlives_its_parent(follows: bool) -> bool:
     poller = select.poll()
     poller.register(life, select.POLLHUP)
     survived = not poller.poll(60_000 if follows else 50)
-    os.close(life)
+    for descriptor in (life, stop, release):
+        os.close(descriptor)
     return survived
 
 
