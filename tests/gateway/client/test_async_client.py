@@ -97,3 +97,32 @@ def test_a_call_that_outlives_its_client_can_be_cancelled() -> None:
             assert cancelled.is_set()
     finally:
         cancelled.set()
+
+
+def test_a_cancel_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.client.async_client.CANCEL_SECONDS", 0.1)
+    begun, released = threading.Event(), threading.Event()
+
+    def execute(asked: Asked) -> Reply:
+        begun.set()
+        assert released.wait(60)
+        return 500, {"execution_id": "e", "exit_code": -1, "code": "cancelled"}
+
+    def cancel(asked: Asked) -> Reply:
+        assert released.wait(60)
+        return 200, {}
+
+    async def run(url: str) -> bool:
+        async with AsyncTransformClient(url) as client:
+            call = asyncio.create_task(client.run("c", request_id="a-3"))
+            assert await asyncio.to_thread(begun.wait, 60)
+            call.cancel()
+            try:
+                with pytest.raises(asyncio.CancelledError):
+                    await asyncio.wait_for(call, SECONDS)
+                return not released.is_set()
+            finally:
+                released.set()
+
+    with FakeGateway({"POST /v1/execute": execute, "POST /v1/cancel": cancel}) as fake:
+        assert asyncio.run(run(fake.url))

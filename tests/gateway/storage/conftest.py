@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,9 +55,16 @@ def sink() -> Recorder:
     return Recorder()
 
 
-def open_descriptors() -> set[str]:
-    """Return the numbers of this process's open files; a leak makes the set grow."""
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
+def open_descriptors() -> set[tuple[str, str]]:
+    """Return number and target of each open file of this process; a leak makes the set grow.
+
+    The number alone does not tell a leak from a file that was open before and has been closed since.
+    """
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of this listing
+            found.add((path.name, str(path.readlink())))
+    return found
 
 
 def files_in(directory: Path) -> list[str]:

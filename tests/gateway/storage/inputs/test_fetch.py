@@ -296,7 +296,7 @@ async def test_cancelled_fetch_closes_files_and_connections(
             await fetching
         assert await asyncio.to_thread(closed.wait, 60)
     await asyncio.sleep(0)
-    left = {fd for fd in open_descriptors() - before if _is_file_or_socket(fd)}
+    left = {fd for fd, _ in open_descriptors() - before if _is_file_or_socket(fd)}
     assert left == set()
 
 
