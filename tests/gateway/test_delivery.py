@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import shutil
 import signal
@@ -48,7 +50,7 @@ def test_output_waits_for_the_storage_while_other_jobs_run(gateway: GatewayProce
         assert (state["jobs"], state["bytes"]) == (1, len(b'{"x":1}\n{"x":2}\n'))
         assert state["oldest_seconds"] > 0
         (entry,) = (gateway.state_dir / "s" / "outbox").iterdir()
-        assert entry.stat().st_mode & 0o777 == 0o700
+        assert entry.stat().st_mode & 0o777 == 0o600
         with FaultyServer([answer(200)], port=port) as storage:
             delivered = waiting.result(60)
         assert delivered.status == 200
@@ -74,8 +76,9 @@ def test_computed_output_is_delivered_by_the_next_process_and_not_computed_again
         assert time.monotonic() < deadline
         time.sleep(0.02)
     state_dir = gateway.state_dir / "s"
-    computed = (state_dir / "outbox" / job_id / "output").read_bytes()
-    assert b"127.0.0.1" not in (state_dir / "outbox" / job_id / "note.json").read_bytes()
+    note = (state_dir / "outbox" / job_id).read_bytes()
+    assert b"127.0.0.1" not in note
+    computed = base64.b64decode(json.loads(note)["output"])
     (state_dir / "outbox" / "of-a-job-that-is-not-known").mkdir()
     gateway.process.send_signal(number)
     gateway.process.wait(60)

