@@ -1,4 +1,4 @@
-"""Files below allowed directories, opened without following links and without a race.
+"""Files below allowed directories, opened without following links and without a race, and their removal.
 
 A path is walked one component at a time, each opened relative to the one before with O_NOFOLLOW. A process that renames
 entries meanwhile can therefore only make the walk fail. openat2(2) with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS does the
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -214,3 +215,18 @@ def _link_error(error: OSError, name: str, directory: int) -> OSError:
             if stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
                 return PathNotAllowed(errno.EACCES, f"leads through the symbolic link {name!r}")
     return error
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a directory with all that it contains; leave what cannot be removed.
+
+    Parameters
+    ----------
+    path : Path
+        Belongs to the caller alone.
+    """
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Coroutine
+from typing import Any, TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @contextlib.asynccontextmanager
@@ -79,10 +82,22 @@ async def set_within(event: asyncio.Event, seconds: float) -> bool:
     return event.is_set()
 
 
-@contextlib.contextmanager
-def first_failure() -> Iterator[None]:
-    """Raise the first failure of the `asyncio.TaskGroup` inside bare, as if there had been no group."""
+async def gather_two(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """Await both; when one fails, cancel the other and raise the failure itself, not in a group.
+
+    Parameters
+    ----------
+    first, second : coroutine
+        Run at the same time; `first` begins first.
+
+    Returns
+    -------
+    tuple
+        The results of both.
+    """
     try:
-        yield
+        async with asyncio.TaskGroup() as group:
+            tasks = group.create_task(first), group.create_task(second)
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
+    return tasks[0].result(), tasks[1].result()

@@ -15,7 +15,7 @@ from gateway.core.errors import FailureCode, JobFailed
 from gateway.core.events import Displayed, JobLog, Progress
 from gateway.core.job import Job, UrlDelivery, Verdict
 from gateway.core.log_json import decode_line
-from gateway.core.tasks import first_of, started
+from gateway.core.tasks import first_of, gather_two, started
 from gateway.core.uploads import UploadPermit
 from gateway.jobs.delivery import JobOutputs
 from gateway.local.held_kernels import HeldKernels
@@ -34,6 +34,7 @@ from gateway.local.job_result import RESULT_CAP_BYTES, parse_result
 from gateway.local.kernel import JobKernel
 from gateway.local.verdict import ExecutionFacts, decide
 from gateway.storage import FetchedTable, Outbox, OutboxNote, open_output
+from gateway.storage.inputs.fetch import table_paths
 from gateway.storage.outputs.job_files import MANIFEST_CAP_BYTES
 from gateway.storage.state_directory import DiskSpace
 from kernel_spec.protocol.limits import Limits
@@ -127,8 +128,7 @@ class Execution:
         """
         kernel, limits = self._kernel, self._kernel.parts.limits
         limits = replace(limits, cpu_seconds=max(limits.cpu_seconds, math.ceil(self._job.timeout_seconds)))
-        await kernel.set_cpu_limit(limits.cpu_seconds)
-        request = await self._request(tables)
+        _, request = await gather_two(kernel.set_cpu_limit(limits.cpu_seconds), self._request(tables))
         code = request.execute_code()
         kernel.pipes.start(self._log)
         try:
@@ -181,7 +181,7 @@ class Execution:
         request = JobRequest(
             code=job.code,
             library=job.library,
-            tables=tuple(_moved(table, Path(workspace.inputs_dir)) for table in tables),
+            tables=tuple(_moved(table, Path(workspace.inputs_dir, str(n))) for n, table in enumerate(tables)),
             unfetched=tuple(table.alias for table in job.tables if table.alias not in fetched),
             output_format=job.output_format,
             out_dir=Path(workspace.out_dir),
@@ -282,7 +282,7 @@ def _disk_shortage(directory: Path) -> str:
         return f"does not have the job's directory any more ({error.strerror})"
 
 
-def _moved(table: FetchedTable, inputs_dir: Path) -> FetchedTable:
-    data_path = table.data_path.rename(inputs_dir / table.data_path.name)
-    manifest_path = table.manifest_path and table.manifest_path.rename(inputs_dir / table.manifest_path.name)
-    return dataclasses.replace(table, data_path=data_path, manifest_path=manifest_path)
+def _moved(table: FetchedTable, stem: Path) -> FetchedTable:
+    data, manifest = table_paths(stem)
+    manifest_path = table.manifest_path and table.manifest_path.rename(manifest)
+    return dataclasses.replace(table, data_path=table.data_path.rename(data), manifest_path=manifest_path)

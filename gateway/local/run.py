@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from gateway.core.cancellation import StopSignal
+from gateway.core.directories import remove
 from gateway.core.errors import FailureCode, JobFailed
 from gateway.core.events import JobLog, StateChanged
 from gateway.core.job import Job, JobState, Verdict
@@ -26,7 +26,7 @@ from gateway.local.kernel_pool import KernelPool
 from gateway.local.slots import Slots
 from gateway.local.verdict import timeout_message
 from gateway.storage import FetchedTable, ObjectClient, OpenOutput, Outbox, OutboxNote, fetch_tables
-from gateway.storage.inputs.fetch import shown_alias
+from gateway.storage.inputs.fetch import shown_alias, table_paths
 from gateway.storage.inputs.linked import linked_tables
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ FAULTS_OF_MACHINE = frozenset(
     }
 )
 
-#: Name of the directory for second names of a job's tables.
-KEPT_INPUTS = "inputs"
+#: Suffix of the directory for second names of a job's tables.
+KEPT_INPUTS = ".inputs"
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +53,7 @@ class Machine:
     ----------
     settings : Settings
     jobs_dir : Path
-        Holds a directory for each job whose inputs are fetched.
+        Holds the fetched inputs of all jobs that no kernel has taken yet.
     slots : Slots
     kernels : KernelPool
     held : HeldKernels
@@ -97,7 +97,7 @@ class LocalRun:
         self._execution_id = execution_id
         self._uploads = uploads
         self._permit = permit
-        self._job_dir = machine.jobs_dir / execution_id
+        self._inputs_stem = machine.jobs_dir / execution_id
         self.has_slot = False
         self._kernel: JobKernel | None = None
         self._releasing: asyncio.Task[None] | None = None
@@ -183,9 +183,17 @@ class LocalRun:
         releasing = self._release_kernel()
         if releasing is not None:
             await asyncio.wait({releasing})
-        await asyncio.to_thread(shutil.rmtree, self._job_dir, True)
+        await self._remove_inputs()
         # The job is answered and gone, so a kernel that boots delays nothing of it.
         self._machine.kernels.refill()
+
+    async def _remove_inputs(self) -> None:
+        """Remove the inputs that no kernel has taken, in a thread: Linux takes long for a large file."""
+        stem = self._inputs_stem
+        paths = [p for n in range(len(self._tables)) for p in table_paths(stem.with_name(f"{stem.name}.{n}"))]
+        for path in (*paths, stem.with_suffix(KEPT_INPUTS)):
+            if path.exists():
+                await asyncio.to_thread(remove, path)
 
     def _take_over(self, note: OutboxNote, output: OpenOutput) -> None:
         """Take over the output that an earlier process computed for this job."""
@@ -211,8 +219,7 @@ class LocalRun:
             return ()
         machine = self._machine
         try:
-            # with its parent, which may have been removed
-            self._job_dir.mkdir(mode=0o700, parents=True)
+            machine.jobs_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may have been removed
         except OSError as error:
             text = f"The gateway could not make a directory for the job's tables: {error.strerror or error}"
             raise JobFailed(FailureCode.GATEWAY_DISK_FAILED, text) from None
@@ -220,17 +227,18 @@ class LocalRun:
             tables = await fetch_tables(
                 machine.client,
                 self._tables,
-                self._job_dir,
+                machine.jobs_dir,
                 machine.settings,
                 self._log,
                 self._uploads,
                 self._unfetched,
+                f"{self._execution_id}.",
             )
         finally:
             self._stages.setdefault("fetch", time.monotonic() - self._fetch_began)
         self._bytes_in = sum(table.bytes for table in tables)
         if machine.settings.keep_failed_jobs:
-            self.inputs = linked_tables(tables, self._job_dir / KEPT_INPUTS)
+            self.inputs = linked_tables(tables, self._inputs_stem.with_suffix(KEPT_INPUTS))
         return tables
 
     async def _acquire(self) -> JobKernel:

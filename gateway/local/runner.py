@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-import shutil
 import time
 from collections.abc import Callable
 
 from gateway.core.cancellation import StopSignal
+from gateway.core.directories import remove
 from gateway.core.errors import FailureCode, JobFailed
 from gateway.core.events import JobLog
 from gateway.core.job import HeldKernel, Job
@@ -200,4 +200,4 @@ class LocalRunner:
         with contextlib.suppress(OSError):
             self._machine.jobs_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             for leftover in self._machine.jobs_dir.iterdir():
-                shutil.rmtree(leftover, ignore_errors=True)
+                remove(leftover)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import get_args
 
 import orjson
 
@@ -20,16 +20,13 @@ from gateway.core.events import EventSink, Progress
 from gateway.core.formats import DataFormat
 from gateway.core.job import FileSource, InputTable, MetabaseSource, ParcelSource, Source, UploadSource, UrlSource
 from gateway.core.settings import Settings
-from gateway.core.tasks import first_failure
+from gateway.core.tasks import gather_two
 from gateway.core.uploads import Uploads
 from gateway.storage.inputs.compression import Compression, UnusableInput, compression_of, decompress_manifest
 from gateway.storage.inputs.metabase import read_table
 from gateway.storage.objects.client import ObjectClient
 from gateway.storage.objects.errors import StorageError
 from gateway.storage.objects.retries import RetryPolicy, error_from
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 #: More connections than this share the same network and only cost memory.
 PARALLEL_TABLES = 4
@@ -88,6 +85,7 @@ async def fetch_tables(
     sink: EventSink,
     uploads: Uploads | None = None,
     unfetched: dict[str, None] | None = None,
+    prefix: str = "",
 ) -> tuple[FetchedTable, ...]:
     """Fetch every table of a job into `into_dir`, as ``0.data``, ``0.manifest``, ``1.data`` and so on, mode 0644.
 
@@ -98,7 +96,7 @@ async def fetch_tables(
     tables : tuple of InputTable
         The tables of the request.
     into_dir : Path
-        An empty directory of this job. After a failure it contains partial files, for its owner to remove.
+        A directory without files of these names. After a failure there are partial ones, for its owner to remove.
     settings : Settings
         ``max_input_bytes``, ``working_dir_roots``.
     sink : EventSink
@@ -107,6 +105,8 @@ async def fetch_tables(
         Files that came with the request; they are linked, and stay where they are.
     unfetched : dict, optional
         Aliases of tables that are not complete, as keys; each is removed when its table is complete.
+    prefix : str
+        Begin of the names of all files.
 
     Returns
     -------
@@ -124,7 +124,7 @@ async def fetch_tables(
 
     async def fetch(number: int, table: InputTable) -> FetchedTable:
         async with slots:
-            fetched = await _Fetch(client, table, into_dir / str(number), settings, sink, budget, uploads).run()
+            fetched = await _Fetch(client, table, into_dir / f"{prefix}{number}", settings, sink, budget, uploads).run()
         if unfetched is not None:
             unfetched.pop(table.alias, None)
         return fetched
@@ -154,8 +154,7 @@ class _Fetch:
         self._client = client
         self._table = table
         self._uploads = uploads
-        self._data_path = stem.with_name(f"{stem.name}.data")
-        self._manifest_path = stem.with_name(f"{stem.name}.manifest")
+        self._data_path, self._manifest_path = table_paths(stem)
         self._settings = settings
         self._sink = sink
         self._budget = budget
@@ -315,17 +314,14 @@ class _Fetch:
         return JobFailed(FailureCode.INPUT_UNAVAILABLE, text, retryable=retryable)
 
 
+def table_paths(stem: Path) -> tuple[Path, Path]:
+    """Return the paths of a fetched table's data and manifest, from that path without their suffixes."""
+    return stem.with_name(f"{stem.name}.data"), stem.with_name(f"{stem.name}.manifest")
+
+
 def shown_alias(alias: str) -> str:
     """Return a table's alias in quotes for a message, cut where it is long."""
     return repr(alias if len(alias) <= SHOWN_ALIAS_CHARACTERS else alias[:SHOWN_ALIAS_CHARACTERS] + "...")
-
-
-async def gather_two(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
-    """Await both; when one fails, cancel the other and raise the failure itself, not in a group."""
-    with first_failure():
-        async with asyncio.TaskGroup() as group:
-            tasks = group.create_task(first), group.create_task(second)
-    return tasks[0].result(), tasks[1].result()
 
 
 def _data_format(manifest_path: Path | None, asked: DataFormat) -> DataFormat:

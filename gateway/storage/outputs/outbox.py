@@ -14,7 +14,6 @@ import contextlib
 import errno
 import logging
 import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway.core.async_files import SMALL_BYTES, create_file
+from gateway.core.directories import remove
 from gateway.core.errors import FailureCode, JobFailed
 from gateway.core.events import LogSnapshot
 from gateway.core.job import Verdict
@@ -132,7 +132,7 @@ class Outbox:
         path = self._directory / execution_id
         found = self._read(execution_id)
         if found is None:
-            _remove(path)
+            remove(path)
             return None
         self._entries[execution_id] = OutboxEntry(path, found[1].size_bytes, time.monotonic())
         return found
@@ -155,7 +155,7 @@ class Outbox:
     def remove_unclaimed(self) -> None:
         """Remove outputs of an earlier process that no job of this process has reclaimed."""
         for name in self._left:
-            _remove(self._directory / name)
+            remove(self._directory / name)
         self._left.clear()
 
     def put(self, execution_id: str, path: Path, output: OpenOutput, note: OutboxNote) -> OutboxEntry:
@@ -195,7 +195,7 @@ class Outbox:
                 path.rename(entry.path / OUTPUT)
                 _write(entry.path / NOTE, note)
         except OSError as error:
-            _remove(entry.path)
+            remove(entry.path)
             text = f"The gateway could not store the output for its delivery: {error.strerror or error}"
             raise JobFailed(FailureCode.GATEWAY_DISK_FAILED, text) from None
         self._entries[execution_id] = entry
@@ -221,7 +221,7 @@ class Outbox:
         """
         entry = self._entries.pop(execution_id, None)
         if entry is not None:
-            _remove(entry.path)
+            remove(entry.path)
 
     def count_retry(self) -> None:
         """Count one more attempt to deliver something."""
@@ -254,11 +254,3 @@ def _in_memory(content: bytes) -> OpenOutput:
     with os.fdopen(descriptor, "wb", closefd=False) as file:
         file.write(content)
     return OpenOutput(descriptor, len(content))
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.core.cancellation import StopSignal
 from gateway.core.errors import FailureCode, JobFailed
-from gateway.core.tasks import first_failure, first_of, started
+from gateway.core.tasks import first_of, gather_two, started
 
 
 class Step:
@@ -78,16 +78,13 @@ async def test_a_step_that_is_done_counts_although_the_job_is_stopped() -> None:
     assert await stop.guard(step()) == 7
 
 
-async def test_the_first_failure_of_a_group_comes_bare() -> None:
+async def test_failure_of_one_of_two_comes_bare_and_ends_the_other() -> None:
     step = Step()
 
-    async def group() -> None:
-        with first_failure():
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(step())
-                await step.begun.wait()
-                raise JobFailed(FailureCode.INTERNAL, "one of them failed")
+    async def fail() -> None:
+        await step.begun.wait()
+        raise JobFailed(FailureCode.INTERNAL, "one of them failed")
 
     with pytest.raises(JobFailed):
-        await group()
+        await gather_two(step(), fail())
     assert step.cleaned_up
