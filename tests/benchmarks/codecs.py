@@ -1,7 +1,8 @@
 """Reading and writing alone, beside the libraries that do nothing else, on the same file with the same types.
 
 Runs in a process of its own with the environment of a kernel: ``python -m tests.benchmarks.codecs FILE MANIFEST ROUNDS``
-prints one JSON object of names and seconds. The candidates take turns, so that a busy moment meets all of them.
+prints one JSON object of names and seconds. The candidates take turns, so that a busy moment meets all of them, and each
+round begins with another one: what pandas frees and what is left to be written to the disk slow the next one down.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,11 +93,13 @@ def main(data_path: Path, manifest_path: Path, rounds: int) -> None:
         },
     }
     seconds: dict[str, dict[str, list[float]]] = {way: {name: [] for name in found} for way, found in ways.items()}
-    for _ in range(rounds):
+    for number in range(rounds):
         for way, candidates in ways.items():
-            for name, call in candidates.items():
+            names = deque(candidates)
+            names.rotate(-number)
+            for name in names:
                 began = time.perf_counter()
-                call()
+                candidates[name]()
                 seconds[way][name].append(time.perf_counter() - began)
     print(json.dumps(seconds))
 
