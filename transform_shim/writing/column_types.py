@@ -49,6 +49,9 @@ def facts_of(array: pa.Array, source: Field | None) -> ColumnFacts:
     if array.null_count == len(array):
         return ColumnFacts()
     if pa.types.is_integer(array.type):
+        if not array.null_count:  # numpy's call takes a fresh process 0.1 ms less than Arrow's
+            values = array.to_numpy()
+            return ColumnFacts(True, min(int(values.min()), 0), max(int(values.max()), 0))
         extremes = pc.min_max(array)
         return ColumnFacts(True, min(extremes["min"].as_py(), 0), max(extremes["max"].as_py(), 0))
     if pa.types.is_large_string(array.type) and source is not None and source.base_type == "UUID":
