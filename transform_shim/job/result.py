@@ -10,7 +10,7 @@ import json
 import os
 import resource
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -104,23 +104,29 @@ class JobResult:
         bytes
             One JSON object in UTF-8.
         """
-        value: dict[str, Any] = {"version": RESULT_VERSION, **asdict(self), "peak_memory_bytes": peak_memory_bytes()}
+        value = {"version": RESULT_VERSION, **_members(self), "peak_memory_bytes": peak_memory_bytes()}
         value["message"] = self.message[:_MESSAGE_CHARS]
         value["error_type"] = self.error_type and self.error_type[:_ERROR_TYPE_CHARS]
         # as the parent of a process sees it (wait(2))
         value["exit_code"] = self.exit_code if -256 < self.exit_code < 256 else self.exit_code % 256
         value["stages"] = {name: round(seconds, 6) for name, seconds in self.stages.items()}
         value["columns"] = _columns_within_bounds(self.columns, _MOST_COLUMNS)
-        value["tables"] = _within_bounds(value["tables"][:_MOST_TABLES], _MOST_COLUMNS - len(value["columns"]))
+        value["tables"] = _within_bounds(self.tables[:_MOST_TABLES], _MOST_COLUMNS - len(value["columns"]))
         return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def _within_bounds(tables: list[dict[str, Any]], left: int) -> list[dict[str, Any]]:
+def _members(value: JobResult | TableRead) -> dict[str, Any]:
+    """Return the members as they are; `dataclasses.asdict` copies them all the way down."""
+    return {entry.name: getattr(value, entry.name) for entry in fields(value)}
+
+
+def _within_bounds(tables: Sequence[TableRead], left: int) -> list[dict[str, Any]]:
+    bounded = []
     for table in tables:
-        table["alias"] = table["alias"][:_NAME_CHARS]
-        table["columns"] = _columns_within_bounds(table["columns"], left)
-        left -= len(table["columns"])
-    return tables
+        columns = _columns_within_bounds(table.columns, left)
+        bounded.append({**_members(table), "alias": table.alias[:_NAME_CHARS], "columns": columns})
+        left -= len(columns)
+    return bounded
 
 
 def _columns_within_bounds(columns: Sequence[tuple[str, str]], most: int) -> list[list[str]]:
