@@ -9,11 +9,19 @@ import pytest
 
 from tests.transform_shim.jobs import Outcome, run_job
 from transform_shim.job.warm_up import convert_every_type
+from transform_shim.reading.jsonl import small_blocks
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm() -> None:
     convert_every_type()
+
+
+@pytest.fixture(params=["small", "large"])
+def each_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the small tables of a test in Python, as they are, and with Arrow, as large ones are."""
+    if request.param == "large":
+        monkeypatch.setattr(small_blocks, "SMALL_BYTES", -1)
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from transform_shim.reading.table_source import TableSource
 from transform_shim.writing.frame_source import open_frame
 from transform_shim.writing.output import write_output
 
+pytestmark = pytest.mark.usefixtures("each_size")
+
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NAMES = st.lists(TEXTS, min_size=1, max_size=4, unique=True)
 INSTANTS = st.datetimes(dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30))

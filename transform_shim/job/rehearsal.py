@@ -13,7 +13,9 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from transform_shim.job.request import JobRequest
 from transform_shim.job.result import write_result
@@ -27,12 +29,14 @@ _CODE = """
 import pandas as pd
 
 
-def transform(left):
+def transform(left, right):
     groups = left.groupby("text", as_index=False)["number"].sum().sort_values("number")
     return left[left["number"] > 0].merge(groups, on="text", how="left", suffixes=("", "_sum"))
 """
 _FIELDS = {"whole": "Integer", "number": "Float", "text": "Text", "flag": "Boolean", "at": "DateTime"}
 _ROWS = 100
+#: A table that is read as a large one is (`transform_shim.reading.jsonl.small_blocks`).
+_DECIMAL = {"decimal": "Decimal"}
 
 
 def warm_up() -> None:
@@ -67,21 +71,19 @@ def _place() -> str | None:
 
 
 def _request(directory: Path) -> JobRequest:
-    data_path, manifest_path, work_dir = directory / "data", directory / "manifest", directory / "work"
+    work_dir = directory / "work"
     work_dir.mkdir()
-    rows = (
+    rows = [
         {"whole": i, "number": i / 4, "text": f"t{i % 5}", "flag": i % 2 == 0, "at": f"2024-01-15T10:{i % 60:02}:00"}
         for i in range(_ROWS)
-    )
-    data_path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    fields = [{"name": field, "base_type": f"type/{kind}"} for field, kind in _FIELDS.items()]
-    manifest_path.write_text(json.dumps({"fields": fields}))
+    ]
+    tables = [_table(directory, "left", _FIELDS, rows), _table(directory, "right", _DECIMAL, [{"decimal": 1.5}])]
     return JobRequest.from_json(
         json.dumps(
             {
                 "version": 1,
                 "code": _CODE,
-                "tables": [{"alias": "left", "data_path": str(data_path), "manifest_path": str(manifest_path)}],
+                "tables": tables,
                 "output_path": str(directory / "output"),
                 "manifest_path": str(directory / "output-manifest.json"),
                 "result_path": str(directory / "result.json"),
@@ -89,3 +91,11 @@ def _request(directory: Path) -> JobRequest:
             }
         )
     )
+
+
+def _table(directory: Path, alias: str, kinds: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    data_path, manifest_path = directory / f"{alias}.data", directory / f"{alias}.manifest"
+    data_path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    fields = [{"name": name, "base_type": f"type/{kind}"} for name, kind in kinds.items()]
+    manifest_path.write_text(json.dumps({"fields": fields}))
+    return {"alias": alias, "data_path": str(data_path), "manifest_path": str(manifest_path)}

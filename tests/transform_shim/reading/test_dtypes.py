@@ -28,7 +28,7 @@ from tests.transform_shim.test_roundtrip import examples
 from transform_shim.core.base_types import PARENTS
 from transform_shim.core.decimals import arrow_decimal, decimal_array, digits_of, engine_decimal
 from transform_shim.core.errors import InputInvalid
-from transform_shim.reading.jsonl import blocks, polars_engine, reader
+from transform_shim.reading.jsonl import blocks, polars_engine, reader, small_blocks
 
 IS_PANDAS_2 = pd.__version__.startswith("2.")
 TEXT = "object" if IS_PANDAS_2 else "str"
@@ -83,6 +83,7 @@ ODD: list[tuple[str, str, str | None, str]] = [
 def dtype_and_lines(base_type: str, values: list[str], engine: str) -> tuple[str, str]:
     """The dtype of a column as an engine reads it, and what is said about it."""
     polars_engine.WORTHWHILE_BYTES = polars_engine._IMPORT_BYTES = 0 if engine == "polars" else 1 << 40
+    small_blocks.SMALL_BYTES = 1 << 40 if engine == "python" else -1
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()) as stderr:
         frame = read(Path(folder), fields(c=base_type), "".join(f'{{"c":{value}}}\n' for value in values))
     return str(frame["c"].dtype), stderr.getvalue()
@@ -95,14 +96,14 @@ def ordinary(base_type: str) -> tuple[str, str]:
     return ORDINARY[base_type]
 
 
-@pytest.mark.parametrize("engine", ["arrow", "polars"])
+@pytest.mark.parametrize("engine", ["python", "arrow", "polars"])
 def test_ordinary_columns_have_the_dtype_of_their_type(elsewhere: Callable[..., Any], engine: str) -> None:
     for base_type in sorted({*PARENTS, *ORDINARY}):
         value, dtype = ordinary(base_type)
         assert elsewhere(dtype_and_lines, base_type, [value] * 3, engine) == (dtype, ""), base_type
 
 
-@pytest.mark.parametrize("engine", ["arrow", "polars"])
+@pytest.mark.parametrize("engine", ["python", "arrow", "polars"])
 @pytest.mark.parametrize(("base_type", "odd", "exception", "told"), ODD)
 def test_one_odd_value_changes_no_dtype_but_for_the_exceptions(
     elsewhere: Callable[..., Any], base_type: str, odd: str, exception: str | None, told: str, engine: str

@@ -20,6 +20,8 @@ from transform_shim.reading.frame_kinds import load_table
 from transform_shim.reading.jsonl import blocks as lines
 from transform_shim.reading.table_source import TableSource
 
+pytestmark = pytest.mark.usefixtures("each_size")
+
 
 def fields(**base_types: str) -> list[dict[str, Any]]:
     return [{"name": name, "base_type": base} for name, base in base_types.items()]

@@ -16,7 +16,7 @@ import threading
 from types import ModuleType
 from typing import Any
 
-__all__ = ["WORTHWHILE_BYTES", "has_free_memory", "json_engine", "worthwhile_bytes"]
+__all__ = ["WORTHWHILE_BYTES", "has_free_memory", "is_worthwhile", "json_engine", "worthwhile_bytes"]
 
 #: Size of a table from which on the parser saves more than its threads and buffers cost.
 WORTHWHILE_BYTES = 8 << 20
@@ -47,6 +47,11 @@ def json_engine() -> Any:
         finally:
             _lock.release()
     return _found
+
+
+def is_worthwhile(size_bytes: int) -> bool:
+    """Return whether the engine pays for a table of this size."""
+    return size_bytes >= WORTHWHILE_BYTES and size_bytes >= worthwhile_bytes()
 
 
 def worthwhile_bytes() -> int:

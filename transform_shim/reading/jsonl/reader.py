@@ -1,12 +1,15 @@
 """JSON lines to Arrow, a block at a time, at the speed of Arrow's parser.
 
-A block is parsed with the types that the manifest announces: in a large file by Polars if it is there and the block is
-plain (:mod:`polarslines`), else by Arrow. If Arrow refuses it, the same block is read line by line (:mod:`jsontext`),
-which takes legal but unusual values and names invalid ones. So the file's common blocks are fast and its odd ones are
+A block is parsed with the types that the manifest announces: a small one in Python
+(`transform_shim.reading.jsonl.small_blocks`), one of a large file by Polars if it is there and the block is plain
+(`transform_shim.reading.jsonl.polars_reader`), any other by Arrow. What none of them takes is read line by line
+(`transform_shim.reading.values.json_text`): legal but unusual values are taken, and invalid ones are named. So the
+file's common blocks are fast and its odd ones are exact.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -21,8 +24,9 @@ from transform_shim.core.parallel_map import ordered_map
 from transform_shim.core.table_file import TableFile
 from transform_shim.reading.jsonl.blocks import LineBlock, line_blocks
 from transform_shim.reading.jsonl.infer_types import infer_fields
-from transform_shim.reading.jsonl.polars_engine import worthwhile_bytes
+from transform_shim.reading.jsonl.polars_engine import is_worthwhile
 from transform_shim.reading.jsonl.polars_reader import PolarsLines
+from transform_shim.reading.jsonl.small_blocks import columns_of
 from transform_shim.reading.values.column_blocks import ColumnBlock
 from transform_shim.reading.values.from_python import TEMPORAL, array_of
 from transform_shim.reading.values.json_text import rows_of
@@ -38,6 +42,7 @@ _WIRE_TYPES: dict[Kind, pa.DataType] = {
     Kind.DECIMAL: WIDE,
     Kind.BOOLEAN: pa.bool_(),
 }
+_TEXT = pa.large_string()
 #: Bytes a line may begin and end with, a blank line's among them, to be given to Arrow.
 _FIRST_BYTES = np.frombuffer(b"{\r\n", dtype=np.uint8)
 _LAST_BYTES = np.frombuffer(b"}\r\n", dtype=np.uint8)
@@ -69,16 +74,16 @@ class JsonLines:
 
     def __init__(self, file: TableFile, fields: Sequence[Field], others: Sequence[Field] = ()) -> None:
         self.file, self.fields = file, tuple(fields)
-        self._polars = PolarsLines(fields, others)
-        self._polars_from_bytes = worthwhile_bytes()
-        self._is_large = file.data_path.stat().st_size >= self._polars_from_bytes
+        self._others = others
+        self._is_large = is_worthwhile(file.data_path.stat().st_size)
         self._kinds = [field.kind for field in fields]
-        schema = pa.schema(
-            [(f.name, _WIRE_TYPES.get(k, pa.large_string())) for f, k in zip(self.fields, self._kinds, strict=True)]
-        )
-        self._parse_options = pyarrow.json.ParseOptions(
-            explicit_schema=schema, newlines_in_values=False, unexpected_field_behavior="ignore"
-        )
+        self._schema = [
+            (field.name, _WIRE_TYPES.get(kind, _TEXT)) for field, kind in zip(self.fields, self._kinds, strict=True)
+        ]
+
+    @functools.cached_property
+    def _polars(self) -> PolarsLines:
+        return PolarsLines(self.fields, self._others)
 
     def blocks(self) -> Iterator[ColumnBlock]:
         """Yield the file's columns, block by block.
@@ -95,7 +100,7 @@ class JsonLines:
         """Return the columns of one block."""
         data = block.read()
         # the end counts for a file that is packed
-        arrays = self._parsed(data, is_large=self._is_large or block.end_bytes >= self._polars_from_bytes)
+        arrays = self._parsed(data, is_large=self._is_large or is_worthwhile(block.end_bytes))
         if arrays is not None:
             return ColumnBlock(arrays, len(arrays[0]), block.end_bytes)
         with block.numbered():
@@ -104,18 +109,31 @@ class JsonLines:
 
     def _parsed(self, data: bytes, *, is_large: bool) -> list[pa.Array] | None:
         """Return the columns of a block of common lines; None if it has to be read line by line."""
-        parsed = self._polars.parse(data) if is_large else None
-        if parsed is None and (not self.fields or _suspicious(data)):
+        if not self.fields:
             return None
         try:
-            return self._typed(self._by_arrow(data) if parsed is None else parsed)
+            if not is_large and (parsed := columns_of(data, self._schema)) is not None:
+                return self._typed(parsed)
+            parsed = self._polars.parse(data) if is_large else None
+            if parsed is None and _suspicious(data):
+                return None
+            return self._typed(self._finite(self._by_arrow(data) if parsed is None else parsed))
         except (pa.ArrowInvalid, NotTemporal):
             return None
 
     def _by_arrow(self, data: bytes) -> list[pa.Array]:
-        options = pyarrow.json.ReadOptions(use_threads=False, block_size=len(data) + 1)
-        table = pyarrow.json.read_json(pa.BufferReader(data), read_options=options, parse_options=self._parse_options)
+        read_options = pyarrow.json.ReadOptions(use_threads=False, block_size=len(data) + 1)
+        parse_options = pyarrow.json.ParseOptions(
+            explicit_schema=pa.schema(self._schema), newlines_in_values=False, unexpected_field_behavior="ignore"
+        )
+        table = pyarrow.json.read_json(pa.BufferReader(data), read_options=read_options, parse_options=parse_options)
         return [table.column(field.name).combine_chunks() for field in self.fields]
+
+    def _finite(self, parsed: list[pa.Array]) -> list[pa.Array]:
+        for array, kind in zip(parsed, self._kinds, strict=True):
+            if kind is Kind.FLOAT and pc.any(pc.is_inf(array)).as_py():
+                raise pa.ArrowInvalid("both parsers make infinity of a number beyond the range of doubles")
+        return parsed
 
     def _typed(self, parsed: list[pa.Array]) -> list[pa.Array]:
         arrays = []
@@ -124,8 +142,6 @@ class JsonLines:
                 array = TEMPORAL[kind](array)
             elif kind is Kind.DECIMAL:
                 array = tighten(array)
-            elif kind is Kind.FLOAT and pc.any(pc.is_inf(array)).as_py():
-                raise pa.ArrowInvalid("both parsers make infinity of a number beyond the range of doubles")
             arrays.append(array)
         return arrays
 
