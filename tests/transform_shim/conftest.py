@@ -10,6 +10,7 @@ import pytest
 from tests.transform_shim.jobs import Outcome, run_job
 from transform_shim.job.warm_up import convert_every_type
 from transform_shim.reading.jsonl import small_blocks
+from transform_shim.writing.lines import rows
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,9 +20,10 @@ def _warm() -> None:
 
 @pytest.fixture(params=["small", "large"])
 def each_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read the small tables of a test in Python, as they are, and with Arrow, as large ones are."""
+    """Read and write the small tables of a test in Python, as they are, and with Arrow, as large ones are."""
     if request.param == "large":
         monkeypatch.setattr(small_blocks, "SMALL_BYTES", -1)
+        monkeypatch.setattr(rows, "_FEW_CELLS", -1)
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ def transform(left, right):
     return left[left["number"] > 0].merge(groups, on="text", how="left", suffixes=("", "_sum"))
 """
 _FIELDS = {"whole": "Integer", "number": "Float", "text": "Text", "flag": "Boolean", "at": "DateTime"}
-_ROWS = 100
+#: So many that the result is written as a large one is (`transform_shim.writing.lines.rows`).
+_ROWS = 200
 #: A table that is read as a large one is (`transform_shim.reading.jsonl.small_blocks`).
 _DECIMAL = {"decimal": "Decimal"}
 

@@ -22,6 +22,7 @@ from transform_shim.core.progress import Progress
 from transform_shim.writing import line_encoders
 from transform_shim.writing.frame_source import open_frame
 from transform_shim.writing.lines import concat, shared_values
+from transform_shim.writing.lines import rows as rows_module
 from transform_shim.writing.lines.cell_texts import escape_json
 from transform_shim.writing.lines.rows import csv_rows, json_rows
 from transform_shim.writing.output import write_output
@@ -94,12 +95,19 @@ def tables(draw: st.DrawFn) -> tuple[list[str], list[pa.Array]]:
 
 
 @pytest.mark.parametrize(
-    ("fewest_rows", "rows_per_choice", "block_texts"), [(4096, 32, 1 << 17), (1, 32, 1), (1, 1, 30)]
+    ("few_cells", "fewest_rows", "rows_per_choice", "block_texts"),
+    [(1024, 4096, 32, 1 << 17), (0, 4096, 32, 1 << 17), (0, 1, 32, 1), (0, 1, 1, 30)],
 )
 @pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.soak)])
 def test_rows_equal_those_of_the_standard_library(
-    monkeypatch: pytest.MonkeyPatch, fewest_rows: int, rows_per_choice: int, block_texts: int, count: int
+    monkeypatch: pytest.MonkeyPatch,
+    few_cells: int,
+    fewest_rows: int,
+    rows_per_choice: int,
+    block_texts: int,
+    count: int,
 ) -> None:
+    monkeypatch.setattr(rows_module, "_FEW_CELLS", few_cells)
     monkeypatch.setattr(shared_values, "_FEWEST_ROWS", fewest_rows)
     monkeypatch.setattr(concat, "_ROWS_PER_CHOICE", rows_per_choice)
     monkeypatch.setattr(concat, "_BLOCK_TEXTS", block_texts)
@@ -161,6 +169,18 @@ def test_large_table_equals_that_of_the_standard_library(tmp_path: Path, frame: 
         assert written == json_lines(list(SHAPES), columns)
     else:
         assert written == (",".join(SHAPES) + "\n").encode() + csv_lines(columns)
+
+
+DOUBLES = st.floats() | st.floats(-2e10, 2e10) | st.sampled_from([10.0**power for power in range(-9, 18)])
+
+
+@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.none() | DOUBLES, min_size=1, max_size=3))
+def test_a_double_has_the_same_digits_in_a_small_result_as_in_a_large_one(values: list[float | None]) -> None:
+    array = pa.array(values, pa.float64())
+    large = pa.concat_arrays([array, pa.nulls(2000, pa.float64())])
+    small_lines = b"".join(json_rows(["v"], [array], 0))
+    assert b"".join(json_rows(["v"], [large], 0)) == small_lines + b'{"v":null}\n' * 2000
 
 
 @pytest.mark.parametrize("bound", ["_LINES_CELLS", "_LINES_BYTES"])

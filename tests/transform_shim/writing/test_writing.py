@@ -29,6 +29,8 @@ from transform_shim.writing import frame_source
 from transform_shim.writing.frame_source import open_frame
 from transform_shim.writing.output import Written, write_output
 
+pytestmark = pytest.mark.usefixtures("each_size")
+
 UTC = dt.UTC
 
 
