@@ -57,17 +57,17 @@ def modules_with(names: Sequence[str]) -> tuple[str, ...]:
 DEFERRED = ("polars",)
 
 
-def import_all(modules: Sequence[str] = DEFAULT_MODULES) -> tuple[str, ...]:
+def import_all(modules: Sequence[str] = DEFAULT_MODULES, *, rehearsals: int = 1) -> tuple[str, ...]:
     """Import the modules in order, call the shim's ``warm_up`` if there is one, and return the missing modules.
 
-    Those of `DEFERRED` are only searched for. A module that exists but fails to import raises: it would fail in every
-    job.
+    The shim rehearses as many jobs as `rehearsals` says. Those of `DEFERRED` are only searched for. A module that
+    exists but fails to import raises: it would fail in every job.
     """
     with environment_kept():
         missing = tuple(name for name in modules if not _import_if_there(name))
     shim = sys.modules.get(SHIM_MODULE)
     if shim is not None and hasattr(shim, "warm_up"):
-        shim.warm_up()
+        shim.warm_up(rehearsals)
     kernel = sys.modules.get("kernel_spec.kernel.app")
     if kernel is not None:
         kernel.prepare_shell()

@@ -43,6 +43,9 @@ from kernel_spec.sandbox.policy.plan import MOUNT_NAMESPACE, PID_NAMESPACE
 
 #: Links of the host, such as /etc/resolv.conf, may change while this process lives.
 _LAYOUT_SECONDS = 30.0
+#: From the eighth call on Python 3.11 replaces a function's instructions by faster ones (PEP 659). A rehearsal takes
+#: 6 ms, once; eight of them save 0.14 ms of a small job, and 0.3 ms of one that uses more of pandas.
+_REHEARSALS = 8
 
 
 class _InKernel(TypedDict):
@@ -70,7 +73,7 @@ class ForkServer:
         apart = deferred_import.installed(modules)
         # First: it runs on another processor while this process imports the other modules.
         trial = deferred_import.Trial(apart)
-        missing = preload.import_all(modules)
+        missing = preload.import_all(modules, rehearsals=_REHEARSALS)
         apart = apart if trial.passed() else ()
         for package in apart:
             deferred_import.defer(package)

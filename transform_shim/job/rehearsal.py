@@ -40,10 +40,17 @@ _ROWS = 200
 _DECIMAL = {"decimal": "Decimal"}
 
 
-def warm_up() -> None:
-    """Pay the costs of a process's first job; leave no thread, no descriptor and no file behind."""
+def warm_up(rehearsals: int = 1) -> None:
+    """Pay the costs of a process's first job; leave no thread, no descriptor and no file behind.
+
+    Parameters
+    ----------
+    rehearsals : int
+        Number of small jobs; see `rehearse`.
+    """
     convert_every_type()
-    rehearse()
+    for _ in range(rehearsals):
+        rehearse()
 
 
 def rehearse() -> None:
