@@ -81,6 +81,22 @@ _KINDS = (
         1.25,
     ),
     _Kind(
+        "the small job through S3 again",
+        "one small job, warm",
+        "the same parts without the pause of 0.3 s that is before each job",
+        (
+            "alone: kernel round trip, the same kernel again, without a pause",
+            "alone: two fetches and three uploads, without a pause",
+            "alone: one fsync, without a pause",
+        ),
+    ),
+    _Kind(
+        "the small job inline again",
+        "one small job, table and result inline",
+        "the same parts without that pause",
+        ("alone: kernel round trip, the same kernel again, without a pause", "alone: one fsync, without a pause"),
+    ),
+    _Kind(
         "95th percentile of small jobs, back to back",
         "small job, back to back: p95",
         "their median",
