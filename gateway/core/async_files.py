@@ -212,7 +212,8 @@ async def copy_file(source_fd: int, target_fd: int, size_bytes: int) -> None:
         offset = 0
         while offset < size_bytes:
             count, at = min(COPY_STEP_BYTES, size_bytes - offset), offset
-            done = await files.run(partial(os.sendfile, target, source, at, count))
+            copy = partial(os.sendfile, target, source, at, count)
+            done = copy() if size_bytes <= SMALL_BYTES else await files.run(copy)
             if done == 0:
                 raise OSError(f"the file ended after {offset} of {size_bytes} bytes")
             offset += done

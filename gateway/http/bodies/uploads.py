@@ -20,7 +20,7 @@ from collections.abc import Coroutine
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
-from gateway.core.async_files import DISK_FULL
+from gateway.core.async_files import DISK_FULL, SMALL_BYTES
 from gateway.core.errors import BadRequest, DiskFull, GatewayError
 from gateway.core.formats import ENDINGS, PACKED_ENDINGS, DataFormat
 from gateway.core.job import UploadSource
@@ -192,7 +192,10 @@ class MultipartBody:
     async def _write_out(self) -> None:
         if self._file is not None and self._pending:
             data, self._pending = self._pending, bytearray()
-            await asyncio.to_thread(_write_all, self._file, data)
+            if len(data) <= SMALL_BYTES:
+                _write_all(self._file, data)
+            else:
+                await asyncio.to_thread(_write_all, self._file, data)
 
     async def _end(self) -> None:
         self._collecting = False
