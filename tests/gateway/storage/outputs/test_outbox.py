@@ -118,3 +118,17 @@ def test_output_of_no_job_is_removed(tmp_path: Path, size_bytes: int) -> None:
     again.load()
     again.remove_unclaimed()
     assert list((tmp_path / "outbox").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["job", "job.small"])
+def test_link_in_the_place_of_an_output_is_removed_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / "outbox").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    (tmp_path / "outbox" / name).symlink_to(tmp_path / "other")
+    outbox = Outbox(tmp_path)
+    outbox.load()
+    assert outbox.reclaim("job") is None
+    assert list((tmp_path / "outbox").iterdir()) == []
+    assert (tmp_path / "other" / "file").exists()
+    put(tmp_path, outbox, b"abc")
