@@ -218,7 +218,7 @@ def _link_error(error: OSError, name: str, directory: int) -> OSError:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a directory with all that it contains; leave what cannot be removed.
+    """Remove a file, a link, or a directory with all that it contains; leave what cannot be removed.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def remove(path: Path) -> None:
         Belongs to the caller alone.
     """
     with contextlib.suppress(OSError):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()

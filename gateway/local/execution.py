@@ -178,28 +178,28 @@ class Execution:
         """Move the inputs into the workspace and return the request for the kernel."""
         job, workspace = self._job, self._kernel.workspace
         fetched = {table.alias for table in tables}
-        request = JobRequest(
-            code=job.code,
-            library=job.library,
-            tables=tuple(_moved(table, Path(workspace.inputs_dir, str(n))) for n, table in enumerate(tables)),
-            unfetched=tuple(table.alias for table in job.tables if table.alias not in fetched),
-            output_format=job.output_format,
-            out_dir=Path(workspace.out_dir),
-            work_dir=Path(workspace.work_dir),
-            limits=self._kernel.parts.limits,
-            hold=job.hold_seconds > 0,
-            rules=self._kernel.parts.rules,
-            output_schema=job.output_schema,
-            profile=job.profile,
-            # it takes a quarter of the processor time of writing, and nobody compares an uploaded output with it
-            checksum=not isinstance(job.delivery, UrlDelivery),
-        )
-        if request.sources_characters <= SOURCES_IN_REQUEST_CHARACTERS:
-            return request
         try:
+            request = JobRequest(
+                code=job.code,
+                library=job.library,
+                tables=tuple(_moved(table, Path(workspace.inputs_dir, str(n))) for n, table in enumerate(tables)),
+                unfetched=tuple(table.alias for table in job.tables if table.alias not in fetched),
+                output_format=job.output_format,
+                out_dir=Path(workspace.out_dir),
+                work_dir=Path(workspace.work_dir),
+                limits=self._kernel.parts.limits,
+                hold=job.hold_seconds > 0,
+                rules=self._kernel.parts.rules,
+                output_schema=job.output_schema,
+                profile=job.profile,
+                # it takes a quarter of the processor time of writing, and nobody compares an uploaded output with it
+                checksum=not isinstance(job.delivery, UrlDelivery),
+            )
+            if request.sources_characters <= SOURCES_IN_REQUEST_CHARACTERS:
+                return request
             return await asyncio.to_thread(request.with_sources_file, Path(workspace.inputs_dir) / SOURCES_FILE)
         except OSError as error:
-            text = f"The gateway could not write the script for the kernel: {error.strerror or error}"
+            text = f"The gateway could not write tables or script for the kernel: {error.strerror or error}"
             raise JobFailed(FailureCode.GATEWAY_DISK_FAILED, text) from None
 
     def _last_lines(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,11 +190,14 @@ class LocalRun:
 
     async def _remove_inputs(self) -> None:
         """Remove the inputs that no kernel has taken, in a thread: Linux takes long for a large file."""
+        for path in self._left_inputs():
+            await asyncio.to_thread(remove, path)
+
+    def _left_inputs(self) -> list[Path]:
         stem = self._inputs_stem
         paths = [p for n in range(len(self._tables)) for p in table_paths(stem.with_name(f"{stem.name}.{n}"))]
-        for path in (*paths, stem.with_suffix(KEPT_INPUTS)):
-            if path.exists():
-                await asyncio.to_thread(remove, path)
+        # unlike Path.exists, this raises nothing, and nothing may keep a run from being closed
+        return [path for path in (*paths, stem.with_suffix(KEPT_INPUTS)) if os.path.lexists(path)]
 
     def _take_over(self, note: OutboxNote, output: OpenOutput) -> None:
         """Take over the output that an earlier process computed for this job."""

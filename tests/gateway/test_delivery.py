@@ -76,7 +76,7 @@ def test_computed_output_is_delivered_by_the_next_process_and_not_computed_again
         assert time.monotonic() < deadline
         time.sleep(0.02)
     state_dir = gateway.state_dir / "s"
-    note = (state_dir / "outbox" / job_id).read_bytes()
+    note = (state_dir / "outbox" / f"{job_id}.small").read_bytes()
     assert b"127.0.0.1" not in note
     computed = base64.b64decode(json.loads(note)["output"])
     (state_dir / "outbox" / "of-a-job-that-is-not-known").mkdir()

@@ -56,5 +56,6 @@ class Reader:
         return await asyncio.to_thread(self.ask, question)
 
     def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+        """Close the connection; blocks."""
+        with self._lock:
+            self._connection.close()

@@ -416,7 +416,6 @@ class JobStore:
             self._log_timer.cancel()
         self._writer.close()
         self._reader.close()
-        self._connection.close()
 
     # -- inside
 

@@ -27,6 +27,9 @@ ERASE_SECONDS = 1.0
 #: Pause before a change that must not be lost is tried again, for instance on a full disk.
 RETRY_SECONDS = 1.0
 
+#: How long `Writer.close` waits for the thread, and then for its last call.
+CLOSE_SECONDS = 10.0
+
 #: How often jobs, logs and bundles beyond their bounds are removed.
 MAINTAIN_SECONDS = 60.0
 
@@ -124,16 +127,12 @@ class Writer:
         self._queue.put(_Work(change, loop, future, is_lazy, is_kept, erases, on_commit))
         return future
 
-    def close(self, timeout_seconds: float = 10.0) -> None:
-        """Commit everything and end the thread; blocks.
-
-        Parameters
-        ----------
-        timeout_seconds : float
-            The longest wait.
-        """
+    def close(self) -> None:
+        """Commit everything, end the thread and close the connection; blocks. It may be called twice."""
         self._queue.put(None)
-        self._thread.join(timeout_seconds)
+        self._thread.join(CLOSE_SECONDS)
+        with self._lock:  # while another process locks the file, the thread may still wait in SQLite
+            self._connection.close()
 
     def _run(self) -> None:
         pending: list[_Work] = []

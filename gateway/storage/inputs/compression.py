@@ -67,4 +67,5 @@ def decompress_manifest(path: Path, limit_bytes: int) -> None:
         raise UnusableInput(f"its manifest is not valid gzip: {error}") from None
     if len(plain) > limit_bytes or not decompressor.eof:
         raise UnusableInput(f"its manifest is truncated, or larger than {limit_bytes} bytes when decompressed")
-    path.write_bytes(plain)
+    with path.open("r+b") as file:  # makes no file: the job may have ended meanwhile, and its files are removed
+        file.truncate(file.write(plain))

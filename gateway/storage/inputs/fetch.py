@@ -286,11 +286,8 @@ class _Fetch:
             await writer.finish()
         finally:
             writer.close()
-        fd = create_file(self._manifest_path)
-        try:
-            os.write(fd, orjson.dumps(manifest))
-        finally:
-            os.close(fd)
+        with os.fdopen(create_file(self._manifest_path), "wb") as file:
+            file.write(orjson.dumps(manifest))
         self._report(writer.written_bytes, last=True)
         return FetchedTable(
             self._table.alias, self._data_path, self._manifest_path, "jsonl", None, writer.written_bytes

@@ -32,9 +32,14 @@ log = logging.getLogger(__name__)
 
 OUTPUT, NOTE = "output", "note.json"
 
+#: Suffix of a note with its output. Without it, a version that makes a directory for each job fails the job.
+SMALL = ".small"
 
-class OutboxNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+
+class OutboxNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The facts about a computed output.
+
+    Members that an earlier version does not know are omitted where they can be, so that it reads the note as well.
 
     Attributes
     ----------
@@ -108,7 +113,8 @@ class Outbox:
         -------
         bool
         """
-        found = self._read(execution_id) if execution_id in self._left else None
+        path = self._left_path(execution_id)
+        found = self._read(path) if path is not None else None
         if found is not None:
             found[1].close()
         return found is not None
@@ -126,30 +132,35 @@ class Outbox:
         tuple of OutboxNote and OpenOutput, or None
             None if nothing complete is left; the job must run again.
         """
-        if execution_id not in self._left:
+        path = self._left_path(execution_id)
+        if path is None:
             return None
-        self._left.discard(execution_id)
-        path = self._directory / execution_id
-        found = self._read(execution_id)
+        self._left.discard(path.name)
+        found = self._read(path)
         if found is None:
             remove(path)
             return None
         self._entries[execution_id] = OutboxEntry(path, found[1].size_bytes, time.monotonic())
         return found
 
-    def _read(self, execution_id: str) -> tuple[OutboxNote, OpenOutput] | None:
-        path = self._directory / execution_id
+    def _left_path(self, execution_id: str) -> Path | None:
+        name = next((name for name in (execution_id, execution_id + SMALL) if name in self._left), None)
+        return None if name is None else self._directory / name
+
+    def _read(self, path: Path) -> tuple[OutboxNote, OpenOutput] | None:
         try:
             # the note is written after the output was moved, so there is no note without its output
-            note = msgspec.json.decode((path / NOTE if path.is_dir() else path).read_bytes(), type=OutboxNote)
+            # as text, because msgspec checks no bytes of the log's lines
+            text = (path if path.suffix == SMALL else path / NOTE).read_text("utf-8")
+            note = msgspec.json.decode(text, type=OutboxNote)
             if note.output is not None:
                 return note, _in_memory(note.output)
             size_bytes = (path / OUTPUT).stat().st_size
             if note.output_bytes not in (None, size_bytes):  # the machine lost power before its content was on the disk
                 raise OSError(errno.EIO, f"it has {size_bytes} of {note.output_bytes} bytes")
             return note, open_output(path / OUTPUT, owner_uid=None, max_bytes=size_bytes)
-        except (OSError, JobFailed, msgspec.MsgspecError) as error:
-            log.warning("the output that job %s computed before the restart cannot be used: %s", execution_id, error)
+        except (OSError, JobFailed, ValueError) as error:  # msgspec's errors and UnicodeDecodeError are ValueErrors
+            log.warning("the output that job %s computed before the restart cannot be used: %s", path.stem, error)
             return None
 
     def remove_unclaimed(self) -> None:
@@ -184,11 +195,13 @@ class Outbox:
         JobFailed
             ``gateway_disk_failed``: the output could not be stored.
         """
-        entry = OutboxEntry(self._directory / execution_id, output.size_bytes, time.monotonic())
+        is_small = output.size_bytes <= SMALL_BYTES
+        name = execution_id + SMALL if is_small else execution_id
+        entry = OutboxEntry(self._directory / name, output.size_bytes, time.monotonic())
         note = replace(note, output_bytes=output.size_bytes)
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if output.size_bytes <= SMALL_BYTES:
+            if is_small:
                 _write(entry.path, replace(note, output=output.read(SMALL_BYTES)))
             else:
                 entry.path.mkdir(mode=0o700)

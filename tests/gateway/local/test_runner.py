@@ -12,7 +12,7 @@ import pytest
 
 from gateway.core.cancellation import StopSignal
 from gateway.core.events import EventLog
-from gateway.core.job import Job, UrlDelivery
+from gateway.core.job import InputTable, Job, UrlDelivery, UrlSource
 from gateway.core.settings import Settings
 from gateway.local.kernel import JobKernel
 from gateway.local.runner import LocalRunner
@@ -42,3 +42,14 @@ async def test_a_kernel_is_started_with_the_urgency_of_a_waiting_job(
     await run.close()
     assert not asked[0]()
     await runner.aclose()
+
+
+async def test_a_run_is_closed_although_its_inputs_cannot_be_looked_up(tmp_path: Path) -> None:
+    """As on a disk with errors; here the names are too long."""
+    settings = Settings(state_dir=tmp_path)
+    runner = LocalRunner(settings, cast("Any", Mock()), KeptResultStore(settings), ObjectClient(5.0))
+    table = InputTable("t", UrlSource("http://localhost/t"), None)
+    job = Job(1, "def transform(t): ...", 30, UrlDelivery("http://localhost/o"), tables=(table,))
+    run = runner.open(job, EventLog(1, 1), StopSignal(), "x" * 300)
+    await asyncio.sleep(0)
+    await run.close()

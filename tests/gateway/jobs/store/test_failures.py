@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import uuid
@@ -102,3 +103,21 @@ async def test_a_job_that_was_not_accepted_after_all_does_not_run_at_the_next_st
     assert again.unfinished() == []
     again.close()
     assert not [secret for secret in SECRETS if secret in raw_bytes(tmp_path)]
+
+
+async def test_a_store_that_another_process_locks_is_closed_without_its_connection_in_use(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite crashed the process when it was closed in the middle of a call."""
+    store = JobStore(settings, tmp_path)
+    monkeypatch.setattr(writer, "CLOSE_SECONDS", 0.1)
+    store._connection.execute("PRAGMA busy_timeout = 500")
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        accepted = store.accept(record_of(job(1), is_awaited=False))
+        await asyncio.to_thread(store.close)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        await accepted
+    await asyncio.to_thread(store._writer._thread.join, 60)
+    with contextlib.closing(JobStore(settings, tmp_path)) as again:
+        assert again.unfinished() == []

@@ -23,6 +23,7 @@ from gateway.core.job import FileSource, InputTable, UploadSource, UrlSource
 from gateway.core.settings import Settings
 from gateway.core.uploads import Uploads
 from gateway.storage import ObjectClient
+from gateway.storage.inputs.compression import decompress_manifest
 from gateway.storage.inputs.fetch import fetch_tables
 from gateway.storage.objects import bodies, retries
 from tests.gateway.storage.conftest import Recorder, files_in, open_descriptors
@@ -274,6 +275,24 @@ async def test_packed_table_stays_packed_and_packed_manifest_is_unpacked(
     assert fetched.manifest_path is not None
     assert json.loads(fetched.manifest_path.read_bytes()) == {"data_format": "csv"}
     assert fetched.data_format == "csv"  # the manifest says so
+
+
+def test_unpacked_manifest_of_a_job_that_has_ended_is_not_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The thread goes on after a failure of the table, and the job's files are removed meanwhile."""
+    path, read = tmp_path / "x.0.manifest", Path.read_bytes
+    path.write_bytes(gzip.compress(b"{}"))
+
+    def read_and_remove(path: Path) -> bytes:
+        content = read(path)
+        path.unlink()
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_remove)
+    with pytest.raises(FileNotFoundError):
+        decompress_manifest(path, 100)
+    assert files_in(tmp_path) == []
 
 
 async def test_cancelled_fetch_closes_files_and_connections(

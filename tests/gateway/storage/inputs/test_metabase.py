@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,17 @@ async def test_errors_of_metabase_are_reported_without_the_key(
         await read(client, server, settings, tmp_path)
     assert said in caught.value.message
     assert "mb_k3y" not in caught.value.message
+
+
+async def test_manifest_that_is_not_written_whole_is_a_failure(
+    client: ObjectClient, settings: Settings, tmp_path: Path
+) -> None:
+    """A disk that becomes full takes a part of a write, and says so at the next one only; so does a limit."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with FaultyServer([answer(200, json.dumps(METADATA).encode()), page(row(1)), page()]) as server:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+        try:
+            with pytest.raises(JobFailed, match="File too large"):
+                await read(client, server, settings, tmp_path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)

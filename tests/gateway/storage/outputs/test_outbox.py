@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,13 +65,49 @@ def test_incomplete_large_outputs_are_removed(tmp_path: Path, name: str, content
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
-@pytest.mark.parametrize("length", [0, 40])
-def test_incomplete_small_output_is_removed(tmp_path: Path, length: int) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda note: b"",
+        lambda note: note[:40],
+        lambda note: note.replace(b'"a"', b'"\xff"'),
+        lambda note: note.replace(b"printed", b"print\xff"),
+    ],
+)
+def test_damaged_small_output_is_removed(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
     put(tmp_path, Outbox(tmp_path), b"abc")
-    os.truncate(tmp_path / "outbox" / "job", length)
+    (path,) = (tmp_path / "outbox").iterdir()
+    path.write_bytes(change(path.read_bytes()))
     again = Outbox(tmp_path)
     again.load()
+    assert not again.has("job")
     assert again.reclaim("job") is None
+    assert list((tmp_path / "outbox").iterdir()) == []
+
+
+def test_earlier_version_reads_a_large_output_and_has_room_for_a_small_one(tmp_path: Path) -> None:
+    """It refuses members that it does not know, and makes a directory with the id of each job."""
+    put(tmp_path, Outbox(tmp_path), bytes(SMALL_BYTES + 1))
+    note = json.loads((tmp_path / "outbox" / "job" / NOTE).read_bytes())
+    assert note.keys() == {"verdict", "manifest", "log", "output_bytes"}
+    shutil.rmtree(tmp_path / "outbox")
+    put(tmp_path, Outbox(tmp_path), b"abc")
+    (tmp_path / "outbox" / "job").mkdir()
+
+
+def test_only_one_of_two_outputs_of_a_job_is_reclaimed(tmp_path: Path) -> None:
+    """This version left the small one, and an earlier version that ran the job again left the other."""
+    put(tmp_path, Outbox(tmp_path), b"abc")
+    put(tmp_path, Outbox(tmp_path), bytes(SMALL_BYTES + 1))
+    again = Outbox(tmp_path)
+    again.load()
+    assert again.has("job")
+    found = again.reclaim("job")
+    assert found is not None
+    found[1].close()
+    again.remove_unclaimed()
+    assert again.status()["jobs"] == 1
+    again.remove("job")
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
@@ -80,3 +118,17 @@ def test_output_of_no_job_is_removed(tmp_path: Path, size_bytes: int) -> None:
     again.load()
     again.remove_unclaimed()
     assert list((tmp_path / "outbox").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["job", "job.small"])
+def test_link_in_the_place_of_an_output_is_removed_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / "outbox").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    (tmp_path / "outbox" / name).symlink_to(tmp_path / "other")
+    outbox = Outbox(tmp_path)
+    outbox.load()
+    assert outbox.reclaim("job") is None
+    assert list((tmp_path / "outbox").iterdir()) == []
+    assert (tmp_path / "other" / "file").exists()
+    put(tmp_path, outbox, b"abc")
