@@ -73,6 +73,8 @@ def manifest(tmp_path: Path) -> dict[str, Any]:
         (pd.Series([1.5, math.nan], dtype="float64[pyarrow]"), ["1.5", "null"]),
         (pd.Series([0.1, 1], dtype="float32"), ["0.1", "1.0"]),
         (pd.Series([1, 2], dtype="float16"), ["1.0", "2.0"]),
+        (pd.Series(np.array([1, -2], dtype=">i4")), ["1", "-2"]),
+        (pd.Series(np.array([0.5, math.nan], dtype=">f8")), ["0.5", "null"]),
         (pd.Series([True, None, False], dtype="boolean"), ["true", "null", "false"]),
         (pd.Series([True, None, False], dtype=object), ["true", "null", "false"]),
         (pd.Series(["a", None, ""], dtype="string"), ['"a"', "null", '""']),
