@@ -72,6 +72,8 @@ def manifest(tmp_path: Path) -> dict[str, Any]:
         (pd.Series([math.nan, math.inf, -math.inf, 2.0]), ["null", "null", "null", "2.0"]),
         (pd.Series([1.5, math.nan], dtype="float64[pyarrow]"), ["1.5", "null"]),
         (pd.Series([0.1, 1], dtype="float32"), ["0.1", "1.0"]),
+        (pd.Series([123456792, 2**53], dtype="float32"), ["123456792.0", "9.007199254740992e+15"]),
+        (pd.Series([123456792, 0.1, math.nan], dtype="float32"), ["123456792.0", "0.1", "null"]),
         (pd.Series([1, 2], dtype="float16"), ["1.0", "2.0"]),
         (pd.Series(np.array([1, -2], dtype=">i4")), ["1", "-2"]),
         (pd.Series(np.array([0.5, math.nan], dtype=">f8")), ["0.5", "null"]),
