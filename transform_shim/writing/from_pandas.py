@@ -111,7 +111,8 @@ def _by_dtype(name: str, series: pd.Series[Any], mixed: MixedColumns) -> Planned
     if isinstance(dtype, np.dtype):
         return _numpy_column(name, series, mixed)
     if isinstance(dtype, pd.DatetimeTZDtype):
-        return _SlicedColumn(name, series.array, lambda part: pa.array(part))
+        # in UTC, as they are written: Arrow does not know every zone, such as offsets with seconds
+        return _SlicedColumn(name, series.dt.tz_convert("UTC").array, lambda part: pa.array(part))
     if hasattr(series.array, "__arrow_array__"):
         return _SlicedColumn(name, series.array, _arrow_of)
     return ObjectColumn(name, series.array.astype(object), mixed)

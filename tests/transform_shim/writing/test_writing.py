@@ -71,6 +71,8 @@ def manifest(tmp_path: Path) -> dict[str, Any]:
         (pd.Series([0.0, -0.0, 3.0]), ["0.0", "-0.0", "3.0"]),
         (pd.Series([math.nan, math.inf, -math.inf, 2.0]), ["null", "null", "null", "2.0"]),
         (pd.Series([1.5, math.nan], dtype="float64[pyarrow]"), ["1.5", "null"]),
+        (pd.Series([dt.datetime(1936, 1, 1, tzinfo=dt.timezone(dt.timedelta(seconds=1172))), pd.NaT]),
+         ['"1935-12-31T23:40:28Z"', "null"]),
         (pd.Series([0.1, 1], dtype="float32"), ["0.1", "1.0"]),
         (pd.Series([123456792, 2**53], dtype="float32"), ["123456792.0", "9.007199254740992e+15"]),
         (pd.Series([123456792, 0.1, math.nan], dtype="float32"), ["123456792.0", "0.1", "null"]),
