@@ -12,6 +12,9 @@ from gateway.core.formats import FORMATS, DataFormat
 
 __all__ = ["UnreadableResult", "read_result", "type_name"]
 
+#: The base types of columns that are not text, besides dates and times. A column of any other type is written as text.
+_OTHER_TYPES = frozenset({"", "Number", "Integer", "BigInteger", "Float", "Decimal", "Boolean", "Instant"})
+
 
 class UnreadableResult(Exception):
     """A file cannot be read as a table; the text names the file and the reason."""
@@ -27,8 +30,9 @@ def read_result(source: Path | bytes, data_format: DataFormat, base_types: Mappi
     data_format : str
         Its format.
     base_types : mapping, optional
-        Column to Metabase's base type. CSV and JSON lines do not distinguish a text of digits from a number, so columns
-        of base type Text are read as text; all other columns are read as pyarrow infers them.
+        Column to Metabase's base type. CSV and JSON lines do not distinguish a text of digits from a number or a date,
+        so columns that are text by their base type (also UUID, JSON and enumerations) are read as text; all other
+        columns are read as pyarrow infers them.
 
     Returns
     -------
@@ -56,7 +60,8 @@ def read_result(source: Path | bytes, data_format: DataFormat, base_types: Mappi
 
 
 def _is_text(base_type: Any) -> bool:
-    return isinstance(base_type, str) and base_type.removeprefix("type/") == "Text"
+    bare = base_type.removeprefix("type/") if isinstance(base_type, str) else ""
+    return bare not in _OTHER_TYPES and not bare.startswith(("Date", "Time"))
 
 
 def type_name(kind: pa.DataType) -> str:

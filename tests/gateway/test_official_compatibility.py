@@ -112,6 +112,16 @@ def test_only_the_last_of_chained_errors_reaches_the_runner(official: GatewayPro
     assert messages[-1] == "KeyError: 'k'"
 
 
+@pytest.mark.parametrize("output_format", ["jsonl", "csv"])
+def test_narrow_floats_have_the_digits_of_doubles(official: GatewayProcess, output_format: str) -> None:
+    script = (
+        "import pandas as pd\ndef transform():\n"
+        "    return pd.DataFrame({'n': pd.Series([0.1, 123456792, None], dtype='float32')})"
+    )
+    answer = official.execute(script, f"narrow-{output_format}", inline=True, output_format=output_format)
+    assert re.findall(r"[\d.]+", answer.body["output"]) == ["0.1000000015", "123456792.0"], answer.body
+
+
 @given(
     st.lists(
         st.none() | st.floats(allow_nan=False, allow_infinity=False, min_value=-1e308, max_value=1e308), max_size=30

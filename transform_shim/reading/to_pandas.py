@@ -68,7 +68,7 @@ def column_values(parts: Sequence[pa.Array], kind: Kind | None) -> tuple[Any, st
 
     Returns
     -------
-    values : numpy.ndarray or pandas.api.extensions.ExtensionArray
+    values : numpy.ndarray, pandas.api.extensions.ExtensionArray or pandas.Series
     notice : str or None
         A notice for the user: values that were rounded, or an exception to the dtype.
 
@@ -103,7 +103,7 @@ def _is_whole(numbers: pa.Array) -> bool:
 def _python_integers(parts: Sequence[pa.Array]) -> tuple[Any, str]:
     values = [None if value is None else int(value) for part in parts for value in part.to_pylist()]
     notice = "there are integers beyond 64 bits: the column has Python integers (object)"
-    return pd.Series(values, dtype=object).array, notice
+    return pd.Series(values, dtype=object), notice  # of an array pandas looks for dates, and fails at 10**309
 
 
 def _in_one_type(parts: Sequence[pa.Array], kind: Kind | None) -> tuple[pa.ChunkedArray, int]:

@@ -1,8 +1,8 @@
 """pandas columns as canonical Arrow arrays, a slice at a time.
 
 The type of a column is decided before the first row, from its dtype and, where that says little (objects), its
-values. Two repairs use the source's type: an Integer column that a join turned into floats still holds whole
-numbers, and a Date column becomes midnights in pandas.
+values. Two repairs use the source's type, whatever dtype the column has by now: an Integer column that a join turned
+into floats still holds whole numbers, and a Date column becomes midnights in pandas.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from transform_shim.writing.object_columns import MixedColumns, ObjectColumn
 
 __all__ = ["PlannedColumn", "plan_column"]
 
-_DOUBLE_INTEGER_END = 2**53
+_DOUBLE_INTEGER_END = 2.0**53
+#: Rows that are looked at in one step for a repair.
+_CHECKED_ROWS = 1 << 16
+#: Date-times without a zone.
+_CLOCKS = frozenset(map(pa.timestamp, ("s", "ms", "us", "ns")))
 
 
 class PlannedColumn(Protocol):
@@ -53,6 +57,16 @@ class _SlicedColumn:
         return canonical(array, self.name, self.type, start)
 
 
+class _RepairedColumn:
+    """A column in the type that its source had."""
+
+    def __init__(self, column: PlannedColumn, target: pa.DataType) -> None:
+        self.name, self._column, self.type = column.name, column, target
+
+    def slice(self, start: int, stop: int) -> pa.Array:
+        return self._column.slice(start, stop).cast(self.type)
+
+
 def plan_column(name: str, series: pd.Series[Any], source: Field | None, mixed: MixedColumns = "text") -> PlannedColumn:
     """Decide how a column is written; `source` is the field it was read from, if any.
 
@@ -61,9 +75,33 @@ def plan_column(name: str, series: pd.Series[Any], source: Field | None, mixed: 
     OutputInvalid
         If its dtype or one of its values cannot be written.
     """
+    column = _by_dtype(name, series, mixed)
+    wanted = None if source is None else source.kind
+    holds: Callable[[pa.Array], bool]
+    if wanted in (Kind.INTEGER, Kind.NUMBER) and pa.types.is_floating(column.type):
+        target, holds = pa.int64(), _all_whole
+    elif wanted is Kind.DATE and column.type in _CLOCKS:
+        target, holds = pa.date32(), _all_midnight
+    else:
+        return column
+    steps = range(0, len(series), _CHECKED_ROWS)
+    is_whole = all(holds(column.slice(start, min(start + _CHECKED_ROWS, len(series)))) for start in steps)
+    return _RepairedColumn(column, target) if is_whole else column
+
+
+def _all_whole(numbers: pa.Array) -> bool:
+    is_whole = pc.and_(pc.equal(pc.trunc(numbers), numbers), pc.less_equal(pc.abs(numbers), _DOUBLE_INTEGER_END))
+    return bool(pc.all(is_whole, min_count=0).as_py())
+
+
+def _all_midnight(times: pa.Array) -> bool:
+    return bool(pc.all(pc.equal(times.cast(pa.date32()).cast(times.type, safe=False), times), min_count=0).as_py())
+
+
+def _by_dtype(name: str, series: pd.Series[Any], mixed: MixedColumns) -> PlannedColumn:
     dtype = series.dtype
     if isinstance(dtype, pd.SparseDtype):
-        return plan_column(name, pd.Series(np.asarray(series)), source, mixed)
+        return _by_dtype(name, pd.Series(np.asarray(series)), mixed)
     if isinstance(dtype, pd.CategoricalDtype):
         return _categories(name, series, mixed)
     if isinstance(dtype, (pd.PeriodDtype, pd.IntervalDtype)):
@@ -71,9 +109,10 @@ def plan_column(name: str, series: pd.Series[Any], source: Field | None, mixed: 
     if isinstance(dtype, pd.StringDtype) and dtype.storage == "python":
         return ObjectColumn(name, series.array.astype(object), mixed)  # may hold what no Arrow text can
     if isinstance(dtype, np.dtype):
-        return _numpy_column(name, series, source, mixed)
+        return _numpy_column(name, series, mixed)
     if isinstance(dtype, pd.DatetimeTZDtype):
-        return _SlicedColumn(name, series.array, lambda part: pa.array(part))
+        # in UTC, as they are written: Arrow does not know every zone, such as offsets with seconds
+        return _SlicedColumn(name, series.dt.tz_convert("UTC").array, lambda part: pa.array(part))
     if hasattr(series.array, "__arrow_array__"):
         return _SlicedColumn(name, series.array, _arrow_of)
     return ObjectColumn(name, series.array.astype(object), mixed)
@@ -84,18 +123,15 @@ def _arrow_of(part: Any) -> Any:
     return array.cast(pa.large_string()) if pa.types.is_string(array.type) else array
 
 
-def _numpy_column(name: str, series: pd.Series[Any], source: Field | None, mixed: MixedColumns) -> PlannedColumn:
+def _numpy_column(name: str, series: pd.Series[Any], mixed: MixedColumns) -> PlannedColumn:
     values: np.ndarray[Any, Any] = series.to_numpy()
     kind = values.dtype.kind
-    wanted = None if source is None else source.kind
     if kind == "O":
         return ObjectColumn(name, values, mixed)
-    if kind == "f" and wanted in (Kind.INTEGER, Kind.NUMBER) and _all_whole(values):
-        return _SlicedColumn(name, values, _whole_numbers, pa.int64())
+    if not values.dtype.isnative:  # of a file in another byte order, which Arrow does not take
+        values = values.astype(values.dtype.newbyteorder("="))
     if kind == "f" and values.dtype.itemsize > 8:
         values = values.astype(np.float64)  # no database has wider floats
-    if kind == "M" and wanted is Kind.DATE and _all_midnight(values):
-        return _SlicedColumn(name, values, _dates, pa.date32())
     if kind == "M" and np.datetime_data(values.dtype)[0] not in ("s", "ms", "us", "ns"):
         values = values.astype("M8[s]")
     if kind in "bifuMm":
@@ -103,28 +139,9 @@ def _numpy_column(name: str, series: pd.Series[Any], source: Field | None, mixed
     raise OutputInvalid(f"the dtype {values.dtype} cannot be written", column=name)
 
 
-def _all_whole(values: np.ndarray[Any, Any]) -> bool:
-    known = values[~np.isnan(values)]
-    return bool((np.trunc(known) == known).all() and (np.abs(known) <= _DOUBLE_INTEGER_END).all())
-
-
-def _all_midnight(values: np.ndarray[Any, Any]) -> bool:
-    known = values[~np.isnat(values)]
-    return bool((known.astype("M8[D]") == known).all())
-
-
-def _whole_numbers(part: np.ndarray[Any, Any]) -> pa.Array:
-    missing = np.isnan(part)
-    return pa.array(np.where(missing, 0, part).astype(np.int64), mask=missing)
-
-
-def _dates(part: np.ndarray[Any, Any]) -> pa.Array:
-    return pa.array(part.astype("M8[D]"), from_pandas=True)
-
-
 def _categories(name: str, series: pd.Series[Any], mixed: MixedColumns) -> PlannedColumn:
     """Return a column whose slices look their codes up in the categories, which are converted once."""
-    categories = plan_column(name, pd.Series(series.cat.categories), None, mixed)
+    categories = _by_dtype(name, pd.Series(series.cat.categories), mixed)
     labels = categories.slice(0, len(series.cat.categories))
     codes = series.cat.codes.to_numpy()
 

@@ -25,9 +25,10 @@ def with_official_digits(frame: OutputFrame) -> OutputFrame:
     Returns
     -------
     OutputFrame
-        The same columns and rows.
+        The same columns and rows; floats are doubles, because pandas rounds a ``float32`` as a double: 0.1000000015.
     """
-    return dataclasses.replace(frame, batches=(_rounded(batch) for batch in frame.batches))
+    types = [pa.float64() if pa.types.is_floating(kind) else kind for kind in frame.types]
+    return dataclasses.replace(frame, types=types, batches=(_rounded(batch) for batch in frame.batches))
 
 
 def _rounded(batch: Batch) -> Batch:
@@ -39,6 +40,6 @@ def _rounded(batch: Batch) -> Batch:
 
 def _round(array: pa.Array) -> pa.Array:
     text = pd.DataFrame({"v": array.to_pandas()}).to_json(orient="values", double_precision=10)
-    rounded = pa.array([row[0] for row in json.loads(text)], type=array.type)
+    rounded = pa.array([row[0] for row in json.loads(text)], type=pa.float64())
     # the largest double has ten digits that no double holds: it keeps its value instead of becoming infinite
-    return pc.if_else(pc.is_inf(rounded), array, rounded)
+    return pc.if_else(pc.is_inf(rounded), array.cast(pa.float64()), rounded)

@@ -48,6 +48,16 @@ def test_each_format_reads_as_the_same_table(data_format: Any, tmp_path: Path) -
     assert compare(ORDERS, read, ["id"]).is_same
 
 
+@pytest.mark.parametrize("base_type", ["type/Text", "PostgresEnum", "JSON", "SomethingNew"])
+@pytest.mark.parametrize("data_format", ["csv", "jsonl"])
+def test_text_that_looks_like_a_date_stays_text(data_format: Any, base_type: str, tmp_path: Path) -> None:
+    path = tmp_path / f"days.{data_format}"
+    write(pa.table({"day": ["2024-01-15"], "date": ["2024-01-15"]}), path)
+    schema = read_result(path, data_format, {"day": base_type, "date": "Date"}).schema
+    assert schema.field("day").type == pa.string()
+    assert schema.field("date").type != pa.string()
+
+
 def test_result_without_rows_has_its_columns(tmp_path: Path) -> None:
     (tmp_path / "o.jsonl").write_bytes(b"")
     assert read_result(tmp_path / "o.jsonl", "jsonl", {"zip": "type/Text"}).schema.names == ["zip"]

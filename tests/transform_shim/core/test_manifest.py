@@ -105,14 +105,25 @@ def test_type_is_carried_over_while_it_fits(tmp_path: Path, values: Any, base_ty
     assert carried(tmp_path, values, base_type) == expected
 
 
-def test_integers_that_a_join_made_floats_are_written_as_integers(tmp_path: Path) -> None:
-    carried(tmp_path, [1.0, np.nan, -3.0], "Integer")
+@pytest.mark.parametrize("dtype", ["float64", "float32", "Float64", "double[pyarrow]", "category", object])
+def test_integers_that_a_join_made_floats_are_written_as_integers(tmp_path: Path, dtype: Any) -> None:
+    values = pd.Series([1.0, np.nan, -3.0]).astype(dtype)
+    assert carried(tmp_path, values, "Integer") == "Integer"
     assert (tmp_path / "output").read_text() == '{"c":1}\n{"c":null}\n{"c":-3}\n'
 
 
-def test_dates_are_written_as_days(tmp_path: Path) -> None:
-    carried(tmp_path, DAYS, "Date")
+@pytest.mark.parametrize("dtype", ["datetime64[ns]", "datetime64[s]", "timestamp[us][pyarrow]", "category", object])
+def test_dates_are_written_as_days(tmp_path: Path, dtype: Any) -> None:
+    assert carried(tmp_path, pd.Series(DAYS).astype(dtype), "Date") == "Date"
     assert (tmp_path / "output").read_text() == '{"c":"2024-01-15"}\n{"c":null}\n'
+
+
+def test_one_time_of_day_makes_a_column_of_dates_one_of_date_times(tmp_path: Path) -> None:
+    many = pd.Series(pd.Timestamp(2024, 1, 15), index=range(70_000))
+    assert carried(tmp_path, many, "Date") == "Date"
+    assert carried(tmp_path, [*many, pd.Timestamp("2024-01-15 00:00:01")], "Date") == "DateTime"
+    # its midnight lies before the first nanosecond
+    assert carried(tmp_path, [pd.Timestamp.min], "Date") == "DateTime"
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_number_beyond_the_range_of_doubles_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("base_type", ["BigInteger", "Number"])
 def test_integers_of_any_number_of_digits_are_python_integers(tmp_path: Path, base_type: str) -> None:
-    whole = "7" * 100
+    whole = "7" * 400
     data = f'{{"c":1}}\n{{"c":{whole}}}\n{{"c":1E80}}\n{{"c":null}}\n'
     assert read(tmp_path, fields(c=base_type), data)["c"].tolist() == [1, int(whole), 10**80, None]
     csv = f"c,d\n1,\n{whole},\n1E80,\n,x\n"

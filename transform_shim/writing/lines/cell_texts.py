@@ -37,6 +37,8 @@ TEXT = pa.large_string()
 EMPTY = pa.scalar("", TEXT)
 #: Arrow renders whole doubles below this without an exponent, and without a point.
 _PLAIN_DOUBLE_END = 1e10
+#: A 32-bit float from here on is whole, and its shortest digits, 123456790 for 123456792, are those of another number.
+_NARROW_WHOLE_BEGIN = 2.0**24
 _SHORT_ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"}
 #: Python's own context rounds to 28 digits, or to what user code has set.
 _ALL_DIGITS = decimal.Context(prec=MOST_DIGITS, traps=[decimal.Inexact])
@@ -71,7 +73,14 @@ def double_digits(array: pa.Array) -> tuple[pa.Array, Mask]:
         is_whole &= is_known
         array = pa.array(values, array.type, mask=~is_known)
     is_integer = (is_whole == is_known).all() and not (np.signbit(values) & (values == 0)).any()
-    return array.cast(pa.int64() if is_integer else TEXT), is_whole
+    if is_integer:
+        return array.cast(pa.int64()), is_whole
+    texts = array.cast(TEXT)
+    if pa.types.is_float32(array.type):
+        is_wide = np.abs(values) >= _NARROW_WHOLE_BEGIN
+        if is_wide.any():
+            texts = pc.if_else(pa.array(is_wide), array.cast(pa.float64()).cast(TEXT), texts)
+    return texts, is_whole
 
 
 def _decimals(array: pa.Array) -> pa.Array:
