@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gateway.cli import common
@@ -126,5 +126,12 @@ def _described(status: dict[str, Any], is_job: bool) -> str:
             f"personal  {kernels.get('personal', 0)} of {kernels.get('personal_limit', 0)} kernels",
             f"jobs      {metrics.get('completed')} finished, {metrics.get('failed')} of them failed",
             f"sandbox   tier {sandbox.get('tier', '?')}{root}",
+            *_cluster(status.get("cluster") or {}),
         )
     )
+
+
+def _cluster(cluster: dict[str, Any]) -> Iterator[str]:
+    if cluster:
+        missing = f"; missing: {', '.join(cluster['missing'])}" if cluster.get("missing") else ""
+        yield f"cluster   {common.counted(len(cluster.get('members') or ()), 'member')}{missing}"

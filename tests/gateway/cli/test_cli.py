@@ -313,6 +313,20 @@ def test_status_says_how_the_gateway_is(here: Path, running_gateway: GatewayProc
 
 
 @pytest.mark.parametrize(
+    ("cluster", "said"),
+    [
+        (None, ""),
+        ({"members": [{"name": "a"}, {"name": "b"}], "missing": []}, "cluster   2 members\n"),
+        ({"members": [{"name": "a"}], "missing": ["b", "c"]}, "cluster   1 member; missing: b, c\n"),
+    ],
+)
+def test_status_counts_the_members_of_a_cluster(cluster: dict[str, Any] | None, said: str, here: Path) -> None:
+    with FakeGateway({"GET /v1/status": lambda asked: (200, {"healthy": True, "cluster": cluster})}) as fake:
+        done = call(here, "status", "--url", fake.url)
+    assert (done.returncode, done.stdout.partition("sandbox   tier ?\n")[2]) == (0, said)
+
+
+@pytest.mark.parametrize(
     ("state", "why"),
     [
         ({"draining": True}, "it is stopping and waits for running jobs"),
