@@ -107,7 +107,7 @@ def test_run_starts_shows_a_result_and_names_the_next_commands(checkout: Checkou
     pid = checkout.pid()
     again = checkout.make("run")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "already running" in again.stdout
+    assert "already running with the settings of its start; `make restart`" in again.stdout
     assert checkout.pid() == pid
 
     call = next(line for line in again.stdout.splitlines() if line.startswith("call it")).removeprefix("call it")

@@ -232,9 +232,11 @@ def guarded(action: Callable[[], int]) -> int:
         return _fail(error.message, EXIT_USAGE)
     except GatewayRefused as error:
         field = f" (field {error.body['field']})" if error.body.get("field") else ""
-        return _fail(f"{error.code}: {error.message}{field}", EXIT_FAILED if error.status == 404 else EXIT_UNREACHABLE)
+        advice = "; set AUTH_TOKEN to a token of this gateway" if error.code == "unauthorized" else ""
+        text = f"{error.code}: {error.message}{field}{advice}"
+        return _fail(text, EXIT_FAILED if error.status == 404 else EXIT_UNREACHABLE)
     except GatewayUnreachable as error:
-        return _fail(f"{error.code}: {error.message}", EXIT_UNREACHABLE)
+        return _fail(f"{error.code}: {error.message}{_elsewhere(error)}", EXIT_UNREACHABLE)
     except BrokenPipeError:
         # the reader of our output has closed it (`| head`); without this, Python would fail again in its flush at exit
         _discard_output()
@@ -249,6 +251,18 @@ def guarded(action: Callable[[], int]) -> int:
         return _fail(f"{name}{error.strerror or error}", EXIT_USAGE)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
+
+
+def _elsewhere(error: GatewayUnreachable) -> str:
+    """Return where the gateway of STATE_DIR is, if nothing answers at the address of HOST and PORT."""
+    if url_by_environment() not in error.message:
+        return ""
+    place = Path(os.environ.get("STATE_DIR") or ".state")
+    try:
+        running = find_running(place.expanduser(), of_any_user=True)
+    except (DaemonError, OSError):
+        return ""
+    return f"; the gateway of {place} is at {running.url} (TRANSFORM_GATEWAY_URL, --url)" if running else ""
 
 
 def _discard_output() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gateway.cli import common
@@ -26,7 +26,7 @@ DESCRIPTIONS = {
 
 def main(name: str, arguments: Sequence[str]) -> int:
     parser = common.parser(name, DESCRIPTIONS[name])
-    ids = "job_id or request_id" if name == "logs" else "request_id"
+    ids = "request_id" if name == "cancel" else "job_id or request_id"
     parser.add_argument("id", nargs=None if name == "cancel" else "?", help=f"{ids} of the job")
     if name == "logs":
         parser.add_argument("--follow", action="store_true", help="follow the log until the job is finished")
@@ -98,7 +98,12 @@ def _cancel(client: TransformClient, options: argparse.Namespace) -> int:
 
 
 def _status(client: TransformClient, options: argparse.Namespace) -> int:
-    status = client.status(options.id)
+    try:
+        status = client.status(options.id)
+    except GatewayRefused as refusal:
+        if options.id is None or refusal.status != 404:
+            raise
+        status = client.job(job_id_of(client, options.id))
     text = json.dumps(status, indent=2) if options.json else _described(status, options.id is not None)
     sys.stdout.write(text + "\n")
     return 0 if options.id is not None or status.get("healthy") else common.EXIT_UNREACHABLE
@@ -126,5 +131,12 @@ def _described(status: dict[str, Any], is_job: bool) -> str:
             f"personal  {kernels.get('personal', 0)} of {kernels.get('personal_limit', 0)} kernels",
             f"jobs      {metrics.get('completed')} finished, {metrics.get('failed')} of them failed",
             f"sandbox   tier {sandbox.get('tier', '?')}{root}",
+            *_cluster(status.get("cluster") or {}),
         )
     )
+
+
+def _cluster(cluster: dict[str, Any]) -> Iterator[str]:
+    if cluster:
+        missing = f"; missing: {', '.join(cluster['missing'])}" if cluster.get("missing") else ""
+        yield f"cluster   {common.counted(len(cluster.get('members') or ()), 'member')}{missing}"

@@ -445,7 +445,8 @@ class Broker:
         """Close the connection."""
         for task in (*self._answering, *filter(None, [self._preparing])):
             task.cancel()
-        with contextlib.suppress(*Failures):
+        # AttributeError: nats-py writes what is pending to a TLS transport of asyncio that is closed
+        with contextlib.suppress(*Failures, AttributeError):
             async with asyncio.timeout(REPLY_SECONDS):
                 await self._client.close()
 

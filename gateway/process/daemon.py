@@ -35,6 +35,8 @@ STOP_MARGIN_SECONDS = 15.0
 #: Size at which the log is renamed to ``gateway.log.1`` at the next start.
 LOG_KEEP_BYTES = 10_000_000
 
+RUNS_ALREADY = "already running with the settings of its start; `make restart` starts it with those of now"
+
 #: Exit code of init scripts for "not running" (Linux Standard Base, init script actions).
 EXIT_NOT_RUNNING = 3
 
@@ -220,7 +222,7 @@ def _run(command: str, settings: Settings, options: list[str], lines: int, follo
     state_dir = settings.state_dir
     if command == "start":
         running, fresh = start(settings, options)
-        _say("started" if fresh else "already running", describe(state_dir, running))
+        _say("started" if fresh else RUNS_ALREADY, describe(state_dir, running))
     elif command == "stop":
         _say("stopped" if stop(settings) else "not running")
     elif command == "logs":

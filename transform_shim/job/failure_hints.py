@@ -31,6 +31,7 @@ _SOME_ADDRESS = ("192.0.2.1", 9)
 _JOB_PLACES = ("/tmp/", "/dev/")  # noqa: S108
 _HOLDERS = (pd.DataFrame, pd.Series)
 _FRAMES_EXTRA = frozenset({"polars", "duckdb"})
+_ADD_PACKAGES = "the operator can add packages (transform-gateway packages add)"
 
 
 def hint(error: BaseException) -> str:
@@ -45,7 +46,7 @@ def hint(error: BaseException) -> str:
         if _is_network(current) and not _has_network():
             return "jobs have no network; the operator can allow it (ALLOW_NETWORK)"
         if isinstance(current, CalledProcessError) and "pip" in _arguments(current):
-            return "jobs cannot install packages; ask the operator (EXTRA_PACKAGES)"
+            return f"jobs cannot install packages; {_ADD_PACKAGES}"
         if isinstance(current, SyntaxError) and (current.text or "").startswith(("%", "!")):
             return "lines with % and ! are commands of notebooks: leave them out of a script"
         if type(current).__name__ == "ConnectionException" and "closed" in str(current):
@@ -88,9 +89,7 @@ def _arguments(error: CalledProcessError) -> list[str]:
 def _missing_module(name: str) -> str:
     if name in sys.stdlib_module_names:
         return ""
-    way = (
-        "the operator can install the extra 'frames'" if name in _FRAMES_EXTRA else "ask the operator (EXTRA_PACKAGES)"
-    )
+    way = "the operator can install the extra 'frames'" if name in _FRAMES_EXTRA else _ADD_PACKAGES
     return f"'{name}' is neither installed here nor a module of the job's library: {way}"
 
 

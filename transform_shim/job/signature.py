@@ -42,7 +42,7 @@ def find_transform(module: types.ModuleType) -> Callable[..., Any]:
     if not hasattr(module, "transform"):
         functions = {name.lower(): name for name, value in vars(module).items() if inspect.isfunction(value)}
         similar = difflib.get_close_matches("transform", functions, n=1)
-        meant = f". Did you mean '{functions[similar[0]]}()'?" if similar else ""
+        meant = f". Is '{functions[similar[0]]}()' a misspelling?" if similar else ""
         raise NoTransform(f"{_NO_TRANSFORM}{meant}")
     function = module.transform
     if not callable(function):

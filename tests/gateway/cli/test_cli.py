@@ -169,6 +169,18 @@ def test_unreachable_gateway_and_wrong_token_exit_with_3(here: Path, running_gat
     assert (nobody.returncode, "unreachable: no answer" in nobody.stderr) == (3, True)
     wrong = call(here, "logs", "--token", "wrong", gateway=running_gateway)
     assert (wrong.returncode, "unauthorized: " in wrong.stderr) == (3, True)
+    assert wrong.stderr.endswith("; set AUTH_TOKEN to a token of this gateway\n")
+
+
+def test_unreachable_gateway_names_the_address_of_the_one_that_runs_with_this_state_directory(
+    here: Path, running_gateway: GatewayProcess
+) -> None:
+    elsewhere = environment() | {"STATE_DIR": str(running_gateway.state_dir / "s"), "PORT": "1"}
+    command = [sys.executable, "-m", "gateway", "jobs"]
+    done = subprocess.run(
+        command, cwd=here, env=elsewhere, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert (done.returncode, f" is at {running_gateway.url} (TRANSFORM_GATEWAY_URL" in done.stderr) == (3, True)
 
 
 def test_result_that_the_disk_does_not_take_names_the_file(here: Path, running_gateway: GatewayProcess) -> None:
@@ -298,6 +310,20 @@ def test_status_says_how_the_gateway_is(here: Path, running_gateway: GatewayProc
     assert "health    ok" in call(here, "status", gateway=running_gateway).stdout
     whole = json.loads(call(here, "status", "--json", gateway=running_gateway).stdout)
     assert whole["healthy"] is True
+
+
+@pytest.mark.parametrize(
+    ("cluster", "said"),
+    [
+        (None, ""),
+        ({"members": [{"name": "a"}, {"name": "b"}], "missing": []}, "cluster   2 members\n"),
+        ({"members": [{"name": "a"}], "missing": ["b", "c"]}, "cluster   1 member; missing: b, c\n"),
+    ],
+)
+def test_status_counts_the_members_of_a_cluster(cluster: dict[str, Any] | None, said: str, here: Path) -> None:
+    with FakeGateway({"GET /v1/status": lambda asked: (200, {"healthy": True, "cluster": cluster})}) as fake:
+        done = call(here, "status", "--url", fake.url)
+    assert (done.returncode, done.stdout.partition("sandbox   tier ?\n")[2]) == (0, said)
 
 
 @pytest.mark.parametrize(

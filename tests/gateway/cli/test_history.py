@@ -72,11 +72,15 @@ def test_failed_jobs_alone_are_listed_with_their_reason(here: Path, running_gate
     assert client.jobs(code="failed", label="cli-bad")["jobs"][0]["label"] == "cli-bad"
 
 
-def test_the_log_of_a_failed_job_is_shown_by_the_id_in_the_list(here: Path, running_gateway: GatewayProcess) -> None:
+def test_log_and_state_of_a_failed_job_are_shown_by_the_id_in_the_list(
+    here: Path, running_gateway: GatewayProcess
+) -> None:
     (here / "raises.py").write_text("def transform():\n    print('begun')\n    raise ValueError('no luck')\n")
     call(here, "run", "raises.py", "--id", "cli-old", "--out", "x.csv", gateway=running_gateway)
     listed = call(here, "jobs", "--failed", "--json", "--limit", "500", gateway=running_gateway)
     job_id = next(j["job_id"] for j in map(json.loads, listed.stdout.splitlines()) if j["request_id"] == "cli-old")
+    told = call(here, "status", job_id, gateway=running_gateway)
+    assert (told.returncode, ": finished" in told.stdout) == (0, True), told.stderr
     by_id = call(here, "logs", job_id, gateway=running_gateway)
     assert by_id.returncode == 0, by_id.stderr
     assert by_id.stdout == "begun\n"

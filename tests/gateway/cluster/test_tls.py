@@ -89,6 +89,18 @@ def test_a_certificate_is_replaced_while_a_member_runs(nats_installed: None) -> 
             time.sleep(0.1)
 
 
+def test_a_member_stops_in_order_while_the_broker_is_away(nats_installed: None) -> None:
+    with NatsServer(tls=True) as server, GatewayProcess(server.settings()) as gateway:
+        assert gateway.execute(CODE).status == 200
+        server.kill()
+        deadline = time.monotonic() + 60
+        while not any("Connect call failed" in line for line in gateway.output):
+            assert time.monotonic() < deadline, gateway.output[-5:]
+            time.sleep(0.05)
+        assert gateway.stop() == 0, gateway.output[-30:]
+    assert not [line for line in gateway.output if "Traceback" in line]
+
+
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [

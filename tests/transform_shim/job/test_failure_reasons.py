@@ -152,7 +152,7 @@ def test_paths_of_library_and_syntax_errors_are_short(job: Job) -> None:
     ("code", "hint"),
     [
         ("import nosuch.part", "'nosuch' is neither installed here nor a module of the job's library: "
-         "ask the operator (EXTRA_PACKAGES)"),
+         "the operator can add packages (transform-gateway packages add)"),
         ("def transform():\n    open('/home/me/data.csv')",
          "a job sees only its own directory; files come in as tables (%table in a notebook)"),
         ("def transform():\n    open('data.csv')",
@@ -162,7 +162,7 @@ def test_paths_of_library_and_syntax_errors_are_short(job: Job) -> None:
         ("import subprocess\ndef transform():\n    subprocess.run(['nosuch'])",
          "the program 'nosuch' is not available to jobs"),
         ("import subprocess as s\ndef transform():\n    s.run('echo pip install x; exit 1', shell=True, check=True)",
-         "jobs cannot install packages; ask the operator (EXTRA_PACKAGES)"),
+         "jobs cannot install packages; the operator can add packages (transform-gateway packages add)"),
         (IMPORTS + "def transform():\n    with duckdb.connect() as connection:\n        return connection.sql('select 1')",
          "a DuckDB relation is read when it is written: leave its connection open, or return relation.df()"),
         ("import pdb\ndef transform():\n    raise pdb.bdb.BdbQuit",

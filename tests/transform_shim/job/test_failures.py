@@ -43,7 +43,7 @@ def fails(outcome: Outcome, code: str, stderr: str | re.Pattern[str]) -> None:
         ("import pandas as pd\n", "no_transform", "ERROR: User script must define a 'transform()' function\n"),
         ("", "no_transform", "ERROR: User script must define a 'transform()' function\n"),
         ("def transfrom(): pass\ndef main(): pass", "no_transform",
-         "ERROR: User script must define a 'transform()' function. Did you mean 'transfrom()'?\n"),
+         "ERROR: User script must define a 'transform()' function. Is 'transfrom()' a misspelling?\n"),
         ("transform = 5", "no_transform",
          "ERROR: User script must define a 'transform()' function, but 'transform' is an int\n"),
         ("def transform(students, /): pass", "no_transform",
