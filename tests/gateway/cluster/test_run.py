@@ -12,6 +12,7 @@ from gateway.cluster.member import Member
 from gateway.cluster.parcels import JobParcels
 from gateway.cluster.run import Cluster, ClusterRun
 from gateway.cluster.wire import EventBatch, LeaseRecord, Phase, encode
+from gateway.core.async_files import SMALL_BYTES
 from gateway.core.cancellation import StopSignal
 from gateway.core.errors import FailureCode
 from gateway.core.events import EventLog, LogLine
@@ -22,7 +23,8 @@ from gateway.jobs.delivery import Deliverer
 from gateway.storage import KeptResultStore, ObjectClient
 from gateway.storage.parcels import Parcels
 
-OUTPUT, MANIFEST = b'{"x":1}\n', b'{"schema_version":1,"fields":[]}'
+# so large that its delivery waits for a thread, in which a stop can come
+OUTPUT, MANIFEST = b'{"x":1}\n' * SMALL_BYTES, b'{"schema_version":1,"fields":[]}'
 
 
 def lines(*texts: str) -> tuple[LogLine, ...]:
