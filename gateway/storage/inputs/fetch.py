@@ -106,7 +106,7 @@ async def fetch_tables(
     unfetched : dict, optional
         Aliases of tables that are not complete, as keys; each is removed when its table is complete.
     prefix : str
-        Begin of the names of all files.
+        The names of all files begin with it.
 
     Returns
     -------
@@ -312,7 +312,18 @@ class _Fetch:
 
 
 def table_paths(stem: Path) -> tuple[Path, Path]:
-    """Return the paths of a fetched table's data and manifest, from that path without their suffixes."""
+    """Return the paths of a fetched table's data and manifest.
+
+    Parameters
+    ----------
+    stem : Path
+        Both paths without their suffixes.
+
+    Returns
+    -------
+    tuple of Path
+        Data and manifest.
+    """
     return stem.with_name(f"{stem.name}.data"), stem.with_name(f"{stem.name}.manifest")
 
 
