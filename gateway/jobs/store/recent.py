@@ -11,7 +11,7 @@ from gateway.jobs.store.record import JobRecord
 RECENT_LOG_BYTES = 8 << 20
 
 #: Finished jobs in memory, whose logs may be empty.
-RECENT_RECORDS = 500
+RECENT_RECORDS = 100
 
 
 class RecentJobs:
