@@ -75,7 +75,7 @@ def add_job(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--format",
         choices=tuple(FORMATS),
-        help=f"format of the result; default: by the ending of --out, else {DEFAULT_FORMAT}",
+        help=f"format of the result; default: {DEFAULT_FORMAT}, or with `run --out` by the ending of the file",
     )
     options.add_argument(
         "--hold",

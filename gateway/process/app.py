@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 from collections.abc import Iterable
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,12 @@ class TransformGatewayApp(ConfiguredApp, JupyterApp):
         "Serves Metabase's Python runner API and runs each transform in a fresh, sandboxed IPython kernel.\n\n"
         "Without a subcommand it starts the gateway in the foreground. See `transform-gateway commands` for the others."
     )
-    examples = """
+    examples = cleandoc("""
         transform-gateway --port=5001 --slots=2            # start the gateway
         PORT=5001 SLOTS=2 transform-gateway                # the same with settings from the environment
         AUTH_TOKEN_FILE=/etc/tokens transform-gateway      # tokens from a file; other users can see a command line
         transform-gateway --generate-config                # write a configuration file below ~/.jupyter
-    """
+    """)
 
     auth_token = Unicode(
         DEFAULTS.auth_token, help="Token that clients send as `Authorization: Bearer TOKEN`. Empty: no token is needed."
