@@ -36,7 +36,7 @@ function Compared({ difference }: { difference: Difference }) {
     typesChanged.length > 0 && `types changed: ${typesChanged.join(", ")}`,
     rowsAdded > 0 && `${plural(rowsAdded, "row")} added`,
     rowsRemoved > 0 && `${plural(rowsRemoved, "row")} removed`,
-    rowsChanged > 0 && `${plural(rowsChanged, "row")} changed (a row is known by ${key.join(", ")})`,
+    rowsChanged > 0 && `${plural(rowsChanged, "row")} changed (key: ${key.join(", ")})`,
   ].filter((part) => part);
   return <p class="notice" role="status"><b>Compared with the run before:</b> {parts.join("; ") || "no difference"}</p>;
 }
