@@ -70,7 +70,7 @@ def add_job(options: argparse.ArgumentParser) -> None:
         "--timeout",
         type=seconds,
         metavar="DURATION",
-        help="time-out of the job, such as 90 (seconds) or 5m; default: the gateway's",
+        help="timeout of the job, such as 90 (seconds) or 5m; default: the gateway's",
     )
     options.add_argument(
         "--format",

@@ -112,11 +112,11 @@ class TransformGatewayApp(ConfiguredApp, JupyterApp):
         min=0.1,
     ).tag(config=True, env="QUEUE_TIMEOUT")
     default_timeout_seconds = Seconds(
-        DEFAULTS.default_timeout_seconds, help="Time-out in seconds of a request without `timeout`.", min=0.1
+        DEFAULTS.default_timeout_seconds, help="Timeout in seconds of a request without `timeout`.", min=0.1
     ).tag(config=True, env="DEFAULT_TIMEOUT")
     max_timeout_seconds = Seconds(
         DEFAULTS.max_timeout_seconds,
-        help="Largest time-out in seconds that a request may ask for. A time-out above CPU_LIMIT_SECONDS raises that "
+        help="Largest timeout in seconds that a request may ask for. A timeout above CPU_LIMIT_SECONDS raises that "
         "limit for the job.",
         min=1,
     ).tag(config=True, env="MAX_TIMEOUT")
@@ -132,7 +132,7 @@ class TransformGatewayApp(ConfiguredApp, JupyterApp):
     disable_limits = Bool(
         False,
         help="Remove the limits of a job on memory, processor time, processes, open files and disk; only the machine "
-        "or the container limits it. The sandbox and the time-outs stay.",
+        "or the container limits it. The sandbox and the timeouts stay.",
     ).tag(config=True, env="DISABLE_LIMITS")
     max_connections = Integer(
         DEFAULTS.max_connections,

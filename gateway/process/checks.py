@@ -209,7 +209,7 @@ def warnings_of(settings: Settings) -> list[str]:
     if settings.slots > SLOTS_PER_PROCESSOR * processors:
         warnings.append(
             f"SLOTS is {settings.slots}, but the gateway has {processors} of this host's processors: jobs that compute "
-            "slow each other down and may reach their time-out. Lower SLOTS"
+            "slow each other down and may reach their timeout. Lower SLOTS"
         )
     added = usable_set(settings.state_dir) if settings.preload else ""
     if missing := [name for name in settings.preload if not _exists(name, added)]:

@@ -279,7 +279,7 @@ test("a failed job runs again with its script, modules and tables, also when its
   await page.getByRole("link", { name: "Run again in the playground" }).click();
   await expect.poll(script).toContain("visits.nosuch");
   await listed("visits");
-  await page.getByRole("status").filter({ hasText: "From the failed job: module counting, time-out 45 s." }).waitFor();
+  await page.getByRole("status").filter({ hasText: "From the failed job: module counting, timeout 45 s." }).waitFor();
   expect(await violations(page)).toEqual([]);
   await page.getByRole("button", { name: "Run", exact: true }).click();
   await result().getByText(/AttributeError.*nosuch.*line 3/).waitFor();

@@ -137,7 +137,7 @@ export function PlaygroundView() {
 /** What comes from a failed job besides its script and tables, so that nothing of a run is hidden. */
 function SetupNotice({ setup, tables, forget }: { setup: Setup; tables: PlaygroundTable[]; forget: () => void }) {
   const modules = Object.keys(setup.library).map((name) => `module ${name}`);
-  const parts = [...modules, ...(setup.outputSchema ? ["output contract"] : []), `time-out ${setup.timeout} s`];
+  const parts = [...modules, ...(setup.outputSchema ? ["output contract"] : []), `timeout ${setup.timeout} s`];
   const names = new Set(tables.map((table) => table.name));
   const lost = setup.lost.filter(({ name }) => !names.has(name));
   return (
