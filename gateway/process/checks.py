@@ -71,9 +71,7 @@ def check_settings(settings: Settings) -> None:
             "(--internal-s3-secret-key)"
         )
     if settings.default_timeout_seconds > settings.max_timeout_seconds:
-        raise ConfigurationError(
-            "default_timeout_seconds is larger than max_timeout_seconds; lower the one or raise the other"
-        )
+        raise ConfigurationError("DEFAULT_TIMEOUT is larger than MAX_TIMEOUT; lower the first or raise the second")
     seen_by_jobs = readable_paths.path_above(str(settings.state_dir))
     if seen_by_jobs is not None:
         raise ConfigurationError(

@@ -106,7 +106,7 @@ class NotFound(GatewayError):
     """There is no such route, or nothing is known under this id."""
 
     status, code = 404, "not_found"
-    advice = "See /openapi.json for the routes. An id is known for ten minutes after its job; see /v1/jobs."
+    advice = "See /openapi.json for the routes. A request_id is known for ten minutes after its job; see /v1/jobs."
 
 
 class MethodNotAllowed(GatewayError):

@@ -105,7 +105,7 @@ def test_loopback_needs_none(host: str) -> None:
 
 
 def test_contradicting_timeouts_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="max_timeout_seconds"):
+    with pytest.raises(ConfigurationError, match="MAX_TIMEOUT"):
         app("--default-timeout-seconds=100", "--max-timeout-seconds=50").settings()
 
 

@@ -17,7 +17,7 @@ export function OutcomeView({ outcome, before }: { outcome: Outcome; before: Out
       {job.error && <p class="bad-text">{job.error}</p>}
       {manifest && (
         <>
-          <p>{plural(job.rows ?? 0, "row")}, {plural(manifest.fields.length, "column")}{rows.length < (job.rows ?? 0) && `; plot and comparison are of the first ${count(rows.length)} rows`}</p>
+          <p>{plural(job.rows ?? 0, "row")}, {plural(manifest.fields.length, "column")}{rows.length < (job.rows ?? 0) && `; the comparison is of the first ${count(rows.length)} rows`}</p>
           <RowsTable fields={manifest.fields} rows={rows.slice(0, SHOWN_ROWS)} />
           <h3>Plot</h3>
           <Plot key={job.job_id} fields={manifest.fields} rows={rows} />
