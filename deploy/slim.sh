@@ -22,5 +22,5 @@ done
 # wheel was built, and strip breaks them.
 strip --strip-unneeded _polars_runtime*/*.so pyarrow/*.so pyarrow/*.so.*
 
-# This saves two thirds of its 86 MB. Only the embedded S3 pays for it, with 0.3 s at its start (gateway/storage/embedded_s3/rclone.py)
+# This saves two thirds of its 86 MB. Only the embedded S3 server starts later, by 0.3 s (gateway/storage/embedded_s3/rclone.py)
 gzip -6 "$1"/bin/rclone

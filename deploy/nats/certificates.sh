@@ -1,5 +1,5 @@
 #!/bin/sh
-# certificates.sh DIRECTORY NAME...: make the certificates of a cluster, one for each role, and forget the authority's key.
+# certificates.sh DIRECTORY NAME...: make the certificates of a cluster, one for each role, and discard the authority's key.
 #
 # NAME is a name or an IP address by which members reach the broker. DIRECTORY gets the folders broker, member, acceptor and
 # host, each with ca.crt, tls.crt and tls.key. All members may use the same certificate. To replace one, make all anew.

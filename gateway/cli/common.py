@@ -32,8 +32,8 @@ AUTH_HELP = (
 )
 
 EXIT_CODES = (
-    "exit codes: 0 success; 1 to 255 the exit code of a failed job; 2 wrong usage; "
-    "3 the gateway cannot be reached or refused the job; 130 interrupted"
+    "exit codes: 0 success; 1 failure, or 1 to 255, the exit code of the failed job; 2 wrong usage; "
+    "3 the gateway cannot be reached or refused the request; 130 interrupted"
 )
 
 

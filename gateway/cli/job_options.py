@@ -70,12 +70,12 @@ def add_job(options: argparse.ArgumentParser) -> None:
         "--timeout",
         type=seconds,
         metavar="DURATION",
-        help="time-out of the job, such as 90 (seconds) or 5m; default: the gateway's",
+        help="timeout of the job, such as 90 (seconds) or 5m; default: the gateway's",
     )
     options.add_argument(
         "--format",
         choices=tuple(FORMATS),
-        help=f"format of the result; default: by the ending of --out, else {DEFAULT_FORMAT}",
+        help=f"format of the result; default: {DEFAULT_FORMAT}, or with `run --out` by the ending of the file",
     )
     options.add_argument(
         "--hold",

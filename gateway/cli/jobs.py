@@ -57,13 +57,31 @@ def _lines(client: TransformClient, text: str | None) -> list[LogLine]:
     return client.job_logs(job_id_of(client, text))
 
 
-def _follow(client: TransformClient, request_id: RequestId | None) -> int:
-    if request_id is None:
+def _follow(client: TransformClient, text: str | None) -> int:
+    request_id: RequestId
+    if text is None:
         request_id = _current_job(client)
         sys.stderr.write(f"following job {request_id}\n")
+    else:
+        try:
+            client.status(text)
+            request_id = text
+        except GatewayRefused as refusal:
+            if refusal.status != 404:
+                raise
+            job = client.job(job_id_of(client, text))
+            request_id = job["request_id"]
+            if job["state"] == "finished":
+                display = Display(progress=False)
+                for line in client.job_logs(job["job_id"]):
+                    display(line)
+                return _told(text, job.get("result") or {})
     with Display() as display:
         client.follow(request_id, display)
-    result = client.status(request_id).get("result") or {}
+    return _told(request_id, client.status(request_id).get("result") or {})
+
+
+def _told(request_id: RequestId, result: dict[str, Any]) -> int:
     # the log ends with the reason of a failure
     if result.get("code") == "ok":
         sys.stderr.write(f"job {request_id} succeeded: {common.counted(result.get('rows') or 0, 'row')}\n")
@@ -74,7 +92,7 @@ def _follow(client: TransformClient, request_id: RequestId | None) -> int:
 
 def _current_job(client: TransformClient) -> RequestId:
     """Return the job that runs, else the next one that waits, else the last one."""
-    for query in ({"state": "running"}, {"state": "queued"}, {}):
+    for query in ({"state": "running"}, {"state": "queued", "sort": "created_at"}, {}):
         if found := client.jobs(**query, limit=1)["jobs"]:
             request_id: RequestId = found[0]["request_id"]
             return request_id

@@ -45,7 +45,7 @@ class TransformClient:
     token : str
         Its AUTH_TOKEN, or one of its AUTH_TOKEN_FILE; empty if it needs none.
     timeout_seconds : float
-        Time-out of every request except the execution of a job.
+        Timeout of every request except the execution of a job.
     trust : ssl.SSLContext, optional
         For ``https``; default: the authorities of the system, or those of the file in ``SSL_CERT_FILE``.
     """

@@ -130,7 +130,7 @@ class GatewayHttp:
         GatewayRefused
             The status is not 200.
         GatewayUnreachable
-            The connection broke, or was silent for the client's time-out.
+            The connection broke, or was silent for the client's timeout.
         """
         with self._answer("GET", path, headers=headers) as answer:
             if answer.status != 200:

@@ -452,5 +452,5 @@ class Broker:
 
 
 def _said(error: Exception) -> str:
-    """Return the text of an error, or its class if it has none, such as a time-out."""
+    """Return the text of an error, or its class if it has none, such as a timeout."""
     return str(error) or type(error).__name__

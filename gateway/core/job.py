@@ -234,7 +234,7 @@ class Verdict(Struct, frozen=True):
     exit_code : int
         0 on success.
     execution_seconds : float
-        From the slot to the end of the job; not capped, so it may exceed the time-out by the time of the kill.
+        From the slot to the end of the job; not capped, so it may exceed the timeout by the time of the kill.
     stages_seconds : dict of str to float
         Seconds by stage: ``queue``, ``fetch``, ``claim``, ``execute`` (inside it ``read``, ``import``,
         ``transform``, ``write``, ``profile``), ``kill``, ``deliver``.

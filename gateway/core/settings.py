@@ -18,7 +18,7 @@ WITHOUT_LIMITS = Limits(**{name: limit.disabled for name, limit in LIMITS.items(
 class Settings:
     """The settings of a gateway, with their defaults.
 
-    Quantities are in the units of their names. ``max_timeout_seconds`` bounds the time-out that a request may name.
+    Quantities are in the units of their names. ``max_timeout_seconds`` bounds the timeout that a request may name.
     ``limits`` are those of one job; `kernel_spec.protocol.limits` declares a setting for each.
     """
 

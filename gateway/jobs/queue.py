@@ -1,4 +1,4 @@
-"""The order in which jobs get slots: first come, first served, for as long as the queue time-out allows."""
+"""The order in which jobs get slots: first come, first served, for as long as the queue timeout allows."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class RefusalLog:
                 body = line_object(LogLine(time.time(), "stderr", f"ERROR: {message}"))
                 await put_object(self._client, events_url, body, "the reason of the refusal")
         except (JobFailed, TimeoutError) as error:
-            log.info("the reason of a refusal could not be written to its events_url: %s", error or "time-out")
+            log.info("the reason of a refusal could not be written to its events_url: %s", error or "timeout")
             return False
         finally:
             self._running -= 1

@@ -68,7 +68,7 @@ class Execution:
     execution_id : str
         Name of the output in the outbox.
     timeout_seconds : float
-        Time that is left of the job's time-out.
+        Time that is left of the job's timeout.
     permit : UploadPermit, optional
         Prepared when the job says that it is done.
 

@@ -27,7 +27,7 @@ from gateway.storage import open_output
 from kernel_spec.client.async_client import LauncherError
 from kernel_spec.protocol.values import ExitReport
 
-#: Time beyond the usual grace for a job that is to be held, after its time-out: native code notices the interrupt late,
+#: Time beyond the usual grace for a job that is to be held, after its timeout: native code notices the interrupt late,
 #: and a kernel that must be killed cannot be held.
 HOLD_GRACE_SECONDS = 2.0
 

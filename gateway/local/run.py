@@ -214,7 +214,7 @@ class LocalRun:
         except TimeoutError:
             self._fetch.cancel()
             tables = [*self._unfetched, *(table.alias for table in self._tables)]
-            # a job without tables gets here too, if its time-out is shorter than the way to its kernel
+            # a job without tables gets here too, if its timeout is shorter than the way to its kernel
             text = f"table {shown_alias(tables[0])} was still being fetched" if tables else "it had not begun"
             raise JobFailed(FailureCode.TIMEOUT, timeout_message(self._job.timeout_seconds, text)) from None
 

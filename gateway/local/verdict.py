@@ -1,6 +1,6 @@
 """The verdict on a job, from evidence that no other job can forge: its result file and the end of its process.
 
-A job may lie about itself. So the order matters: actions of the gateway itself (cancel, time-out) and of the operating
+A job may lie about itself. So the order matters: actions of the gateway itself (cancel, timeout) and of the operating
 system (a limit) overrule the result file.
 """
 
@@ -134,7 +134,7 @@ def _cause(facts: ExecutionFacts, peak_bytes: int | None) -> tuple[FailureCode |
 
 
 def timeout_message(timeout_seconds: float, running: str) -> str:
-    """Return the message of a time-out.
+    """Return the message of a timeout.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def _limit_hit(facts: ExecutionFacts, peak_bytes: int | None) -> tuple[FailureCo
             return _failure(FailureCode.MEMORY_LIMIT, text)
         case "cpu_limit":
             used = f" (used {report.cpu_seconds:.0f} s)" if report.cpu_seconds else ""
-            text = f"The job used more processor time than its limit of {limits.cpu_seconds} s and was ended{used}"
+            text = f"The job used more CPU time than its limit of {limits.cpu_seconds} s and was ended{used}"
             return _failure(FailureCode.CPU_LIMIT, text)
         case "disk_limit":
             text = f"The job's directory grew beyond its quota of {_mib(limits.disk_bytes)} and the job was ended"

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 from collections.abc import Iterable
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,12 @@ class TransformGatewayApp(ConfiguredApp, JupyterApp):
         "Serves Metabase's Python runner API and runs each transform in a fresh, sandboxed IPython kernel.\n\n"
         "Without a subcommand it starts the gateway in the foreground. See `transform-gateway commands` for the others."
     )
-    examples = """
+    examples = cleandoc("""
         transform-gateway --port=5001 --slots=2            # start the gateway
         PORT=5001 SLOTS=2 transform-gateway                # the same with settings from the environment
         AUTH_TOKEN_FILE=/etc/tokens transform-gateway      # tokens from a file; other users can see a command line
         transform-gateway --generate-config                # write a configuration file below ~/.jupyter
-    """
+    """)
 
     auth_token = Unicode(
         DEFAULTS.auth_token, help="Token that clients send as `Authorization: Bearer TOKEN`. Empty: no token is needed."
@@ -111,11 +112,11 @@ class TransformGatewayApp(ConfiguredApp, JupyterApp):
         min=0.1,
     ).tag(config=True, env="QUEUE_TIMEOUT")
     default_timeout_seconds = Seconds(
-        DEFAULTS.default_timeout_seconds, help="Time-out in seconds of a request without `timeout`.", min=0.1
+        DEFAULTS.default_timeout_seconds, help="Timeout in seconds of a request without `timeout`.", min=0.1
     ).tag(config=True, env="DEFAULT_TIMEOUT")
     max_timeout_seconds = Seconds(
         DEFAULTS.max_timeout_seconds,
-        help="Largest time-out in seconds that a request may ask for. A time-out above CPU_LIMIT_SECONDS raises that "
+        help="Largest timeout in seconds that a request may ask for. A timeout above CPU_LIMIT_SECONDS raises that "
         "limit for the job.",
         min=1,
     ).tag(config=True, env="MAX_TIMEOUT")
@@ -131,7 +132,7 @@ class TransformGatewayApp(ConfiguredApp, JupyterApp):
     disable_limits = Bool(
         False,
         help="Remove the limits of a job on memory, processor time, processes, open files and disk; only the machine "
-        "or the container limits it. The sandbox and the time-outs stay.",
+        "or the container limits it. The sandbox and the timeouts stay.",
     ).tag(config=True, env="DISABLE_LIMITS")
     max_connections = Integer(
         DEFAULTS.max_connections,

@@ -71,9 +71,7 @@ def check_settings(settings: Settings) -> None:
             "(--internal-s3-secret-key)"
         )
     if settings.default_timeout_seconds > settings.max_timeout_seconds:
-        raise ConfigurationError(
-            "default_timeout_seconds is larger than max_timeout_seconds; lower the one or raise the other"
-        )
+        raise ConfigurationError("DEFAULT_TIMEOUT is larger than MAX_TIMEOUT; lower the first or raise the second")
     seen_by_jobs = readable_paths.path_above(str(settings.state_dir))
     if seen_by_jobs is not None:
         raise ConfigurationError(
@@ -209,7 +207,7 @@ def warnings_of(settings: Settings) -> list[str]:
     if settings.slots > SLOTS_PER_PROCESSOR * processors:
         warnings.append(
             f"SLOTS is {settings.slots}, but the gateway has {processors} of this host's processors: jobs that compute "
-            "slow each other down and may reach their time-out. Lower SLOTS"
+            "slow each other down and may reach their timeout. Lower SLOTS"
         )
     added = usable_set(settings.state_dir) if settings.preload else ""
     if missing := [name for name in settings.preload if not _exists(name, added)]:

@@ -26,7 +26,7 @@ def fetch_status(running: Running, timeout_seconds: float = 5.0) -> dict[str, An
             response = refusal
         with response:
             found = json.load(response)
-    except (OSError, ValueError):  # URLError and time-outs are OSErrors
+    except (OSError, ValueError):  # URLError and timeouts are OSErrors
         return None
     return found if isinstance(found, dict) else None
 

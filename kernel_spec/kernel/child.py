@@ -212,7 +212,7 @@ def _boot(plan: KernelPlan, channel: Channel) -> NoReturn:
     confinement.bound_memory(plan.limits)
     confinement.seal(plan)
     if _has_egress_filter(plan):
-        # Fails at once instead of after a time-out; the broker's egress filter is the barrier.
+        # Fails at once instead of after a timeout; the broker's egress filter is the barrier.
         sys.addaudithook(connect_audit_hook)
     channel.send(StageReached("booted"))
     # Before any request is served: with this channel a job could lie to the launcher.

@@ -1,7 +1,7 @@
 """An audit hook for jobs with the network: a connect to a denied address fails at once, with the reason.
 
 The socket broker (`kernel_spec.sandbox.egress.socket_broker`) drops the packets of such connections, so a caller would
-wait for its time-out. This audit hook (PEP 578) gets the address that Python code passes to connect. It does not get
+wait for its timeout. This audit hook (PEP 578) gets the address that Python code passes to connect. It does not get
 connections of C libraries and of programs that a job starts, nor those to the machine's other addresses; these time
 out.
 """

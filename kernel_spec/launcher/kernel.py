@@ -147,7 +147,7 @@ class Kernel:
         if number == signal.SIGKILL and oom_kills:
             return "memory_limit", f"exceeded its memory limit of {self.limits.memory_bytes} bytes"
         if self._ran_out_of_cpu(number):
-            return "cpu_limit", f"used up its {self.cpu_limit_seconds:g} s of processor time"
+            return "cpu_limit", f"used up its {self.cpu_limit_seconds:g} s of CPU time"
         if number is not None:
             if self.asked_to_end and number == signal.SIGKILL:
                 return "killed_by_us", "was ended by the gateway"

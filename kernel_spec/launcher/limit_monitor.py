@@ -83,7 +83,7 @@ class LimitMonitor:
         used_seconds = kernel.cpu_seconds - kernel.base_cpu_seconds
         # RLIMIT_CPU ends the kernel process itself; this is for the sum with its children.
         if used_seconds > kernel.cpu_limit_seconds + 1:
-            reason = f"used {used_seconds:.1f} s of processor time and may use {kernel.cpu_limit_seconds:g} s"
+            reason = f"used {used_seconds:.1f} s of CPU time and may use {kernel.cpu_limit_seconds:g} s"
             self._on_limit(kernel, "cpu_limit", reason)
             return False
         return True

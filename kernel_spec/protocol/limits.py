@@ -98,7 +98,7 @@ LIMITS: Mapping[str, Limit] = {
     ),
     "cpu_seconds": Limit(
         "CPU_LIMIT_SECONDS",
-        "Processor time of {} in seconds.",
+        "CPU time of {} in seconds.",
         smallest=1,
         smallest_setting=1,
         disabled=10 * 365 * 86_400,

@@ -1,7 +1,7 @@
 """The subprocess design, written plainly: the same HTTP request, and a new Python process importing pandas
 for each job.
 
-This is what the first public runner of Metabase did. It has no sandbox, no limits but the time-out, no live
+This is what the first public runner of Metabase did. It has no sandbox, no limits but the timeout, no live
 log and no queue but asyncio's, so nothing that the gateway does besides is counted against it.
 """
 

@@ -169,6 +169,16 @@ test("a notebook draws the profile and the stages of a run as the page does", as
   }
 });
 
+test("a table that is removed leaves the script that was written for it", async () => {
+  await drop("wrong.csv", "a\n1\n");
+  await listed("wrong");
+  expect(await script()).toContain("def transform(wrong):");
+  await page.getByRole("button", { name: "Remove wrong" }).click();
+  await drop("visits.csv", "a\n1\n");
+  await listed("visits");
+  expect(await script()).toContain("def transform(visits):");
+});
+
 test("Parquet is read as a table", async () => {
   const code = "import io, sys, pyarrow as pa, pyarrow.parquet as pq; b = io.BytesIO(); pq.write_table(pa.table({'n': [1, 2, 3]}), b); sys.stdout.buffer.write(b.getvalue())";
   const buffer = execFileSync(PYTHON, ["-c", code]);
@@ -269,7 +279,7 @@ test("a failed job runs again with its script, modules and tables, also when its
   await page.getByRole("link", { name: "Run again in the playground" }).click();
   await expect.poll(script).toContain("visits.nosuch");
   await listed("visits");
-  await page.getByRole("status").filter({ hasText: "From the failed job: module counting, time-out 45 s." }).waitFor();
+  await page.getByRole("status").filter({ hasText: "From the failed job: module counting, timeout 45 s." }).waitFor();
   expect(await violations(page)).toEqual([]);
   await page.getByRole("button", { name: "Run", exact: true }).click();
   await result().getByText(/AttributeError.*nosuch.*line 3/).waitFor();

@@ -73,6 +73,7 @@ test.skipIf(!DIRECTORY).for(Object.entries(SHAPES))("each view, %s", async ([sha
   await page.getByText("Plans by share").first().waitFor();
   await take("now");
   if (shape === "light") {
+    await page.getByText(/^month 9:/).first().waitFor(); // the log fills its place
     await page.setViewportSize({ width: 1000, height: 640 });
     await page.screenshot({ path: `${DIRECTORY}/page.png` }); // docs/page.png
     await page.setViewportSize(options.viewport);

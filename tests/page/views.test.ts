@@ -105,6 +105,29 @@ test("a running job is held, its view says how to attach, and it is released", a
   await text(page, "It was released.").waitFor();
 });
 
+test("a cancel and a release that did not arrive can be sent again", async () => {
+  const page = await openTab(browser, gateway);
+  const { execution_id } = await gateway.execute(LONG, { request_id: "again", timeout: 600 }, false);
+  await jobPage(page, execution_id);
+  await text(page, STEP).waitFor();
+  const lost = /\/(hold|release)$/;
+  const unanswered = page.getByRole("alert").filter({ hasText: "The gateway does not answer." });
+  await page.route(lost, (route) => route.abort());
+  await page.getByRole("button", { name: "Cancel and hold" }).click();
+  await unanswered.waitFor();
+  await page.unroute(lost);
+  await page.getByRole("button", { name: "Cancel and hold" }).click();
+  const held = page.getByRole("region", { name: "Held kernel" });
+  await held.getByText(/jupyter.* --existing/).waitFor();
+  await page.route(lost, (route) => route.abort());
+  await held.getByRole("button", { name: "Release" }).click();
+  await unanswered.waitFor();
+  await held.getByText(/jupyter.* --existing/).waitFor();
+  await page.unroute(lost);
+  await held.getByRole("button", { name: "Release" }).click();
+  await text(page, "It was released.").waitFor();
+});
+
 test("a failure shows its reason, the user's line and the held kernel", async () => {
   const page = await openTab(browser, gateway);
   const { execution_id } = await gateway.execute(BAD, { request_id: 4 });
@@ -128,6 +151,15 @@ test("a result shows its columns with types and its first rows", async () => {
   await page.getByRole("columnheader", { name: "square Integer" }).waitFor();
   await page.getByRole("cell", { name: "361", exact: true }).waitFor();
   await text(page, "The first 20 of 30 rows.").waitFor();
+  await expect.poll(() => page.title()).toBe("Squares of numbers. · Transform Gateway"); // tabs of several jobs differ
+});
+
+test("a result in another format shows its columns and says why it shows no rows", async () => {
+  const page = await openTab(browser, gateway);
+  const { execution_id } = await gateway.execute(GOOD, { request_id: "parquet", output_format: "parquet" });
+  await jobPage(page, execution_id);
+  await page.getByRole("columnheader", { name: "square Integer" }).waitFor();
+  await text(page, "this result is parquet").waitFor();
 });
 
 test("a result that went to a storage shows its columns with types", async () => {
@@ -186,6 +218,28 @@ test("the history is filtered and sorted, and the URL keeps that", async () => {
   await page.locator("th[aria-sort=descending]").filter({ hasText: "Duration" }).waitFor();
   await page.getByLabel("Name contains").fill("no such label");
   await text(page, "No job matches").waitFor();
+});
+
+test("jobs that were asked for with Show more stay when the list changes", async () => {
+  for (let number = 0; number < 55; number += 1) await gateway.execute("def transform(missing): pass", { request_id: `old-${number}` });
+  const page = await openTab(browser, gateway);
+  await page.goto(`${gateway.url}/#/jobs`);
+  await expect.poll(() => page.locator("tbody tr").count()).toBe(50);
+  await page.getByRole("button", { name: "Show more" }).dblclick(); // the second click asks for the same jobs
+  await page.getByRole("row").filter({ hasText: "#old-0" }).waitFor();
+  await gateway.execute(GOOD, { request_id: "fresh", label: "came later" });
+  await page.getByRole("link", { name: "came later" }).waitFor();
+  await page.getByRole("row").filter({ hasText: "#old-0" }).waitFor();
+  expect(await page.locator("tbody tr").count()).toBeGreaterThan(50);
+});
+
+test("a name from right to left does not move the request id", async () => {
+  await gateway.execute(GOOD, { request_id: "4711", label: "דוח מכירות" });
+  const page = await openTab(browser, gateway);
+  await page.goto(`${gateway.url}/#/jobs`);
+  const name = await page.getByRole("link", { name: "דוח מכירות" }).boundingBox();
+  const id = await page.getByText("#4711").boundingBox();
+  expect(id!.x).toBeGreaterThan(name!.x);
 });
 
 test("the history comes although jobs go on changing while it is asked for", async () => {

@@ -146,7 +146,7 @@ def submit(
     """Send a script, or the one that was run last, with the loaded tables to the running gateway.
 
     That is the gateway of TRANSFORM_GATEWAY_URL in Jupyter's environment (its token in AUTH_TOKEN), else the one on
-    this machine. `TransformRun.comparison` says what differs from the run in the notebook; the time-out and format of
+    this machine. `TransformRun.comparison` says what differs from the run in the notebook; the timeout and format of
     that run apply here too unless others are given.
 
     Parameters

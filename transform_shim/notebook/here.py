@@ -43,7 +43,7 @@ def run_here(
 ) -> TransformRun:
     """Run a script as a job would, in this process.
 
-    The frame of a failure stays, as ``sys.last_traceback`` and its like: ``%debug`` shows it. There is no time-out
+    The frame of a failure stays, as ``sys.last_traceback`` and its like: ``%debug`` shows it. There is no timeout
     here; Ctrl-C interrupts. `is_shown` is whether the caller shows what the script displays.
     """
     place = Path(tempfile.mkdtemp(prefix="here-"))

@@ -33,13 +33,13 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not (_is_finite(self.timeout) and self.timeout > 0):
-            raise NotebookError(f"the time-out must be seconds above 0, not {self.timeout!r}")
+            raise NotebookError(f"the timeout must be seconds above 0, not {self.timeout!r}")
         if self.hold_minutes is not None and not (_is_finite(self.hold_minutes) and self.hold_minutes >= 0):
             raise NotebookError(f"a kernel is held for minutes from 0 up, not for {self.hold_minutes!r}")
         check_format(self.output_format)
 
     def with_defaults(self, other: RunOptions) -> RunOptions:
-        """Return these, with the time-out and the format of `other` where these name none."""
+        """Return these, with the timeout and the format of `other` where these name none."""
         return dataclasses.replace(
             self,
             timeout=other.timeout if self.timeout is None else self.timeout,

@@ -42,7 +42,7 @@ class Session:
         if not isinstance(code, str):
             raise NotebookError(f"the script must be text, not {type(code).__name__!r}")
         if here and (options.timeout is not None or options.hold_minutes is not None):
-            raise NotebookError("in this kernel there is no time-out (Ctrl-C interrupts) and nothing to hold")
+            raise NotebookError("in this kernel there is no timeout (Ctrl-C interrupts) and nothing to hold")
         self.script, self.options, self.local = code, options, None
         if here:
             from transform_shim.notebook.here import run_here
@@ -57,7 +57,7 @@ class Session:
     def submit(self, code: str | None, options: RunOptions, on_event: OnEvent | None = None) -> TransformRun:
         """Run a script, or the last one, through the running gateway and compare it with the run in the notebook.
 
-        A run that is compared has the time-out and the format that it had here, unless others are given.
+        A run that is compared has the timeout and the format that it had here, unless others are given.
         """
         script = self.script if code is None else code
         if script is None:

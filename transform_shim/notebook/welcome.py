@@ -24,7 +24,7 @@ def _limits() -> list[str]:
         (resource.RLIMIT_DATA, 1 << 20, "{:,.0f} MiB of memory"),
         (resource.RLIMIT_FSIZE, 1_000_000, "{:,.0f} MB in one file"),
         (resource.RLIMIT_NOFILE, 1, "{:,.0f} open files"),
-        (resource.RLIMIT_CPU, 3600, "{:,.0f} hours of processor time"),
+        (resource.RLIMIT_CPU, 3600, "{:,.0f} hours of CPU time"),
     ):
         limit = resource.getrlimit(number)[0]
         if limit != resource.RLIM_INFINITY:

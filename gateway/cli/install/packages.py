@@ -74,7 +74,8 @@ def _packages(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _main_of_change(name: str, action: str, arguments: Sequence[str]) -> int:
     parser = common.parser(name, ADD if action == "add" else REMOVE)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="a package, also with a version or as a wheel's file")
+    text = "a package, also with a version, or the file of a wheel" if action == "add" else "a package"
+    parser.add_argument("names", nargs="+", metavar="NAME", help=text)
     place = os.environ.get("STATE_DIR") or ".state"
     text = f"state directory of the gateway (environment: STATE_DIR; default: {place})"
     parser.add_argument("--state-dir", type=Path, default=Path(place), help=text)

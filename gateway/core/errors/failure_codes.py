@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-#: The first public runner reported this for time-out and cancel; Metabase shows it as it is.
+#: The first public runner reported this for timeout and cancel; Metabase shows it as it is.
 EXIT_CODE_KILLED = -1
 
 
@@ -102,7 +102,7 @@ FAILURES: dict[FailureCode, FailureKind] = {
         in_log=True,
     ),
     FailureCode.TIMEOUT: _kind(
-        "The job ran longer than its time-out.",
+        "The job ran longer than its timeout.",
         "Do less, or raise the timeout of the request.",
         exit_code=EXIT_CODE_KILLED,
     ),
@@ -112,7 +112,7 @@ FAILURES: dict[FailureCode, FailureKind] = {
         exit_code=137,
     ),
     FailureCode.CPU_LIMIT: _kind(
-        "The job used more processor time than its limit.", "Do less, or raise the CPU limit.", exit_code=137
+        "The job used more CPU time than its limit.", "Do less, or raise the CPU limit.", exit_code=137
     ),
     FailureCode.PROCESS_LIMIT: _kind("The job started too many processes or threads.", "Start fewer."),
     FailureCode.DESCRIPTOR_LIMIT: _kind("The job opened too many files at once.", "Close files after use."),
@@ -189,7 +189,7 @@ FAILURES: dict[FailureCode, FailureKind] = {
         status=503,
     ),
     FailureCode.QUEUE_TIMEOUT: _kind(
-        "The job waited longer for a slot than the queue time-out.",
+        "The job waited longer for a slot than the queue timeout.",
         "Send it again later, or raise SLOTS.",
         retryable=True,
         exit_code=EXIT_CODE_KILLED,

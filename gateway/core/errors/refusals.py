@@ -106,7 +106,7 @@ class NotFound(GatewayError):
     """There is no such route, or nothing is known under this id."""
 
     status, code = 404, "not_found"
-    advice = "See /openapi.json for the routes. An id is known for ten minutes after its job; see /v1/jobs."
+    advice = "See /openapi.json for the routes. A request_id is known for ten minutes after its job; see /v1/jobs."
 
 
 class MethodNotAllowed(GatewayError):
@@ -145,14 +145,14 @@ class UnsupportedMediaType(GatewayError):
 
 
 class QueueFull(GatewayError):
-    """Every place in the queue is taken; the answer comes at once, so that the caller's time-out is not spent here."""
+    """Every place in the queue is taken; the answer comes at once, so that the caller's timeout is not spent here."""
 
     status, code, retryable = 503, "queue_full", True
     advice = "Send it again after Retry-After, or raise SLOTS or QUEUE_LENGTH."
 
 
 class QueueTimeout(GatewayError):
-    """The job waited longer for a slot than the queue time-out allows."""
+    """The job waited longer for a slot than the queue timeout allows."""
 
     status, code, retryable = 504, "queue_timeout", True
     advice = "Send it again later, or raise SLOTS or QUEUE_TIMEOUT."

@@ -70,7 +70,7 @@ def _answer(job: Job, record: JobRecord, verdict: Verdict) -> LegacyJobResponse:
     answer = LegacyJobResponse(
         request_id=record.request_id,
         exit_code=verdict.exit_code,
-        # for a time-out that runner reported the limit itself, and its callers compare
+        # for a timeout that runner reported the limit itself, and its callers compare
         execution_time=job.timeout_seconds if verdict.timed_out else round(verdict.execution_seconds, 4),
         timeout=verdict.timed_out,
         cancelled=verdict.cancelled,

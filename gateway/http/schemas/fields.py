@@ -73,7 +73,7 @@ def _check_request_id(value: int | str) -> int | str:
 
 def _check_timeout(value: float, info: ValidationInfo) -> float:
     if not isinstance(info.context, Settings):
-        raise TypeError("a time-out is validated by the settings, which are missing")
+        raise TypeError("a timeout is validated by the settings, which are missing")
     limit = info.context.max_timeout_seconds
     if not math.isfinite(value) or not 0 < value <= limit:
         raise ValueError(f"expected {EXPECTED_TIMEOUT} and at most {limit:g}, not {value:g}")

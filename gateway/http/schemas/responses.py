@@ -373,7 +373,7 @@ def held_response(held: HeldKernel) -> HeldResponse:
 
 
 def error_text(verdict: Verdict) -> str:
-    """Return the message of a failure; Metabase looks for the word "timeout" in that of a time-out."""
+    """Return the message of a failure; Metabase looks for the word "timeout" in that of a timeout."""
     text = verdict.message or (FAILURES[verdict.code].meaning if verdict.code else "")
     return text if not verdict.timed_out or "timeout" in text.lower() else f"{text} (timeout)"
 

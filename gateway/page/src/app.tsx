@@ -44,7 +44,7 @@ export function App() {
         <Connection />
       </header>
       <main id="main" tabIndex={-1}>
-        {connection.value === "lost" && !refused.value && <p class="notice bad gone" role="status">The gateway does not answer. This page shows what it knew before, and tries again by itself.</p>}
+        {connection.value === "lost" && !refused.value && <p class="notice bad gone" role="status">The gateway does not answer. The page shows its last known state and reconnects by itself.</p>}
         {refused.value ? <TokenForm /> : <View view={view} id={id} />}</main>
     </>
   );

@@ -159,7 +159,7 @@ class ObjectClient:
         if target.authorization is not None:
             own_headers["Authorization"] = target.authorization
         connect_seconds = min(CONNECT_SECONDS, self.stall_seconds)
-        # aiohttp's read time-out begins when the request is sent. During an upload an interim answer (1xx) would begin
+        # aiohttp's read timeout begins when the request is sent. During an upload an interim answer (1xx) would begin
         # it too early, so uploads have the deadline below alone.
         read_seconds = self.stall_seconds if upload is None else None
         # In two iterations the loop reads what servers sent on idle connections: so one that was closed, or got a 408

@@ -279,6 +279,11 @@ def test_jobs_are_looked_at_and_ended_by_id(here: Path, running_gateway: Gateway
     followed = call(here, "logs", "cli-77", "--follow", gateway=running_gateway)
     assert (followed.returncode, followed.stdout) == (0, "started\n")
     assert followed.stderr.splitlines()[-1] == "job cli-77 failed: cancelled"
+    listed = json.loads(call(here, "jobs", "--json", "--limit", "1", gateway=running_gateway).stdout)
+    followed = call(here, "logs", listed["job_id"], "--follow", gateway=running_gateway)
+    assert (followed.returncode, followed.stdout) == (0, "started\n")
+    unknown = call(here, "logs", "no-such-job", "--follow", gateway=running_gateway)
+    assert (unknown.returncode, "there is no job with the id 'no-such-job'" in unknown.stderr) == (2, True)
 
 
 def test_submitted_job_outlives_the_command_and_its_result_is_kept(here: Path, running_gateway: GatewayProcess) -> None:

@@ -38,6 +38,13 @@ def test_every_setting_has_a_flag_an_environment_variable_and_help(name: str) ->
     assert TransformGatewayApp.aliases[name.replace("_", "-")] == f"TransformGatewayApp.{name}"
 
 
+def test_examples_of_the_help_begin_in_one_column() -> None:
+    lines = [line for text in TransformGatewayApp().emit_examples() for line in text.splitlines()]
+    examples = [line for line in lines if "transform-gateway" in line]
+    assert len(examples) == 4
+    assert {len(line) - len(line.lstrip()) for line in examples} == {4}
+
+
 @pytest.mark.parametrize(("option", "holds"), [("", True), ("=true", True), ("=false", False)])
 def test_option_of_a_switch_without_a_value_turns_it_on(option: str, holds: bool) -> None:
     app = TransformGatewayApp()
@@ -98,7 +105,7 @@ def test_loopback_needs_none(host: str) -> None:
 
 
 def test_contradicting_timeouts_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="max_timeout_seconds"):
+    with pytest.raises(ConfigurationError, match="MAX_TIMEOUT"):
         app("--default-timeout-seconds=100", "--max-timeout-seconds=50").settings()
 
 

@@ -327,13 +327,13 @@ def test_interrupt_cancels_the_job(notebook: NotebookKernel) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("%%transform --timeout 0", "the time-out must be seconds above 0, not 0.0"),
+        ("%%transform --timeout 0", "the timeout must be seconds above 0, not 0.0"),
         ("%%transform --timeout 1e9", "the gateway refused the job: bad_request: "),
         ("%%transform --timeout 5x", "argument --timeout: invalid seconds value: '5x'"),
         ("%%transform --timeout 400d", "the gateway refused the job: bad_request: "),
         ("%%transform --hold -1", "held for minutes from 0 up"),
         ("%%transform --output-format xlsx", "invalid choice: 'xlsx'"),
-        ("%%transform --here --timeout 5", "in this kernel there is no time-out"),
+        ("%%transform --here --timeout 5", "in this kernel there is no timeout"),
         ("%%transform --here --hold 5", "nothing to hold"),
         ("%%transform --nonsense", "unrecognized arguments: --nonsense"),
         ("%%library 2x", "'2x' cannot be the name of a library module"),
@@ -376,8 +376,8 @@ def test_functions_have_the_effect_of_the_magics(notebook: NotebookKernel) -> No
         ("table('orders', 'orders.csv', format='xml')", "'xml' is not a format; these are: jsonl, csv, parquet, arrow"),
         ("table('orders', 'orders.csv', manifest=5)", "invalid request: manifest: "),
         ("run_transform(None)", "the script must be text, not 'NoneType'"),
-        ("run_transform('x = 1', timeout='9')", "the time-out must be seconds above 0, not '9'"),
-        ("run_transform('x = 1', timeout=float('inf'))", "the time-out must be seconds above 0, not inf"),
+        ("run_transform('x = 1', timeout='9')", "the timeout must be seconds above 0, not '9'"),
+        ("run_transform('x = 1', timeout=float('inf'))", "the timeout must be seconds above 0, not inf"),
         ("run_transform('x = 1', hold_minutes=float('inf'))", "a kernel is held for minutes from 0 up, not for inf"),
     ],
 )

@@ -47,8 +47,8 @@ export async function postJson<T>(path: string, body: unknown): Promise<T> {
 
 /** The gateway names the kind of the token and the kind that a request needs. */
 export function scopeMessage(text: string): string {
-  if (/is of kind 'read'/.test(text)) return "This token may only read. This needs one of kind run.";
-  return /needs a token of kind 'admin'/.test(text) ? "This token may not do this: it needs a token of kind admin." : text;
+  if (/is of kind 'read'/.test(text)) return "This token may only read. A token of kind run is needed.";
+  return /needs a token of kind 'admin'/.test(text) ? "This token may not do this. A token of kind admin is needed." : text;
 }
 
 async function refusalOf(response: Response): Promise<Refusal> {

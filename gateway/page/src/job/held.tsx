@@ -7,6 +7,7 @@ import { When } from "../parts/time.tsx";
 
 export function Held({ held }: { held: HeldKernel }) {
   const [state, setState] = useState("");
+  const [problem, setProblem] = useState("");
   const host = held.host && held.host !== gateway.value?.cluster?.member ? held.host : "";
   useEffect(() => {
     if (host) return; // only the host lists and releases it
@@ -14,11 +15,13 @@ export function Held({ held }: { held: HeldKernel }) {
   }, [held.id, host]);
   async function release(): Promise<void> {
     setState("Releasing…");
+    setProblem("");
     try {
       await postJson("/v1/release", { id: held.id });
       setState("It was released.");
     } catch (error) {
-      setState(messageOf(error));
+      setState("");
+      setProblem(messageOf(error));
     }
   }
   return (
@@ -29,6 +32,7 @@ export function Held({ held }: { held: HeldKernel }) {
           <p>The variables of the failed job can be inspected until <When iso={held.expires_at} />. Run this on {host ? <>the machine of <b>{host}</b></> : "the gateway's machine"}:</p>
           <pre tabIndex={0}>{held.attach}</pre>
           <p><CopyButton text={held.attach} /> {!host && <button class="danger" onClick={() => void release()}>Release</button>}</p>
+          {problem && <p class="bad-text" role="alert">{problem}</p>}
         </>
       )}
     </section>

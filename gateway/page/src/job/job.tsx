@@ -23,6 +23,10 @@ export function JobView({ jobId }: { jobId: string }) {
   const [attempt, setAttempt] = useState(0);
   const streamed = live.value.get(jobId);
   const lines = followed.value?.jobId === jobId ? followed.value.lines : [];
+  const name = job ? jobName(job) : "";
+  useEffect(() => {
+    if (name) document.title = `${name} · Transform Gateway`;
+  }, [name]);
   const phase = `${streamed?.state} ${snapshots.value} ${attempt}`;
   useEffect(() => lookAt(jobId), [jobId]);
   useEffect(() => {

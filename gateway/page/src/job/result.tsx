@@ -33,10 +33,11 @@ export function Result({ job }: { job: JobDetail }) {
   const [rows, setRows] = useState<Record<string, unknown>[]>([]);
   const [refusal, setRefusal] = useState("");
   const links = job.result?.results;
+  const format = job.result?.data_format;
   const onError = (error: unknown) => setRefusal(error instanceof Refusal && error.status === 403 ? error.message : "");
   useEffect(() => {
     if (links?.manifest) getJson<Manifest>(links.manifest).then(setManifest, onError);
-    if (links?.output && job.result?.data_format === "jsonl") readRows(links.output).then(setRows, onError);
+    if (links?.output && format === "jsonl") readRows(links.output).then(setRows, onError);
   }, [links?.manifest, links?.output]);
   if (job.rows === null) return null;
   return (
@@ -46,6 +47,7 @@ export function Result({ job }: { job: JobDetail }) {
       {refusal && <p class="faint">{refusal}</p>}
       {!manifest && job.columns.length > 0 && <ul class="schema">{job.columns.map((column) => <li key={column.name}>{column.name} <span class="faint">{column.base_type}</span></li>)}</ul>}
       {manifest && <RowsTable fields={manifest.fields} rows={rows} />}
+      {links?.output && format !== "jsonl" && <p class="faint">The page shows rows of JSON lines only; this result is {format}.</p>}
       {rows.length > 0 && rows.length < job.rows && <p class="faint">The first {rows.length} of {count(job.rows)} rows.</p>}
     </section>
   );

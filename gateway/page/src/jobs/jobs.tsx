@@ -18,8 +18,8 @@ const PAUSE_MS = 200;
 const INPUTS = [
   ["label", "Name contains", "text"],
   ["request_id", "Request id", "text"],
-  ["min_duration", "At least seconds", "decimal"],
-  ["min_rows", "At least rows", "numeric"],
+  ["min_duration", "Minimum seconds", "decimal"],
+  ["min_rows", "Minimum rows", "numeric"],
 ] as const;
 
 /** The codes that are usual; another one in the URL is added to the list. */
@@ -33,15 +33,22 @@ interface Page {
   missing_members?: string[];
 }
 
+/** `text` is the query that the jobs are of. */
+interface Shown extends Page {
+  text: string;
+}
+
 export function JobsView() {
   const query = route.value.query;
-  const [page, setPage] = useState<Page | null>(null);
+  const [page, setPage] = useState<Shown | null>(null);
   const [problem, setProblem] = useState("");
   const [attempt, setAttempt] = useState(0);
   const askedAt = useRef(-PAUSE_MS);
   // a job that was accepted or ended, or a stream that began anew, changes the list
   const changes = `${snapshots.value} ${recent.value[0]?.job_id ?? ""} ${[...live.value.keys()].at(-1) ?? ""}`;
   const text = query.toString();
+  const shown = useRef(0); // a change of the list must not take away what "Show more" brought
+  shown.current = page?.text === text ? page.jobs.length : 0;
   // what changes during a request is asked for after it: an answer that is given up for each change would never come
   const [isAsking, setAsking] = useState(true);
   const [asked, setAsked] = useState(changes);
@@ -53,9 +60,9 @@ export function JobsView() {
     setAsking(true);
     const timer = setTimeout(() => {
       askedAt.current = performance.now();
-      getJson<Page>(`/v1/jobs?${historyQuery(query, Date.now())}`, aborter.signal)
+      getJson<Page>(`/v1/jobs?${historyQuery(query, Date.now(), shown.current)}`, aborter.signal)
         .then(
-          (found) => (setPage(found), setProblem("")),
+          (found) => (setPage({ ...found, text }), setProblem("")),
           (error: unknown) => aborter.signal.aborted || setProblem(messageOf(error)),
         )
         .finally(() => aborter.signal.aborted || setAsking(false));
@@ -69,7 +76,8 @@ export function JobsView() {
     sent.set("cursor", page.cursor);
     try {
       const next = await getJson<Page>(`/v1/jobs?${sent}`);
-      setPage({ ...next, jobs: [...page.jobs, ...next.jobs] });
+      const known = new Set(page.jobs.map((job) => job.job_id));
+      setPage({ ...next, text, jobs: [...page.jobs, ...next.jobs.filter((job) => !known.has(job.job_id))] });
     } catch (error) {
       setProblem(messageOf(error));
     }
@@ -80,7 +88,7 @@ export function JobsView() {
       <h1>Jobs</h1>
       <Filters query={query} />
       {problem && <Failed message={problem} retry={() => setAttempt(attempt + 1)} />}
-      {!!page?.missing_members?.length && <p class="notice bad" role="alert">{page.missing_members.join(", ")} does not answer, so the jobs that it accepted are not in this list.</p>}
+      {!!page?.missing_members?.length && <p class="notice bad" role="alert">This list lacks jobs: {page.missing_members.join(", ")} {page.missing_members.length === 1 ? "does" : "do"} not answer.</p>}
       {!page && !problem && <Loading />}
       {page?.jobs.length === 0 && <Empty title={text ? "No job matches" : "No jobs yet"}>{text ? <a href="#/jobs">Remove all filters</a> : <>Each job that this gateway accepts is listed here. <a href="#/playground">Run the first one</a></>}</Empty>}
       {page && page.jobs.length > 0 && <Table jobs={page.jobs} query={query} />}
@@ -142,7 +150,7 @@ function Table({ jobs, query }: { jobs: JobSummary[]; query: URLSearchParams }) 
           {jobs.map((job) => (
             <tr key={job.job_id} class={hasFailed(job) ? "failed" : ""}>
               <td>
-                <a href={jobLink(job.job_id)}>{jobName(job)}</a>
+                <a href={jobLink(job.job_id)}><bdi>{jobName(job)}</bdi></a>
                 <span class="faint"> {job.label ? job.tables.join(", ") : ""} <span title={`request id ${job.request_id}`}>#{shortId(job.request_id)}</span>{job.host && ` on ${job.host}`}</span>
                 {job.error && <span class="why">{firstLine(job.error)}</span>}
               </td>

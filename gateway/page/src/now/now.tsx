@@ -104,7 +104,7 @@ function Ended() {
   if (jobs.length === 0) return null;
   return (
     <section class="card">
-      <div class="row"><h2>Finished last</h2><a href="#/jobs">All jobs</a></div>
+      <div class="row"><h2>Recently finished</h2><a href="#/jobs">All jobs</a></div>
       <ul class="ended">
         {jobs.map((job) => (
           <li key={job.job_id} class={hasFailed(job) ? "failed" : ""}>

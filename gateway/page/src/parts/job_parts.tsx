@@ -42,12 +42,18 @@ function AskButton({ ask, name, asked }: { ask: () => Promise<unknown>; name: st
   const [problem, setProblem] = useState("");
   async function onClick(): Promise<void> {
     setAsked(true);
+    setProblem("");
     try {
       await ask();
     } catch (error) {
       setProblem(messageOf(error));
+      setAsked(false);
     }
   }
-  if (problem) return <span class="bad-text" role="alert">{problem}</span>;
-  return <button class="danger" disabled={isAsked} onClick={() => void onClick()}>{isAsked ? asked : name}</button>;
+  return (
+    <>
+      {problem && <span class="bad-text" role="alert">{problem}</span>}
+      <button class="danger" disabled={isAsked} onClick={() => void onClick()}>{isAsked ? asked : name}</button>
+    </>
+  );
 }

@@ -17,7 +17,7 @@ export function OutcomeView({ outcome, before }: { outcome: Outcome; before: Out
       {job.error && <p class="bad-text">{job.error}</p>}
       {manifest && (
         <>
-          <p>{plural(job.rows ?? 0, "row")}, {plural(manifest.fields.length, "column")}{rows.length < (job.rows ?? 0) && `; plot and comparison are of the first ${count(rows.length)} rows`}</p>
+          <p>{plural(job.rows ?? 0, "row")}, {plural(manifest.fields.length, "column")}{rows.length < (job.rows ?? 0) && `; the comparison is of the first ${count(rows.length)} rows`}</p>
           <RowsTable fields={manifest.fields} rows={rows.slice(0, SHOWN_ROWS)} />
           <h3>Plot</h3>
           <Plot key={job.job_id} fields={manifest.fields} rows={rows} />
@@ -36,7 +36,7 @@ function Compared({ difference }: { difference: Difference }) {
     typesChanged.length > 0 && `types changed: ${typesChanged.join(", ")}`,
     rowsAdded > 0 && `${plural(rowsAdded, "row")} added`,
     rowsRemoved > 0 && `${plural(rowsRemoved, "row")} removed`,
-    rowsChanged > 0 && `${plural(rowsChanged, "row")} changed (a row is known by ${key.join(", ")})`,
+    rowsChanged > 0 && `${plural(rowsChanged, "row")} changed (key: ${key.join(", ")})`,
   ].filter((part) => part);
   return <p class="notice" role="status"><b>Compared with the run before:</b> {parts.join("; ") || "no difference"}</p>;
 }

@@ -77,11 +77,14 @@ export function PlaygroundView() {
 
   function take(taken: PlaygroundTable[]): void {
     const names = new Set(taken.map((table) => table.name));
-    const all = [...keptTables.filter((table) => !names.has(table.name)), ...taken];
+    replaceTables([...keptTables.filter((table) => !names.has(table.name)), ...taken]);
+    setProblem("");
+  }
+
+  function replaceTables(all: PlaygroundTable[]): void {
     if (editor.current?.text() === firstScript(keptTables)) editor.current.replace(firstScript(all));
     keptTables = all; // files that are read at the same time must not forget each other
     setTables(all);
-    setProblem("");
   }
 
   async function add(files: Iterable<File>): Promise<void> {
@@ -114,7 +117,7 @@ export function PlaygroundView() {
   return (
     <div onDragOver={(event) => event.preventDefault()} onDrop={(event) => (event.preventDefault(), void add(event.dataTransfer?.files ?? []))}>
       <h1>Playground</h1>
-      <TablesCard tables={tables} add={add} take={take} remove={(name) => setTables(tables.filter((table) => table.name !== name))} />
+      <TablesCard tables={tables} add={add} take={take} remove={(name) => replaceTables(tables.filter((table) => table.name !== name))} />
       {setup && <SetupNotice setup={setup} tables={tables} forget={() => setSetup(null)} />}
       <Script tables={tables} editor={editor} run={run} />
       <div class="row actions">
@@ -134,7 +137,7 @@ export function PlaygroundView() {
 /** What comes from a failed job besides its script and tables, so that nothing of a run is hidden. */
 function SetupNotice({ setup, tables, forget }: { setup: Setup; tables: PlaygroundTable[]; forget: () => void }) {
   const modules = Object.keys(setup.library).map((name) => `module ${name}`);
-  const parts = [...modules, ...(setup.outputSchema ? ["output contract"] : []), `time-out ${setup.timeout} s`];
+  const parts = [...modules, ...(setup.outputSchema ? ["output contract"] : []), `timeout ${setup.timeout} s`];
   const names = new Set(tables.map((table) => table.name));
   const lost = setup.lost.filter(({ name }) => !names.has(name));
   return (

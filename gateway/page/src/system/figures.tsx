@@ -52,7 +52,7 @@ export function Figures() {
             <div><dt>Jobs</dt><dd>{count(jobs)}</dd></div>
             <div><dt>Last minute</dt><dd>{minutes.at(-1)?.jobs}</dd></div>
             <div><dt>Median duration</dt><dd>{seconds(median)}</dd></div>
-            <div><dt>95 % take at most</dt><dd>{seconds(slowest)}</dd></div>
+            <div><dt>95th percentile</dt><dd>{seconds(slowest)}</dd></div>
           </dl>
           <Minutes minutes={minutes} />
         </div>

@@ -36,7 +36,7 @@ export function SystemView() {
             {hasMachine && <div><dt>Fork server</dt><dd>{status.fork_server.state}{status.fork_server.restarts ? `, ${status.fork_server.restarts} restarts` : ""}</dd></div>}
             <div><dt>Results to deliver</dt><dd>{status.outbox.jobs ?? 0}</dd></div>
             {hasMachine && <div><dt>Network of jobs</dt><dd>{status.sandbox.allow_network ? "allowed" : "none"}</dd></div>}
-            {status.internal_s3 && <div><dt>Internal S3</dt><dd>{status.internal_s3.healthy ? "healthy" : "down"}</dd></div>}
+            {status.internal_s3 && <div><dt>Embedded S3 server</dt><dd>{status.internal_s3.healthy ? "healthy" : "down"}</dd></div>}
           </dl>
           <p><a href="/docs">HTTP API</a> · <a href="/metrics">Metrics</a></p>
         </section>
