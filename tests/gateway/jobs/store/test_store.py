@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import os
 import sqlite3
@@ -350,7 +351,14 @@ async def test_history_is_filtered_sorted_and_paged_without_gaps(settings: Setti
     store.close()
 
 
-@pytest.mark.parametrize("cursor", ["x", "W10", "WzEsIDJd0", "bnVsbA", "WyJhIiwgMV0", "é"])
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        *("x", "W10", "WzEsIDJd0", "bnVsbA", "WyJhIiwgMV0", "é"),
+        *(base64.urlsafe_b64encode(text).decode() for text in (b"[" * 9000, b"[1%b, 1]" % (b"0" * 400))),
+    ],
+    ids=range(8),
+)
 async def test_a_foreign_cursor_is_refused(settings: Settings, tmp_path: Path, cursor: str) -> None:
     store = JobStore(settings, tmp_path)
     with pytest.raises(BadRequest, match="cursor"):
