@@ -252,6 +252,7 @@ async def test_other_media_types_are_415(call: Caller, kind: str) -> None:
         ({"Origin": "http://127.0.0.1:{port}"}, 200),
         ({"Origin": "http://evil.test"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://[x"}, 403),
         ({"Host": "localhost:5001"}, 200),
         ({"Host": "[::1]:5001"}, 200),
         ({"Host": "rebound.evil.test:5001"}, 403),
