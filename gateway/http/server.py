@@ -31,6 +31,9 @@ access_log = logging.getLogger("gateway.access")
 HEADER_BYTES = 65_536
 IDLE_SECONDS = 30.0
 
+#: A caller that takes no byte of its answer for this time is disconnected.
+STALL_SECONDS = 30.0
+
 #: Interval at which a stop checks whether the last requests are answered.
 POLL_SECONDS = 0.02
 BODY_SECONDS = 60.0
@@ -67,7 +70,8 @@ class GatewayServer(HTTPServer):
 
     A connection needs no token, so each caller could take all of them. At the limit a new connection replaces the one
     that has waited longest without a complete request, as in nginx; it is refused with 503 only while each of the
-    others has a request in progress.
+    others has a request in progress. An answer that its caller does not read is one in progress, so the system bounds
+    the silence (TCP_USER_TIMEOUT, tcp(7)); Tornado would wait for ever.
     """
 
     def initialize(  # type: ignore[override]  # Tornado's way to construct
@@ -96,6 +100,7 @@ class GatewayServer(HTTPServer):
             if not self._close_idle():
                 self._refuse(stream)
                 return
+        stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * STALL_SECONDS))
         # a strong reference would be a cycle, and each connection's buffers would wait for the garbage collector
         stream.write = partial(self._write, weakref.ref(stream), address)  # type: ignore[method-assign]
         super().handle_stream(stream, address)

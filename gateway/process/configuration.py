@@ -268,6 +268,8 @@ def _value_of(trait: TraitType[Any, Any], text: str) -> Any:
 
 
 def _reason(trait: TraitType[Any, Any], error: Exception) -> str:
+    if trait.metadata.get("secret"):  # the error quotes the value
+        return "expected a text"
     if isinstance(trait, Quantity):
         return trait.expected
     if isinstance(trait, Integer | Float):

@@ -51,18 +51,18 @@ def log_path(state_dir: Path) -> Path:
 
 
 def _check_port(settings: Settings) -> None:
-    found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
-    family, kind, protocol, _, address = found[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-        except OSError as error:
-            where = f"port {settings.port} on {settings.host}"
-            if error.errno != errno.EADDRINUSE:
-                raise DaemonError(f"cannot listen on {where}: {error.strerror}; change HOST or PORT") from None
-            advice = f"choose another with PORT, for example `make run PORT={settings.port + 1}`"
-            raise DaemonError(f"{where} is in use by another program; {advice}") from None
+    except OSError as error:
+        where = f"port {settings.port} on {settings.host}"
+        if error.errno != errno.EADDRINUSE:
+            raise DaemonError(f"cannot listen on {where}: {error.strerror}; change HOST or PORT") from None
+        advice = f"choose another with PORT, for example `make run PORT={settings.port + 1}`"
+        raise DaemonError(f"{where} is in use by another program; {advice}") from None
 
 
 def start(settings: Settings, options: Sequence[str] = ()) -> tuple[Running, bool]:

@@ -239,9 +239,14 @@ def locked(state_dir: Path) -> Iterator[None]:
     Raises
     ------
     DaemonError
-        The pid file belongs to another user.
+        The directory cannot be used, or the pid file belongs to another user.
     """
-    state_dir.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(open_own(pid_file_path(state_dir), os.O_RDWR | os.O_CREAT), "r+") as lock:
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = open_own(pid_file_path(state_dir), os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        text = f"the state directory {state_dir} cannot be used: {error.strerror}; set STATE_DIR to another one"
+        raise DaemonError(text) from None
+    with os.fdopen(descriptor, "r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

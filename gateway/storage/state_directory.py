@@ -112,8 +112,13 @@ class StateDirectory:
             A part of it was removed or cannot be written.
         """
         for name in self._kept_open:
-            if not (self._path / name).exists():
-                raise StoreFailed(f"{name} was removed from STATE_DIR while the gateway ran; restart the gateway")
+            try:
+                (self._path / name).stat()
+            except FileNotFoundError:
+                text = f"{name} was removed from STATE_DIR while the gateway ran; restart the gateway"
+                raise StoreFailed(text) from None
+            except OSError as error:
+                raise StoreFailed(f"{name} in STATE_DIR cannot be reached: {error.strerror}") from None
         for name in WRITTEN:
             _check_writable(self._path / name)
         if not self._min_free_bytes:

@@ -12,6 +12,9 @@ from typing import Any, NoReturn
 
 from kernel_spec.fork_server import clone_parent, preload
 
+#: Of the directory of a rehearsal: as short as a workspace's, because the path of a socket in it is limited.
+REHEARSAL_PREFIX = "try-"
+
 _SECONDS = 10
 _KERNEL_APP, _CONNECT = "kernel_spec.kernel.app", "jupyter_client.connect"
 
@@ -66,7 +69,7 @@ def simulate_kernel(directory: str) -> None:
     path, _ = connect.write_connection_file(
         os.path.join(directory, "connection.json"),  # noqa: PTH118
         transport="ipc",
-        ip=os.path.join(directory, "kernel"),  # noqa: PTH118
+        ip=os.path.join(directory, "k"),  # noqa: PTH118
         key=os.urandom(32).hex().encode(),
     )
     # As in a kernel. ipykernel needs a home, and a user without an entry in /etc/passwd has no other.

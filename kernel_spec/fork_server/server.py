@@ -22,7 +22,7 @@ from typing import TypedDict
 from kernel_spec.fork_server import clone_parent, deferred_import, preload
 from kernel_spec.fork_server.huge_pages import collapse
 from kernel_spec.fork_server.prefault import PageRanges, pages_dirtied_by
-from kernel_spec.fork_server.self_test import has_kernel_modules, self_test, simulate_kernel
+from kernel_spec.fork_server.self_test import REHEARSAL_PREFIX, has_kernel_modules, self_test, simulate_kernel
 from kernel_spec.kernel.added_packages import append_to_path
 from kernel_spec.kernel.child import double_fork, run_kernel
 from kernel_spec.linux.descriptors import open_descriptors
@@ -56,8 +56,9 @@ class _InKernel(TypedDict):
 class ForkServer:
     """Answers `Fork` requests on one channel until it is closed."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, scratch_dir: str | None = None) -> None:
         self._channel = channel
+        self._scratch_dir = scratch_dir
         self._expected_descriptors: frozenset[int] = frozenset()
         self._pages = PageRanges()
         self._laid_out_at = time.monotonic()
@@ -86,7 +87,7 @@ class ForkServer:
             self._channel.send(ForkServerNotForkable(reason))
             return
         collapse()
-        self._pages = _find_dirtied_pages()
+        self._pages = _find_dirtied_pages(self._scratch_dir)
         self._channel.send(
             ForkServerReady(
                 import_seconds=imported - started,
@@ -206,15 +207,18 @@ def _try_sibling() -> str | None:
     return None
 
 
-def _find_dirtied_pages() -> PageRanges:
-    """Return the pages that a child writes to while it boots and runs a job; none if no kernel is preloaded."""
+def _find_dirtied_pages(scratch_dir: str | None) -> PageRanges:
+    """Return the pages that a child writes to while it boots and runs a job; none if no kernel is preloaded.
+
+    A fork server that is killed meanwhile leaves a directory, which the next launcher removes.
+    """
     if not has_kernel_modules():
         return PageRanges()
     try:
-        with tempfile.TemporaryDirectory(prefix="tg-") as directory:
+        with tempfile.TemporaryDirectory(prefix=REHEARSAL_PREFIX, dir=scratch_dir) as directory:
             return pages_dirtied_by(lambda: simulate_kernel(directory))
     except OSError as error:
-        # There is no temporary directory; each kernel rehearses a job instead.
+        # There is no room for the directory; each kernel rehearses a job instead.
         print(f"fork server: pages are not copied ahead: {error}", file=sys.stderr, flush=True)  # noqa: T201
         return PageRanges()
 
@@ -244,11 +248,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kernel_spec.fork_server", description=__doc__)
     parser.add_argument("control", type=int, help="descriptor of the control socket")
     parser.add_argument("--module", action="append", dest="modules", help="import this instead of the default list")
+    parser.add_argument("--scratch-dir", help="where the files of a rehearsal are made; default: the system's place")
     parser.add_argument("--packages", default="", help="directory of packages that the operator has added")
     options = parser.parse_args(arguments)
     append_to_path(options.packages)
     os.set_inheritable(options.control, False)
     channel = Channel(socket.socket(fileno=options.control), accepts=FORK_REQUESTS)
     dumpable.apply()
-    ForkServer(channel).run(options.modules or preload.DEFAULT_MODULES)
+    ForkServer(channel, options.scratch_dir).run(options.modules or preload.DEFAULT_MODULES)
     return 0

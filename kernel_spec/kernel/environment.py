@@ -6,7 +6,9 @@ its fork server's. So the launcher, the fork server and each kernel get a new on
 
 from __future__ import annotations
 
+import functools
 import os
+import site
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,14 +71,25 @@ def base_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
 def interpreter_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment in which one of our own modules is started with ``python -P -m``.
 
-    ``-P`` keeps the working directory out of ``sys.path``, so the parent of this package is named.
+    ``-P`` keeps the working directory out of ``sys.path``, so the parent of this package is named, but only where
+    Python does not find it by itself: there it comes before all packages, and a file such as six.py in it hides one.
     """
     return {
         **base_environment(source),
-        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        **_search_path(Path(__file__).resolve().parents[2]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONNOUSERSITE": "1",
     }
+
+
+@functools.cache
+def _search_path(parent: Path) -> dict[str, str]:
+    """Return the variable for a place of modules; empty if a package or editable installation is there (site)."""
+    for directory in map(Path, site.getsitepackages()):
+        lines = (line for file in directory.glob("*.pth") for line in file.read_text(errors="replace").splitlines())
+        if any(directory.joinpath(line).resolve() == parent for line in (".", *lines)):
+            return {}
+    return {"PYTHONPATH": str(parent)}
 
 
 def interpreter_command(module: str, *arguments: str) -> list[str]:

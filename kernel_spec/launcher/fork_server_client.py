@@ -134,6 +134,7 @@ class ForkServerSupervisor:
         try:
             module_options = [f"--module={name}" for name in self._options.modules or ()]
             module_options += [f"--packages={self.packages_dir}"] if self.packages_dir else []
+            module_options += [f"--scratch-dir={self._options.state_dir}/workspaces"]
             self.pid = spawn(
                 interpreter_command("kernel_spec.fork_server", str(_CONTROL_DESCRIPTOR), *module_options),
                 interpreter_environment(),

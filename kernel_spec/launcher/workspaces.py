@@ -259,5 +259,5 @@ def _own(path: Path, uid: int, gid: int) -> None:
 
 
 def _is_workspace_name(name: str) -> bool:
-    # The probe of the sandbox makes a workspace of its own here.
-    return name.startswith("probe-") or (len(name) == 8 and not set(name) - set("0123456789abcdef"))
+    # The probe of the sandbox makes a workspace of its own here, and the rehearsal of a fork server a directory.
+    return name.startswith(("probe-", "try-")) or (len(name) == 8 and not set(name) - set("0123456789abcdef"))

@@ -33,7 +33,7 @@ from gateway.http.access.peer_connection import PeerConnection, is_for_peers
 from gateway.http.access.tokens import Token, TokenKind
 from gateway.http.base_handler.context import Context
 from gateway.http.base_handler.lingering_close import LINGER_BYTES, answer_and_linger
-from gateway.http.bodies.receivers import BodyReceiver, JsonBody, NoBody, too_large
+from gateway.http.bodies.receivers import SMALL_BODY_BYTES, BodyReceiver, JsonBody, NoBody, too_large
 from gateway.http.schemas.query import check_names
 from gateway.storage.parcels import ROUTE
 
@@ -133,8 +133,13 @@ class BaseHandler(RequestHandler):
         """Return the receiver of this request's body, by its Content-Type."""
         return NoBody()
 
-    def json_body(self) -> JsonBody:
+    def json_body(self, *, is_small: bool = True) -> JsonBody:
         """Return the receiver of a JSON body.
+
+        Parameters
+        ----------
+        is_small : bool
+            Whether it has `SMALL_BODY_BYTES` at most; otherwise the settings limit it.
 
         Raises
         ------
@@ -145,7 +150,8 @@ class BaseHandler(RequestHandler):
         kind = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not re.fullmatch(r"application/[a-z0-9.-]+\+json", kind):
             raise UnsupportedMediaType("expected `Content-Type: application/json`")
-        return JsonBody(self.context.settings.max_body_bytes)
+        most_bytes = self.context.settings.max_body_bytes
+        return JsonBody(min(SMALL_BODY_BYTES, most_bytes) if is_small else most_bytes)
 
     def _admit(self) -> None:
         is_of_peer = isinstance(self.request.connection, PeerConnection)

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from gateway.core.errors import TooLarge
 from gateway.http.schemas.strict_json import parse_object
 
-IGNORED_BODY_BYTES = 65_536
+#: Largest body of a request for no job. It is ignored, or parsed on the loop, which takes a millisecond.
+SMALL_BODY_BYTES = 65_536
 
 
 class BodyReceiver(Protocol):
@@ -50,7 +51,7 @@ def too_large(cap_bytes: int) -> TooLarge:
 class NoBody:
     """For routes without a body: a small one is read and ignored, so that the connection can be reused."""
 
-    cap_bytes = IGNORED_BODY_BYTES
+    cap_bytes = SMALL_BODY_BYTES
     json_bytes = 0
 
     def __init__(self) -> None:

@@ -31,7 +31,6 @@ class CancelHandler(BaseHandler):
         404 means that the job is unknown or finished.
         """
         self.check_body()
-        settings = self.context.settings
-        request = await self.run_in_thread_if_large(lambda: validate(CancelRequest, self.json_value(), settings))
+        request = validate(CancelRequest, self.json_value(), self.context.settings)
         record = self.context.service.cancel(request.request_id, self.scope)
         self.respond(CancelResponse.of(record).body())

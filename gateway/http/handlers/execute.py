@@ -120,7 +120,7 @@ class ExecuteHandler(JobHandler):
     def body_receiver(self) -> BodyReceiver:
         content_type = self.request.headers.get("Content-Type", "")
         if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
-            return self.json_body()
+            return self.json_body(is_small=False)
         length = self.request.headers.get("Content-Length", "0")
         self.context.service.check_disk(int(length) if length.isdecimal() else 0)
         self.request.connection.set_body_timeout(UPLOAD_SECONDS)  # type: ignore[union-attr]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from gateway.core.errors import GatewayError, JobFailed, ShuttingDown
 from gateway.http.access.tokens import TokenKind
 from gateway.http.base_handler.handler import BaseHandler
-from gateway.http.bodies.receivers import BodyReceiver, JsonBody
+from gateway.http.bodies.receivers import BodyReceiver
 from gateway.http.schemas.requests import ConsoleRequest, ReleaseRequest
 from gateway.http.schemas.responses import HeldListResponse, ReleasedResponse, held_response
 from gateway.http.schemas.validation import Model, validate
@@ -38,8 +38,7 @@ class _ByJson(BaseHandler):
     def asked(self, model: type[Model]) -> Model:
         """Return the validated request."""
         self.check_body()
-        value = self.body.value() if isinstance(self.body, JsonBody) else {}
-        return validate(model, value, self.context.settings)
+        return validate(model, self.json_value(), self.context.settings)
 
 
 class ReleaseHandler(_ByJson):

@@ -10,7 +10,7 @@ from gateway.http.access.peer_connection import PeerConnection, for_peers
 from gateway.http.access.tokens import TokenKind
 from gateway.http.base_handler.elsewhere import anywhere
 from gateway.http.base_handler.handler import BaseHandler
-from gateway.http.bodies.receivers import BodyReceiver, JsonBody
+from gateway.http.bodies.receivers import BodyReceiver
 from gateway.http.handlers.history_pages import merged_page, own_page
 from gateway.http.handlers.job_lookup import named_in_path, request_ids_of
 from gateway.http.handlers.logs import offset_of, send_log
@@ -116,8 +116,7 @@ class HistoryHoldHandler(BaseHandler):
     async def post(self, job_id: str) -> None:
         """Respond at once; the job's result says how to attach, or why the kernel could not be held."""
         self.check_body()
-        value = self.body.value() if isinstance(self.body, JsonBody) else {}
-        request = validate(HoldRequest, value, self.context.settings)
+        request = validate(HoldRequest, self.json_value(), self.context.settings)
         record = await self.context.service.get(job_id, self.scope)
         record.cancel(60.0 * request.minutes)
         self.respond(CancelResponse.of(record, "Cancellation and hold").body())

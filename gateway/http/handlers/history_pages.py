@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from gateway.core.errors import BadRequest, MemberDown
+from gateway.core.errors import MemberDown
 from gateway.core.job import JobState
 from gateway.http.access.peer_connection import PeerConnection
 from gateway.http.base_handler.elsewhere import peer_request
@@ -19,7 +17,7 @@ from gateway.http.schemas.history import JobsResponse, summary_of
 from gateway.http.streams.other_members import read_answer
 from gateway.jobs.peers import Peers
 from gateway.jobs.store import HistoryQuery
-from gateway.jobs.store.history import SortKey, sorted_value
+from gateway.jobs.store.history import SortKey, decode_cursor, encode_cursor, refused_cursor, sorted_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ async def merged_page(
     for job in jobs[: query.limit]:
         places[job.member] = job.cursor
     more |= len(jobs) > query.limit
-    answer = JobsResponse(jobs=[], cursor=_encode(places) if more else None).body()
+    answer = JobsResponse(jobs=[], cursor=encode_cursor(places) if more else None).body()
     answer["jobs"] = [job.summary for job in jobs[: query.limit]]
     return {**answer, "missing_members": sorted(silent)}
 
@@ -107,20 +105,13 @@ async def _ask(handler: BaseHandler, peers: Peers, member: str, asked: Mapping[s
     return answer
 
 
-def _encode(places: Mapping[str, str]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(places).encode()).decode().rstrip("=")
-
-
 def _decode(cursor: str | None, own: str) -> dict[str, str]:
     """Return the place in each member's history; a cursor of one member alone is this one's."""
     if cursor is None:
         return {}
-    try:
-        places = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, TypeError):
-        places = None
+    places = decode_cursor(cursor)
     if isinstance(places, list):
         return {own: cursor}
     if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
-        raise BadRequest("cursor: expected the `cursor` of an answer of this route", field="cursor")
+        raise refused_cursor()
     return places

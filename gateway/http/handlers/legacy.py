@@ -25,7 +25,7 @@ class LegacyExecuteHandler(JobHandler):
     """Runs one job and responds when it is finished, also with ASYNCHRONOUS."""
 
     def body_receiver(self) -> BodyReceiver:
-        return self.json_body()
+        return self.json_body(is_small=False)
 
     async def post(self) -> None:
         """Respond with 200 when `exit_code` is 0, else with the failure's status."""

@@ -38,9 +38,6 @@ LOOK_SECONDS = 1.0
 #: Proxies close connections that are silent for long, often for a minute.
 SILENCE_SECONDS = 15.0
 
-#: A client that reads nothing for this time is disconnected. It can continue with ``Last-Event-ID``.
-STALL_SECONDS = 30.0
-
 _Log = JobLog | OtherLog
 
 _EVENT_ID = re.compile(r"([0-9a-f]{12})-([0-9]{1,15})-([0-9]{1,15})")
@@ -149,13 +146,9 @@ class StreamHandler(BaseHandler):
         self._sent_at = time.monotonic()
         try:
             self.write(news)
-            async with asyncio.timeout(STALL_SECONDS):
-                await self.flush()
-        except StreamClosedError:
+            await self.flush()
+        except StreamClosedError:  # also of a client that reads nothing: it can continue with ``Last-Event-ID``
             self.handle_disconnect()
-        except TimeoutError:
-            self.handle_disconnect()
-            self.detach().close()
 
     def _jobs(self, place: _Place) -> bytes:
         """Return the event about jobs and gateway that a client lacks, if it lacks any."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import sqlite3
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ def read_page(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPag
     conditions, values = _conditions(query)
     if query.cursor is not None:
         conditions.append(f"({column}, seq) {'<' if query.descending else '>'} (?, ?)")
-        values += _decode_cursor(query.cursor)
+        values += _place(query.cursor)
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     order = "DESC" if query.descending else "ASC"
     ordered = f"ORDER BY {column} {order}, seq {order}"
@@ -174,7 +175,7 @@ def read_page(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPag
     rows = cursor.fetchall()
     more = len(rows) > query.limit
     rows = rows[: query.limit]
-    cursors = [_encode_cursor(row["sorted"], row["seq"]) for row in rows]
+    cursors = [encode_cursor([row["sorted"], row["seq"]]) for row in rows]
     return HistoryPage([entry_of(row) for row in rows], cursors[-1] if more else None, cursors)
 
 
@@ -195,7 +196,7 @@ def sorted_value(cursor: str) -> float:
     BadRequest
         It is not a cursor.
     """
-    return _decode_cursor(cursor)[0]
+    return _place(cursor)[0]
 
 
 def entry_of(row: sqlite3.Row) -> HistoryEntry:
@@ -274,15 +275,49 @@ def _conditions(query: HistoryQuery) -> tuple[list[str], list[object]]:
     return conditions, values
 
 
-def _encode_cursor(value: float, seq: int) -> str:
-    return base64.urlsafe_b64encode(json.dumps([value, seq]).encode()).decode().rstrip("=")
+def encode_cursor(place: object) -> str:
+    """Return a place in the history as a cursor.
+
+    Parameters
+    ----------
+    place : object
+        JSON.
+
+    Returns
+    -------
+    str
+        For a URL.
+    """
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
 
 
-def _decode_cursor(text: str) -> list[float]:
+def decode_cursor(text: str) -> object:
+    """Return the JSON in a cursor, which the caller may have made itself.
+
+    Parameters
+    ----------
+    text : str
+        From a URL.
+
+    Returns
+    -------
+    object
+        None if it has no JSON.
+    """
     try:
-        value, seq = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except (ValueError, TypeError):
-        value = seq = None
-    if not isinstance(value, int | float) or type(seq) is not int or not -(2**63) <= seq < 2**63:
-        raise BadRequest("cursor: expected the `cursor` of an answer of this route", field="cursor")
-    return [float(value), seq]
+        return json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (ValueError, RecursionError):
+        return None
+
+
+def refused_cursor() -> BadRequest:
+    """Return the refusal of a cursor that is none of this route."""
+    return BadRequest("cursor: expected the `cursor` of an answer of this route", field="cursor")
+
+
+def _place(cursor: str) -> tuple[float, int]:
+    match decode_cursor(cursor):
+        case [int() | float() as value, int() as seq] if -(2**63) <= seq < 2**63:
+            with contextlib.suppress(OverflowError):
+                return float(value), seq
+    raise refused_cursor()

@@ -401,5 +401,5 @@ def snapshot_of(packed: bytes | None) -> LogSnapshot:
     """
     try:
         return decode_log(zlib.decompress(packed)) if packed is not None else LogSnapshot([], [])
-    except WireError:
+    except (WireError, zlib.error):
         return LogSnapshot([], [])

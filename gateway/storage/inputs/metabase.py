@@ -104,7 +104,11 @@ async def read_table(client: ObjectClient, source: MetabaseSource, write: Write)
             # a short page is the last one, unless a lower row limit cut it: rows would then be missing silently
             text = f"Metabase answers {cut_at} rows at once, but {PAGE_ROWS} are needed"
             raise StorageError(f"{text}; raise its MB_UNAGGREGATED_QUERY_ROW_LIMIT", is_transient=False)
-        await write(await asyncio.to_thread(_encode, rows, fields))
+        try:
+            lines = await asyncio.to_thread(_encode, rows, fields)
+        except (TypeError, ValueError, RecursionError):  # of other lengths, or nested too deeply
+            raise StorageError("Metabase answered rows in an unexpected form") from None
+        await write(lines)
         cut_at = len(rows) if len(rows) < PAGE_ROWS else 0
         page += 1
 
@@ -112,8 +116,10 @@ async def read_table(client: ObjectClient, source: MetabaseSource, write: Write)
 def _table(metadata: Any) -> tuple[int, list[_Field]]:
     """Return the database and the active fields, in the database's order."""
     try:
-        database_id, fields = int(metadata["db_id"]), [_field(f) for f in _readable(metadata["fields"])]
-    except (KeyError, TypeError, ValueError, AttributeError):
+        database_id, fields = metadata["db_id"], [_field(f) for f in _readable(metadata["fields"])]
+        if type(database_id) is not int:  # int() of the Decimal of 1e10000000 takes longer than ten minutes
+            raise TypeError
+    except (KeyError, TypeError, AttributeError):
         raise StorageError("Metabase described the table in an unexpected form") from None
     if not fields:
         raise StorageError("the table has no columns that this API key may read", is_transient=False)
@@ -164,6 +170,8 @@ def _rows(answer: Any, width: int) -> list[list[Any]]:
     rows = data.get("rows") if isinstance(data, dict) else None
     if not isinstance(rows, list) or answer.get("status", "completed") != "completed":
         raise StorageError("Metabase could not run the query for the table's rows; see its own log")
+    if not all(isinstance(row, list) for row in rows):
+        raise StorageError("Metabase answered rows in an unexpected form")
     if rows and len(rows[0]) != width:
         raise StorageError(f"Metabase answered {len(rows[0])} columns instead of {width}")
     return rows
@@ -259,7 +267,7 @@ async def _ask(client: ObjectClient, source: MetabaseSource, method: str, path: 
     try:
         # Decimal keeps every digit of a numeric column; a float would not
         return await asyncio.to_thread(json.loads, answer, parse_float=Decimal)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise StorageError(f"Metabase's answer to {path} is not JSON") from None
 
 

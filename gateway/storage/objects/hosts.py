@@ -6,10 +6,14 @@ in the URL, and after the name was resolved, because a name of the caller's may 
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import aiohttp
 from aiohttp.abc import ResolveResult
@@ -28,6 +32,9 @@ REFUSED_NETWORKS = tuple(
         ),
     )
 )
+
+#: Names that are looked up at the same time.
+LOOKUPS = 8
 
 #: IPv4 addresses inside of IPv6 ones, by NAT64 (RFC 6052).
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -89,8 +96,32 @@ def refusal(url: URL, patterns: Sequence[str]) -> str | None:
     return None
 
 
+class _Lookups:
+    """The calls of a loop that a resolver makes, in threads of their own.
+
+    A thread waits as long as a name server is silent, and the few threads of the loop read and write the files of all
+    jobs.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="gateway-names")
+
+    async def getaddrinfo(self, *arguments: Any, **options: Any) -> Any:
+        return await self._call(partial(socket.getaddrinfo, *arguments, **options))
+
+    async def getnameinfo(self, *arguments: Any) -> Any:
+        return await self._call(partial(socket.getnameinfo, *arguments))
+
+    async def _call(self, look_up: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+
+
 class CheckedResolver(ThreadedResolver):
     """Resolves names, and fails for a name that has a refused address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop: Any = _Lookups()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET

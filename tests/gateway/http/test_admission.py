@@ -130,6 +130,12 @@ async def test_body_above_the_cap_is_413_naming_the_limit(call: Caller, method: 
     assert str(body(answer)["limit_bytes"]) in body(answer)["error"]
 
 
+@pytest.mark.parametrize("path", ["/v1/cancel", "/cancel", "/v1/release", "/v1/console", "/v1/jobs/x/hold"])
+async def test_a_request_for_no_job_has_a_small_body(call: Caller, path: str) -> None:
+    answer = await call.send("POST", path, {"padding": "x" * 70_000})
+    assert (answer.code, body(answer)["limit_bytes"]) == (413, 65_536)
+
+
 async def test_endless_chunked_body_is_cut(port: int) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(head("POST", "/v1/execute", "Transfer-Encoding: chunked"))
@@ -246,6 +252,7 @@ async def test_other_media_types_are_415(call: Caller, kind: str) -> None:
         ({"Origin": "http://127.0.0.1:{port}"}, 200),
         ({"Origin": "http://evil.test"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://[x"}, 403),
         ({"Host": "localhost:5001"}, 200),
         ({"Host": "[::1]:5001"}, 200),
         ({"Host": "rebound.evil.test:5001"}, 403),

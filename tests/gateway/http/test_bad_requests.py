@@ -150,8 +150,8 @@ GOOD = json.dumps({"code": "ok", "request_id": 1}).encode()
         GOOD.decode().encode("utf-32"),
         b"\xff\xfe\xfd",
         GOOD.replace(b"ok", b"\xc3\x28"),
-        b"[" * 100_000,
-        b'{"a":' * 30_000,
+        b"[" * 60_000,
+        b'{"a":' * 12_000,
         b'{"code": "ok", "code": "ok", "request_id": 1}',
         b'{"code": "\\ud800", "request_id": 1}',
         b'{"code": "ok", "request_id": "\\udfff"}',
@@ -175,7 +175,7 @@ async def test_paired_surrogates_are_one_character(call: Caller, runner: Scripte
     assert body(answer)["request_id"] == "🎉"
 
 
-@pytest.mark.parametrize(("path", "status"), [("/v1/execute", 200), ("/execute", 400), ("/v1/cancel", 404)])
+@pytest.mark.parametrize(("path", "status"), [("/v1/execute", 200), ("/execute", 400)])
 @pytest.mark.parametrize("settings", [{"max_body_bytes": 1_000_000}], indirect=True)
 async def test_others_are_answered_while_a_large_body_is_parsed(
     call: Caller, path: str, status: int, monkeypatch: pytest.MonkeyPatch

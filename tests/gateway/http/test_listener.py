@@ -1,4 +1,4 @@
-"""A listener that is closed while the process has no more descriptors."""
+"""Connections: a listener without descriptors, and callers that do not read their answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import errno
 import socket
 from typing import Never
 
+import pytest
+
+from gateway.http import server
 from gateway.http.listener import PAUSE_SECONDS, Listener
+from gateway.http.server import GatewayServer
+from tests.gateway.http.harness import eventually, head, raw
 
 
 class Exhausted(socket.socket):
@@ -36,3 +41,18 @@ async def test_a_closed_listener_does_not_accept_after_a_pause() -> None:
             asyncio.get_running_loop().call_later(3 * PAUSE_SECONDS, passed.set)
             await passed.wait()
         assert listening.asked == asked
+
+
+async def test_a_caller_that_reads_no_answer_is_disconnected(
+    port: int, http_server: GatewayServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # it needs no token, and each connection that waits is one less for those that have one
+    monkeypatch.setattr(server, "STALL_SECONDS", 0.3)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)  # the client reads no further
+    try:
+        writer.write(500 * head("GET", "/openapi.json", token=None))
+        await reader.readexactly(1)
+        assert await eventually(lambda: not http_server._connections)
+        assert (await raw(port, head("GET", "/healthz/live", "Connection: close", token=None))).status == 200
+    finally:
+        writer.transport.abort()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from gateway.http import server
 from gateway.http.handlers import stream
 from gateway.jobs import feed
 from gateway.jobs.service import JobService
@@ -174,7 +175,7 @@ async def test_a_client_that_missed_too_much_begins_anew(
 async def test_a_reader_that_stops_reading_holds_no_growing_memory_and_is_dropped(
     port: int, call: Caller, runner: ScriptedRunner, service: JobService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(server, "STALL_SECONDS", 0.3)
     running = asyncio.ensure_future(call.execute("hold", 1))
     await runner.begun.wait()
     record = service.running()[0]

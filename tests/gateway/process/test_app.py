@@ -166,6 +166,13 @@ def test_a_configuration_file_that_is_not_understood_is_refused(
     assert reason in told
 
 
+def test_a_secret_of_a_wrong_type_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "c.py").write_text("c.TransformGatewayApp.auth_token = 31415926535\n")
+    told = refused(f"--config={tmp_path / 'c.py'}")
+    assert "auth_token is not valid: expected a text" in told
+    assert "31415926535" not in told
+
+
 def test_settings_of_other_applications_in_the_common_file_are_none_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,3 +57,17 @@ def test_start_beside_a_gateway_that_is_not_healthy_starts_no_other(
     with pytest.raises(DaemonError, match="did not become healthy"):
         daemon.start(Settings(state_dir=tmp_path, port=0))
     assert earlier.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"host": "nosuch.invalid"}, r"cannot listen on port 5001 on nosuch.invalid: .*; change HOST"),
+        ({"state_dir": Path("/proc/nosuch")}, "the state directory /proc/nosuch cannot be used: .*; set STATE_DIR"),
+    ],
+)
+def test_start_with_settings_that_the_system_refuses_names_them(
+    changes: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DaemonError, match=reason):
+        daemon.start(Settings(**{"state_dir": tmp_path, **changes}))

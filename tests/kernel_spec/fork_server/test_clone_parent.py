@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -249,8 +248,7 @@ def test_direct_forks_are_tried_for_real(monkeypatch: pytest.MonkeyPatch, capfd:
 
 def test_fork_server_without_a_place_for_files_copies_no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fork_server, "has_kernel_modules", lambda: True)
-    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
-    assert fork_server._find_dirtied_pages().count == 0
+    assert fork_server._find_dirtied_pages("/nowhere").count == 0
 
 
 def test_kernel_exits_when_its_start_barrier_is_lost(server: Channel, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -44,7 +43,7 @@ def run_as_fork_server(program: str, path: Path | None = None) -> subprocess.Com
     """Run a program in the fork server's environment, with `path` before all other places of modules."""
     environment = interpreter_environment()
     if path is not None:
-        environment["PYTHONPATH"] = f"{path}{os.pathsep}{environment['PYTHONPATH']}"
+        environment["PYTHONPATH"] = str(path)
     command = [sys.executable, "-P", "-c", textwrap.dedent(program)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS)
 

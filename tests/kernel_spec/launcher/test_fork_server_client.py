@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -30,6 +32,26 @@ def test_killed_fork_server_hurts_no_kernel_and_comes_back(new_desk: Callable[..
         assert status["fork_server"]["deaths"] == 1
         assert status["fork_server"]["pid"] != first
         assert kernel.run("print('alive')") == "alive\n"
+
+
+def test_files_of_a_fork_server_that_is_killed_in_its_rehearsal_go_with_the_next_launcher(
+    new_desk: Callable[..., Desk],
+) -> None:
+    desk = new_desk(is_supervised=True)
+    left = soon(lambda: list((desk.state_dir / "workspaces").glob("try-*")))
+    os.kill(desk.status()["fork_server"]["pid"], signal.SIGKILL)
+    desk.wait_for_fork_server("waiting")
+    assert left[0].exists()
+    os.kill(desk.launcher.pid, signal.SIGKILL)
+    assert soon(lambda: not left[0].exists())
+
+
+def soon(look: Callable[[], Any]) -> Any:
+    """Return what a look finds; it is too short for pauses in between."""
+    deadline = time.monotonic() + 60
+    while not (found := look()):
+        assert time.monotonic() < deadline
+    return found
 
 
 @pytest.mark.soak  # 27 s, in which nothing happens

@@ -140,9 +140,10 @@ def test_leftovers_of_a_dead_launcher_are_swept_and_nothing_else(short_dir: Path
     root = short_dir / "workspaces"
     (root / "deadbeef" / "work" / "deep").mkdir(parents=True)
     (root / "probe-abc").mkdir()
+    (root / "try-abc").mkdir()
     (root / "not-ours").mkdir()
     kept = WorkspacePool(root, shared_users(1), os.geteuid())
-    assert sorted(kept.open()) == ["deadbeef", "probe-abc"]
+    assert sorted(kept.open()) == ["deadbeef", "probe-abc", "try-abc"]
     assert [entry.name for entry in root.iterdir()] == ["not-ours"]
     kept.close()
 

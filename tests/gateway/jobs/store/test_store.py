@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import os
 import sqlite3
@@ -240,6 +241,26 @@ async def test_log_lines_are_stored_while_a_job_runs(
     store.close()
 
 
+async def test_a_log_that_another_version_compressed_is_empty_and_its_job_there(
+    settings: Settings, tmp_path: Path
+) -> None:
+    store = JobStore(settings, tmp_path)
+    finished, left = record_of(job(1)), record_of(job(2), is_awaited=False)
+    for record in (finished, left):
+        await store.accept(record)
+        record.log.line("stdout", "first")
+    store._store_log(left)
+    await end(store, finished)
+    store._connection.execute("UPDATE logs SET log = ?", (b"of another version",))
+    store.close()
+    store = JobStore(settings, tmp_path)
+    found = await store.get(finished.execution_id)
+    assert found is not None
+    assert found.log.json_lines()[0] == []
+    assert [each.record.execution_id for each in store.unfinished()] == [left.execution_id]
+    store.close()
+
+
 def _lines_on_disk(store: JobStore) -> list[int | None]:
     return [len(stored.lines.head) if stored.lines is not None else None for stored in store.unfinished()]
 
@@ -350,7 +371,14 @@ async def test_history_is_filtered_sorted_and_paged_without_gaps(settings: Setti
     store.close()
 
 
-@pytest.mark.parametrize("cursor", ["x", "W10", "WzEsIDJd0", "bnVsbA", "WyJhIiwgMV0", "é"])
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        *("x", "W10", "WzEsIDJd0", "bnVsbA", "WyJhIiwgMV0", "é"),
+        *(base64.urlsafe_b64encode(text).decode() for text in (b"[" * 9000, b"[1%b, 1]" % (b"0" * 400))),
+    ],
+    ids=range(8),
+)
 async def test_a_foreign_cursor_is_refused(settings: Settings, tmp_path: Path, cursor: str) -> None:
     store = JobStore(settings, tmp_path)
     with pytest.raises(BadRequest, match="cursor"):

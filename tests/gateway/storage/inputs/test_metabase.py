@@ -129,10 +129,18 @@ async def test_pages_cut_by_a_lower_limit_are_an_error_and_not_a_short_table(
     [
         ([answer(403, b"mb_k3y")], "answered 403 to /api/table/7/query_metadata; check the API key"),
         ([answer(200, b"<html>login</html>")], "is not JSON"),
+        ([answer(200, b"[" * 100_000)], "is not JSON"),
         ([answer(200, b"[]")], "unexpected form"),
+        ([answer(200, b'{"db_id":1e9999999,"fields":[]}')], "unexpected form"),
         ([answer(200, b'{"db_id":1,"fields":[]}')], "no columns"),
         ([answer(200, json.dumps(METADATA).encode()), answer(202, b'{"status":"failed"}')], "could not run the query"),
         ([answer(200, json.dumps(METADATA).encode()), page("[1]")], "1 columns instead of 6"),
+        ([answer(200, json.dumps(METADATA).encode()), page("1")], "rows in an unexpected form"),
+        ([answer(200, json.dumps(METADATA).encode()), page(row(1), "[1]")], "rows in an unexpected form"),
+        (
+            [answer(200, json.dumps(METADATA).encode()), page(f"[1,1,null,null,{'[' * 400}{']' * 400},false]")],
+            "unexpected",
+        ),
         ([answer(200, json.dumps({**METADATA, "fields": [{"id": 1}]}).encode())], "unexpected form"),
     ],
 )

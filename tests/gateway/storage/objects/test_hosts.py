@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +75,30 @@ async def test_name_with_a_refused_address_is_refused(client: ObjectClient, monk
         assert await get(client, server.url(host="localhost")) == b"x"
     assert not caught.value.is_transient
     assert len(server.received) == 1
+
+
+async def test_a_silent_name_server_delays_no_file(client: ObjectClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answered = asyncio.Event(), threading.Event()
+    loop, resolve = asyncio.get_running_loop(), socket.getaddrinfo
+    loop.set_default_executor(ThreadPoolExecutor(1))
+
+    def wait(host: str, *rest: Any, **more: Any) -> Any:
+        if host != "silent.test":
+            return resolve(host, *rest, **more)
+        loop.call_soon_threadsafe(asked.set)
+        answered.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", wait)
+    fetching = asyncio.ensure_future(get(client, "http://silent.test/x"))
+    try:
+        async with asyncio.timeout(30):
+            await asked.wait()
+            await asyncio.to_thread(Path(__file__).read_bytes)
+    finally:
+        answered.set()
+    with pytest.raises(StorageError, match="no answer"):
+        await fetching
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,15 @@ async def test_broken_connections_may_pass_and_untrusted_certificates_may_not(
     assert waits == []
 
 
-@pytest.mark.parametrize(("asked", "waited"), [("7", 7), ("3600", retries.LONGEST_RETRY_AFTER_SECONDS), ("soon", 0.1)])
+@pytest.mark.parametrize(
+    ("asked", "waited"),
+    [
+        ("7", 7),
+        ("3600", retries.LONGEST_RETRY_AFTER_SECONDS),
+        ("soon", 0.1),
+        ("Thu, 01 Jan 99999999999 00:00:00 GMT", 0.1),
+    ],
+)
 async def test_wait_that_the_storage_asks_for_is_kept_within_a_bound(
     asked: str, waited: float, client: ObjectClient, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
