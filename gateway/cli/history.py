@@ -123,6 +123,11 @@ def _kind_for(path: Path, data_format: DataFormat | None) -> FileKind:
     )
 
 
+def is_job_id(text: str) -> bool:
+    """Return whether a text has the form of a job_id."""
+    return re.fullmatch("[0-9a-f]{32}", text) is not None
+
+
 def job_id_of(client: TransformClient, text: str, **query: str) -> str:
     """Return the job_id for a text: the text itself, or the id of the newest job with this request_id.
 
@@ -131,7 +136,7 @@ def job_id_of(client: TransformClient, text: str, **query: str) -> str:
     UsageError
         There is no such job among those that `query` selects from the history.
     """
-    if re.fullmatch("[0-9a-f]{32}", text):
+    if is_job_id(text):
         try:
             return str(client.job(text)["job_id"])
         except GatewayRefused as refusal:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from gateway.cli import common
 from gateway.cli.display import Display
-from gateway.cli.history import job_id_of
+from gateway.cli.history import is_job_id, job_id_of
 from gateway.client.client import TransformClient
-from gateway.client.errors import GatewayRefused
+from gateway.client.errors import GatewayRefused, GatewayUnreachable
+from gateway.client.log_follower import LOST_SECONDS
 from gateway.core.events import LogLine
-from gateway.core.job import RequestId
 from gateway.process.health import health_of
 
 DESCRIPTIONS = {
@@ -26,8 +28,7 @@ DESCRIPTIONS = {
 
 def main(name: str, arguments: Sequence[str]) -> int:
     parser = common.parser(name, DESCRIPTIONS[name])
-    ids = "request_id" if name == "cancel" else "job_id or request_id"
-    parser.add_argument("id", nargs=None if name == "cancel" else "?", help=f"{ids} of the job")
+    parser.add_argument("id", nargs=None if name == "cancel" else "?", help="job_id or request_id of the job")
     if name == "logs":
         parser.add_argument("--follow", action="store_true", help="follow the log until the job is finished")
     if name == "status":
@@ -57,42 +58,50 @@ def _lines(client: TransformClient, text: str | None) -> list[LogLine]:
     return client.job_logs(job_id_of(client, text))
 
 
-def _follow(client: TransformClient, request_id: RequestId | None) -> int:
-    if request_id is None:
-        request_id = _current_job(client)
-        sys.stderr.write(f"following job {request_id}\n")
+def _follow(client: TransformClient, text: str | None) -> int:
+    job = _current_job(client) if text is None else client.job(job_id_of(client, text))
+    if text is None:
+        sys.stderr.write(f"following job {job['request_id']}\n")
     with Display() as display:
-        client.follow(request_id, display)
-    result = client.status(request_id).get("result") or {}
+
+        def tell(error: GatewayUnreachable) -> None:
+            lost = f"{error.message}; waiting {LOST_SECONDS:.0f} s for the gateway to come back"
+            display(LogLine(time.time(), "stderr", f"transform-gateway: {lost}"))
+
+        client.follow_job(job["job_id"], display, tell)
+    job = client.job(job["job_id"])
     # the log ends with the reason of a failure
-    if result.get("code") == "ok":
-        sys.stderr.write(f"job {request_id} succeeded: {common.counted(result.get('rows') or 0, 'row')}\n")
-    elif result:
-        sys.stderr.write(f"job {request_id} failed: {result['code']}\n")
+    if job["code"] == "ok":
+        sys.stderr.write(f"job {job['request_id']} succeeded: {common.counted(job['rows'] or 0, 'row')}\n")
+    else:
+        sys.stderr.write(f"job {job['request_id']} failed: {job['code']}\n")
     return 0
 
 
-def _current_job(client: TransformClient) -> RequestId:
+def _current_job(client: TransformClient) -> dict[str, Any]:
     """Return the job that runs, else the next one that waits, else the last one."""
     for query in ({"state": "running"}, {"state": "queued"}, {}):
         if found := client.jobs(**query, limit=1)["jobs"]:
-            request_id: RequestId = found[0]["request_id"]
-            return request_id
+            job: dict[str, Any] = found[0]
+            return job
     raise common.UsageError("there is no job yet")
 
 
 def _cancel(client: TransformClient, options: argparse.Namespace) -> int:
-    *first, last = common.request_ids(options.id)
-    for request_id in first:
+    calls = [partial(client.cancel, request_id) for request_id in common.request_ids(options.id)]
+    if is_job_id(options.id):
+        calls.append(partial(client.cancel_job, options.id))
+    *first, last = calls
+    for call in first:
         try:
-            client.cancel(request_id)
+            call()
         except GatewayRefused as refusal:
             if refusal.status != 404:
                 raise
         else:
             break
     else:
-        client.cancel(last)
+        last()
     sys.stdout.write(f"cancelling job {options.id}\n")
     return 0
 
