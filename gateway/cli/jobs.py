@@ -17,7 +17,7 @@ from gateway.client.client import TransformClient
 from gateway.client.errors import GatewayRefused, GatewayUnreachable
 from gateway.client.log_follower import LOST_SECONDS
 from gateway.core.events import LogLine
-from gateway.process.health import health_of
+from gateway.process.health import health_of, slow_starts_of
 
 DESCRIPTIONS = {
     "logs": "Show the log of a job; without an id, of the job that runs, else waits, else the last one.",
@@ -134,6 +134,7 @@ def _described(status: dict[str, Any], is_job: bool) -> str:
         (
             f"version   {status.get('version')}",
             f"health    {health_of(status)}",
+            *slow_starts_of(status),
             f"slots     {status.get('busy_slots')} of {status.get('slots')} busy",
             f"queue     {status.get('queue_size')} of {status.get('max_queue_size')}",
             f"held      {kernels.get('held', 0)} of {kernels.get('held_limit', 0)} kernels",

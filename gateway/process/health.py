@@ -6,7 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +81,13 @@ def health_of(status: Mapping[str, Any]) -> str:
     else:
         why = "no kernel is ready yet"
     return f"not healthy: {why}"
+
+
+def slow_starts_of(status: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line if kernels start slowly: the fork server is down, or imports its modules."""
+    fork_server = status.get("fork_server") or {}
+    state, advice = fork_server.get("state"), "until it is ready, each kernel starts as a new Python process"
+    if state == "waiting":
+        yield f"forking   the fork server {fork_server.get('reason')} and is started again; {advice}"
+    elif state == "starting":
+        yield f"forking   the fork server is starting; {advice}"
