@@ -84,10 +84,8 @@ def health_of(status: Mapping[str, Any]) -> str:
 
 
 def slow_starts_of(status: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line if kernels start slowly: the fork server is down, or imports its modules."""
+    """Yield a line if kernels start slowly, because the fork server is down; they wait for its first start."""
     fork_server = status.get("fork_server") or {}
-    state, advice = fork_server.get("state"), "until it is ready, each kernel starts as a new Python process"
-    if state == "waiting":
+    if fork_server.get("state") == "waiting":
+        advice = "until it is ready, each kernel starts as a new Python process"
         yield f"forking   the fork server {fork_server.get('reason')} and is started again; {advice}"
-    elif state == "starting":
-        yield f"forking   the fork server is starting; {advice}"

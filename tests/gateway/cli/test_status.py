@@ -59,7 +59,7 @@ def test_status_says_why_a_gateway_is_not_well(state: dict[str, Any], why: str, 
     ("fork_server", "said"),
     [
         ({"state": "waiting", "reason": "ended (signal 9)"}, "the fork server ended (signal 9) and is started again; "),
-        ({"state": "starting", "reason": "importing"}, "the fork server is starting; "),
+        ({"state": "starting", "reason": "importing"}, None),
         ({"state": "ready", "reason": "imported in 0.48 s"}, None),
         ({"state": "off", "reason": "switched off"}, None),
     ],
