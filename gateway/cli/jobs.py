@@ -120,8 +120,9 @@ def _status(client: TransformClient, options: argparse.Namespace) -> int:
 
 def _described(status: dict[str, Any], is_job: bool) -> str:
     if is_job:
-        lines = [f"{status.get('request_id')}: {status.get('state')} {status.get('stage') or ''}".rstrip()]
         result = status.get("result")
+        stage = "" if result else status.get("stage") or ""  # that of a finished job is the last that it was in
+        lines = [f"{status.get('request_id')}: {status.get('state')} {stage}".rstrip()]
         if isinstance(result, dict):
             lines.append(
                 f"{result.get('code')}, exit code {result.get('exit_code')}: {result.get('error') or 'success'}"

@@ -272,7 +272,8 @@ def test_jobs_are_looked_at_and_ended_by_id(here: Path, running_gateway: Gateway
     assert process.returncode == 1
     again = call(here, "cancel", "cli-77", gateway=running_gateway)
     assert (again.returncode, "not_found" in again.stderr) == (1, True)
-    assert "cancelled" in call(here, "status", "cli-77", gateway=running_gateway).stdout
+    first, second = call(here, "status", "cli-77", gateway=running_gateway).stdout.splitlines()
+    assert (first, second.partition(",")[0]) == ("cli-77: finished", "cancelled")
     followed = call(here, "logs", "cli-77", "--follow", gateway=running_gateway)
     assert (followed.returncode, followed.stdout) == (0, "started\n")
     assert followed.stderr.splitlines()[-1] == "job cli-77 failed: cancelled"
