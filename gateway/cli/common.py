@@ -32,13 +32,18 @@ AUTH_HELP = (
 )
 
 EXIT_CODES = (
-    "exit codes: 0 success; 1 to 255 the exit code of a failed job; 2 wrong usage; "
+    "exit codes: 0 success; 1 nothing is known under the id; 1 to 255 the exit code of a failed job; 2 wrong usage; "
     "3 the gateway cannot be reached or refused the job; 130 interrupted"
 )
 
 
 class UsageError(Exception):
     """Wrong usage of a command; the text says what to correct."""
+
+
+def unknown_id(text: str) -> GatewayRefused:
+    """Return the error for an id under which nothing is known, as the gateway would answer."""
+    return GatewayRefused.of(404, {"code": "not_found", "error": text})
 
 
 class _Parser(argparse.ArgumentParser):

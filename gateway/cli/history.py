@@ -133,7 +133,7 @@ def job_id_of(client: TransformClient, text: str, **query: str) -> str:
 
     Raises
     ------
-    UsageError
+    GatewayRefused
         There is no such job among those that `query` selects from the history.
     """
     if is_job_id(text):
@@ -145,7 +145,7 @@ def job_id_of(client: TransformClient, text: str, **query: str) -> str:
     found = client.jobs(request_id=text, limit=1, **query)["jobs"]
     if not found:
         kind = " failed" if query.get("code") == "failed" else ""
-        raise common.UsageError(f"there is no{kind} job with the id {text!r}, or it was forgotten")
+        raise common.unknown_id(f"there is no{kind} job with the id {text!r}, or it was forgotten")
     return str(found[0]["job_id"])
 
 
