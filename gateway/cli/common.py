@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from gateway.client.client import TransformClient
 from gateway.client.errors import GatewayRefused, GatewayUnreachable
+from gateway.client.job_stream import LOST_SECONDS
 from gateway.core.errors import ConfigurationError
 from gateway.core.job import RequestId
 from gateway.http.access.tokens import parse_tokens
@@ -39,6 +40,11 @@ EXIT_CODES = (
 
 class UsageError(Exception):
     """Wrong usage of a command; the text says what to correct."""
+
+
+def lost_text(error: GatewayUnreachable) -> str:
+    """Return a line for a command that follows jobs, when the gateway has stopped to answer."""
+    return f"transform-gateway: {error.message}; waiting {LOST_SECONDS:.0f} s for the gateway to come back"
 
 
 def unknown_id(text: str) -> GatewayRefused:

@@ -59,7 +59,7 @@ def _jobs(client: TransformClient, options: argparse.Namespace) -> int:
     with RunningJobs() as running:
         _show_new(client, query, shown, options, running.print)
         query["limit"] = 500  # more than finish between two events
-        for event in client.stream():
+        for event in client.stream(lambda error: running.tell(common.lost_text(error))):
             jobs, is_snapshot = event.data.get("jobs", []), event.name == "snapshot"
             running.take(jobs, is_all=is_snapshot)
             if is_snapshot or any(job["state"] == "finished" for job in jobs):

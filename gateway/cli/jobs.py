@@ -15,7 +15,6 @@ from gateway.cli.display import Display
 from gateway.cli.history import is_job_id, job_id_of
 from gateway.client.client import TransformClient
 from gateway.client.errors import GatewayRefused, GatewayUnreachable
-from gateway.client.log_follower import LOST_SECONDS
 from gateway.core.events import LogLine
 from gateway.process.health import health_of, slow_starts_of
 
@@ -65,8 +64,7 @@ def _follow(client: TransformClient, text: str | None) -> int:
     with Display() as display:
 
         def tell(error: GatewayUnreachable) -> None:
-            lost = f"{error.message}; waiting {LOST_SECONDS:.0f} s for the gateway to come back"
-            display(LogLine(time.time(), "stderr", f"transform-gateway: {lost}"))
+            display(LogLine(time.time(), "stderr", common.lost_text(error)))
 
         client.follow_job(job["job_id"], display, tell)
     job = client.job(job["job_id"])

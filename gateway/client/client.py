@@ -226,8 +226,13 @@ class TransformClient:
         """Return the packages that jobs can import: ``name``, ``version``, ``preloaded`` and ``added`` of each."""
         return list(self._http.get_json("/v1/packages").get("packages", []))
 
-    def stream(self) -> Iterator[StreamEvent]:
+    def stream(self, on_lost: OnLost = lambda error: None) -> Iterator[StreamEvent]:
         """Yield the changes of all jobs as they happen; see ``GET /v1/stream``.
+
+        Parameters
+        ----------
+        on_lost : callable, optional
+            As for `follow_job`.
 
         Yields
         ------
@@ -240,7 +245,7 @@ class TransformClient:
         GatewayRefused, GatewayUnreachable
             The token is wrong, or the gateway has not answered for half a minute.
         """
-        return read_stream(self._http)
+        return read_stream(self._http, on_lost)
 
     def job(self, job_id: str) -> dict[str, Any]:
         """Return one job of the history by the gateway's own id."""

@@ -10,12 +10,10 @@ from datetime import datetime
 from typing import Any
 
 from gateway.client.errors import GatewayRefused, GatewayUnreachable, TransformError
+from gateway.client.job_stream import LOST_SECONDS
 from gateway.client.transport import GatewayHttp
 from gateway.core.events import Event, LogLine, Progress, StateChanged, StreamName
 from gateway.core.job import JobState, RequestId
-
-#: Time without any response after which a waiting call is aborted: its own connection may hang silently.
-LOST_SECONDS = 30.0
 
 _STATES = frozenset(state.value for state in JobState)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import jobs
+from gateway.cli import history, jobs
 from gateway.client.client import TransformClient
 from tests.gateway.cli.test_cli import SECONDS, call, environment
-from tests.gateway.fake_gateway import Asked, FakeGateway, Reply
+from tests.gateway.fake_gateway import Asked, FakeGateway, Handle, Reply
 from tests.gateway_process import GatewayProcess
 
 WAITS = "import time\ndef transform():\n    print('begun', flush=True)\n    time.sleep(600)\n"
@@ -73,6 +73,26 @@ def test_following_ends_when_the_gateway_does_not_come_back(
     assert said == [
         f"transform-gateway: no answer from {fake.url}: the connection broke; waiting 30 s for the gateway to come back",
         f"transform-gateway: unreachable: no answer from {fake.url}: the connection broke",
+    ]
+
+
+def test_following_all_jobs_says_that_the_gateway_is_gone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gateway.client.job_stream.LOST_SECONDS", 1.0)
+    snapshot = b'id: 1\nevent: snapshot\ndata: {"jobs": []}\n\n'
+    answers = iter([(200, snapshot)])
+    handlers: dict[str, Handle] = {
+        "GET /v1/jobs": lambda asked: (200, {"jobs": []}),
+        "GET /v1/stream": lambda asked: next(answers),
+    }
+    with FakeGateway(handlers) as fake:
+        fake._server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        assert history.main("jobs", ["--follow", "--url", fake.url]) == 3
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(fake.url)[2] for line in said] == [
+        ": the connection broke; waiting 30 s for the gateway to come back",
+        ": the connection broke",
     ]
 
 
