@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from gateway.client.client import TransformClient
 from gateway.client.errors import GatewayRefused, GatewayUnreachable
+from gateway.client.job_stream import LOST_SECONDS
 from gateway.core.errors import ConfigurationError
 from gateway.core.job import RequestId
 from gateway.http.access.tokens import parse_tokens
@@ -32,13 +33,23 @@ AUTH_HELP = (
 )
 
 EXIT_CODES = (
-    "exit codes: 0 success; 1 failure, or 1 to 255, the exit code of the failed job; 2 wrong usage; "
-    "3 the gateway cannot be reached or refused the request; 130 interrupted"
+    "exit codes: 0 success; 1 failure, or nothing is known under the id; 1 to 255 the exit code of a failed job; "
+    "2 wrong usage; 3 the gateway cannot be reached or refused the request; 130 interrupted"
 )
 
 
 class UsageError(Exception):
     """Wrong usage of a command; the text says what to correct."""
+
+
+def lost_text(error: GatewayUnreachable) -> str:
+    """Return a line for a command that follows jobs, when the gateway has stopped to answer."""
+    return f"transform-gateway: {error.message}; waiting {LOST_SECONDS:.0f} s for the gateway to come back"
+
+
+def unknown_id(text: str) -> GatewayRefused:
+    """Return the error for an id under which nothing is known, as the gateway would answer."""
+    return GatewayRefused.of(404, {"code": "not_found", "error": text})
 
 
 class _Parser(argparse.ArgumentParser):

@@ -70,7 +70,7 @@ def _kernel(client: TransformClient, options: argparse.Namespace) -> tuple[dict[
     if options.id:
         found = [kernel for kernel in held if kernel["id"] == options.id]
         if not found:
-            raise common.UsageError(f"no kernel {options.id} is held; `transform-gateway held` lists them")
+            raise common.unknown_id(f"no kernel {options.id!r} is held; `transform-gateway held` lists them")
         return found[0], False
     failed = [kernel for kernel in held if kernel["code"] and not _is_elsewhere(kernel)]
     if len(failed) > 1 and not options.new:

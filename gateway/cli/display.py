@@ -139,6 +139,13 @@ class RunningJobs:
                 self._jobs.pop(job["job_id"], None)
         self._status.update(escape(printable(" | ".join(self._jobs.values()) or "no job runs")))
 
+    def tell(self, text: str) -> None:
+        """Write a line to standard error, above the line of the running jobs."""
+        if self._status is not None:
+            self._status.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            sys.stderr.write(f"{text}\n")
+
     def print(self, text: str) -> None:
         """Write a line to standard output, above the line of the running jobs."""
         if self._status is not None and sys.stdout.isatty():

@@ -59,7 +59,7 @@ def _jobs(client: TransformClient, options: argparse.Namespace) -> int:
     with RunningJobs() as running:
         _show_new(client, query, shown, options, running.print)
         query["limit"] = 500  # more than finish between two events
-        for event in client.stream():
+        for event in client.stream(lambda error: running.tell(common.lost_text(error))):
             jobs, is_snapshot = event.data.get("jobs", []), event.name == "snapshot"
             running.take(jobs, is_all=is_snapshot)
             if is_snapshot or any(job["state"] == "finished" for job in jobs):
@@ -123,15 +123,20 @@ def _kind_for(path: Path, data_format: DataFormat | None) -> FileKind:
     )
 
 
+def is_job_id(text: str) -> bool:
+    """Return whether a text has the form of a job_id."""
+    return re.fullmatch("[0-9a-f]{32}", text) is not None
+
+
 def job_id_of(client: TransformClient, text: str, **query: str) -> str:
     """Return the job_id for a text: the text itself, or the id of the newest job with this request_id.
 
     Raises
     ------
-    UsageError
+    GatewayRefused
         There is no such job among those that `query` selects from the history.
     """
-    if re.fullmatch("[0-9a-f]{32}", text):
+    if is_job_id(text):
         try:
             return str(client.job(text)["job_id"])
         except GatewayRefused as refusal:
@@ -140,7 +145,7 @@ def job_id_of(client: TransformClient, text: str, **query: str) -> str:
     found = client.jobs(request_id=text, limit=1, **query)["jobs"]
     if not found:
         kind = " failed" if query.get("code") == "failed" else ""
-        raise common.UsageError(f"there is no{kind} job with the id {text!r}, or it was forgotten")
+        raise common.unknown_id(f"there is no{kind} job with the id {text!r}, or it was forgotten")
     return str(found[0]["job_id"])
 
 

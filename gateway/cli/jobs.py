@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from gateway.cli import common
 from gateway.cli.display import Display
-from gateway.cli.history import job_id_of
+from gateway.cli.history import is_job_id, job_id_of
 from gateway.client.client import TransformClient
-from gateway.client.errors import GatewayRefused
+from gateway.client.errors import GatewayRefused, GatewayUnreachable
 from gateway.core.events import LogLine
-from gateway.core.job import RequestId
-from gateway.process.health import health_of
+from gateway.process.health import health_of, slow_starts_of
 
 DESCRIPTIONS = {
     "logs": "Show the log of a job; without an id, of the job that runs, else waits, else the last one.",
@@ -26,8 +27,7 @@ DESCRIPTIONS = {
 
 def main(name: str, arguments: Sequence[str]) -> int:
     parser = common.parser(name, DESCRIPTIONS[name])
-    ids = "request_id" if name == "cancel" else "job_id or request_id"
-    parser.add_argument("id", nargs=None if name == "cancel" else "?", help=f"{ids} of the job")
+    parser.add_argument("id", nargs=None if name == "cancel" else "?", help="job_id or request_id of the job")
     if name == "logs":
         parser.add_argument("--follow", action="store_true", help="follow the log until the job is finished")
     if name == "status":
@@ -58,59 +58,48 @@ def _lines(client: TransformClient, text: str | None) -> list[LogLine]:
 
 
 def _follow(client: TransformClient, text: str | None) -> int:
-    request_id: RequestId
+    job = _current_job(client) if text is None else client.job(job_id_of(client, text))
     if text is None:
-        request_id = _current_job(client)
-        sys.stderr.write(f"following job {request_id}\n")
-    else:
-        try:
-            client.status(text)
-            request_id = text
-        except GatewayRefused as refusal:
-            if refusal.status != 404:
-                raise
-            job = client.job(job_id_of(client, text))
-            request_id = job["request_id"]
-            if job["state"] == "finished":
-                display = Display(progress=False)
-                for line in client.job_logs(job["job_id"]):
-                    display(line)
-                return _told(text, job.get("result") or {})
+        sys.stderr.write(f"following job {job['request_id']}\n")
     with Display() as display:
-        client.follow(request_id, display)
-    return _told(request_id, client.status(request_id).get("result") or {})
 
+        def tell(error: GatewayUnreachable) -> None:
+            display(LogLine(time.time(), "stderr", common.lost_text(error)))
 
-def _told(request_id: RequestId, result: dict[str, Any]) -> int:
+        client.follow_job(job["job_id"], display, tell)
+    job = client.job(job["job_id"])
     # the log ends with the reason of a failure
-    if result.get("code") == "ok":
-        sys.stderr.write(f"job {request_id} succeeded: {common.counted(result.get('rows') or 0, 'row')}\n")
-    elif result:
-        sys.stderr.write(f"job {request_id} failed: {result['code']}\n")
+    if job["code"] == "ok":
+        sys.stderr.write(f"job {job['request_id']} succeeded: {common.counted(job['rows'] or 0, 'row')}\n")
+    else:
+        sys.stderr.write(f"job {job['request_id']} failed: {job['code']}\n")
     return 0
 
 
-def _current_job(client: TransformClient) -> RequestId:
+def _current_job(client: TransformClient) -> dict[str, Any]:
     """Return the job that runs, else the next one that waits, else the last one."""
     for query in ({"state": "running"}, {"state": "queued", "sort": "created_at"}, {}):
         if found := client.jobs(**query, limit=1)["jobs"]:
-            request_id: RequestId = found[0]["request_id"]
-            return request_id
+            job: dict[str, Any] = found[0]
+            return job
     raise common.UsageError("there is no job yet")
 
 
 def _cancel(client: TransformClient, options: argparse.Namespace) -> int:
-    *first, last = common.request_ids(options.id)
-    for request_id in first:
+    calls = [partial(client.cancel, request_id) for request_id in common.request_ids(options.id)]
+    if is_job_id(options.id):
+        calls.append(partial(client.cancel_job, options.id))
+    *first, last = calls
+    for call in first:
         try:
-            client.cancel(request_id)
+            call()
         except GatewayRefused as refusal:
             if refusal.status != 404:
                 raise
         else:
             break
     else:
-        client.cancel(last)
+        last()
     sys.stdout.write(f"cancelling job {options.id}\n")
     return 0
 
@@ -129,8 +118,9 @@ def _status(client: TransformClient, options: argparse.Namespace) -> int:
 
 def _described(status: dict[str, Any], is_job: bool) -> str:
     if is_job:
-        lines = [f"{status.get('request_id')}: {status.get('state')} {status.get('stage') or ''}".rstrip()]
         result = status.get("result")
+        stage = "" if result else status.get("stage") or ""  # that of a finished job is the last that it was in
+        lines = [f"{status.get('request_id')}: {status.get('state')} {stage}".rstrip()]
         if isinstance(result, dict):
             lines.append(
                 f"{result.get('code')}, exit code {result.get('exit_code')}: {result.get('error') or 'success'}"
@@ -143,6 +133,7 @@ def _described(status: dict[str, Any], is_job: bool) -> str:
         (
             f"version   {status.get('version')}",
             f"health    {health_of(status)}",
+            *slow_starts_of(status),
             f"slots     {status.get('busy_slots')} of {status.get('slots')} busy",
             f"queue     {status.get('queue_size')} of {status.get('max_queue_size')}",
             f"held      {kernels.get('held', 0)} of {kernels.get('held_limit', 0)} kernels",

@@ -20,7 +20,7 @@ import msgspec
 
 from gateway.client.errors import GatewayRefused, GatewayUnreachable, TransformFailed
 from gateway.client.job_stream import StreamEvent, read_stream
-from gateway.client.log_follower import Follower, OnEvent, id_query, log_line
+from gateway.client.log_follower import Follower, OnEvent, OnLost, id_query, log_line
 from gateway.client.request import format_of, job_request, new_request_id, source_of
 from gateway.client.result import TransformResult
 from gateway.client.tables import Frame, TableFiles
@@ -140,7 +140,7 @@ class TransformClient:
             profile=profile,
         )
         with TableFiles(tables or {}, manifests or {}, format_of) as files:
-            follower = Follower(self._http, request_id, on_event or (lambda event: None))
+            follower = Follower(self._http, f"/v1/logs{id_query(request_id)}", on_event or (lambda event: None))
             answer = PendingJob(self._http, request).run(files, follower)
         follower.catch_up()
         if answer.get("exit_code") != 0:
@@ -226,8 +226,13 @@ class TransformClient:
         """Return the packages that jobs can import: ``name``, ``version``, ``preloaded`` and ``added`` of each."""
         return list(self._http.get_json("/v1/packages").get("packages", []))
 
-    def stream(self) -> Iterator[StreamEvent]:
+    def stream(self, on_lost: OnLost = lambda error: None) -> Iterator[StreamEvent]:
         """Yield the changes of all jobs as they happen; see ``GET /v1/stream``.
+
+        Parameters
+        ----------
+        on_lost : callable, optional
+            As for `follow_job`.
 
         Yields
         ------
@@ -240,7 +245,7 @@ class TransformClient:
         GatewayRefused, GatewayUnreachable
             The token is wrong, or the gateway has not answered for half a minute.
         """
-        return read_stream(self._http)
+        return read_stream(self._http, on_lost)
 
     def job(self, job_id: str) -> dict[str, Any]:
         """Return one job of the history by the gateway's own id."""
@@ -317,11 +322,29 @@ class TransformClient:
 
     def follow(self, request_id: RequestId, on_event: OnEvent) -> None:
         """Call `on_event` with each event of a job, from its beginning to its end."""
-        follower = Follower(self._http, request_id, on_event)
-        while not follower.finished:
-            follower.poll()
-            if not follower.finished:
-                time.sleep(POLL_SECONDS)
+        _follow(Follower(self._http, f"/v1/logs{id_query(request_id)}", on_event))
+
+    def follow_job(self, job_id: str, on_event: OnEvent, on_lost: OnLost = lambda error: None) -> None:
+        """Call `on_event` with each event of a job, by the gateway's own id, from its beginning to its end.
+
+        Parameters
+        ----------
+        job_id : str
+            The gateway's own id.
+        on_event : callable
+            Called with each `LogLine`, `Progress` and `StateChanged`.
+        on_lost : callable, optional
+            Called with a `GatewayUnreachable` each time that the gateway stops to respond. The call waits for it.
+
+        Raises
+        ------
+        GatewayRefused
+            404 when the job is unknown.
+        GatewayUnreachable
+            The gateway has not responded for half a minute.
+        """
+        self.job(job_id)  # an unknown job has no end to wait for
+        _follow(Follower(self._http, f"{_job_path(job_id)}/logs?", on_event, on_lost))
 
     def cancel(self, request_id: RequestId) -> None:
         """Cancel a job.
@@ -332,6 +355,16 @@ class TransformClient:
             The job is unknown or finished (404).
         """
         self._http.post_json("/v1/cancel", {"request_id": request_id})
+
+    def cancel_job(self, job_id: str) -> None:
+        """Cancel a job by the gateway's own id.
+
+        Raises
+        ------
+        GatewayRefused
+            The job is unknown or finished (404).
+        """
+        self._http.post_json(f"{_job_path(job_id)}/cancel", {})
 
     def status(self, request_id: RequestId | None = None) -> dict[str, Any]:
         """Return the state of a job or, without an id, of the gateway, which has ``healthy``."""
@@ -399,6 +432,13 @@ class TransformClient:
             peak_memory_bytes=answer.get("peak_memory_bytes"),
             display_count=int(answer.get("displays") or 0),
         )
+
+
+def _follow(follower: Follower) -> None:
+    while not follower.finished:
+        follower.poll()
+        if not follower.finished:
+            time.sleep(POLL_SECONDS)
 
 
 def _written(result: TransformResult, kind: FileKind, path: Path) -> TransformResult:

@@ -10,20 +10,30 @@ from datetime import datetime
 from typing import Any
 
 from gateway.client.errors import GatewayRefused, GatewayUnreachable, TransformError
+from gateway.client.job_stream import LOST_SECONDS
 from gateway.client.transport import GatewayHttp
 from gateway.core.events import Event, LogLine, Progress, StateChanged, StreamName
 from gateway.core.job import JobState, RequestId
 
-#: Time without any response after which a waiting call is aborted: its own connection may hang silently.
-LOST_SECONDS = 30.0
-
 _STATES = frozenset(state.value for state in JobState)
 
 OnEvent = Callable[[Event], None]
+OnLost = Callable[[GatewayUnreachable], None]
 
 
 class Follower:
     """Follows one job's log and state.
+
+    Parameters
+    ----------
+    http : GatewayHttp
+        The gateway.
+    path : str
+        Path of the log, with a query.
+    on_event : callable
+        Called with each event.
+    on_lost : callable, optional
+        Called with the reason each time that the gateway stops to respond.
 
     Attributes
     ----------
@@ -33,10 +43,11 @@ class Follower:
         Whether the job is finished.
     """
 
-    def __init__(self, http: GatewayHttp, request_id: RequestId, on_event: OnEvent) -> None:
+    def __init__(self, http: GatewayHttp, path: str, on_event: OnEvent, on_lost: OnLost = lambda error: None) -> None:
         self._http = http
-        self._request_id = request_id
+        self._path = path
         self._on_event = on_event
+        self._on_lost = on_lost
         self._offset = 0
         self._state: tuple[str, str] = ("", "")
         self._progress: dict[tuple[str, str | int | None], Progress] = {}
@@ -53,17 +64,18 @@ class Follower:
             The gateway has not responded for `LOST_SECONDS`.
         """
         try:
-            query = f"{id_query(self._request_id)}&offset={self._offset}"
-            answer = self._http.get_json(f"/v1/logs{query}")
+            answer = self._http.get_json(f"{self._path}&offset={self._offset}")
         except GatewayRefused as refusal:
             self._lost_since = None
             if refusal.status != 404:  # 404: the job has not been accepted yet, or was forgotten
                 raise
             self.finished = bool(self.lines or self._state[0])
             return
-        except GatewayUnreachable:
+        except GatewayUnreachable as error:
             now = time.monotonic()
-            self._lost_since = now if self._lost_since is None else self._lost_since
+            if self._lost_since is None:
+                self._lost_since = now
+                self._on_lost(error)
             if now - self._lost_since > LOST_SECONDS:
                 raise
             return

@@ -254,6 +254,11 @@ def _reason(error: Exception) -> str:
         return "timed out"
     if isinstance(error, ConnectionResetError | http.client.RemoteDisconnected | http.client.IncompleteRead):
         return "the connection broke"
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":  # its answer is no TLS record
+        return "it answered without TLS: the URL must begin with http://"
+    if isinstance(error, http.client.BadStatusLine):
+        is_tls = str(error).startswith("\x15\x03")  # a TLS alert record
+        return "it answered with TLS: the URL must begin with https://" if is_tls else "its answer is not HTTP"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
 import socket
 import ssl
 import time
@@ -60,6 +62,8 @@ REFUSAL = _refusal(
     "Bad Request",
 )
 
+HTTPS_ONLY = _refusal(BadRequest("this port takes HTTPS only: begin the URL with https://"), "Bad Request")
+
 
 class GatewayServer(HTTPServer):
     """Answers malformed requests in JSON, like every other refusal, and counts them; bounds its connections.
@@ -103,6 +107,7 @@ class GatewayServer(HTTPServer):
         stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * STALL_SECONDS))
         # a strong reference would be a cycle, and each connection's buffers would wait for the garbage collector
         stream.write = partial(self._write, weakref.ref(stream), address)  # type: ignore[method-assign]
+        stream.close_fd = partial(self._close_fd, weakref.ref(stream))  # type: ignore[method-assign]
         super().handle_stream(stream, address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
@@ -172,6 +177,19 @@ class GatewayServer(HTTPServer):
             self._next_log_at = time.monotonic() + LOG_SECONDS
             text = "%d connections are open (MAX_CONNECTIONS); new ones replace those without a request"
             log.warning(text, self._max_connections)
+
+    def _close_fd(self, stream: weakref.ref[IOStream]) -> None:
+        """Close a connection; one whose handshake failed because the caller speaks HTTP gets an answer in HTTP."""
+        closing = stream()
+        if closing is None:
+            raise AssertionError("the caller holds a reference to the stream")
+        if isinstance(closing.error, ssl.SSLError) and closing.error.reason == "HTTP_REQUEST":
+            self._metrics.malformed_request()
+            with contextlib.suppress(OSError):
+                descriptor = closing.socket.fileno()  # the socket itself takes TLS only
+                os.write(descriptor, HTTPS_ONLY)
+                os.read(descriptor, HEADER_BYTES)  # bytes that nobody has read would destroy the answer
+        type(closing).close_fd(closing)
 
     def _write(self, stream: weakref.ref[IOStream], address: tuple[Any, ...], data: bytes | memoryview) -> Any:
         writer = stream()

@@ -108,6 +108,7 @@ class JobDriver:
         finally:
             left = not record.is_awaited and (is_abandoned or self._is_left(record)) and not _is_final(verdict)
             if left and self._is_draining():
+                record.log.line("stderr", "The gateway is shutting down: this job is left to its next start")
                 await asyncio.wait({self._store.suspend(record)})
             elif not left:
                 await self.finish(record, verdict or Verdict.internal(), run)

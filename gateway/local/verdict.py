@@ -175,7 +175,7 @@ def _limit_hit(facts: ExecutionFacts, peak_bytes: int | None) -> tuple[FailureCo
             text = f"The job used more CPU time than its limit of {limits.cpu_seconds} s and was ended{used}"
             return _failure(FailureCode.CPU_LIMIT, text)
         case "disk_limit":
-            text = f"The job's directory grew beyond its quota of {_mib(limits.disk_bytes)} and the job was ended"
+            text = f"The job's directory grew beyond its quota of {_size(limits.disk_bytes)} and the job was ended"
             return _failure(FailureCode.DISK_LIMIT, f"{text}: {report.detail}" if report.detail else text)
         case _:
             return None
@@ -187,7 +187,7 @@ def _from_result(result: JobResult, limits: Limits, peak_bytes: int | None) -> t
     code = reported_code(result)
     message = result.message or FAILURES[code].meaning
     if code is FailureCode.MEMORY_LIMIT and "limit" not in message:
-        message = f"{message} (memory limit {_mib(limits.memory_bytes)}{_peak(peak_bytes)})"
+        message = f"{message} (memory limit {_size(limits.memory_bytes)}{_peak(peak_bytes)})"
     return code, message, result.exit_code or 1
 
 
@@ -218,15 +218,16 @@ def _failure(code: FailureCode, message: str) -> tuple[FailureCode, str, int]:
 
 def _memory_limit(limits: Limits) -> str:
     """Return the beginning of the message, which is the same for a kill, an abort and, in the shim, a MemoryError."""
-    return f"Memory limit of {_mib(limits.memory_bytes)} reached"
+    return f"Memory limit of {_size(limits.memory_bytes)} reached"
 
 
 def _peak(peak_bytes: int | None) -> str:
-    return f", peak {_mib(peak_bytes)}" if peak_bytes else ""
+    return f", peak {_size(peak_bytes)}" if peak_bytes else ""
 
 
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / (1 << 20):.0f} MiB"
+def _size(size_bytes: int) -> str:
+    # a limit in the unit in which it was set
+    return f"{size_bytes // 10**6} MB" if not size_bytes % 10**6 else f"{size_bytes / (1 << 20):.0f} MiB"
 
 
 def _signal_name(number: int) -> str:

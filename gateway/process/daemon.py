@@ -23,7 +23,7 @@ from pathlib import Path
 
 from gateway.core.errors import ConfigurationError
 from gateway.core.settings import Settings
-from gateway.process.health import fetch_status, health_of, wait_until_up
+from gateway.process.health import fetch_status, health_of, slow_starts_of, wait_until_up
 from gateway.process.pidfile import DaemonError, Running, find_running, locked, open_own
 
 #: A first start on a cold disk takes some ten seconds for imports; one that takes longer than this hangs.
@@ -189,6 +189,7 @@ def describe(state_dir: Path, running: Running) -> str:
         lines += [
             f"health    {health_of(status)}, {busy}, {queue}",
             f"kernels   {ready.get('ready', '?')} ready; {memory} MiB and {cpu} CPU seconds a job",
+            *slow_starts_of(status),
             f"sandbox   tier {sandbox.get('tier', '?')}{root} (`make doctor` lists the layers)",
         ]
     lines.append(f"log       {log_path(state_dir)}")

@@ -6,7 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +81,11 @@ def health_of(status: Mapping[str, Any]) -> str:
     else:
         why = "no kernel is ready yet"
     return f"not healthy: {why}"
+
+
+def slow_starts_of(status: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line if kernels start slowly, because the fork server is down; they wait for its first start."""
+    fork_server = status.get("fork_server") or {}
+    if fork_server.get("state") == "waiting":
+        advice = "until it is ready, each kernel starts as a new Python process"
+        yield f"forking   the fork server {fork_server.get('reason')} and is started again; {advice}"

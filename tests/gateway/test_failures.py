@@ -56,6 +56,7 @@ def test_a_file_that_is_too_large_names_the_limit_last(running_gateway: GatewayP
     script = "def transform():\n    with open('big', 'wb') as file:\n        file.truncate(600_000_000)"
     answer = running_gateway.execute(script, "big-file")
     assert (answer.status, answer.body["code"]) == (500, "file_size_limit")
+    assert answer.body["error"].startswith("File size limit of 500 MB reached "), "as the setting is documented"
     assert answer.body["error"] in running_gateway.log("big-file")[-1]["message"]
 
 

@@ -420,6 +420,8 @@ def test_console_gets_a_kernel_of_the_running_gateway_and_gives_it_back(gateway:
 
 def test_console_asks_which_where_several_are_held(gateway: GatewayProcess) -> None:
     ids = {gateway.execute("x = 1", number, hold_minutes=5).body["held"]["id"] for number in (1, 2)}
+    unknown = command(gateway, "console", "nosuch")
+    assert (unknown.returncode, "no kernel 'nosuch' is held" in unknown.stderr) == (1, True)
     done = command(gateway, "console")
     assert done.returncode == 2
     assert "2 kernels are held; name one, or --new:" in done.stderr

@@ -179,7 +179,7 @@ def test_wrong_use_explains_the_correction(failed: str, gateway: GatewayProcess,
     (tmp_path / "t.csv").write_text("a\n")
     state = str(gateway.state_dir / "s")
     for arguments, code, text in (
-        (["nosuch"], 2, "there is no failed job with the id 'nosuch'"),
+        (["nosuch"], 1, "there is no failed job with the id 'nosuch'"),
         (["0" * 32], 1, "there is no job with job_id"),
         ([failed, "--notebook", "n.ipynb"], 2, "n.ipynb: the file exists"),
         ([failed, "--table", "nosuch=t.csv"], 2, "--table nosuch: the job has no table of this name"),

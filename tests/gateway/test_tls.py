@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 import trustme
 
-from gateway.client import TransformClient
+from gateway.client import TransformClient, refusals
 from gateway.client.errors import GatewayUnreachable
 from gateway.process import privileges
+from tests.gateway.fake_gateway import FakeGateway
+from tests.gateway.storage.faulty_server import FaultyServer
 from tests.gateway_process import TOKEN, GatewayProcess, gateway_command
 
 CODE = "import pandas as pd\ndef transform():\n    return pd.DataFrame({'n': [1]})"
@@ -98,12 +100,23 @@ def test_a_client_with_the_authority_runs_a_job(
     url = f"https://localhost:{gateway.port}"
     with pytest.raises(GatewayUnreachable, match="certificate"):
         TransformClient(url, TOKEN).run(CODE)
-    with pytest.raises(GatewayUnreachable):
-        TransformClient(f"http://localhost:{gateway.port}", TOKEN, timeout_seconds=5).status()
+    with pytest.raises(refusals.BadRequest, match="takes HTTPS only: begin the URL with https://"):
+        TransformClient(f"http://localhost:{gateway.port}", TOKEN).status()
     monkeypatch.setenv("SSL_CERT_FILE", str(files.directory / "ca.pem"))
     assert TransformClient(url, TOKEN).run(CODE).frame()["n"].tolist() == [1]
     done = gateway_command("status", "--url", url, AUTH_TOKEN=TOKEN, SSL_CERT_FILE=str(files.directory / "ca.pem"))
     assert "health    ok" in done.stdout, done.stderr
+
+
+def test_a_url_with_the_wrong_scheme_is_told() -> None:
+    alert = b"\x15\x03\x01\x00\x02\x02\x46"  # protocol_version
+    with (
+        FaultyServer([lambda conversation: conversation.connection.sendall(alert)]) as server,
+        pytest.raises(GatewayUnreachable, match="it answered with TLS: the URL must begin with https://"),
+    ):
+        TransformClient(f"http://127.0.0.1:{server.port}").status()
+    with FakeGateway() as fake, pytest.raises(GatewayUnreachable, match="without TLS: the URL must begin with http://"):
+        TransformClient(fake.url.replace("http:", "https:")).status()
 
 
 def test_commands_on_the_same_machine_take_exactly_its_certificate(gateway: GatewayProcess, files: Files) -> None:

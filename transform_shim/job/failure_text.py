@@ -186,11 +186,11 @@ def _limit_hit(error: BaseException, limits: Mapping[str, int]) -> tuple[str, st
     number = error.errno if isinstance(error, OSError) else None
     if _is_memory(error):
         # The limit counts requested memory, the peak used memory: bytearray(3 << 30) is refused at a peak of 97 MiB.
-        limit, peak = _mib(limits.get("memory_bytes")), _mib(peak_memory_bytes())
+        limit, peak = _size(limits.get("memory_bytes")), _size(peak_memory_bytes())
         text = f"Memory limit of {limit} reached: a request for more was refused (at most {peak} were in use before it)"
         return "memory_limit", text
     if number == errno.EFBIG:
-        return "file_size_limit", f"File size limit of {_mib(limits.get('file_size_bytes'))} reached"
+        return "file_size_limit", f"File size limit of {_size(limits.get('file_size_bytes'))} reached"
     if number == errno.ENOSPC and (full := _full_place()) is not None:
         return "disk_limit", f"Disk limit reached: {full}; the job's own directory has more room"
     if number == errno.EMFILE:
@@ -223,7 +223,7 @@ def _full_place() -> str | None:
         with contextlib.suppress(OSError):
             if _is_full(place):
                 found = os.statvfs(place)
-                return f"{place} is full, it holds {_mib(found.f_blocks * found.f_frsize)}"
+                return f"{place} is full, it holds {_size(found.f_blocks * found.f_frsize)}"
     return None
 
 
@@ -237,8 +237,11 @@ def _count(limits: Mapping[str, int], name: str) -> str:
     return str(limits.get(name, "the allowed number of"))
 
 
-def _mib(size_bytes: int | None) -> str:
-    return "the job" if size_bytes is None else f"{size_bytes / _MIB:.0f} MiB"
+def _size(size_bytes: int | None) -> str:
+    if size_bytes is None:
+        return "the job"
+    # a limit in the unit in which it was set
+    return f"{size_bytes // 10**6} MB" if not size_bytes % 10**6 else f"{size_bytes / _MIB:.0f} MiB"
 
 
 def _is_thread_start(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ import io
 import linecache
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from transform_shim.job.event_loop import no_event_loop
 from transform_shim.job.script import SCRIPT_FILE, shown_path
+from transform_shim.job.traceback_text import is_users, render
 
 __all__ = ["in_directory", "user_namespace"]
 
@@ -50,6 +52,20 @@ def _no_shell() -> None:
     """Return None, IPython's answer outside of a shell: libraries ask it whether they run in a notebook."""
 
 
+def _say_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """Write what Python writes of an exception that ends a thread, with the traceback of a failed job."""
+    error = failed.exc_value
+    if error is None or isinstance(error, SystemExit):
+        return
+    first = error.__traceback__
+    while first is not None and not is_users(first.tb_frame.f_code.co_filename):
+        first = first.tb_next
+    if first is not None:
+        error.__traceback__ = first
+    name = failed.thread.name if failed.thread is not None else threading.get_ident()
+    print(f"Exception in thread {name}:\n{render(error)}", end="", file=sys.stderr)  # noqa: T201
+
+
 @contextlib.contextmanager
 def user_namespace(script_path: Path) -> Iterator[None]:
     """Hide the notebook and its event loop from the code that runs inside, and give it an empty standard input.
@@ -66,6 +82,7 @@ def user_namespace(script_path: Path) -> Iterator[None]:
     # `site` gives these to a plain script; a kernel has others, in its own namespace
     changes += [(builtins, name, sys.exit) for name in ("exit", "quit")]
     changes.append((warnings, "formatwarning", _format_warning))
+    changes.append((threading, "excepthook", _say_of_thread))
     changes.append((sys, "argv", [SCRIPT_FILE]))
     # Without it a library takes the process for an interactive one: DuckDB would draw its progress into the log. It is
     # absolute: multiprocessing looks for another one below the directory in which the fork server was started.

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from gateway.core.cancellation import StopSignal
-from gateway.core.errors import Conflict, FailureCode, NotFound
+from gateway.core.errors import Conflict, FailureCode, NotFound, ShuttingDown
 from gateway.core.events import EventLog
 from gateway.core.job import ApiForm, Job, JobState, RequestId, Verdict
 from gateway.core.uploads import Uploads
@@ -70,6 +70,8 @@ class JobRecord:
         How long it has waited for its slot.
     is_accepted : bool
         Whether it is on the disk.
+    is_suspended : bool
+        Whether the drain has left it to the next process.
     stored_lines : int
         How many lines of its log are on the disk while it runs.
     """
@@ -94,6 +96,7 @@ class JobRecord:
     finished_at: float | None = None
     queue_seconds: float = 0.0
     is_accepted: bool = False
+    is_suspended: bool = False
     stored_lines: int = 0
     _queued_since: float = field(default_factory=time.monotonic)
 
@@ -130,7 +133,11 @@ class JobRecord:
             It is over; nothing changes then.
         Conflict
             A hold was requested, and its code does not run now; nothing changes then.
+        ShuttingDown
+            The drain has left it to the next process.
         """
+        if self.is_suspended:
+            raise ShuttingDown("the gateway is shutting down and runs the job at its next start; cancel it then")
         if self.state is JobState.FINISHED:
             raise NotFound(f"the job with job_id {self.execution_id!r} has finished")
         if hold_seconds and self.log.stage != "execute":

@@ -90,6 +90,7 @@ class JobStore:
         prune(settings, self._connection)
         self._drop_forgotten_bundles()
         self._live: dict[str, JobRecord] = {}
+        self._suspended: dict[str, JobRecord] = {}
         self._recent = RecentJobs()
         self._request_ids = RequestIds()
         self._log_timer: asyncio.TimerHandle | None = None
@@ -184,6 +185,9 @@ class JobStore:
             Done when it is on the disk.
         """
         self._live.pop(record.execution_id, None)
+        # known until the process ends: whoever follows the job must not read that it was forgotten
+        self._suspended[record.execution_id] = record
+        record.is_suspended = True
         if record.started_at is not None:
             record.attempts -= 1
             record.started_at = None
@@ -257,7 +261,7 @@ class JobStore:
             None if there is none.
         """
         job_id = self._request_ids.find(request_id, scope)
-        return self._live.get(job_id) if job_id is not None else None
+        return self._live.get(job_id) or self._suspended.get(job_id) if job_id is not None else None
 
     def newest_finished(self, scope: Scope = ALL_JOBS) -> JobRecord | None:
         """Return the job that ended last.
@@ -317,7 +321,7 @@ class JobStore:
         JobRecord or None
             None if it is not known, or not any more.
         """
-        known = self._live.get(job_id) or self._recent.get(job_id)
+        known = self._live.get(job_id) or self._suspended.get(job_id) or self._recent.get(job_id)
         if known is not None:
             return known
         return await self._reader.ask_after(self._writer, lambda connection: finished_job(connection, job_id))
@@ -347,7 +351,7 @@ class JobStore:
         if job_id is None:
             return None
         found = await self.get(job_id)
-        if found is None:  # suspended, or not yet discarded: another job with this key might run beside it
+        if found is None or found.is_suspended:  # None: not yet discarded; another job might run beside it
             raise ShuttingDown("the job with this Idempotency-Key is left to the next process of this gateway")
         return found
 

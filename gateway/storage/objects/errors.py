@@ -33,7 +33,7 @@ class StatusError(StorageError):
     status : int
         HTTP status of the answer.
     code : str
-        S3's error code, such as ``NoSuchKey``; empty if the answer has no code.
+        S3's error code, such as ``NoSuchKey``, or what else the answer says; empty if it says nothing.
     authority : str
         Host and port of the URL.
     retry_after_seconds : float

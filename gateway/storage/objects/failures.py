@@ -11,6 +11,9 @@ import aiohttp
 from gateway.storage.objects.errors import StorageError
 from gateway.storage.objects.hosts import refused_address
 
+#: The beginning of a TLS alert record, as aiohttp quotes the bytes of an answer that is not HTTP.
+_TLS_ALERT = r"b'\x15\x03"
+
 
 def unanswered(error: Exception, authority: str, connect_seconds: float, stall_seconds: float) -> StorageError:
     """Return the error of a request without an answer.
@@ -46,6 +49,9 @@ def unanswered(error: Exception, authority: str, connect_seconds: float, stall_s
         case aiohttp.ClientConnectorError() | ValueError():  # ValueError: a host name that DNS cannot encode
             what = f"could not be reached: {_reason(error)}"
             is_transient = _may_pass(error)
+        case aiohttp.ClientResponseError(message=message) if _TLS_ALERT in message:
+            what = "answered with TLS: its URL must begin with https://"
+            is_transient = False
         case aiohttp.ClientResponseError():
             what = "answered something that is not HTTP"
         case _:
@@ -78,6 +84,8 @@ def _reason(error: Exception) -> str:
         error = error.os_error
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":  # its answer is no TLS record
+        return "it answered without TLS: its URL must begin with http://"
     if isinstance(error, OSError) and not isinstance(error, (ssl.SSLError, socket.gaierror)) and error.errno:
         return os.strerror(error.errno)
     return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__

@@ -29,6 +29,9 @@ LONGEST_RETRY_AFTER_SECONDS = 30.0
 
 _S3_CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,64})</Code>")
 
+#: In the answers of Go's server (MinIO) and of nginx to HTTP on a port for HTTPS.
+_TAKES_TLS = re.compile(rb"HTTP request (to an HTTPS server|was sent to HTTPS port)")
+
 
 async def error_from(answer: StorageResponse) -> StatusError:
     """Return the error for an answer that is not a success, with S3's error code but without its text.
@@ -42,8 +45,9 @@ async def error_from(answer: StorageResponse) -> StatusError:
     -------
     StatusError
     """
-    found = _S3_CODE.search(await answer.read_error_body())
-    code = found[1].decode("ascii") if found else ""
+    body = await answer.read_error_body()
+    found = _S3_CODE.search(body)
+    code = found[1].decode("ascii") if found else "its URL must begin with https://" if _TAKES_TLS.search(body) else ""
     return StatusError(answer.status, code, answer.authority, _retry_after(answer.headers.get("Retry-After", "")))
 
 

@@ -111,7 +111,7 @@ def test_an_unknown_id_says_so(here: Path, running_gateway: GatewayProcess) -> N
     for name in ("no-such-job", "0" * 32):
         for command in (("result", name, "--out", "x"), ("logs", name)):
             done = call(here, *command, gateway=running_gateway)
-            assert done.returncode == 2
+            assert done.returncode == 1
             assert "there is no job with the id" in done.stderr
     assert not (here / "x").exists()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.errors import FailureCode
+from gateway.core.errors import FailureCode, ShuttingDown
 from gateway.core.job import InputTable, Job, UrlDelivery, UrlSource
 from gateway.core.settings import Settings
 from gateway.core.uploads import Uploads
@@ -222,6 +222,11 @@ async def test_a_drain_leaves_unawaited_jobs_to_the_next_start(gateway: Gateway)
     await gateway.service.drain()
     assert (await awaited.wait()).code is FailureCode.SHUTTING_DOWN
     assert [record.verdict for record in (running, queued)] == [None, None]
+    for record in (running, queued):
+        assert await gateway.service.find(record.request_id) is record, "it was not forgotten"
+        assert [line.message for line in record.log.lines()][-1].endswith("this job is left to its next start")
+        with pytest.raises(ShuttingDown, match="cancel it then"):
+            gateway.service.cancel(record.request_id)
     await gateway.service.aclose()
     again = gateway.start(max_attempts=1)
     await turns()

@@ -73,6 +73,11 @@ def test_memory_limit_names_limit_and_peak() -> None:
     assert verdict.message == "Memory limit of 1024 MiB reached: the job was ended, peak 1023 MiB"
 
 
+def test_disk_limit_is_named_in_the_unit_of_its_setting() -> None:
+    verdict = decide(facts(None, cause="disk_limit"), "jsonl")
+    assert verdict.message == "The job's directory grew beyond its quota of 1500 MB and the job was ended"
+
+
 @pytest.mark.parametrize("code", ["all_is_well", "launcher_lost", "kernel_start_failed", "cancelled", "timeout"])
 def test_a_code_that_is_not_the_jobs_to_report_is_not_believed(code: str) -> None:
     """The job would run again for some of them, and a cancelled one is no failure."""

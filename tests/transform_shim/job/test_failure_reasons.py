@@ -260,6 +260,24 @@ def test_warnings_show_the_path_that_tracebacks_show(job: Job) -> None:
     ]
 
 
+def test_an_exception_in_a_thread_is_shown_as_that_of_a_job(job: Job) -> None:
+    code = (
+        "import json, sys, threading\nimport pandas as pd\ndef work(text):\n    return json.loads(text)\n"
+        "def transform():\n    for target, given in ((sys.exit, 'quietly'), (work, 'x')):\n"
+        "        thread = threading.Thread(target=target, args=(given,), name='of the user')\n"
+        "        thread.start()\n        thread.join()\n    return pd.DataFrame({'n': [1]})\n"
+    )
+    outcome = job(code)
+    assert outcome.result["outcome"] == "ok", outcome.stderr
+    assert [line for line in outcome.stderr.splitlines() if "^" not in line][:5] == [
+        "Exception in thread of the user:",
+        "Traceback (most recent call last):",
+        '  File "script.py", line 4, in work',
+        "    return json.loads(text)",
+        "  [3 frames in json]",
+    ]
+
+
 @pytest.mark.parametrize(("call", "status"), [("exit()", 0), ("quit(3)", 3), ("exit('why')", 1)])
 def test_exit_and_quit_are_those_of_a_script(job: Job, call: str, status: int) -> None:
     outcome = job(f"def transform():\n    {call}")

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import trustme
 
-from gateway.storage import ObjectClient
+from gateway.core.errors import JobFailed
+from gateway.storage import ObjectClient, put_object
 from gateway.storage.objects.errors import StorageError
-from tests.gateway.storage.faulty_server import FaultyServer, answer
+from tests.gateway.storage.faulty_server import Conversation, FaultyServer, answer
 from tests.gateway.storage.objects.test_client import get
 
 READ_AND_WRITE = """
 import asyncio, sys
+from gateway.core.errors import JobFailed
 from gateway.storage import ObjectClient, put_object
 async def main(url):
     async with ObjectClient(10.0) as client:
@@ -64,6 +66,23 @@ async def test_tls_to_a_plain_server_is_reported(client: ObjectClient) -> None:
 
     async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        with pytest.raises(StorageError, match="could not be reached: ") as caught:
+        with pytest.raises(StorageError, match="it answered without TLS: its URL must begin with http://"):
             await get(client, f"https://127.0.0.1:{port}/key")
-    assert "Operation not permitted" not in str(caught.value)  # OpenSSL's number 1, which is no errno
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\x15\x03\x01\x00\x02\x02\x46",  # a TLS alert: protocol_version
+        b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n<center>The plain HTTP request was sent to HTTPS port</center>",
+    ],
+    ids=["alert", "go", "nginx"],
+)
+async def test_http_to_a_server_of_https_is_reported(said: bytes, client: ObjectClient) -> None:
+    def behave(conversation: Conversation) -> None:
+        conversation.connection.sendall(said)
+
+    with FaultyServer([behave]) as server, pytest.raises(JobFailed, match="its URL must begin with https://") as caught:
+        await put_object(client, server.url(), b"content", "the output")
+    assert caught.value.retryable is False

@@ -1,0 +1,74 @@
+"""`status` and `make status` describe a gateway, and say why it is not well."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.process.daemon import describe
+from gateway.process.pidfile import Running
+from tests.gateway.cli.test_cli import call
+from tests.gateway.fake_gateway import FakeGateway
+from tests.gateway_process import GatewayProcess
+
+
+def test_status_says_how_the_gateway_is(tmp_path: Path, running_gateway: GatewayProcess) -> None:
+    assert "health    ok" in call(tmp_path, "status", gateway=running_gateway).stdout
+    whole = json.loads(call(tmp_path, "status", "--json", gateway=running_gateway).stdout)
+    assert whole["healthy"] is True
+
+
+@pytest.mark.parametrize(
+    ("cluster", "said"),
+    [
+        (None, ""),
+        ({"members": [{"name": "a"}, {"name": "b"}], "missing": []}, "cluster   2 members\n"),
+        ({"members": [{"name": "a"}], "missing": ["b", "c"]}, "cluster   1 member; missing: b, c\n"),
+    ],
+)
+def test_status_counts_the_members_of_a_cluster(cluster: dict[str, Any] | None, said: str, tmp_path: Path) -> None:
+    with FakeGateway({"GET /v1/status": lambda asked: (200, {"healthy": True, "cluster": cluster})}) as fake:
+        done = call(tmp_path, "status", "--url", fake.url)
+    assert (done.returncode, done.stdout.partition("sandbox   tier ?\n")[2]) == (0, said)
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ({"draining": True}, "it is stopping and waits for running jobs"),
+        ({"internal_s3": {"healthy": False, "failure": "the S3 server ended"}}, "the S3 server ended"),
+        ({"kernels": {"last_start_failure": "no workspace"}}, "kernels do not start: no workspace"),
+        ({}, "no kernel is ready yet"),
+    ],
+)
+def test_status_says_why_a_gateway_is_not_well(state: dict[str, Any], why: str, tmp_path: Path) -> None:
+    body = {"healthy": False, "internal_s3": None, "kernels": {"last_start_failure": None}, **state}
+    with FakeGateway({"GET /v1/status": lambda asked: (503, body)}) as fake:
+        done = call(tmp_path, "status", "--url", fake.url)
+        described = describe(tmp_path, Running.of(os.getpid(), fake.url))
+    assert (done.returncode, done.stderr) == (3, "")
+    assert f"health    not healthy: {why}\n" in done.stdout
+    assert f"health    not healthy: {why}, " in described, "as `make status` says it"
+
+
+@pytest.mark.parametrize(
+    ("fork_server", "said"),
+    [
+        ({"state": "waiting", "reason": "ended (signal 9)"}, "the fork server ended (signal 9) and is started again; "),
+        ({"state": "starting", "reason": "importing"}, None),
+        ({"state": "ready", "reason": "imported in 0.48 s"}, None),
+        ({"state": "off", "reason": "switched off"}, None),
+    ],
+)
+def test_status_says_that_kernels_start_slowly(fork_server: dict[str, str], said: str | None, tmp_path: Path) -> None:
+    with FakeGateway({"GET /v1/status": lambda asked: (200, {"healthy": True, "fork_server": fork_server})}) as fake:
+        done = call(tmp_path, "status", "--url", fake.url)
+        described = describe(tmp_path, Running.of(os.getpid(), fake.url))
+    for text in (done.stdout, described):
+        found = [line for line in text.splitlines() if line.startswith("forking ")]
+        advice = "until it is ready, each kernel starts as a new Python process"
+        assert found == ([f"forking   {said}{advice}"] if said else [])
