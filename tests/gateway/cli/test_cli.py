@@ -281,7 +281,7 @@ def test_jobs_are_looked_at_and_ended_by_id(here: Path, running_gateway: Gateway
     followed = call(here, "logs", listed["job_id"], "--follow", gateway=running_gateway)
     assert (followed.returncode, followed.stdout) == (0, "started\n")
     unknown = call(here, "logs", "no-such-job", "--follow", gateway=running_gateway)
-    assert (unknown.returncode, "there is no job with the id 'no-such-job'" in unknown.stderr) == (2, True)
+    assert (unknown.returncode, "there is no job with the id 'no-such-job'" in unknown.stderr) == (1, True)
 
 
 def test_submitted_job_outlives_the_command_and_its_result_is_kept(here: Path, running_gateway: GatewayProcess) -> None:
