@@ -1,5 +1,5 @@
 /** The page's computations, without a browser. */
-import { bytes, clock, doneOf, seconds } from "../../gateway/page/src/core/format.ts";
+import { bytes, clock, doneOf, memory, seconds } from "../../gateway/page/src/core/format.ts";
 import { arrayToLines, parseRow } from "../../gateway/page/src/core/json.ts";
 import { jobName, lineOf, tracebackOf } from "../../gateway/page/src/core/names.ts";
 import { EventParser } from "../../gateway/page/src/core/sse.ts";
@@ -104,6 +104,7 @@ test("a JSON array becomes JSON lines, character by character", () => {
 
 test("quantities read well", () => {
   expect([0, 999, 1000, 122_000_000, null].map(bytes)).toEqual(["0 B", "999 B", "1.00 kB", "122 MB", "–"]);
+  expect([1 << 30, 300 << 20, 0].map(memory)).toEqual(["1.00 GiB", "300 MiB", "0 B"]);
   expect([0.0008, 0.0683, 0.2, 12.34, 75, 7260].map(seconds)).toEqual(["0.80 ms", "68.3 ms", "0.20 s", "12.3 s", "1 min 15 s", "2 h 1 min"]);
   expect([6, 900].map(clock)).toEqual(["6 s", "15 min"]);
   expect([1, 2, 3].map((position) => expectedWait(position, 2, 10))).toEqual([10, 10, 20]);

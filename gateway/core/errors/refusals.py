@@ -134,7 +134,7 @@ class TooLarge(GatewayError):
     """The body is larger than the configured limit."""
 
     status, code = 413, "too_large"
-    advice = "Send less, or raise MAX_BODY_BYTES or MAX_UPLOAD_BYTES."
+    advice = "Send less. For a job, MAX_BODY_BYTES and MAX_UPLOAD_BYTES can be raised."
 
 
 class UnsupportedMediaType(GatewayError):

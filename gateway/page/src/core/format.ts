@@ -1,12 +1,22 @@
 /** Numbers and times as people read them. */
 
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
+const MEMORY_UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
 export function bytes(count: number | null | undefined): string {
+  return quantity(count, 1000, UNITS);
+}
+
+/** Limits of memory are set in powers of 1024, and so are the messages about them. */
+export function memory(count: number | null | undefined): string {
+  return quantity(count, 1024, MEMORY_UNITS);
+}
+
+function quantity(count: number | null | undefined, step: number, units: string[]): string {
   if (count === null || count === undefined) return "–";
   let [value, unit] = [count, 0];
-  while (value >= 999.5 && unit < UNITS.length - 1) [value, unit] = [value / 1000, unit + 1];
-  return `${unit === 0 ? value : value.toPrecision(3)} ${UNITS[unit]}`;
+  while (value >= 999.5 && unit < units.length - 1) [value, unit] = [value / step, unit + 1];
+  return `${unit === 0 ? value : value.toPrecision(3)} ${units[unit]}`;
 }
 
 export function count(number: number | null | undefined): string {

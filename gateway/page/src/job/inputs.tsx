@@ -1,7 +1,7 @@
 /** The tables that a job read, with their columns, and the memory that it took. */
 import { useEffect, useState } from "preact/hooks";
 import { getJson } from "../core/api.ts";
-import { bytes, plural } from "../core/format.ts";
+import { bytes, memory, plural } from "../core/format.ts";
 import type { InputTable, JobDetail, Status } from "../core/types.ts";
 import { Progress } from "../parts/job_parts.tsx";
 
@@ -21,7 +21,7 @@ export function Inputs({ job }: { job: JobDetail }) {
       </dl>
       {job.inputs.map((table) => <Table key={table.name} table={table} />)}
       {peak !== null && limit !== null && (
-        <p><label>Peak memory {bytes(peak)} of {bytes(limit)}<meter min={0} max={limit} high={0.8 * limit} value={peak} /></label></p>
+        <p><label>Peak memory {memory(peak)} of {memory(limit)}<meter min={0} max={limit} high={0.8 * limit} value={peak} /></label></p>
       )}
       {job.state !== "finished" && <Progress progress={job.progress} />}
     </section>

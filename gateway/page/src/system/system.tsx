@@ -1,7 +1,7 @@
 /** System: the sandbox, the limits, and figures at a glance. */
 import { useEffect, useState } from "preact/hooks";
 import { getJson, messageOf } from "../core/api.ts";
-import { bytes, clock, count } from "../core/format.ts";
+import { bytes, clock, count, memory } from "../core/format.ts";
 import { snapshots } from "../core/store.ts";
 import type { Layer, Status } from "../core/types.ts";
 import { Failed, Loading } from "../parts/states.tsx";
@@ -64,7 +64,8 @@ function Limits({ limits }: { limits: Record<string, number> }) {
     <dl class="facts">
       {Object.entries(limits).map(([name, value]) => {
         const unit = /_(bytes|seconds)$/.exec(name)?.[1];
-        const shown = unit === "bytes" ? bytes(value) : unit === "seconds" ? clock(value) : count(value);
+        const size = name.startsWith("memory") ? memory : bytes;
+        const shown = unit === "bytes" ? size(value) : unit === "seconds" ? clock(value) : count(value);
         return <div key={name}><dt>{name.replace(/_(bytes|seconds)$/, "").replaceAll("_", " ")}</dt><dd>{shown}</dd></div>;
       })}
     </dl>
