@@ -23,7 +23,7 @@ from tornado.web import Application
 
 from gateway.core.errors import BadRequest, GatewayError, TooManyConnections
 from gateway.core.settings import Settings
-from gateway.http.base_handler.lingering_close import answer_and_linger, lingering
+from gateway.http.base_handler.lingering_close import answer_and_linger, close_lingering, lingering
 from gateway.http.listener import LOG_SECONDS, Listener
 from gateway.telemetry.metrics import Metrics
 
@@ -101,7 +101,8 @@ class GatewayServer(HTTPServer):
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         if len(self._connections) + lingering() >= self._max_connections:
             self._tell_full()
-            if not self._close_idle():
+            has_place = len(self._connections) < self._max_connections
+            if not self._close_idle() and not (has_place and close_lingering()):
                 self._refuse(stream)
                 return
         stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * STALL_SECONDS))

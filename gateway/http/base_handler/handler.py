@@ -168,6 +168,9 @@ class BaseHandler(RequestHandler):
             check_names(names, self._query_names)
         self._check_framing()
         self.body = self.body_receiver()
+        if self.is_open and isinstance(self.body, NoBody) and self._expects_body():
+            # a caller without a token could send one slowly, from as many connections as there may be
+            raise BadRequest("this route takes no body")
         length = self.request.headers.get("Content-Length")
         if length is not None and int(length.partition(",")[0]) > self.body.cap_bytes:
             raise too_large(self.body.cap_bytes)

@@ -15,20 +15,31 @@ from tornado.iostream import IOStream, StreamClosedError
 LINGER_BYTES = 1 << 20
 LINGER_SECONDS = 2.0
 
-_lingering: set[asyncio.Task[None]] = set()
+#: The oldest is the first.
+_lingering: dict[asyncio.Task[None], None] = {}
 
 
 def answer_and_linger(stream: IOStream, response: bytes) -> None:
     """Write `response`, drop the rest of the request, and close `stream`, which now belongs to this function."""
     task = asyncio.get_running_loop().create_task(_linger(stream, response))
     # the loop keeps only a weak reference to tasks
-    _lingering.add(task)
-    task.add_done_callback(_lingering.discard)
+    _lingering[task] = None
+    task.add_done_callback(lambda done: _lingering.pop(done, None))
 
 
 def lingering() -> int:
     """Return the number of connections that are about to close."""
     return len(_lingering)
+
+
+def close_lingering() -> bool:
+    """Close the connection that lingers longest, so that a new one has its place; return whether there was one."""
+    oldest = next(iter(_lingering), None)
+    if oldest is None:
+        return False
+    del _lingering[oldest]
+    oldest.cancel()
+    return True
 
 
 async def _linger(stream: IOStream, response: bytes) -> None:
