@@ -243,6 +243,7 @@ def test_bytes_are_counted_in_all_pieces(size: int) -> None:
         ("Float", '{"a":1e999}\n', ["line 1", "column 'a'", "fits a double"]),
         ("Float", '{"a":1.0}\n{"a":1.5e309}\n', ["line 2", "column 'a'", "fits a double"]),  # infinity to Arrow
         ("Date", '{"a":"2024-01-01"}\n\n{"a":"tomorrow"}\n', ["line 3", "column 'a'", "a date", "'tomorrow'"]),
+        ("Date", '{"a":"2024-01-01"}\n{"a":"0043-03-15 BC"}\n', ["line 2", "column 'a'", "a date", "'0043-03-15 BC'"]),
         ("Date", '{"a":"2024-02-30"}\n', ["line 1", "column 'a'", "2024-02-30"]),
         ("DateTime", '{"a":"2024-01-01T25:00:00Z"}\n', ["line 1", "column 'a'", "date-time"]),
         ("Instant", '{"a":12345}\n', ["line 1", "column 'a'", "12345"]),
