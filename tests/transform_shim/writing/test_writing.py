@@ -378,6 +378,19 @@ def test_columnar_output_holds_the_same(tmp_path: Path, data_format: str) -> Non
         write(tmp_path, empty, data_format)
 
 
+@pytest.mark.parametrize("data_format", ["jsonl", "csv", "parquet", "arrow"])
+def test_hundreds_are_written_as_whole_numbers(tmp_path: Path, data_format: str) -> None:
+    """Parquet has no decimals of a negative scale."""
+    write(tmp_path, pa.table({"c": pa.array([Decimal(100), None], pa.decimal128(5, -2))}), data_format)
+    found = (tmp_path / "output").read_bytes()
+    if data_format == "parquet":
+        found = pyarrow.parquet.read_table(tmp_path / "output").to_pydict()
+    elif data_format == "arrow":
+        found = pa.ipc.open_file(tmp_path / "output").read_all().to_pydict()
+    expected = {"jsonl": b'{"c":100}\n{"c":null}\n', "csv": b'c\n100\n""\n'}
+    assert found == expected.get(data_format, {"c": [Decimal(100), None]})
+
+
 def test_a_parquet_file_that_failed_writes_nothing_into_the_next_file(tmp_path: Path) -> None:
     """pyarrow ends the file when it frees the writer, and by then its descriptor may be another file's."""
     table = pa.table({"c": pa.chunked_array([["x"], ["x"]]), "d": pa.chunked_array([[0], [2**40]], pa.date64())})
