@@ -143,7 +143,7 @@ def decimal_array(values: list[Decimal | int | None]) -> pa.Array:
     """
     whole, scale = 1, 0
     for index, value in enumerate(values):
-        if value is None:
+        if not value:
             continue
         number = Decimal(value)
         exponent = number.as_tuple().exponent
@@ -151,7 +151,9 @@ def decimal_array(values: list[Decimal | int | None]) -> pa.Array:
         whole = max(whole, _whole_digits(number))
         if whole + scale > MOST_DIGITS:
             raise OverflowError(index)
-    return pa.array([None if v is None else Decimal(v) for v in values], type=decimal_type(whole + scale, scale))
+    # a zero may have an exponent, 0E+5, for which Arrow wants as many digits
+    numbers = [None if v is None else Decimal(v or 0) for v in values]
+    return pa.array(numbers, type=decimal_type(whole + scale, scale))
 
 
 def to_doubles(values: pa.Array) -> tuple[pa.Array, int]:

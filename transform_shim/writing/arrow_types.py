@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from transform_shim.core.decimals import MOST_DIGITS, decimal_type
 from transform_shim.core.errors import OutputInvalid
 from transform_shim.writing.lines.cell_texts import used_bytes
 from transform_shim.writing.value_groups import nested_text
@@ -39,6 +40,8 @@ def canonical_type(kind: pa.DataType, column: str) -> pa.DataType:
         return _TEXT if _is_uuid(kind) else canonical_type(kind.storage_type, column)
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         return canonical_type(kind.value_type, column)
+    if pa.types.is_decimal(kind) and kind.scale < 0:  # Parquet has none
+        return decimal_type(min(kind.precision - kind.scale, MOST_DIGITS), 0)
     if pa.types.is_integer(kind) or pa.types.is_decimal(kind) or kind in (pa.bool_(), pa.float32(), pa.float64()):
         return kind
     if pa.types.is_timestamp(kind):

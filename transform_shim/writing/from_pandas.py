@@ -141,9 +141,13 @@ def _numpy_column(name: str, series: pd.Series[Any], mixed: MixedColumns) -> Pla
 
 def _categories(name: str, series: pd.Series[Any], mixed: MixedColumns) -> PlannedColumn:
     """Return a column whose slices look their codes up in the categories, which are converted once."""
-    categories = _by_dtype(name, pd.Series(series.cat.categories), mixed)
-    labels = categories.slice(0, len(series.cat.categories))
     codes = series.cat.codes.to_numpy()
+    try:
+        categories = _by_dtype(name, pd.Series(series.cat.categories), mixed)
+        labels = categories.slice(0, len(series.cat.categories))
+    except OutputInvalid as error:  # its row is the category's number
+        rows = np.flatnonzero(codes == error.row)
+        raise OutputInvalid(error.problem, column=name, row=int(rows[0]) if len(rows) else None) from None
 
     def look_up(part: np.ndarray[Any, Any]) -> pa.Array:
         return pc.take(labels, pa.array(part, mask=part < 0))

@@ -30,6 +30,8 @@ class HashingFile:
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Write all of `data`; returns its length in bytes."""
+        if self.closed:  # by then the descriptor may be another file's; pyarrow writes Parquet's end when it is freed
+            return memoryview(data).nbytes
         view = memoryview(data).cast("B")
         if self._digest is not None:
             self._digest.update(view)

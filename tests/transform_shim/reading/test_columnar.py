@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import io
+import math
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
@@ -54,11 +55,19 @@ def test_csv_value_has_its_declared_type(tmp_path: Path, base_type: str, texts: 
     assert found.column("a").to_pylist() == values
 
 
+def test_csv_number_beyond_the_bits_of_any_decimal_does_not_overflow(tmp_path: Path) -> None:
+    """As PostgreSQL writes 1e300."""
+    data = f"a\n1.5\n1{'0' * 300}\n"
+    assert read(tmp_path, fields(a="Decimal"), data, data_format="csv")["a"].tolist() == [1.5, 1e300]
+
+
 @pytest.mark.parametrize(
     ("entries", "data", "said"),
     [
         (fields(a="Integer", b="Text"), 'a,b\n1,"x\ny"\nz,w\n', ["line 4", "column 'a'", "found 'z'"]),
         (fields(a="Integer"), "a\n1\n2.5\n", ["line 3", "column 'a'", "found 2.5"]),
+        (fields(a="Integer"), "a\n1\n0x10\n", ["line 3", "column 'a'", "found '0x10'"]),
+        (fields(a="Date", b="Text"), 'a,b\n"",x\ntomorrow,y\n', ["line 3", "column 'a'", "found 'tomorrow'"]),
         (fields(a="Float"), "a\n1\n1e400\n", ["line 3", "column 'a'", "fits a double"]),
         (fields(a="Boolean"), "a\ntrue\nt\n", ["line 3", "column 'a'", "found 't'"]),
         (fields(a="Integer", b="Text"), 'a,b\n1,"x\ny"\n2,y,z\n', ["line 4", "Expected 2 columns"]),
@@ -136,6 +145,8 @@ def test_csv_text_that_only_looks_like_a_date_stays_text(tmp_path: Path, texts: 
         ("Decimal", pa.array([0.1, None]), [Decimal("0.1"), None]),
         ("Number", pa.array([1.0, 2.5]), [Decimal("1"), Decimal("2.5")]),
         ("Integer", pa.array([1.0, None]), [1, None]),
+        ("Boolean", pa.array([1.0, 0.0, math.nan]), [True, False, None]),
+        ("Boolean", pa.array([1, 0, None], pa.int8()), [True, False, None]),
     ],
 )  # fmt: skip
 def test_column_of_another_type_keeps_its_values(tmp_path: Path, base_type: str, array: Any, values: Any) -> None:
@@ -165,6 +176,9 @@ def bad_utf8() -> pa.Array:
     ("entries", "data", "said"),
     [
         (fields(a="Integer"), lambda: parquet(pa.array([1.0, 1.5])), ["line 2", "column 'a'", "found 1.5"]),
+        (fields(a="Decimal"), lambda: parquet(pa.array([1.0, math.inf])), ["line 2", "column 'a'", "found Infinity"]),
+        (fields(a="Boolean"), lambda: parquet(pa.array([1, 2])), ["line 2", "column 'a'", "found 2"]),
+        (fields(a="Integer"), lambda: parquet(pa.array([dt.time(1)])), ["line 1", "column 'a'", "time(1, 0)"]),
         (fields(a="Integer"), lambda: parquet(pa.array(["1", "x"])), ["line 2", "column 'a'", "found 'x'"]),
         (fields(a="Text"), lambda: parquet(pa.array([b"ok", b"\xff"])), ["line 2", "column 'a'", "UTF-8"]),
         (fields(a="Text"), lambda: parquet(bad_utf8()), ["line 2", "column 'a'", "UTF8"]),

@@ -15,6 +15,7 @@ from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -101,6 +102,23 @@ def test_ordinary_columns_have_the_dtype_of_their_type(elsewhere: Callable[..., 
     for base_type in sorted({*PARENTS, *ORDINARY}):
         value, dtype = ordinary(base_type)
         assert elsewhere(dtype_and_lines, base_type, [value] * 3, engine) == (dtype, ""), base_type
+
+
+def signs(lines: list[str], engine: str) -> list[float]:
+    """The signs of the first column's values."""
+    polars_engine.WORTHWHILE_BYTES = polars_engine._IMPORT_BYTES = 0 if engine == "polars" else 1 << 40
+    small_blocks.SMALL_BYTES = 1 << 40 if engine == "python" else -1
+    with tempfile.TemporaryDirectory() as folder:
+        frame = read(Path(folder), fields(c="Float", t="Text"), "".join(f"{line}\n" for line in lines))
+    return np.copysign(1, frame["c"]).tolist()
+
+
+@pytest.mark.parametrize("engine", ["python", "arrow", "polars"])
+@pytest.mark.parametrize("other", ["7.5", '"Infinity"'])
+def test_only_a_zero_with_a_point_has_a_sign(elsewhere: Callable[..., Any], engine: str, other: str) -> None:
+    """As in Python's json module; a value beside it that no fast parser takes changes nothing."""
+    lines = [f'{{"c":{value},"t":"-0"}}' for value in (-0.0, "-0", other)]
+    assert elsewhere(signs, lines, engine) == [-1, 1, 1]
 
 
 @pytest.mark.parametrize("engine", ["python", "arrow", "polars"])

@@ -46,6 +46,7 @@ def test_object_is_written_by_its_own_type(tmp_path: Path, values: list[Any], ex
         ([NANOSECOND, dt.datetime(9999, 1, 1)], object, 1),
         ([np.datetime64("2024-01-01T00:00:00.123456789012", "ps")], object, 0),
         (["x", "\ud800"], pd.StringDtype("python"), 1),
+        ([Decimal(5), Decimal(5), Decimal("1E+80")], "category", 2),
     ],
 )
 def test_value_that_would_change_is_named(tmp_path: Path, values: list[Any], dtype: Any, row: int) -> None:

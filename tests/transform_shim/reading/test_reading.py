@@ -243,6 +243,7 @@ def test_bytes_are_counted_in_all_pieces(size: int) -> None:
         ("Float", '{"a":1e999}\n', ["line 1", "column 'a'", "fits a double"]),
         ("Float", '{"a":1.0}\n{"a":1.5e309}\n', ["line 2", "column 'a'", "fits a double"]),  # infinity to Arrow
         ("Date", '{"a":"2024-01-01"}\n\n{"a":"tomorrow"}\n', ["line 3", "column 'a'", "a date", "'tomorrow'"]),
+        ("Date", '{"a":"2024-01-01"}\n{"a":"0043-03-15 BC"}\n', ["line 2", "column 'a'", "a date", "'0043-03-15 BC'"]),
         ("Date", '{"a":"2024-02-30"}\n', ["line 1", "column 'a'", "2024-02-30"]),
         ("DateTime", '{"a":"2024-01-01T25:00:00Z"}\n', ["line 1", "column 'a'", "date-time"]),
         ("Instant", '{"a":12345}\n', ["line 1", "column 'a'", "12345"]),
@@ -308,18 +309,32 @@ def test_manifest_that_cannot_be_used_is_named(tmp_path: Path, manifest: str, pr
         TableSource(TableFile("orders", tmp_path / "data", tmp_path / "manifest"))
 
 
-def test_without_manifest_nothing_is_guessed_that_loses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("big", [2**63, 2**64 - 1, 2**80 + 1])
+def test_without_manifest_nothing_is_guessed_that_loses(tmp_path: Path, big: int) -> None:
     rows = [
-        {"i": 1, "f": 1, "b": True, "s": "007", "d": "2024-01-01", "x": 1, "big": 1, "n": None},
-        {"i": None, "f": 2.5, "b": None, "s": "a", "d": "2024", "x": "y", "big": 2**80, "n": None, "late": {"k": 1}},
+        {"i": 1, "f": 1, "b": True, "s": "007", "d": "2024-01-01", "x": 1, "big": 1, "z": 0.5, "n": None},
+        {
+            "i": None,
+            "f": 2.5,
+            "b": None,
+            "s": "a",
+            "d": "2024",
+            "x": "y",
+            "big": big,
+            "z": big,
+            "n": None,
+            "late": {"k": 1},
+        },
     ]
-    frame = read(tmp_path, None, "".join(json.dumps(row) + "\n" for row in rows))
-    assert list(frame.columns) == ["i", "f", "b", "s", "d", "x", "big", "n", "late"]
+    data = "".join(json.dumps(row) + "\n" for row in rows)
+    frame = read(tmp_path, None, data)
+    assert list(frame.columns) == ["i", "f", "b", "s", "d", "x", "big", "z", "n", "late"]
     assert str(frame["i"].dtype) == "Int64"
     assert frame["f"].tolist() == [1.0, 2.5]
     assert frame["s"].tolist() == ["007", "a"]
     assert frame["d"].tolist() == ["2024-01-01", "2024"]
-    assert [int(value) for value in frame["big"]] == [1, 2**80]
+    assert frame["big"].tolist() == [1, big]
+    assert read(tmp_path, None, data, form="arrow").column("z").to_pylist() == [Decimal("0.5"), Decimal(big)]
     assert frame["late"].tolist()[1] == '{"k":1}'
 
 
@@ -389,6 +404,11 @@ def test_csv_without_manifest_infers_types_and_keeps_leading_zeros(tmp_path: Pat
     assert frame["n"].tolist() == [1, 2]
     assert frame["f"].tolist() == [1.5, 2.0]
     assert frame["t"].dt.month.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("number", [1844674407370955161, 2**63 - 1, 2**64, 10**75 + 1])
+def test_whole_numbers_of_a_csv_without_manifest_keep_their_digits(tmp_path: Path, number: int) -> None:
+    assert read(tmp_path, None, f"n\n{number}\n1\n", data_format="csv")["n"].tolist() == [number, 1]
 
 
 def test_csv_value_that_contradicts_the_manifest_is_named(tmp_path: Path) -> None:

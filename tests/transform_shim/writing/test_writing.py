@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import gc
 import hashlib
 import io
 import ipaddress
@@ -89,6 +90,7 @@ def manifest(tmp_path: Path) -> dict[str, Any]:
         (pd.Series([Decimal("0.1"), Decimal("1E-40"), None, Decimal("NaN"), Decimal("1E+3")], dtype=object),
          ["0.1", "1E-40", "null", "null", "1E+3"]),
         (pd.Series([Decimal("100.00"), 5, 0.5], dtype=object), ["100", "5", "0.5"]),
+        (pd.Series([Decimal("0E+5"), Decimal("0E-90"), Decimal("1.5")], dtype=object), ["0", "0", "1.5"]),
         (pd.Series([dt.date(1, 1, 1), None, dt.date(9999, 12, 31)], dtype=object),
          ['"0001-01-01"', "null", '"9999-12-31"']),
         (pd.Series(pd.to_datetime(["2024-01-15 10:30:00", None])), ['"2024-01-15T10:30:00"', "null"]),
@@ -374,6 +376,30 @@ def test_columnar_output_holds_the_same(tmp_path: Path, data_format: str) -> Non
     assert manifest(tmp_path)["data_format"] == data_format
     for empty in (pd.DataFrame(), pd.DataFrame(columns=["a"])):
         write(tmp_path, empty, data_format)
+
+
+@pytest.mark.parametrize("data_format", ["jsonl", "csv", "parquet", "arrow"])
+def test_hundreds_are_written_as_whole_numbers(tmp_path: Path, data_format: str) -> None:
+    """Parquet has no decimals of a negative scale."""
+    write(tmp_path, pa.table({"c": pa.array([Decimal(100), None], pa.decimal128(5, -2))}), data_format)
+    found = (tmp_path / "output").read_bytes()
+    if data_format == "parquet":
+        found = pyarrow.parquet.read_table(tmp_path / "output").to_pydict()
+    elif data_format == "arrow":
+        found = pa.ipc.open_file(tmp_path / "output").read_all().to_pydict()
+    expected = {"jsonl": b'{"c":100}\n{"c":null}\n', "csv": b'c\n100\n""\n'}
+    assert found == expected.get(data_format, {"c": [Decimal(100), None]})
+
+
+def test_a_parquet_file_that_failed_writes_nothing_into_the_next_file(tmp_path: Path) -> None:
+    """pyarrow ends the file when it frees the writer, and by then its descriptor may be another file's."""
+    table = pa.table({"c": pa.chunked_array([["x"], ["x"]]), "d": pa.chunked_array([[0], [2**40]], pa.date64())})
+    with pytest.raises(OutputInvalid) as caught:
+        write(tmp_path, table, "parquet")
+    with (tmp_path / "next").open("wb"):
+        del caught
+        gc.collect()
+    assert not (tmp_path / "next").read_bytes()
 
 
 def test_link_in_the_outputs_place_is_not_followed(tmp_path: Path) -> None:

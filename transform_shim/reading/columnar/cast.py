@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transform_shim.core.base_types import Kind
-from transform_shim.core.decimals import WIDE, tighten, without_spare_digits
+from transform_shim.core.decimals import MOST_DIGITS, WIDE, tighten, without_spare_digits
 from transform_shim.core.manifest import Field
 from transform_shim.reading.values.from_python import MOST_INTEGER_DIGITS, TEMPORAL, array_of
 from transform_shim.reading.values.temporal import NotTemporal
@@ -26,12 +26,12 @@ __all__ = ["cast_to_kind", "without_encoding"]
 
 _TEXT = pa.large_string()
 _TEXTS = frozenset({Kind.TEXT, Kind.JSON_TEXT})
+#: None for booleans: to Arrow NaN and each number but 0 are true.
 _CAST_TARGETS: dict[Kind, pa.DataType] = {
     Kind.INTEGER: pa.int64(),
     Kind.NUMBER: pa.int64(),
     Kind.FLOAT: pa.float64(),
     Kind.DECIMAL: WIDE,
-    Kind.BOOLEAN: pa.bool_(),
 }
 #: Which Arrow types hold a kind's values as they are.
 _FITTING: dict[Kind, Any] = {
@@ -94,6 +94,10 @@ def _from_text(array: pa.Array, kind: Kind) -> pa.Array | None:
         return TEMPORAL[kind](array)
     if kind is Kind.BOOLEAN:
         return pc.utf8_lower(array).cast(pa.bool_())
+    if kind is Kind.DECIMAL and (pc.max(pc.binary_length(array)).as_py() or 0) > MOST_DIGITS:
+        return None  # Arrow lets 300 digits overflow: 1 and 300 zeros are 0
+    if kind in (Kind.INTEGER, Kind.NUMBER) and pc.any(pc.match_substring(array, "x", ignore_case=True)).as_py():
+        return None  # Arrow takes 0x10 for 16
     cast = array.cast(_CAST_TARGETS[kind])
     if kind is Kind.FLOAT and pc.any(pc.is_inf(cast)).as_py():
         return None  # 1e400 becomes infinite as well as "Infinity" does
@@ -113,7 +117,7 @@ def _from_type(array: pa.Array, kind: Kind) -> pa.Array | None:
         return array.cast(pa.timestamp("us"))
     if kind is Kind.DATE and pa.types.is_date(given):
         return array.cast(pa.date32(), safe=False)
-    if kind not in _CAST_TARGETS or pa.types.is_nested(given):
+    if kind not in _CAST_TARGETS or pa.types.is_nested(given) or pa.types.is_temporal(given):
         return None
     if kind in (Kind.INTEGER, Kind.NUMBER) and pa.types.is_decimal(given):
         return _whole_numbers(array, kind)
@@ -150,7 +154,9 @@ def _json_value(value: Any, kind: Kind) -> Any:
         return value if value is None or isinstance(value, str) else nested_text(value)
     if isinstance(value, float) and kind is not Kind.FLOAT:
         return None if value != value else Decimal(repr(value))
-    return value if not isinstance(value, str) or kind in TEMPORAL else _said(value, kind)
+    if kind in TEMPORAL:
+        return value or None
+    return _said(value, kind) if isinstance(value, str) else value
 
 
 def _decoded(value: bytes) -> str | bytes:
@@ -170,5 +176,5 @@ def _said(text: str, kind: Kind) -> Any:
     if number is None:
         is_special = kind is Kind.FLOAT and text.lstrip("+-").lower() in _SPECIAL_DOUBLES
         return float(text) if is_special else text
-    has_point = number[1] or number[2] or text.startswith((".", "+.", "-."))
+    has_point = kind is Kind.FLOAT or number[1] or number[2] or text.startswith((".", "+.", "-."))
     return Decimal(text) if has_point or len(text) > MOST_INTEGER_DIGITS else int(text)

@@ -15,7 +15,7 @@ __all__ = ["infer_csv_fields"]
 
 #: Base types that every text of a CSV column may say, strictest first; each pattern keeps what reads back the same.
 _CSV_PATTERNS = (
-    ("BigInteger", r"^-?(?:0|[1-9]\d{0,17})$"),
+    ("BigInteger", r"^-?(?:0|[1-9]\d{0,75})$"),
     ("Decimal", r"^-?(?:0|[1-9]\d*)(?:\.\d+)?$"),
     ("Float", r"^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$"),
     ("Boolean", r"^(?:true|false|True|False|TRUE|FALSE)$"),

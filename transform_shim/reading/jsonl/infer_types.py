@@ -37,11 +37,11 @@ def infer_fields(file: TableFile) -> tuple[Field, ...]:
 
 
 def _note(rows: Iterable[dict[str, Any]], seen: dict[str, set[type]], *, is_exact: bool = False) -> bool:
-    """Add what types the values have; False at a double that may have been a whole number beyond 64 bits."""
+    """Add what types the values have; False at a number beyond 64 bits, or a double that may have been one."""
     for row in rows:
         for key, value in row.items():
             kind = type(value)
-            if kind is float and not is_exact and abs(value) >= _INT64_END:
+            if (kind is float or kind is int) and not is_exact and abs(value) >= _INT64_END:
                 return False
             seen.setdefault(key, set()).add(kind)
     return True
@@ -71,7 +71,7 @@ def _base_type(kinds: set[type]) -> str:
         return "Text"
     if kinds == {bool}:
         return "Boolean"
-    if kinds == {int}:
+    if kinds <= {int, Decimal}:
         return "BigInteger"
     if kinds <= _NUMBERS:
         return "Decimal" if Decimal in kinds else "Float"

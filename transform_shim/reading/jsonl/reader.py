@@ -10,6 +10,7 @@ file's common blocks are fast and its odd ones are exact.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -31,6 +32,7 @@ from transform_shim.reading.values.column_blocks import ColumnBlock
 from transform_shim.reading.values.from_python import TEMPORAL, array_of
 from transform_shim.reading.values.json_text import rows_of
 from transform_shim.reading.values.temporal import NotTemporal
+from transform_shim.writing.lines.cell_texts import numbers
 
 __all__ = ["JsonLines", "find_fields", "open_table"]
 
@@ -43,6 +45,7 @@ _WIRE_TYPES: dict[Kind, pa.DataType] = {
     Kind.BOOLEAN: pa.bool_(),
 }
 _TEXT = pa.large_string()
+_MINUS_ZERO = re.compile(rb":\s*-0[\s,}]")
 #: Bytes a line may begin and end with, a blank line's among them, to be given to Arrow.
 _FIRST_BYTES = np.frombuffer(b"{\r\n", dtype=np.uint8)
 _LAST_BYTES = np.frombuffer(b"}\r\n", dtype=np.uint8)
@@ -127,7 +130,11 @@ class JsonLines:
             explicit_schema=pa.schema(self._schema), newlines_in_values=False, unexpected_field_behavior="ignore"
         )
         table = pyarrow.json.read_json(pa.BufferReader(data), read_options=read_options, parse_options=parse_options)
-        return [table.column(field.name).combine_chunks() for field in self.fields]
+        arrays = [table.column(field.name).combine_chunks() for field in self.fields]
+        doubles = [numbers(array) for array in arrays if pa.types.is_floating(array.type)]
+        if any(np.signbit(column[column == 0]).any() for column in doubles) and _MINUS_ZERO.search(data):
+            raise pa.ArrowInvalid("the integer -0 may have got the sign of a double")
+        return arrays
 
     def _finite(self, parsed: list[pa.Array]) -> list[pa.Array]:
         for array, kind in zip(parsed, self._kinds, strict=True):

@@ -41,11 +41,8 @@ def columns_of(data: bytes, schema: Sequence[tuple[str, pa.DataType]]) -> list[p
         return None
     arrays = []
     for values, (_, kind) in zip(columns, schema, strict=True):
-        types = set(map(type, values))
-        if not types <= _PLAIN_TYPES[kind]:
+        if not set(map(type, values)) <= _PLAIN_TYPES[kind]:
             return None
-        if kind == pa.float64() and int in types and 0 in values and b"-0" in data:
-            return None  # -0 is an int without its sign here, and a double with it elsewhere
         try:
             arrays.append(pa.array(values, kind))
         except (pa.ArrowInvalid, OverflowError):  # more than 64 bits, or an integer that no double holds

@@ -121,7 +121,7 @@ def _integer(value: object) -> int:
 def _number(value: object) -> int | Decimal | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, Decimal):
+    if isinstance(value, Decimal) and value.is_finite():
         try:
             return _integer(value)
         except _Unfit:
@@ -152,7 +152,7 @@ def _double(value: object) -> float:
 
 
 def _boolean(value: object) -> bool:
-    if isinstance(value, (bool, int)) and value in (0, 1):
+    if isinstance(value, (bool, int, Decimal)) and value in (0, 1):
         return bool(value)
     raise _Unfit("true or false")
 

@@ -19,9 +19,9 @@ _OFFSET = r"(?:Z|[+-]\d\d(?::?\d\d){0,2})(?:\[[^\]]*\])?$"
 _SECONDS_OFFSET = re.compile(r"([+-])(\d\d):(\d\d):(\d\d)$")
 _DATE_CHARS = 10  # YYYY-MM-DD
 _SECONDS_Z_CHARS = 20  # YYYY-MM-DDTHH:MM:SSZ
-_ISO = re.compile(
-    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:" + _OFFSET.removesuffix("$") + r")?)?", re.ASCII
-)
+#: All that may follow a date.
+_TAIL = re.compile(r"(?:[T ]\d\d(?::\d\d(?::\d\d(?:\.\d{1,9})?)?)?)?(?:" + _OFFSET.removesuffix("$") + ")?", re.ASCII)
+_ISO = re.compile(r"\d{4}-\d\d-\d\d" + _TAIL.pattern, re.ASCII)
 _EXPECTED = {
     "date": "a date such as 2024-01-15",
     "clock": "a date-time such as 2024-01-15T10:30:00",
@@ -46,9 +46,14 @@ def to_dates(texts: pa.Array) -> pa.Array:
     starts at 01:00 and the database's DATE arrives so.
     """
     try:
-        return pc.utf8_slice_codeunits(texts, 0, _DATE_CHARS).cast(pa.date32())
+        dates = pc.utf8_slice_codeunits(texts, 0, _DATE_CHARS).cast(pa.date32())
     except pa.ArrowInvalid:
         raise _first_bad(texts, "date", pa.date32()) from None
+    # a column has a few tails, such as T00:00:00Z
+    for tail in pc.unique(pc.binary_replace_slice(texts, 0, _DATE_CHARS, "")).to_pylist():
+        if tail is not None and not _TAIL.fullmatch(tail):
+            raise _first_bad(texts, "date", pa.date32())
+    return dates
 
 
 def to_clock(texts: pa.Array) -> pa.Array:

@@ -85,8 +85,8 @@ def double_digits(array: pa.Array) -> tuple[pa.Array, Mask]:
 
 def _decimals(array: pa.Array) -> pa.Array:
     texts = array.cast(TEXT)
-    if array.type.scale <= 0:
-        return texts if array.type.scale == 0 else _plain_decimals(array)
+    if array.type.scale == 0:
+        return texts
     if pc.any(pc.match_substring(texts, "E")).as_py():  # an exponent's zeros must not be trimmed
         return _plain_decimals(array)
     return _trim_fraction(texts)
