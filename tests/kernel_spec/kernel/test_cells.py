@@ -135,3 +135,10 @@ def test_history_has_no_file(front_end: FrontEnd) -> None:
 def test_traceback_for_a_person_is_coloured(front_end: FrontEnd) -> None:
     reply, _ = front_end.run("1 / 0")
     assert "\x1b[" in "".join(reply["traceback"])
+
+
+def test_wide_frame_is_shown_as_pandas_shows_it_in_a_notebook(front_end: FrontEnd) -> None:
+    """pandas chooses at its import, and a fork server has imported it before there was a notebook."""
+    _, messages = front_end.run("import pandas as pd\npd.DataFrame([range(50)])")
+    (shown,) = [message["content"]["data"] for message in messages if message["msg_type"] == "execute_result"]
+    assert "<th>...</th>" in shown["text/html"]
