@@ -216,7 +216,9 @@ def prepare_shell() -> None:
     with the bytecode that is not: that took 1.3 ms more of its processor time (measured).
 
     The shell has IPython's compiler. That of ipykernel names a cell by a hash, for a debugger that these kernels do not
-    have. It computes the hash in Python: 0.12 ms for each KB of a cell; IPython takes a hundredth (measured).
+    have. It computes the hash in Python: 0.12 ms for each KB of a cell; IPython takes a hundredth (measured). And the
+    name is that of a file which does not exist, so IPython 9.18 shows the wrong line of an error that caused another
+    one, and each of a thousand recursive calls.
     """
     place = os.path.join(os.environ.get("IPYTHONDIR", "."), "profile_default")  # noqa: PTH118
     profile = EphemeralProfileDir(location=place)
@@ -334,6 +336,8 @@ class JobKernelApp(IPKernelApp):
         control_stream = ZMQStream(self.control_socket, self.control_thread.io_loop)
         debugpy_stream = ZMQStream(self.debugpy_socket, self.control_thread.io_loop) if self.has_debugger else None
         self.control_thread.start()
+        if not (self.has_debugger or JobShell.initialized()):
+            prepare_shell()
         self.kernel = MainThreadKernel.instance(
             parent=self,
             session=self.session,
