@@ -23,6 +23,7 @@ Only `kernel_spec.kernel.boot`, in a kernel, and the fork server import this mod
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import signal
@@ -196,6 +197,10 @@ class JobShell(ZMQInteractiveShell):
         """Ask programs for colours, but not in a job, whose log is no terminal (`kernel_spec.kernel.environment`)."""
         if "NO_COLOR" not in os.environ:
             super().init_environment()
+
+    def system(self, cmd: str) -> None:
+        """Run ``!command``; upstream runs it in a terminal, which the sandbox does not have."""
+        importlib.import_module(_COMMANDS).run_command(self, cmd)
 
     def serve_person(self) -> None:
         """Set up the shell for a user who types cells: `_` and Out, and colours in a traceback.
@@ -385,6 +390,8 @@ class JobKernelApp(IPKernelApp):
             self.context.destroy()
 
 
+#: Loaded by name, so that this package does not depend on the shim.
+_COMMANDS = "transform_shim.notebook.packages"
 #: Twice the calls after which CPython 3.11 begins to specialize a function.
 _WARM_UP_CELLS = 16
 #: Compiles and runs the statements of a cell one by one, and shows what that raises.

@@ -15,7 +15,7 @@ __all__ = ["load_ipython_extension"]
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Register the magics, their completion, the name ``tables`` and the banner, and let ``!command`` work."""
+    """Register the magics, their completion, the name ``tables`` and the banner."""
     from transform_shim.notebook.completion import register_completion
     from transform_shim.notebook.magics import TransformMagics
     from transform_shim.notebook.welcome import banner
@@ -27,18 +27,6 @@ def load_ipython_extension(shell: Any) -> None:
     shell.user_ns["tables"] = _LaterTables()
     shell.user_ns_hidden["tables"] = shell.user_ns["tables"]
     shell.banner2 = banner()
-    shell.system = _system(shell)
-
-
-def _system(shell: Any) -> Callable[[str], None]:
-    """Return the function that runs ``!command``; ``%pip`` uses it too."""
-
-    def run(command: str) -> None:
-        from transform_shim.notebook.packages import run_command
-
-        run_command(shell, command)
-
-    return run
 
 
 def _register_formatters(formatter: Any) -> None:
