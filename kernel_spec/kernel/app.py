@@ -23,6 +23,7 @@ Only `kernel_spec.kernel.boot`, in a kernel, and the fork server import this mod
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import signal
@@ -197,6 +198,10 @@ class JobShell(ZMQInteractiveShell):
         if "NO_COLOR" not in os.environ:
             super().init_environment()
 
+    def system(self, cmd: str) -> None:
+        """Run ``!command``; upstream runs it in a terminal, which the sandbox does not have."""
+        importlib.import_module(_COMMANDS).run_command(self, cmd)
+
     def serve_person(self) -> None:
         """Set up the shell for a user who types cells: `_` and Out, and colours in a traceback.
 
@@ -216,7 +221,9 @@ def prepare_shell() -> None:
     with the bytecode that is not: that took 1.3 ms more of its processor time (measured).
 
     The shell has IPython's compiler. That of ipykernel names a cell by a hash, for a debugger that these kernels do not
-    have. It computes the hash in Python: 0.12 ms for each KB of a cell; IPython takes a hundredth (measured).
+    have. It computes the hash in Python: 0.12 ms for each KB of a cell; IPython takes a hundredth (measured). And the
+    name is that of a file which does not exist, so IPython 9.18 shows the wrong line of an error that caused another
+    one, and each of a thousand recursive calls.
     """
     place = os.path.join(os.environ.get("IPYTHONDIR", "."), "profile_default")  # noqa: PTH118
     profile = EphemeralProfileDir(location=place)
@@ -334,6 +341,8 @@ class JobKernelApp(IPKernelApp):
         control_stream = ZMQStream(self.control_socket, self.control_thread.io_loop)
         debugpy_stream = ZMQStream(self.debugpy_socket, self.control_thread.io_loop) if self.has_debugger else None
         self.control_thread.start()
+        if not (self.has_debugger or JobShell.initialized()):
+            prepare_shell()
         self.kernel = MainThreadKernel.instance(
             parent=self,
             session=self.session,
@@ -381,6 +390,8 @@ class JobKernelApp(IPKernelApp):
             self.context.destroy()
 
 
+#: Loaded by name, so that this package does not depend on the shim.
+_COMMANDS = "transform_shim.notebook.packages"
 #: Twice the calls after which CPython 3.11 begins to specialize a function.
 _WARM_UP_CELLS = 16
 #: Compiles and runs the statements of a cell one by one, and shows what that raises.

@@ -114,6 +114,7 @@ def _greet(post_mortem: PostMortem, names: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     from IPython.core.autocall import ExitAutocall
 
+    shell.serve_person()
     listed = ", ".join(sorted(names))
     shell.banner2 = (
         f"\nThis is the kernel of a job that failed: {post_mortem.sentence}\n"

@@ -7,6 +7,7 @@ almost nothing: a fork server has imported the modules of the magics, and the fi
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ __all__ = ["load_ipython_extension"]
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Register the magics, their completion, the name ``tables`` and the banner, and let ``!command`` work."""
+    """Register the magics, their completion, the name ``tables`` and the banner."""
     from transform_shim.notebook.completion import register_completion
     from transform_shim.notebook.magics import TransformMagics
     from transform_shim.notebook.welcome import banner
@@ -22,21 +23,10 @@ def load_ipython_extension(shell: Any) -> None:
     shell.register_magics(TransformMagics)
     register_completion(shell)
     _register_formatters(shell.display_formatter)
+    _show_frames_as_in_a_notebook()
     shell.user_ns["tables"] = _LaterTables()
     shell.user_ns_hidden["tables"] = shell.user_ns["tables"]
     shell.banner2 = banner()
-    shell.system = _system(shell)
-
-
-def _system(shell: Any) -> Callable[[str], None]:
-    """Return the function that runs ``!command``; ``%pip`` uses it too."""
-
-    def run(command: str) -> None:
-        from transform_shim.notebook.packages import run_command
-
-        run_command(shell, command)
-
-    return run
 
 
 def _register_formatters(formatter: Any) -> None:
@@ -58,6 +48,17 @@ def _register_formatters(formatter: Any) -> None:
     page.for_type_by_name("transform_shim.notebook.run_outcome", "TransformRun", later("run_html"))
     page.for_type_by_name("transform_shim.notebook.tables", "Tables", later("all_tables_html"))
     page.for_type_by_name("transform_shim.notebook", "_LaterTables", later("all_tables_html"))
+
+
+def _show_frames_as_in_a_notebook() -> None:
+    """Let pandas show 20 columns, as it does when a notebook imports it.
+
+    The fork server imports it without an interactive shell, and pandas then assumes a terminal: HTML has 80 columns,
+    and `print` leaves out those that do not fit into 80 characters.
+    """
+    pandas = sys.modules.get("pandas")
+    if pandas is not None:
+        pandas.set_option("display.max_columns", 20)
 
 
 class _LaterTables:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from jupyter_client.session import json_unpacker
@@ -135,3 +136,15 @@ def test_history_has_no_file(front_end: FrontEnd) -> None:
 def test_traceback_for_a_person_is_coloured(front_end: FrontEnd) -> None:
     reply, _ = front_end.run("1 / 0")
     assert "\x1b[" in "".join(reply["traceback"])
+
+
+def test_traceback_names_the_line_of_an_error_that_caused_another(front_end: FrontEnd) -> None:
+    reply, _ = front_end.run("try:\n    1 / 0\nexcept Exception as e:\n    raise ValueError from e")
+    assert "----> 2     1 / 0" in re.sub(r"\x1b\[[0-9;]*m", "", "".join(reply["traceback"]))
+
+
+def test_wide_frame_is_shown_as_pandas_shows_it_in_a_notebook(front_end: FrontEnd) -> None:
+    """pandas chooses at its import, and a fork server has imported it before there was a notebook."""
+    _, messages = front_end.run("import pandas as pd\npd.DataFrame([range(50)])")
+    (shown,) = [message["content"]["data"] for message in messages if message["msg_type"] == "execute_result"]
+    assert "<th>...</th>" in shown["text/html"]
