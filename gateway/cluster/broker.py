@@ -29,6 +29,7 @@ from nats.js.errors import (
     NotFoundError,
 )
 from nats.js.kv import KeyValue
+from nats.protocol.parser import PERMISSIONS_ERR
 
 from gateway.cluster import subjects
 from gateway.core.errors import BrokerMissing
@@ -225,7 +226,9 @@ class Broker:
             No server can be reached, it has no JetStream, or it refuses a right that the role needs.
         """
         servers = [each.strip() for each in url.split(",")]
-        options: dict[str, Any] = {"user_credentials": credentials} if credentials else {}
+        options: dict[str, Any] = {"reconnect_time_wait": 0.2}
+        if credentials:
+            options["user_credentials"] = credentials
         if tls is not None:
             options["tls"] = tls
         problems: list[Exception] = []
@@ -248,12 +251,12 @@ class Broker:
 
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                client = await nats.connect(
+                client = _Client()
+                await client.connect(
                     servers,
                     name=name,
                     connect_timeout=5,
                     max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.2,
                     ping_interval=5,
                     inbox_prefix=f"_INBOX.{role}",
                     error_cb=take_error,
@@ -449,6 +452,23 @@ class Broker:
         with contextlib.suppress(*Failures, AttributeError):
             async with asyncio.timeout(REPLY_SECONDS):
                 await self._client.close()
+
+
+class _Client(Client):
+    """A client that connects again after every error of a server.
+
+    nats-py closes for ever after any error but a stale connection or a refused subject, whatever
+    ``max_reconnect_attempts`` is. A server sends such errors to all members at once: when its users, its limits or its
+    certificates are wrong for a moment, or when a credentials file expires before it is replaced.
+    """
+
+    async def _process_err(self, err_msg: str) -> None:
+        if PERMISSIONS_ERR in err_msg:  # of one subject
+            await super()._process_err(err_msg)
+            return
+        error = NatsError(f"nats: {err_msg.strip()}")
+        await self._error_cb(error)
+        await self._process_op_err(error)
 
 
 def _said(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -246,6 +247,19 @@ async def test_a_verdict_outlasts_a_restart_of_the_broker(nats_server: NatsServe
         nats_server.start()
         async with asyncio.timeout(60):
             assert await finishing
+
+
+async def test_a_member_connects_again_after_an_error_of_the_server(nats_server: NatsServer) -> None:
+    configuration = nats_server.directory / "nats.conf"
+    right = configuration.read_text()
+    async with connected(nats_server) as broker:
+        for is_connected, text in ((False, right.replace("password: member", "password: other")), (True, right)):
+            configuration.write_text(text)
+            nats_server.process.send_signal(signal.SIGHUP)
+            async with asyncio.timeout(60):
+                while broker.is_connected != is_connected:  # noqa: ASYNC110 - a connection has no event
+                    await asyncio.sleep(0.02)
+        assert await broker.leases.create("job", b"1")
 
 
 async def test_without_a_server_one_line_says_so() -> None:
