@@ -88,7 +88,7 @@ async def cluster(server: NatsServer, tmp_path: Path, *slots: int) -> AsyncItera
         made = []
         for number, count in enumerate(slots):
             settings = Settings(state_dir=tmp_path / str(number), drain_seconds=0)
-            (settings.state_dir / "store").mkdir(parents=True)
+            (settings.state_dir / "store").mkdir(parents=True, exist_ok=True)
             results, client = KeptResultStore(settings), await stack.enter_async_context(ObjectClient(5))
             machine = Machine(settings.state_dir, results, count)
             me = Member.of(settings.state_dir)
