@@ -27,14 +27,19 @@ from nats.js.errors import (
     KeyWrongLastSequenceError,
     NoStreamResponseError,
     NotFoundError,
+    ServiceUnavailableError,
 )
 from nats.js.kv import KeyValue
 from nats.protocol.parser import PERMISSIONS_ERR
 
 from gateway.cluster import subjects
+from gateway.cluster.wire import MESSAGE_CAP_BYTES
 from gateway.core.errors import BrokerMissing
 
 log = logging.getLogger(__name__)
+
+#: Largest headers of a message; for the server they are a part of it.
+HEADERS_BYTES = 1000
 
 #: Longest wait for an answer of the broker.
 REPLY_SECONDS = 2.0
@@ -191,6 +196,7 @@ class Broker:
     def __init__(self, client: Client, *, makes_streams: bool = True) -> None:
         self._client = client
         self._makes_streams = makes_streams
+        self._is_prepared = False
         self._js = client.jetstream(timeout=REPLY_SECONDS)
         self._jobs: JetStreamContext.PullSubscription | None = None
         self.leases: Bucket
@@ -287,6 +293,17 @@ class Broker:
             await asyncio.sleep(PREPARE_SECONDS)
 
     async def _prepare(self) -> None:
+        try:
+            if self._client.max_payload < MESSAGE_CAP_BYTES + HEADERS_BYTES:
+                least = MESSAGE_CAP_BYTES + HEADERS_BYTES
+                raise NatsError(f"its max_payload is {self._client.max_payload}, and a cluster needs {least} at least")
+            await self._prepare_streams()
+        except Exception:
+            self._is_prepared = False
+            raise
+        self._is_prepared = True
+
+    async def _prepare_streams(self) -> None:
         if not self._makes_streams:
             await self._js.stream_info(subjects.JOBS_STREAM)
             self.leases = Bucket(await self._js.key_value(subjects.LEASES_BUCKET), self._prepare_again)
@@ -348,8 +365,8 @@ class Broker:
 
     @property
     def is_connected(self) -> bool:
-        """Whether a server is connected at this moment."""
-        return self._client.is_connected
+        """Whether a server is connected at this moment that has the streams and buckets."""
+        return self._client.is_connected and self._is_prepared
 
     async def publish_job(self, execution_id: str, number: str, data: bytes) -> None:
         """Put an assignment into the queue; a number of a job that is repeated within two minutes is ignored.
@@ -473,4 +490,6 @@ class _Client(Client):
 
 def _said(error: Exception) -> str:
     """Return the text of an error, or its class if it has none, such as a time-out."""
+    if isinstance(error, ServiceUnavailableError | NoStreamResponseError):
+        return "it has no JetStream now"
     return str(error) or type(error).__name__

@@ -262,6 +262,31 @@ async def test_a_member_connects_again_after_an_error_of_the_server(nats_server:
         assert await broker.leases.create("job", b"1")
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (("jetstream {", "jetstream {\n enabled: false"), "it has no JetStream"),
+        (("port:", "max_payload: 99999\nport:"), "its max_payload is 99999"),
+    ],
+)
+async def test_a_server_that_takes_no_jobs_is_refused_and_makes_no_member_healthy(
+    nats_server: NatsServer, change: tuple[str, str], text: str
+) -> None:
+    configuration = nats_server.directory / "nats.conf"
+    right = configuration.read_text()
+    async with connected(nats_server) as broker:
+        for is_right in (False, True):
+            configuration.write_text(right if is_right else right.replace(*change))
+            nats_server.kill()
+            nats_server.start()
+            async with asyncio.timeout(60):
+                while broker.is_connected != is_right or broker._client.is_reconnecting:  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.02)
+            if not is_right:
+                with pytest.raises(ConfigurationError, match=f"can be used: (nats: )?{text}"):
+                    await Broker.connect(nats_server.url, "another")
+
+
 async def test_without_a_server_one_line_says_so() -> None:
     with pytest.raises(ConfigurationError, match=r"CLUSTER_URL: no broker at 127\.0\.0\.1:9 can be used"):
         await Broker.connect("nats://user:secret@127.0.0.1:9", "test")
