@@ -18,10 +18,12 @@ from gateway.cluster.broker import NoReply, Refused
 from gateway.cluster.member import Member
 from gateway.cluster.owners import key_of
 from gateway.cluster.run import ClusterRun
+from gateway.cluster.wire import encode
 from gateway.core.cancellation import StopSignal
-from gateway.core.errors import BrokerDown, Conflict, FailureCode, MemberDown
+from gateway.core.errors import BrokerDown, Conflict, FailureCode, JobFailed, MemberDown
 from gateway.core.events import EventLog
 from gateway.core.job import Job, Scope, UrlDelivery
+from tests.gateway.cluster.test_broker import QUEUED, connected, keeper_of
 from tests.gateway.cluster.test_runner import cluster, until
 from tests.gateway.http.harness import ScriptedRun
 from tests.nats_server import NatsServer
@@ -176,6 +178,23 @@ async def test_a_job_that_waits_for_a_day_leaves_few_messages(
             clock[0] += cluster_run.REPUBLISH_SECONDS
         queue = await front.broker._js.stream_info(subjects.JOBS_STREAM)
         assert 10 < queue.state.messages < 60
+
+
+async def test_a_host_whose_record_is_lost_asks_the_broker_a_few_times_a_second(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as broker:
+        await broker.leases.put("another", b"")  # revisions begin anew with the data
+        await broker.leases.create("job", encode(QUEUED))
+        keeper = await keeper_of(broker, "a")
+        assert await keeper.claim()
+        await asyncio.to_thread(lose_data, nats_server)
+        async with asyncio.timeout(55):
+            while True:
+                with contextlib.suppress(NoReply, Refused):
+                    await broker.leases.create("job", encode(QUEUED))
+                    break
+        with pytest.raises(JobFailed):
+            await keeper.begin_delivery()
+        assert keeper.lease._writes < 60
 
 
 @pytest.mark.parametrize("lost", ["create", "remove"])
