@@ -199,6 +199,7 @@ class Broker:
         self._is_prepared = False
         self._js = client.jetstream(timeout=REPLY_SECONDS)
         self._jobs: JetStreamContext.PullSubscription | None = None
+        self._asking: asyncio.Timeout | None = None
         self.leases: Bucket
         self.claims: Bucket
         self.owners: Bucket
@@ -294,8 +295,7 @@ class Broker:
 
     async def _prepare(self) -> None:
         try:
-            if self._client.max_payload < MESSAGE_CAP_BYTES + HEADERS_BYTES:
-                least = MESSAGE_CAP_BYTES + HEADERS_BYTES
+            if self._client.max_payload < (least := MESSAGE_CAP_BYTES + HEADERS_BYTES):
                 raise NatsError(f"its max_payload is {self._client.max_payload}, and a cluster needs {least} at least")
             await self._prepare_streams()
         except Exception:
@@ -349,7 +349,9 @@ class Broker:
             await asyncio.sleep(PREPARE_SECONDS)
 
     async def _leave_queue(self) -> None:
-        """Make `next_job` subscribe again: its consumer may be gone with the data of the broker."""
+        """Make `next_job` subscribe again: its request, or its consumer too, is gone with the server that had it."""
+        if self._asking is not None and not self._asking.expired():
+            self._asking.reschedule(0.0)  # its answer would not come
         jobs, self._jobs = self._jobs, None
         if jobs is not None:
             with contextlib.suppress(*Failures):
@@ -392,7 +394,7 @@ class Broker:
         NoReply
         """
         try:
-            async with asyncio.timeout(wait_seconds + REPLY_SECONDS):
+            async with asyncio.timeout(wait_seconds + REPLY_SECONDS) as self._asking:
                 if self._jobs is None:
                     config = ConsumerConfig(ack_wait=ACK_WAIT_SECONDS, max_deliver=-1, max_ack_pending=10_000)
                     self._jobs = await self._js.pull_subscribe(
@@ -403,8 +405,11 @@ class Broker:
         except (TimeoutError, nats.errors.TimeoutError):
             return None
         except Failures as error:
+            self._asking = None  # it has ended
             await self._leave_queue()
             raise NoReply(_said(error)) from None
+        finally:
+            self._asking = None
 
     async def settle(self, taking: Taking, *, is_taken: bool = True, again_after_seconds: float | None = None) -> None:
         """Remove an assignment from the queue, or return it. Without a confirmation the broker delivers it again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import time
@@ -13,7 +14,9 @@ from typing import Any, Literal
 import nats.errors
 import pytest
 from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
 
+from gateway.cluster import subjects
 from gateway.cluster.broker import Broker, NoReply, Refused
 from gateway.cluster.keeper import LeaseKeeper
 from gateway.cluster.lease import Hold, Lease, boottime
@@ -83,6 +86,25 @@ async def test_an_attempt_is_queued_once_and_given_to_one_host(nats_server: Nats
         assert again is not None
         await two.settle(again)
         assert await one.next_job(0.3) is None
+
+
+async def test_a_host_asks_again_when_the_broker_is_back(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as broker:
+
+        async def waiting() -> int | None:
+            with contextlib.suppress(NotFoundError):
+                return (await broker._js.consumer_info(subjects.JOBS_STREAM, subjects.JOBS_CONSUMER)).num_waiting
+            return None
+
+        asking = asyncio.create_task(broker.next_job(300))
+        async with asyncio.timeout(60):
+            while not await waiting():  # noqa: ASYNC110 - the server has no event for this
+                await asyncio.sleep(0.02)
+            nats_server.kill()
+            nats_server.start()
+            assert await asking is None
+            await broker.publish_job("job", "1", b"body")
+            assert await broker.next_job(300)
 
 
 async def test_of_two_hosts_one_gets_the_lease(nats_server: NatsServer) -> None:
