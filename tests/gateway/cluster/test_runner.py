@@ -356,6 +356,22 @@ async def test_jobs_that_wait_anywhere_count_everywhere(nats_server: NatsServer,
         await until(lambda: host.runner.slots().wanted == 0)
 
 
+async def test_a_slot_that_is_taken_counts_at_once_everywhere(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.cluster.member.SILENT_SECONDS", 1000.0)
+    monkeypatch.setattr("gateway.cluster.member.BEAT_SECONDS", 1000.0)  # no beat without a change
+    async with cluster(nats_server, tmp_path, 0, 0, 1) as (front, other, host):
+        host.runner._roster.changed()
+        await until(lambda: not host.runner._roster._changed.is_set())
+        await until(lambda: (other.runner.slots().total, other.runner.slots().busy) == (1, 0))
+        *_, verdict = front.start("hold")
+        await until(lambda: other.runner.slots().busy)
+        host.machine.release.set()
+        assert (await verdict).ok
+        await until(lambda: not other.runner.slots().busy)
+
+
 async def test_the_newest_job_of_an_id_is_found_at_its_member(nats_server: NatsServer, tmp_path: Path) -> None:
     async with cluster(nats_server, tmp_path, 0, 0) as (one, two):
         names = {each: each.runner.peers.name for each in (one, two)}
