@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from nats.js import JetStreamContext
 
 from gateway.cluster import claims, subjects
 from gateway.cluster import run as cluster_run
@@ -195,6 +196,24 @@ async def test_a_host_whose_record_is_lost_asks_the_broker_a_few_times_a_second(
         with pytest.raises(JobFailed):
             await keeper.begin_delivery()
         assert keeper.lease._writes < 60
+
+
+async def test_many_ids_are_claimed_again_although_each_write_takes_long(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(nats_server, tmp_path, 0) as (front,):
+        for number in range(100):
+            await front.runner.claims.claim(f"id {number}", None, f"job {number}")
+        publish = JetStreamContext.publish
+
+        async def slow(*args: Any, **options: Any) -> Any:
+            await asyncio.sleep(0.1)  # as on a disk that many share
+            return await publish(*args, **options)
+
+        monkeypatch.setattr(JetStreamContext, "publish", slow)
+        await asyncio.to_thread(lose_data, nats_server)
+        await until(lambda: front.broker._preparing is not None and front.broker._preparing.done())
+        assert (await front.broker._js.stream_info("KV_TG1_CLAIMS")).state.messages == 100
 
 
 @pytest.mark.parametrize("lost", ["create", "remove"])
