@@ -27,13 +27,19 @@ from nats.js.errors import (
     KeyWrongLastSequenceError,
     NoStreamResponseError,
     NotFoundError,
+    ServiceUnavailableError,
 )
 from nats.js.kv import KeyValue
+from nats.protocol.parser import PERMISSIONS_ERR
 
 from gateway.cluster import subjects
+from gateway.cluster.wire import MESSAGE_CAP_BYTES
 from gateway.core.errors import BrokerMissing
 
 log = logging.getLogger(__name__)
+
+#: Largest headers of a message; for the server they are a part of it.
+HEADERS_BYTES = 1000
 
 #: Longest wait for an answer of the broker.
 REPLY_SECONDS = 2.0
@@ -190,8 +196,10 @@ class Broker:
     def __init__(self, client: Client, *, makes_streams: bool = True) -> None:
         self._client = client
         self._makes_streams = makes_streams
+        self._is_prepared = False
         self._js = client.jetstream(timeout=REPLY_SECONDS)
         self._jobs: JetStreamContext.PullSubscription | None = None
+        self._asking: asyncio.Timeout | None = None
         self.leases: Bucket
         self.claims: Bucket
         self.owners: Bucket
@@ -225,7 +233,9 @@ class Broker:
             No server can be reached, it has no JetStream, or it refuses a right that the role needs.
         """
         servers = [each.strip() for each in url.split(",")]
-        options: dict[str, Any] = {"user_credentials": credentials} if credentials else {}
+        options: dict[str, Any] = {"reconnect_time_wait": 0.2}
+        if credentials:
+            options["user_credentials"] = credentials
         if tls is not None:
             options["tls"] = tls
         problems: list[Exception] = []
@@ -248,12 +258,12 @@ class Broker:
 
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                client = await nats.connect(
+                client = _Client()
+                await client.connect(
                     servers,
                     name=name,
                     connect_timeout=5,
                     max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.2,
                     ping_interval=5,
                     inbox_prefix=f"_INBOX.{role}",
                     error_cb=take_error,
@@ -284,6 +294,16 @@ class Broker:
             await asyncio.sleep(PREPARE_SECONDS)
 
     async def _prepare(self) -> None:
+        try:
+            if self._client.max_payload < (least := MESSAGE_CAP_BYTES + HEADERS_BYTES):
+                raise NatsError(f"its max_payload is {self._client.max_payload}, and a cluster needs {least} at least")
+            await self._prepare_streams()
+        except Exception:
+            self._is_prepared = False
+            raise
+        self._is_prepared = True
+
+    async def _prepare_streams(self) -> None:
         if not self._makes_streams:
             await self._js.stream_info(subjects.JOBS_STREAM)
             self.leases = Bucket(await self._js.key_value(subjects.LEASES_BUCKET), self._prepare_again)
@@ -329,7 +349,9 @@ class Broker:
             await asyncio.sleep(PREPARE_SECONDS)
 
     async def _leave_queue(self) -> None:
-        """Make `next_job` subscribe again: its consumer may be gone with the data of the broker."""
+        """Make `next_job` subscribe again: its request, or its consumer too, is gone with the server that had it."""
+        if self._asking is not None and not self._asking.expired():
+            self._asking.reschedule(0.0)  # its answer would not come
         jobs, self._jobs = self._jobs, None
         if jobs is not None:
             with contextlib.suppress(*Failures):
@@ -345,8 +367,8 @@ class Broker:
 
     @property
     def is_connected(self) -> bool:
-        """Whether a server is connected at this moment."""
-        return self._client.is_connected
+        """Whether a server is connected at this moment that has the streams and buckets."""
+        return self._client.is_connected and self._is_prepared
 
     async def publish_job(self, execution_id: str, number: str, data: bytes) -> None:
         """Put an assignment into the queue; a number of a job that is repeated within two minutes is ignored.
@@ -372,7 +394,7 @@ class Broker:
         NoReply
         """
         try:
-            async with asyncio.timeout(wait_seconds + REPLY_SECONDS):
+            async with asyncio.timeout(wait_seconds + REPLY_SECONDS) as self._asking:
                 if self._jobs is None:
                     config = ConsumerConfig(ack_wait=ACK_WAIT_SECONDS, max_deliver=-1, max_ack_pending=10_000)
                     self._jobs = await self._js.pull_subscribe(
@@ -383,8 +405,11 @@ class Broker:
         except (TimeoutError, nats.errors.TimeoutError):
             return None
         except Failures as error:
+            self._asking = None  # it has ended
             await self._leave_queue()
             raise NoReply(_said(error)) from None
+        finally:
+            self._asking = None
 
     async def settle(self, taking: Taking, *, is_taken: bool = True, again_after_seconds: float | None = None) -> None:
         """Remove an assignment from the queue, or return it. Without a confirmation the broker delivers it again."""
@@ -451,6 +476,25 @@ class Broker:
                 await self._client.close()
 
 
+class _Client(Client):
+    """A client that connects again after every error of a server.
+
+    nats-py closes for ever after any error but a stale connection or a refused subject, whatever
+    ``max_reconnect_attempts`` is. A server sends such errors to all members at once: when its users, its limits or its
+    certificates are wrong for a moment, or when a credentials file expires before it is replaced.
+    """
+
+    async def _process_err(self, err_msg: str) -> None:
+        if PERMISSIONS_ERR in err_msg:  # of one subject
+            await super()._process_err(err_msg)
+            return
+        error = NatsError(f"nats: {err_msg.strip()}")
+        await self._error_cb(error)
+        await self._process_op_err(error)
+
+
 def _said(error: Exception) -> str:
     """Return the text of an error, or its class if it has none, such as a timeout."""
+    if isinstance(error, ServiceUnavailableError | NoStreamResponseError):
+        return "it has no JetStream now"
     return str(error) or type(error).__name__

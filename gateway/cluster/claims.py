@@ -29,6 +29,9 @@ RENEW_SECONDS = CLAIM_SECONDS / 4
 #: Number of claims that are remembered because they could not be removed; the caller may then try again at once.
 MOST_GIVEN_UP = 1000
 
+#: Claims that are written at the same time after the broker has lost them.
+CLAIMS_AT_A_TIME = 50
+
 NO_ANSWER = "the broker of the cluster does not answer, so the job was not accepted"
 
 
@@ -191,11 +194,16 @@ class RequestClaims:
         ------
         NoReply
         """
-        for execution_id, held in tuple(self._held.items()):
-            with contextlib.suppress(Refused, WireError):
-                await self._renew(execution_id, held)
-            await self._owners.note(held.request_id, held.token_name)
+        held = list(self._held.items())
+        while held:  # all of them have ten seconds, and a broker that syncs takes one hundredth for a write
+            await asyncio.gather(*(self._restore(*each) for each in held[-CLAIMS_AT_A_TIME:]))
+            del held[-CLAIMS_AT_A_TIME:]
         await self._owners.register()  # last, because it takes long with many Idempotency-Keys
+
+    async def _restore(self, execution_id: str, held: _Held) -> None:
+        with contextlib.suppress(Refused, WireError):
+            await self._renew(execution_id, held)
+        await self._owners.note(held.request_id, held.token_name)
 
     async def _renew(self, execution_id: str, held: _Held) -> None:
         """Renew a claim, also after a lost reply and after it has expired.

@@ -113,6 +113,8 @@ class ClusterHost:
     ----------
     is_draining, is_able : callable
         Return whether no more jobs may be taken, and whether the machine can run one now.
+    on_taken : callable
+        Called when a job has taken a slot.
     attempts, fenced : int
         Jobs that were begun; jobs that were ended because their lease was lost.
     """
@@ -137,6 +139,7 @@ class ClusterHost:
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_draining: Callable[[], bool] = lambda: False
         self.is_able: Callable[[], bool] = lambda: True
+        self.on_taken: Callable[[], None] = lambda: None
         self._drains_since: float | None = None
         self.attempts = 0
         self.fenced = 0
@@ -234,6 +237,7 @@ class ClusterHost:
             await attempt.close()
             return None
         began.set()
+        self.on_taken()
         self._attempts[assignment.id] = attempt  # a cancel may be as fast as the answer to the claim
         is_ours = False
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -149,11 +150,13 @@ class LeaseKeeper:
         try:
             async with asyncio.timeout(max(0.0, lease.fence_at - lease.clock())), self._lock:
                 while lease.may_run() and not (what == "deliver" and lease.record.phase is Phase.DELIVERING):
-                    try:
-                        await self._write(Phase.DELIVERING if what == "deliver" else lease.record.phase)
-                        if what == "renew":
-                            return
-                    except NoReply:
+                    is_written = False
+                    with contextlib.suppress(NoReply):
+                        is_written = await self._write(Phase.DELIVERING if what == "deliver" else lease.record.phase)
+                    if is_written and what == "renew":
+                        return
+                    # also if the broker has lost the record: it has an older revision, or none, and answers at once
+                    if not is_written and lease.may_run():
                         await asyncio.sleep(RETRY_SECONDS)
         except TimeoutError:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import socket
 import time
@@ -23,6 +24,8 @@ from gateway.core.version import VERSION
 from gateway.core.wire import WireError
 from gateway.jobs.runner import RunnerStatus, SlotCount
 
+log = logging.getLogger(__name__)
+
 BEAT_SECONDS = 1.0
 
 #: Shortest time between two beats, for changes of the numbers of jobs.
@@ -39,6 +42,8 @@ MOST_HELD = 100
 
 #: Processes that are remembered as ended.
 KNOWN_ENDED = 1000
+
+DOUBLED = "one has a copy of the STATE_DIR of the other; stop it, remove store/cluster-name there, and start it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,8 @@ class Roster:
         self.held: Callable[[], Sequence[HeldKernel]] = lambda: ()
         self._beats: dict[str, tuple[Beat, float]] = {}
         self._ended: deque[tuple[str, str]] = deque(maxlen=KNOWN_ENDED)
+        #: Names that two processes have.
+        self._doubled: set[str] = set()
         self._on_news: Callable[[], None] = lambda: None
 
     def on_news(self, callback: Callable[[], None]) -> None:
@@ -167,6 +174,8 @@ class Roster:
 
     def is_gone(self, host: str, boot: str) -> bool:
         """Return whether the process of a host is known to have ended: it left or restarted."""
+        if host in self._doubled:  # a new process does not mean that the other one has ended: its leases show it
+            return False
         if host == self._me.name:
             return boot != self._me.boot
         return (host, boot) in self._ended
@@ -196,7 +205,11 @@ class Roster:
         except WireError:
             return  # a member of another major version; it has streams of its own
         if beat.name == self._me.name:
+            if beat.boot != self._me.boot:
+                self._double(beat.name)
             return
+        if (beat.name, beat.boot) in self._ended and not beat.leaving:
+            self._double(beat.name)
         known, now = self._beats.get(beat.name), time.monotonic()
         if known is None:
             self._beats = {name: each for name, each in self._beats.items() if each[1] > now - FORGET_SECONDS}
@@ -207,6 +220,11 @@ class Roster:
             self._ended.append((beat.name, known[0].boot))
         if known is None or (known[0].boot, known[0].leaving) != (beat.boot, beat.leaving):
             self._on_news()
+
+    def _double(self, name: str) -> None:
+        if name not in self._doubled:
+            self._doubled.add(name)
+            log.error("two members of the cluster have the name %s: %s", name, DOUBLED)
 
 
 def on_host(kernel: HeldKernel, host: str) -> HeldKernel:

@@ -94,6 +94,7 @@ class ClusterRunner:
         self._host = ClusterHost(me, broker, local, settings, client, on_confirmed)
         self._roster.held = local.held_kernels
         self._host.is_able = lambda: self._own_status().healthy
+        self._host.on_taken = self._roster.changed
         self._check_machine = check_machine
         self._problem = ""
         self._runs: dict[str, ClusterRun] = {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -12,7 +14,9 @@ from typing import Any, Literal
 import nats.errors
 import pytest
 from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
 
+from gateway.cluster import subjects
 from gateway.cluster.broker import Broker, NoReply, Refused
 from gateway.cluster.keeper import LeaseKeeper
 from gateway.cluster.lease import Hold, Lease, boottime
@@ -82,6 +86,25 @@ async def test_an_attempt_is_queued_once_and_given_to_one_host(nats_server: Nats
         assert again is not None
         await two.settle(again)
         assert await one.next_job(0.3) is None
+
+
+async def test_a_host_asks_again_when_the_broker_is_back(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as broker:
+
+        async def waiting() -> int | None:
+            with contextlib.suppress(NotFoundError):
+                return (await broker._js.consumer_info(subjects.JOBS_STREAM, subjects.JOBS_CONSUMER)).num_waiting
+            return None
+
+        asking = asyncio.create_task(broker.next_job(300))
+        async with asyncio.timeout(60):
+            while not await waiting():  # noqa: ASYNC110 - the server has no event for this
+                await asyncio.sleep(0.02)
+            nats_server.kill()
+            nats_server.start()
+            assert await asking is None
+            await broker.publish_job("job", "1", b"body")
+            assert await broker.next_job(300)
 
 
 async def test_of_two_hosts_one_gets_the_lease(nats_server: NatsServer) -> None:
@@ -246,6 +269,44 @@ async def test_a_verdict_outlasts_a_restart_of_the_broker(nats_server: NatsServe
         nats_server.start()
         async with asyncio.timeout(60):
             assert await finishing
+
+
+async def test_a_member_connects_again_after_an_error_of_the_server(nats_server: NatsServer) -> None:
+    configuration = nats_server.directory / "nats.conf"
+    right = configuration.read_text()
+    async with connected(nats_server) as broker:
+        for is_connected, text in ((False, right.replace("password: member", "password: other")), (True, right)):
+            configuration.write_text(text)
+            nats_server.process.send_signal(signal.SIGHUP)
+            async with asyncio.timeout(60):
+                while broker.is_connected != is_connected:  # noqa: ASYNC110 - a connection has no event
+                    await asyncio.sleep(0.02)
+        assert await broker.leases.create("job", b"1")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (("jetstream {", "jetstream {\n enabled: false"), "it has no JetStream"),
+        (("port:", "max_payload: 99999\nport:"), "its max_payload is 99999"),
+    ],
+)
+async def test_a_server_that_takes_no_jobs_is_refused_and_makes_no_member_healthy(
+    nats_server: NatsServer, change: tuple[str, str], text: str
+) -> None:
+    configuration = nats_server.directory / "nats.conf"
+    right = configuration.read_text()
+    async with connected(nats_server) as broker:
+        for is_right in (False, True):
+            configuration.write_text(right if is_right else right.replace(*change))
+            nats_server.kill()
+            nats_server.start()
+            async with asyncio.timeout(60):
+                while broker.is_connected != is_right or broker._client.is_reconnecting:  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.02)
+            if not is_right:
+                with pytest.raises(ConfigurationError, match=f"can be used: (nats: )?{text}"):
+                    await Broker.connect(nats_server.url, "another")
 
 
 async def test_without_a_server_one_line_says_so() -> None:

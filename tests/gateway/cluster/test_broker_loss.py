@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from nats.js import JetStreamContext
 
 from gateway.cluster import claims, subjects
 from gateway.cluster import run as cluster_run
@@ -18,10 +19,12 @@ from gateway.cluster.broker import NoReply, Refused
 from gateway.cluster.member import Member
 from gateway.cluster.owners import key_of
 from gateway.cluster.run import ClusterRun
+from gateway.cluster.wire import encode
 from gateway.core.cancellation import StopSignal
-from gateway.core.errors import BrokerDown, Conflict, FailureCode, MemberDown
+from gateway.core.errors import BrokerDown, Conflict, FailureCode, JobFailed, MemberDown
 from gateway.core.events import EventLog
 from gateway.core.job import Job, Scope, UrlDelivery
+from tests.gateway.cluster.test_broker import QUEUED, connected, keeper_of
 from tests.gateway.cluster.test_runner import cluster, until
 from tests.gateway.http.harness import ScriptedRun
 from tests.nats_server import NatsServer
@@ -176,6 +179,41 @@ async def test_a_job_that_waits_for_a_day_leaves_few_messages(
             clock[0] += cluster_run.REPUBLISH_SECONDS
         queue = await front.broker._js.stream_info(subjects.JOBS_STREAM)
         assert 10 < queue.state.messages < 60
+
+
+async def test_a_host_whose_record_is_lost_asks_the_broker_a_few_times_a_second(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as broker:
+        await broker.leases.put("another", b"")  # revisions begin anew with the data
+        await broker.leases.create("job", encode(QUEUED))
+        keeper = await keeper_of(broker, "a")
+        assert await keeper.claim()
+        await asyncio.to_thread(lose_data, nats_server)
+        async with asyncio.timeout(55):
+            while True:
+                with contextlib.suppress(NoReply, Refused):
+                    await broker.leases.create("job", encode(QUEUED))
+                    break
+        with pytest.raises(JobFailed):
+            await keeper.begin_delivery()
+        assert keeper.lease._writes < 60
+
+
+async def test_many_ids_are_claimed_again_although_each_write_takes_long(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(nats_server, tmp_path, 0) as (front,):
+        for number in range(100):
+            await front.runner.claims.claim(f"id {number}", None, f"job {number}")
+        publish = JetStreamContext.publish
+
+        async def slow(*args: Any, **options: Any) -> Any:
+            await asyncio.sleep(0.1)  # as on a disk that many share
+            return await publish(*args, **options)
+
+        monkeypatch.setattr(JetStreamContext, "publish", slow)
+        await asyncio.to_thread(lose_data, nats_server)
+        await until(lambda: front.broker._preparing is not None and front.broker._preparing.done())
+        assert (await front.broker._js.stream_info("KV_TG1_CLAIMS")).state.messages == 100
 
 
 @pytest.mark.parametrize("lost", ["create", "remove"])

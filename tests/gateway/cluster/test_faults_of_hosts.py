@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,23 @@ async def test_a_host_that_can_run_nothing_takes_no_job(nats_server: NatsServer,
             assert (await verdict).ok
         assert (len(full.machine.jobs), len(other.machine.jobs)) == (0, 4)
         await until(lambda: full.runner.slots().total == 1)  # of the other
+
+
+async def test_two_hosts_of_one_name_end_their_jobs(
+    nats_server: NatsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster(nats_server, tmp_path, 0, 1) as (front, host):
+        shutil.copytree(tmp_path / "1", tmp_path / "copy/0")
+        async with cluster(nats_server, tmp_path / "copy", 1) as (copy,):
+            name = host.runner.peers.name
+            await until(lambda: (name, host.runner._me.boot) in front.runner._roster._ended)
+            *_, log, _, verdict = front.start("hold")
+            await until(lambda: host.machine.begun.is_set() or copy.machine.begun.is_set())
+            busy = host if host.machine.begun.is_set() else copy
+            lease = busy.runner._host._attempts["job"].keeper.lease
+            await until(lambda: lease._writes > 2 or not lease.may_run())  # the front has seen beats of both meanwhile
+            host.machine.release.set()
+            copy.machine.release.set()
+            assert (await verdict).ok
+            assert [line.message for line in log.lines()] == ["begin", "end"]
+    assert f"two members of the cluster have the name {name}" in caplog.text

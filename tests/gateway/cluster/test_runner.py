@@ -88,7 +88,7 @@ async def cluster(server: NatsServer, tmp_path: Path, *slots: int) -> AsyncItera
         made = []
         for number, count in enumerate(slots):
             settings = Settings(state_dir=tmp_path / str(number), drain_seconds=0)
-            (settings.state_dir / "store").mkdir(parents=True)
+            (settings.state_dir / "store").mkdir(parents=True, exist_ok=True)
             results, client = KeptResultStore(settings), await stack.enter_async_context(ObjectClient(5))
             machine = Machine(settings.state_dir, results, count)
             me = Member.of(settings.state_dir)
@@ -354,6 +354,22 @@ async def test_jobs_that_wait_anywhere_count_everywhere(nats_server: NatsServer,
         assert (await running).ok
         assert (await waiting).ok
         await until(lambda: host.runner.slots().wanted == 0)
+
+
+async def test_a_slot_that_is_taken_counts_at_once_everywhere(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.cluster.member.SILENT_SECONDS", 1000.0)
+    monkeypatch.setattr("gateway.cluster.member.BEAT_SECONDS", 1000.0)  # no beat without a change
+    async with cluster(nats_server, tmp_path, 0, 0, 1) as (front, other, host):
+        host.runner._roster.changed()
+        await until(lambda: not host.runner._roster._changed.is_set())
+        await until(lambda: (other.runner.slots().total, other.runner.slots().busy) == (1, 0))
+        *_, verdict = front.start("hold")
+        await until(lambda: other.runner.slots().busy)
+        host.machine.release.set()
+        assert (await verdict).ok
+        await until(lambda: not other.runner.slots().busy)
 
 
 async def test_the_newest_job_of_an_id_is_found_at_its_member(nats_server: NatsServer, tmp_path: Path) -> None:
