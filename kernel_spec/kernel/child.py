@@ -24,6 +24,7 @@ import gc
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ from kernel_spec.protocol.values import KernelPlan
 
 #: Longer than a living launcher takes to send Go.
 _BARRIER_SECONDS = 20.0
+#: libzmq waits 100 ms and at random up to 100 ms more before a socket connects again (ZMQ_RECONNECT_IVL).
+_RECONNECT_SECONDS = 0.25
 _EXIT_START_FAILED = 70
 _LAST_DESCRIPTOR = 0xFFFF_FFFF
 
@@ -218,6 +221,10 @@ def _boot(plan: KernelPlan, channel: Channel) -> NoReturn:
     # Before any request is served: with this channel a job could lie to the launcher.
     channel.close()
     gc.enable()
+    if plan.is_restart:
+        # Each socket of a client connects again by itself. What is published before its iopub socket is connected is
+        # lost, and the client waits for it without end.
+        time.sleep(_RECONNECT_SECONDS)
     boot.serve(kernel)
 
 

@@ -87,10 +87,11 @@ class KernelStarter:
         outputs : list of int
             Descriptors for standard output, standard error and perhaps the log pipe; this closes them.
         """
+        is_restart = kernel.pid != 0
         kernel.reset()
         kernel.limits = request.limits
         kernel.cpu_limit_seconds = request.limits.cpu_seconds
-        plan = _make_plan(kernel, request, self._host, self._options)
+        plan = _make_plan(kernel, request, self._host, self._options, is_restart=is_restart)
         attempt = StartAttempt(self._context, request, next(self._numbers), kernel, plan, outputs)
         self._registry.add_attempt(attempt)
         if self.fork_server.is_soon_ready and not attempt.is_plain:
@@ -142,7 +143,7 @@ class KernelStarter:
                 self._loop.call_later(0.0, lambda attempt=attempt: self._begin(attempt))  # type: ignore[misc]
 
 
-def _make_plan(kernel: Kernel, request: Start, host: Host, options: LauncherOptions) -> KernelPlan:
+def _make_plan(kernel: Kernel, request: Start, host: Host, options: LauncherOptions, *, is_restart: bool) -> KernelPlan:
     workspace = kernel.workspace
     return KernelPlan(
         kernel_id=kernel.kernel_id,
@@ -160,6 +161,7 @@ def _make_plan(kernel: Kernel, request: Start, host: Host, options: LauncherOpti
         environment=kernel_environment(workspace, style=request.style, has_log=request.has_log),
         allow_loopback=options.allow_loopback,
         debugger=request.debugger,
+        is_restart=is_restart,
     )
 
 

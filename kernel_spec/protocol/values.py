@@ -107,6 +107,8 @@ class KernelPlan(Value, frozen=True):
         Extends `allow_network` to this machine and its link.
     debugger : bool
         Whether the kernel serves the debugger protocol, for which it gets a loopback interface of its own.
+    is_restart : bool
+        Whether another kernel ran in the workspace before, whose clients connect again.
     """
 
     kernel_id: str
@@ -125,3 +127,4 @@ class KernelPlan(Value, frozen=True):
     group_entrances: tuple[str, ...] = ()
     allow_loopback: bool = False
     debugger: bool = False
+    is_restart: bool = False

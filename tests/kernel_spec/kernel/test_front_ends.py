@@ -115,6 +115,13 @@ def test_restart_serves_the_same_client(own: FrontEnd) -> None:
     assert own.printed("print(1)") == "1\n"
 
 
+def test_first_cell_after_a_restart_loses_no_output(own: FrontEnd) -> None:
+    """A client that does not wait for the kernel, as the connections of jupyter_server do not."""
+    for number in range(5):
+        own.manager.restart_kernel(now=True)
+        assert own.printed(f"print({number})") == f"{number}\n"
+
+
 def test_shutdown_is_answered_and_announced(own: FrontEnd) -> None:
     request = own.client.shutdown()
     reply = own.client.get_control_msg(timeout=ANSWER_SECONDS)
