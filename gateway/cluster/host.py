@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 import msgspec
 from msgspec.structs import replace
 
-from gateway.cluster import subjects
-from gateway.cluster.broker import ACK_WAIT_SECONDS, Broker, NoReply, Refused, Taking
+from gateway.cluster.broker import ACK_WAIT_SECONDS, MESSAGE_CAP_BYTES, Broker, NoReply, Refused, Taking, subjects
 from gateway.cluster.keeper import LeaseKeeper, record_of
 from gateway.cluster.lease import Lease
 from gateway.cluster.member import Member, on_host
 from gateway.cluster.relay import Relay
 from gateway.cluster.wire import (
-    MESSAGE_CAP_BYTES,
     Assignment,
     Cancel,
     EventsWanted,

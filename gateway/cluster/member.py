@@ -16,8 +16,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from gateway.cluster import subjects
-from gateway.cluster.broker import Broker
+from gateway.cluster.broker import Broker, subjects
 from gateway.cluster.wire import Beat, decode, encode
 from gateway.core.job import HeldKernel
 from gateway.core.version import VERSION

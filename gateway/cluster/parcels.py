@@ -10,7 +10,7 @@ from functools import partial
 from msgspec import Raw
 from msgspec.structs import replace
 
-from gateway.cluster.wire import MESSAGE_CAP_BYTES
+from gateway.cluster.broker import MESSAGE_CAP_BYTES
 from gateway.core.cancellation import StopSignal
 from gateway.core.directories import open_below
 from gateway.core.errors import FailureCode, JobFailed

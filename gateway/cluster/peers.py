@@ -12,8 +12,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
-from gateway.cluster import subjects
-from gateway.cluster.broker import Broker
+from gateway.cluster.broker import Broker, subjects
 from gateway.cluster.member import Member, Roster
 from gateway.cluster.owners import Owners
 from gateway.cluster.wire import Part, PartWanted, Question, decode, encode

@@ -10,9 +10,8 @@ import asyncio
 import time
 from collections import deque
 
-from gateway.cluster import subjects
-from gateway.cluster.broker import Broker
-from gateway.cluster.wire import BATCH_BYTES, MESSAGE_CAP_BYTES, EventBatch, LeaseRecord, batches, encode
+from gateway.cluster.broker import MESSAGE_CAP_BYTES, Broker, subjects
+from gateway.cluster.wire import BATCH_BYTES, EventBatch, LeaseRecord, batches, encode
 from gateway.core.events import Displayed, Event, LogLine
 from gateway.core.wire import to_json
 

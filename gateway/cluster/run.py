@@ -13,8 +13,7 @@ from datetime import UTC, datetime
 from msgspec import Raw
 from msgspec.structs import replace
 
-from gateway.cluster import subjects
-from gateway.cluster.broker import Broker, NoReply, Refused
+from gateway.cluster.broker import Broker, NoReply, Refused, subjects
 from gateway.cluster.keeper import record_of
 from gateway.cluster.lease import Observation, queued_again
 from gateway.cluster.member import Member, Roster

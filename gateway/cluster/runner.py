@@ -12,8 +12,7 @@ import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from gateway.cluster import subjects
-from gateway.cluster.broker import Broker
+from gateway.cluster.broker import Broker, subjects
 from gateway.cluster.claims import RequestClaims
 from gateway.cluster.host import ClusterHost
 from gateway.cluster.keeper import record_of

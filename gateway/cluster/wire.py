@@ -12,15 +12,14 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
+from gateway.cluster.broker import MESSAGE_CAP_BYTES
 from gateway.core.events import Event
 from gateway.core.job import HeldKernel, Verdict
 from gateway.core.wire import WireError, to_json
 
-#: Raised when a member is removed or changes its meaning. It is also part of each subject (`gateway.cluster.subjects`).
+#: Raised when a member is removed or changes its meaning. It is also part of each subject
+#: (`gateway.cluster.broker.subjects`).
 CLUSTER_VERSION = 1
-
-#: Largest message. The default limit of a NATS server is 1 MiB with headers.
-MESSAGE_CAP_BYTES = 1_000_000
 
 #: Largest batch of events, before the next message begins.
 BATCH_BYTES = 64_000

@@ -16,8 +16,7 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from gateway.cluster import subjects
-from gateway.cluster.broker import Broker, NoReply, Refused
+from gateway.cluster.broker import Broker, NoReply, Refused, subjects
 from gateway.cluster.keeper import LeaseKeeper
 from gateway.cluster.lease import Hold, Lease, boottime
 from gateway.cluster.member import Member
@@ -333,7 +332,7 @@ async def test_a_member_starts_although_a_reply_is_lost(
 
 
 async def test_a_server_that_says_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.cluster.broker.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("gateway.cluster.broker.connection.CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(ConfigurationError, match=r"can be used: \w"):

@@ -182,7 +182,7 @@ async def test_a_host_answers_whoever_asked_it_and_nobody_else(server: NatsServe
 async def refusal(monkeypatch: pytest.MonkeyPatch, text: str, url: str, **options: Any) -> None:
     """Return when a connection is refused with a text; a slow machine may need longer until the server has said why."""
     for seconds in (2.0, 8.0, 50.0):
-        monkeypatch.setattr("gateway.cluster.broker.CONNECT_SECONDS", seconds)
+        monkeypatch.setattr("gateway.cluster.broker.connection.CONNECT_SECONDS", seconds)
         with pytest.raises(ConfigurationError) as refused:
             await Broker.connect(url, "test", **options)
         if re.search(text, str(refused.value)):
@@ -223,7 +223,7 @@ async def test_a_host_waits_until_a_member_has_made_the_streams(
 ) -> None:
     text = "it has no streams yet, and a host makes none: start a member"
     await refusal(monkeypatch, text, nats_server.url_of("host"), role="host")
-    monkeypatch.setattr("gateway.cluster.broker.CONNECT_SECONDS", 50.0)
+    monkeypatch.setattr("gateway.cluster.broker.connection.CONNECT_SECONDS", 50.0)
     waiting = asyncio.create_task(Broker.connect(nats_server.url_of("host"), "host", role="host"))
     member = await Broker.connect(nats_server.url, "member")
     host = await waiting
@@ -232,7 +232,7 @@ async def test_a_host_waits_until_a_member_has_made_the_streams(
 
 
 async def test_a_wrong_password_is_not_shown(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.cluster.broker.CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr("gateway.cluster.broker.connection.CONNECT_SECONDS", 2.0)
     with pytest.raises(ConfigurationError) as refused:
         await Broker.connect(nats_server.url.replace(":member@", ":s3cret@"), "test")
     assert "s3cret" not in str(refused.value)

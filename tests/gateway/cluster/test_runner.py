@@ -18,8 +18,7 @@ from nats.js.errors import NotFoundError
 
 from gateway.cluster import host as cluster_host
 from gateway.cluster import run as cluster_run
-from gateway.cluster import subjects
-from gateway.cluster.broker import Broker
+from gateway.cluster.broker import Broker, subjects
 from gateway.cluster.claims import RequestClaims
 from gateway.cluster.member import Member
 from gateway.cluster.owners import Owners

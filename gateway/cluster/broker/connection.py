@@ -1,8 +1,4 @@
-"""The NATS server: connection, queue of jobs, records and messages. The only module that imports ``nats``.
-
-Every call has a deadline. A write has two kinds of failure: `Refused`, it did not take effect, and `NoReply`, its
-outcome is unknown.
-"""
+"""The connection to the NATS servers: streams, queue of jobs and messages."""
 
 from __future__ import annotations
 
@@ -23,26 +19,22 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, KeyValueConfig, RetentionPolicy, StreamConfig
 from nats.js.errors import (
     APIError,
-    KeyNotFoundError,
-    KeyWrongLastSequenceError,
     NoStreamResponseError,
     NotFoundError,
-    ServiceUnavailableError,
 )
-from nats.js.kv import KeyValue
-from nats.protocol.parser import PERMISSIONS_ERR
 
-from gateway.cluster import subjects
-from gateway.cluster.wire import MESSAGE_CAP_BYTES
+from gateway.cluster.broker import subjects
+from gateway.cluster.broker.client import ReconnectingClient
+from gateway.cluster.broker.records import REPLY_SECONDS, Bucket, Failures, NoReply, said_by
 from gateway.core.errors import BrokerMissing
 
 log = logging.getLogger(__name__)
 
+#: Largest message. The default limit of a NATS server is 1 MiB with headers.
+MESSAGE_CAP_BYTES = 1_000_000
+
 #: Largest headers of a message; for the server they are a part of it.
 HEADERS_BYTES = 1000
-
-#: Longest wait for an answer of the broker.
-REPLY_SECONDS = 2.0
 
 #: Longest wait for the first connection.
 CONNECT_SECONDS = 10.0
@@ -69,24 +61,6 @@ PREPARE_SECONDS = 1.0
 #: second.
 WARN_SECONDS = 60.0
 
-Failures = (NatsError, TimeoutError, OSError)
-
-
-class Refused(Exception):
-    """The record is not at the expected revision; nothing was written."""
-
-
-class NoReply(Exception):
-    """The broker did not answer in time; a write may have taken effect, or may still do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A record and its revision."""
-
-    data: bytes
-    revision: int
-
 
 @dataclass(frozen=True, slots=True)
 class Taking:
@@ -108,78 +82,6 @@ class Taking:
     def deliveries(self) -> int:
         """Number of deliveries to hosts, including this one, as the broker counts them; it may be wrong."""
         return int(self.message.metadata.num_delivered)
-
-
-class Bucket:
-    """Records with compare-and-set."""
-
-    def __init__(self, values: KeyValue, on_missing: Callable[[], None]) -> None:
-        self._values = values
-        self._on_missing = on_missing
-
-    async def get(self, key: str) -> Stored | None:
-        """Return a record, or None if there is none.
-
-        Raises
-        ------
-        NoReply
-        """
-        try:
-            async with asyncio.timeout(REPLY_SECONDS):
-                entry = await self._values.get(key)
-        except (KeyNotFoundError, NotFoundError):
-            return None
-        except Failures as error:
-            raise NoReply(_said(error)) from None
-        return Stored(entry.value or b"", entry.revision or 0)
-
-    async def create(self, key: str, data: bytes) -> int:
-        """Write a record that does not exist, and return its revision.
-
-        Raises
-        ------
-        Refused, NoReply
-        """
-        return await self._write(self._values.create(key, data))
-
-    async def put(self, key: str, data: bytes) -> int:
-        """Write a record, replacing any other, and return its revision.
-
-        Raises
-        ------
-        NoReply
-        """
-        return await self._write(self._values.put(key, data))
-
-    async def update(self, key: str, data: bytes, revision: int) -> int:
-        """Write a record that is at a revision, and return its new one.
-
-        Raises
-        ------
-        Refused, NoReply
-        """
-        return await self._write(self._values.update(key, data, revision))
-
-    async def remove(self, key: str, revision: int | None = None) -> bool:
-        """Remove a record, and return whether that was confirmed; else the broker may keep it until it expires."""
-        try:
-            async with asyncio.timeout(REPLY_SECONDS):
-                return await self._values.delete(key, revision)
-        except Failures as error:
-            if isinstance(error, NoStreamResponseError):
-                self._on_missing()
-            return False
-
-    async def _write(self, write: Awaitable[int]) -> int:
-        try:
-            async with asyncio.timeout(REPLY_SECONDS):
-                return await write
-        except KeyWrongLastSequenceError as error:
-            raise Refused(str(error)) from None
-        except Failures as error:
-            if isinstance(error, NoStreamResponseError):
-                self._on_missing()
-            raise NoReply(_said(error)) from None
 
 
 class Broker:
@@ -248,7 +150,7 @@ class Broker:
             now = time.monotonic()
             if now - warned_at.get(type(error), -WARN_SECONDS) >= WARN_SECONDS:
                 warned_at[type(error)] = now
-                log.warning("broker: %s", _said(error))
+                log.warning("broker: %s", said_by(error))
 
         async def take_reconnection() -> None:
             warned_at.clear()
@@ -258,7 +160,7 @@ class Broker:
 
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                client = _Client()
+                client = ReconnectingClient()
                 await client.connect(
                     servers,
                     name=name,
@@ -275,7 +177,7 @@ class Broker:
         except (*Failures, ValueError) as error:
             hosts = ", ".join(each.rpartition("@")[2] for each in servers)
             reason = problems[0] if problems else error
-            text = f"CLUSTER_URL: no broker at {hosts} can be used: {_said(reason)}"
+            text = f"CLUSTER_URL: no broker at {hosts} can be used: {said_by(reason)}"
             raise BrokerMissing(text) from None
         return broker
 
@@ -343,7 +245,7 @@ class Broker:
                         await self.on_prepared()
                 return
             except (*Failures, NoReply) as error:
-                log.info("the broker is not ready yet: %s", _said(error))
+                log.info("the broker is not ready yet: %s", said_by(error))
             except Exception:  # of the job store, for instance
                 log.exception("the records of this member could not be written to the broker; trying again")
             await asyncio.sleep(PREPARE_SECONDS)
@@ -384,7 +286,7 @@ class Broker:
         except Failures as error:
             if isinstance(error, NoStreamResponseError):
                 self._prepare_again()
-            raise NoReply(_said(error)) from None
+            raise NoReply(said_by(error)) from None
 
     async def next_job(self, wait_seconds: float) -> Taking | None:
         """Return the oldest assignment that no host has, or None after a time; `settle` must follow.
@@ -407,7 +309,7 @@ class Broker:
         except Failures as error:
             self._asking = None  # it has ended
             await self._leave_queue()
-            raise NoReply(_said(error)) from None
+            raise NoReply(said_by(error)) from None
         finally:
             self._asking = None
 
@@ -474,27 +376,3 @@ class Broker:
         with contextlib.suppress(*Failures, AttributeError):
             async with asyncio.timeout(REPLY_SECONDS):
                 await self._client.close()
-
-
-class _Client(Client):
-    """A client that connects again after every error of a server.
-
-    nats-py closes for ever after any error but a stale connection or a refused subject, whatever
-    ``max_reconnect_attempts`` is. A server sends such errors to all members at once: when its users, its limits or its
-    certificates are wrong for a moment, or when a credentials file expires before it is replaced.
-    """
-
-    async def _process_err(self, err_msg: str) -> None:
-        if PERMISSIONS_ERR in err_msg:  # of one subject
-            await super()._process_err(err_msg)
-            return
-        error = NatsError(f"nats: {err_msg.strip()}")
-        await self._error_cb(error)
-        await self._process_op_err(error)
-
-
-def _said(error: Exception) -> str:
-    """Return the text of an error, or its class if it has none, such as a timeout."""
-    if isinstance(error, ServiceUnavailableError | NoStreamResponseError):
-        return "it has no JetStream now"
-    return str(error) or type(error).__name__

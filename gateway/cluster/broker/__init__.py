@@ -1,0 +1,22 @@
+"""The NATS server: connection, queue of jobs, records and messages. Only this package imports ``nats``.
+
+Every call has a deadline. A write has two kinds of failure: `Refused`, it did not take effect, and `NoReply`, its
+outcome is unknown.
+"""
+
+from gateway.cluster.broker import subjects
+from gateway.cluster.broker.connection import ACK_WAIT_SECONDS, CLAIM_SECONDS, MESSAGE_CAP_BYTES, Broker, Taking
+from gateway.cluster.broker.records import Bucket, NoReply, Refused, Stored
+
+__all__ = [
+    "ACK_WAIT_SECONDS",
+    "CLAIM_SECONDS",
+    "MESSAGE_CAP_BYTES",
+    "Broker",
+    "Bucket",
+    "NoReply",
+    "Refused",
+    "Stored",
+    "Taking",
+    "subjects",
+]
