@@ -29,6 +29,12 @@ from gateway.local.kernel import JobKernel
 
 log = logging.getLogger(__name__)
 
+#: A kernel of the pool waits for a job, whose shell keeps no results and shows no colours.
+FOR_A_PERSON = "get_ipython().serve_person()"
+
+#: A console whose kernel does not answer in time has neither.
+ANSWER_SECONDS = 5.0
+
 
 @dataclass(slots=True, eq=False)
 class _Holding:
@@ -175,6 +181,8 @@ class HeldKernels:
         try:
             kernel = await acquire()
             try:
+                async with started(kernel.client.execute(FOR_A_PERSON)) as (prepared,):
+                    await first_of(prepared, kernel.exited, timeout_seconds=ANSWER_SECONDS)
                 return await self.hold(kernel, seconds)
             except BaseException:
                 await kernel.release()

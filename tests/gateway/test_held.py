@@ -410,6 +410,9 @@ def test_console_gets_a_kernel_of_the_running_gateway_and_gives_it_back(gateway:
         assert [(kernel["code"], kernel["request_id"]) for kernel in held(gateway)] == [(None, None)]
         console.sendline("import os; 'pid', os.getpid()")
         console.expect(r"'pid', (\d+)")
+        console.expect(r"In \[")
+        console.sendline("'last', _[0]")
+        console.expect(r"\('last', 'pid'\)")
         console.sendline("try: open('/etc/shadow')\nexcept OSError as e: print(type(e).__name__)\n")
         console.expect("PermissionError|FileNotFoundError")
         console.sendline("print('be' 'gun'); exec('while True: pass')")
