@@ -13,9 +13,9 @@ from typing import Any, cast
 import pytest
 from nats.js import JetStreamContext
 
-from gateway.cluster import claims, subjects
+from gateway.cluster import claims
 from gateway.cluster import run as cluster_run
-from gateway.cluster.broker import NoReply, Refused
+from gateway.cluster.broker import NoReply, Refused, subjects
 from gateway.cluster.member import Member
 from gateway.cluster.owners import key_of
 from gateway.cluster.run import ClusterRun

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.cluster import peers, subjects
+from gateway.cluster import peers
+from gateway.cluster.broker import subjects
 from gateway.cluster.member import Member
 from gateway.cluster.peers import ClusterPeers
 from gateway.cluster.wire import Part, PartWanted, Question, decode, encode
