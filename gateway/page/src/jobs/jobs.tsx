@@ -60,9 +60,14 @@ export function JobsView() {
     setAsking(true);
     const timer = setTimeout(() => {
       askedAt.current = performance.now();
-      getJson<Page>(`/v1/jobs?${historyQuery(query, Date.now(), shown.current)}`, aborter.signal)
+      const shownBefore = shown.current;
+      getJson<Page>(`/v1/jobs?${historyQuery(query, Date.now(), shownBefore)}`, aborter.signal)
         .then(
-          (found) => (setPage({ ...found, text }), setProblem("")),
+          (found) => {
+            setProblem("");
+            if (shown.current > shownBefore) setAttempt((number) => number + 1); // "Show more" was faster: ask for as many
+            else setPage({ ...found, text });
+          },
           (error: unknown) => aborter.signal.aborted || setProblem(messageOf(error)),
         )
         .finally(() => aborter.signal.aborted || setAsking(false));
