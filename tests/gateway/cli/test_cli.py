@@ -225,6 +225,38 @@ def test_output_that_cannot_be_written_is_told_once(
     assert [line for line in done.stderr.splitlines() if said in line] == done.stderr.splitlines()[-1:]
 
 
+def test_kept_result_that_the_disk_does_not_take_is_a_failure(here: Path, running_gateway: GatewayProcess) -> None:
+    script = ("run", "totals.py", "--table", "orders=orders.csv", "--id", "cli-full", "--out", "o.csv")
+    assert call(here, *script, gateway=running_gateway).returncode == 0
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m gateway result cli-full --out - >/dev/full', sys.executable],
+        cwd=here,
+        env=environment(running_gateway),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, "transform-gateway: standard output: No space left on device\n")
+
+
+def test_output_that_the_terminal_cannot_show_does_not_cancel_the_job(
+    here: Path, running_gateway: GatewayProcess
+) -> None:
+    (here / "czech.py").write_text(f"{TOTALS}print('\u017elu\u0165')\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "run", "czech.py", "--table", "orders=orders.csv", "--out", "o.csv"],
+        cwd=here,
+        env=environment(running_gateway) | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()[:1]) == (0, ["\\u017elu\\u0165"]), done.stderr
+    assert (here / "o.csv").exists()
+
+
 def test_interrupt_cancels_the_job(here: Path, running_gateway: GatewayProcess) -> None:
     command = [sys.executable, "-m", "gateway", "run", "sleeps.py", "--id", "cli-int", "--out", "x.csv"]
     with subprocess.Popen(
