@@ -44,13 +44,7 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed by the caller (`>&-`)
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - for the life of the process
-        elif isinstance(stream, io.TextIOWrapper):
-            # a locale without UTF-8 has no character for much of a log; an error would cancel the job that printed it
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "_ARGCOMPLETE" in os.environ:
         importlib.import_module(COMMANDS["completion"][0]).complete(COMMANDS)
@@ -75,6 +69,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     code = importlib.import_module(COMMANDS[name][0]).main(name, rest)
     return int(code)
+
+
+def _prepare_streams() -> None:
+    """Let each text be written, whatever the caller has made of standard output and standard error."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the caller (`>&-`)
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - for the life of the process
+        elif isinstance(stream, io.TextIOWrapper):
+            # a locale without UTF-8 has no character for much of a log; an error would cancel the job that printed it
+            stream.reconfigure(errors="backslashreplace")
 
 
 def overview() -> str:

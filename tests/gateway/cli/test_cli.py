@@ -150,6 +150,8 @@ def test_exit_code_of_a_failed_job_is_never_success(code: int) -> None:
         (("run", "totals.py", "--out", "x.xls"), "unknown ending '.xls'"),
         (("run", "totals.py", "--out", "x.csv.gz", "--format", "csv"), "the ending of --out x.csv.gz gives the format"),
         (("run", "totals.py", "--url", "nonsense"), "not a gateway's URL"),
+        (("status", "--url", "http://a..b:1"), "not a gateway's URL: 'http://a..b:1'"),
+        (("status", "--token", "pass\n"), "the token (AUTH_TOKEN) has a line break"),
         (("run", "totals.py", "--nonsense"), "unknown option --nonsense"),
         (("nonsense",), "unknown command 'nonsense'"),
     ],

@@ -201,9 +201,15 @@ def test_refusal_raises_gateway_refused(status: int, body: Any, code: str, retry
 def test_unreachable_gateway_is_reported_in_one_line() -> None:
     with pytest.raises(GatewayUnreachable, match=r"no answer from http://127.0.0.1:1: Connection refused"):
         TransformClient("http://127.0.0.1:1").run("c")
-    for url in ("localhost:5001", "ftp://x", "http://", "http://h?x=1"):
+    for url in ("localhost:5001", "ftp://x", "http://", "http://h?x=1", "http://a b"):
         with pytest.raises(ValueError, match="not a gateway's URL"):
             TransformClient(url)
+
+
+def test_token_and_path_beyond_ascii_are_sent_as_utf8() -> None:
+    with FakeGateway({"GET /%C3%A9/v1/status": lambda asked: (200, {"healthy": True})}) as fake:
+        assert TransformClient(f"{fake.url}/\u00e9", "gehe\u00ed\u017e").status() == {"healthy": True}
+        assert fake.asked[0].headers["authorization"].encode("latin-1").decode() == "Bearer gehe\u00ed\u017e"
 
 
 def test_exception_while_waiting_cancels_the_job() -> None:
