@@ -106,7 +106,7 @@ def compare(before: pa.Table, after: pa.Table, key: Sequence[str], tolerance: fl
     for name in key:
         if name not in names:
             raise ComparisonError(f"the key column {name!r} is not in both results")
-    old, new = _by_key(old, key, "before"), _by_key(new, key, "after")
+    old, new = _by_key(old, key, "earlier"), _by_key(new, key, "later")
     common = new.index.intersection(old.index, sort=False)
     changes = _cell_changes(old.loc[common], new.loc[common], tolerance)
     return Comparison(
@@ -161,7 +161,7 @@ def _by_key(frame: pd.DataFrame, key: Sequence[str], which: str) -> pd.DataFrame
     indexed = frame.set_index(list(key))
     if not indexed.index.is_unique:
         first = indexed.index[indexed.index.duplicated()][0]
-        raise ComparisonError(f"two rows {which} have the same key {', '.join(key)}: {first!r}")
+        raise ComparisonError(f"two rows of the {which} result have the same key {', '.join(key)}: {first!r}")
     return indexed
 
 

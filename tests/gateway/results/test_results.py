@@ -149,7 +149,7 @@ def test_key_that_identifies_no_row_is_refused() -> None:
     with pytest.raises(ComparisonError, match="'nr' is not in both"):
         compare(ORDERS, ORDERS, ["nr"])
     twice = pa.concat_tables([ORDERS, ORDERS])
-    with pytest.raises(ComparisonError, match="two rows after have the same key id: 1"):
+    with pytest.raises(ComparisonError, match="two rows of the later result have the same key id: 1"):
         compare(ORDERS, twice, ["id"])
 
 
