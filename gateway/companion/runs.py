@@ -99,17 +99,13 @@ class Gateways:
                 if os.environ.get("TRANSFORM_GATEWAY_URL"):
                     raise
                 raise GatewayUnreachable(f"{error}; {_NO_GATEWAY}") from None
-        for attempt in ("first", "again"):
-            gateway = self._ephemeral_gateway(send)
-            client = TransformClient(gateway.url, gateway.token)
-            try:
-                return self._run(client, OWN, request, tables, output, send, cancelled)
-            except GatewayUnreachable:
-                self._stack.close()
-                self._ephemeral = None
-                if attempt == "again":
-                    raise
-        raise AssertionError("the second attempt returns or raises")
+        gateway = self._ephemeral_gateway(send)
+        client = TransformClient(gateway.url, gateway.token)
+        try:
+            return self._run(client, OWN, request, tables, output, send, cancelled)
+        except GatewayUnreachable:  # not run again: the job may have begun, and may be the reason
+            self._end_ephemeral()
+            raise
 
     def cancel(self, cancelled: threading.Event) -> None:
         """Cancel the job of the run with this event, if it is running."""
@@ -125,7 +121,13 @@ class Gateways:
             self._closed = True
         self._stack.close()
 
+    def _end_ephemeral(self) -> None:
+        self._stack.close()
+        self._ephemeral = None
+
     def _ephemeral_gateway(self, send: SendEvent) -> EphemeralGateway:
+        if self._ephemeral is not None and not self._ephemeral.is_running:
+            self._end_ephemeral()
         if self._ephemeral is None:
             send("state", state="starting a gateway")
             gateway = EphemeralGateway()

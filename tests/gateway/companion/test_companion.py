@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.feather
@@ -137,6 +138,37 @@ def test_run_without_a_gateway_says_how_to_get_one(tmp_path: Path, monkeypatch: 
         GatewayUnreachable, match=r"Connection refused; start a gateway, or name one in TRANSFORM_GATEWAY"
     ):
         runs.Gateways().run(request, {}, tmp_path / "out", lambda event, **fields: None, threading.Event())
+
+
+def test_job_whose_gateway_dies_is_not_run_again_and_the_next_one_gets_a_new_gateway(tmp_path: Path) -> None:
+    gateways, log, kills = runs.Gateways(), [], [True, False]
+
+    def kill_gateway() -> None:
+        assert gateways._ephemeral is not None
+        assert gateways._ephemeral._process is not None
+        gateways._ephemeral._process.kill()
+        gateways._ephemeral._process.wait()
+
+    def take(event: str, **fields: Any) -> None:
+        if event == "log":
+            log.append(fields["message"])
+            if kills.pop(0):
+                kill_gateway()
+
+    def run(code: str) -> dict[str, Any]:
+        request = RunTransform(id=1, op="run", running=False, code=code)
+        return gateways.run(request, {}, tmp_path / "out", take, threading.Event())
+
+    try:
+        with pytest.raises(GatewayUnreachable):
+            run("import time\nprint('begun', flush=True)\ntime.sleep(60)")
+        assert log == ["begun"]
+        for _ in range(2):
+            kills[:] = [False] * 9
+            assert run("import pandas as pd\ndef transform():\n    return pd.DataFrame({'n': [1]})")["code"] == "ok"
+            kill_gateway()
+    finally:
+        gateways.close()
 
 
 def test_running_gateway_is_the_named_one_else_that_of_the_state_directory(
