@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import socket
 import struct
@@ -20,6 +21,7 @@ import pytest
 from gateway.client.errors import GatewayUnreachable
 from gateway.companion import runs
 from gateway.companion.protocol import Closed, LoadTable, NotUnderstood, RunTransform, Wire
+from gateway.companion.requests import RequestWorker
 from gateway.companion.table_sources import SourceError, fetch_source
 from gateway.companion.tables import LoadedTable
 from gateway.process.pidfile import PidFile
@@ -229,6 +231,22 @@ def test_a_refused_request_is_reported_with_its_id(
     with pytest.raises(NotUnderstood) as refused:
         wire.receive()
     assert refused.value.request_id == request_id
+
+
+def test_request_that_fails_leaves_no_files(
+    ends: tuple[socket.socket, Wire], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFORM_GATEWAY_URL", "http://127.0.0.1:1")
+    kernels, wire = ends
+    kernels.settimeout(60)
+    worker = RequestWorker(wire, tmp_path)
+    try:
+        worker.begin(RunTransform(id=3, op="run", running=True, code="x = 1"), None)
+        (length,) = struct.unpack("!I", kernels.recv(4, socket.MSG_WAITALL))
+        answer = json.loads(kernels.recv(length, socket.MSG_WAITALL))
+        assert (answer["event"], list(tmp_path.iterdir())) == ("error", [])
+    finally:
+        worker.close()
 
 
 def test_too_long_a_message_and_end_of_file_end_the_conversation(ends: tuple[socket.socket, Wire]) -> None:
