@@ -139,6 +139,7 @@ def test_exit_code_of_a_failed_job_is_never_success(code: int) -> None:
         (("run", "totals.py", "--table", "orders=totals.py"), "unknown ending '.py'"),
         (("run", "totals.py", "--table", "o=orders.csv", "--table", "o=orders.csv"), "given twice"),
         (("run", "totals.py", "--manifest", "o=orders.csv"), "no --table of this name"),
+        (("run", "totals.py", "--library", "totals.py", "--library", "./totals.py"), "another file of this name"),
         (("run", "totals.py", "--timeout", "0"), "--timeout: expected a duration above 0"),
         (("run", "totals.py", "--timeout", "5x"), "--timeout: expected a number of seconds or a duration"),
         (("run", "totals.py", "--out", "no/where/x.csv"), "no such directory"),
