@@ -237,6 +237,14 @@ def test_here_succeeds_as_elsewhere(notebook: NotebookKernel) -> None:
     assert notebook.value("[tuple(line) for line in last_run.log]") == "[('stdout', 'imported'), ('stdout', 'called')]"
 
 
+def test_here_keeps_the_frames_of_the_last_failure_only(notebook: NotebookKernel) -> None:
+    script = "class Kept: pass\ndef transform():\n    kept = Kept()\n    raise ValueError(kept)\n"
+    for _ in range(3):
+        assert notebook.run(f"%%transform --here\n{script}").status == "ok"
+    notebook.run("import gc; gc.collect()")
+    assert notebook.value("sum(type(each).__name__ == 'Kept' for each in gc.get_objects())") == "1"
+
+
 def test_library_is_for_the_notebook_and_for_transforms(notebook: NotebookKernel) -> None:
     uses = "%%transform\nimport common\ndef transform(orders):\n    return orders.assign(rate=common.RATE)\n"
     assert notebook.run("%%library common\nRATE = 2").status == "ok"
