@@ -186,6 +186,9 @@ class _Tee(io.TextIOBase):
     def flush(self) -> None:
         self._stream.flush()
 
+    def reconfigure(self, **_: Any) -> None:
+        """Do nothing, as in a job."""
+
     def fileno(self) -> int:
         return 2 if self._name == "stderr" else 1
 
