@@ -67,8 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         meant = f"; did you mean {close[0]}?" if close else ""
         sys.stderr.write(f"transform-gateway: unknown command {name!r}{meant} (see transform-gateway help)\n")
         return EXIT_USAGE
-    code = importlib.import_module(COMMANDS[name][0]).main(name, rest)
-    return int(code)
+    try:
+        return int(importlib.import_module(COMMANDS[name][0]).main(name, rest))
+    except KeyboardInterrupt:  # during the imports, which take a part of a second; later the command handles it
+        sys.stderr.write("transform-gateway: interrupted\n")
+        return EXIT_INTERRUPTED
 
 
 def _prepare_streams() -> None:

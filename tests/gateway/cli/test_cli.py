@@ -260,6 +260,15 @@ def test_output_that_the_terminal_cannot_show_does_not_cancel_the_job(
     assert (here / "o.csv").exists()
 
 
+def test_interrupt_during_the_imports_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "interrupted_import.py").write_text("raise KeyboardInterrupt\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(cli.COMMANDS, "status", ("interrupted_import", ""))
+    assert (cli.main(["status"]), capsys.readouterr().err) == (130, "transform-gateway: interrupted\n")
+
+
 def test_interrupt_cancels_the_job(here: Path, running_gateway: GatewayProcess) -> None:
     command = [sys.executable, "-m", "gateway", "run", "sleeps.py", "--id", "cli-int", "--out", "x.csv"]
     with subprocess.Popen(
