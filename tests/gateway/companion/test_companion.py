@@ -179,12 +179,12 @@ def test_running_gateway_is_the_named_one_else_that_of_the_state_directory(
     monkeypatch.delenv("TRANSFORM_GATEWAY_URL", raising=False)
     monkeypatch.setenv("STATE_DIR", str(tmp_path))
     monkeypatch.setenv("PORT", "5077")
-    assert runs._running_url() == "http://127.0.0.1:5077"
+    assert runs._running_gateway() == ("http://127.0.0.1:5077", "")
     with PidFile(tmp_path) as pid_file:
         pid_file.write("http://127.0.0.1:5088")
-        assert runs._running_url() == "http://127.0.0.1:5088"
+        assert runs._running_gateway() == ("http://127.0.0.1:5088", "")
     monkeypatch.setenv("TRANSFORM_GATEWAY_URL", "https://gateway.example")
-    assert runs._running_url() == "https://gateway.example"
+    assert runs._running_gateway() == ("https://gateway.example", "")
 
 
 @pytest.fixture
