@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -43,9 +44,7 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the caller (`>&-`)
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - for the life of the process
+    _prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "_ARGCOMPLETE" in os.environ:
         importlib.import_module(COMMANDS["completion"][0]).complete(COMMANDS)
@@ -68,8 +67,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         meant = f"; did you mean {close[0]}?" if close else ""
         sys.stderr.write(f"transform-gateway: unknown command {name!r}{meant} (see transform-gateway help)\n")
         return EXIT_USAGE
-    code = importlib.import_module(COMMANDS[name][0]).main(name, rest)
-    return int(code)
+    try:
+        return int(importlib.import_module(COMMANDS[name][0]).main(name, rest))
+    except KeyboardInterrupt:  # during the imports, which take a part of a second; later the command handles it
+        sys.stderr.write("transform-gateway: interrupted\n")
+        return EXIT_INTERRUPTED
+
+
+def _prepare_streams() -> None:
+    """Let each text be written, whatever the caller has made of standard output and standard error."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the caller (`>&-`)
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - for the life of the process
+        elif isinstance(stream, io.TextIOWrapper):
+            # a locale without UTF-8 has no character for much of a log; an error would cancel the job that printed it
+            stream.reconfigure(errors="backslashreplace")
 
 
 def overview() -> str:

@@ -236,7 +236,9 @@ def script_text(path: Path) -> str:
 def guarded(action: Callable[[], int]) -> int:
     """Return the action's exit code, or that of its error, whose message is written to stderr."""
     try:
-        return action()
+        code = action()
+        sys.stdout.flush()  # at exit, Python would report a full disk or a closed pipe as an ignored exception
+        return code
     except UsageError as error:
         return _fail(str(error), EXIT_USAGE)
     except ConfigurationError as error:

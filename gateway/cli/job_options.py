@@ -141,13 +141,22 @@ def job_inputs(options: argparse.Namespace, output: Path | None, files: Readable
         code,
         readable,
         manifests,
-        library | {path.name: script_text(path) for path in options.library},
+        library | _modules(options.library),
         options.timeout,
         options.format or by_name,
         options.id,
         options.hold,
         _output_schema(options.script),
     )
+
+
+def _modules(paths: Sequence[Path]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in paths:
+        if path.name in found:
+            raise UsageError(f"--library {path}: another file of this name is given too, and modules have no directory")
+        found[path.name] = script_text(path)
+    return found
 
 
 def _output_schema(script: Path) -> dict[str, Any] | None:

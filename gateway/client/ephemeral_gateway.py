@@ -101,6 +101,11 @@ class EphemeralGateway:
             os.close(self._pipe)
         shutil.rmtree(self._directory, ignore_errors=True)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its process has not ended; only within the ``with`` statement."""
+        return self._process is not None and self._process.poll() is None
+
     def _link_packages(self) -> None:
         """Give its jobs the packages that were added here, which `check` and `packages` tell of too."""
         packages = Path(os.environ.get("STATE_DIR") or ".state").absolute() / PACKAGES_DIR

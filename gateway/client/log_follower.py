@@ -55,8 +55,14 @@ class Follower:
         self.lines: list[LogLine] = []
         self.finished = False
 
-    def poll(self) -> None:
+    def poll(self, *, is_answered: bool = True) -> None:
         """Read the new part of the log.
+
+        Parameters
+        ----------
+        is_answered : bool
+            Whether the gateway has answered the job's request. Until then a finished job is an earlier one with the
+            same id, whose log is not taken, or this one, of which `catch_up` reads the rest.
 
         Raises
         ------
@@ -80,7 +86,8 @@ class Follower:
                 raise
             return
         self._lost_since = None
-        self._take(answer)
+        if is_answered or answer.get("state") != JobState.FINISHED:
+            self._take(answer)
 
     def catch_up(self) -> None:
         """Read the rest of the log of a finished job; a failure to read it must not fail the job."""

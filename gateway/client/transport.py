@@ -41,20 +41,24 @@ class GatewayHttp:
     Raises
     ------
     ValueError
-        The URL is not ``http(s)://host[:port][/path]``.
+        The URL is not ``http(s)://host[:port][/path]``, or the token has a control character.
     """
 
     def __init__(self, url: str, token: str, timeout_seconds: float, trust: ssl.SSLContext | None = None) -> None:
         try:
             parts = urllib.parse.urlsplit(url)
             self._port = parts.port
+            self._host = parts.hostname or ""
+            self._host.encode("idna")  # here and not first in the socket, whose error is no OSError
         except ValueError as error:
             raise ValueError(f"not a gateway's URL: {url!r}: {error}; expected http://host:port") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        has_host = self._host and " " not in parts.netloc
+        if parts.scheme not in ("http", "https") or not has_host or parts.query or parts.fragment:
             raise ValueError(f"not a gateway's URL: {url!r}; expected http://host:port")
+        if not token.isprintable():  # http.client would show the token in its error
+            raise ValueError("the token (AUTH_TOKEN) has a line break or another control character")
         self._secure = parts.scheme == "https"
-        self._host = parts.hostname
-        self._base_path = parts.path.rstrip("/")
+        self._base_path = urllib.parse.quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
         self._token = token
         self._trust = trust
         self._timeout_seconds = timeout_seconds
@@ -175,14 +179,14 @@ class GatewayHttp:
         *,
         patient: bool = False,
     ) -> Iterator[http.client.HTTPResponse]:
-        sent = {
+        sent: dict[str, str | bytes] = {
             "Accept": "application/json",
             "User-Agent": "transform-gateway-client",
             "Connection": "close",
             **headers,
         }
         if self._token:
-            sent["Authorization"] = f"Bearer {self._token}"
+            sent["Authorization"] = f"Bearer {self._token}".encode()  # http.client would encode a text as Latin-1
         connection = self._connection()
         try:
             connection.connect()

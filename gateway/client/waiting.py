@@ -50,7 +50,7 @@ class PendingJob:
         threading.Thread(target=self._post, args=(files,), name="transform-execute", daemon=True).start()
         try:
             while not self._done.wait(POLL_SECONDS):
-                follower.poll()
+                follower.poll(is_answered=False)
         except BaseException:
             self._give_up()
             raise

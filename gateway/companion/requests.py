@@ -9,6 +9,7 @@ import queue
 import shutil
 import stat
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,12 +142,8 @@ class RequestWorker:
                 return None
 
     def _load(self, request: LoadTable, cancelled: threading.Event) -> dict[str, Any]:
-        number, directory = self._new_directory()
-        try:
+        with self._new_directory() as (number, directory):
             table = asyncio.run(self._fetched(request, directory, cancelled))
-        except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
-            raise
         self._tables[number] = table
         return {"number": number, **table.to_json()}
 
@@ -168,8 +165,8 @@ class RequestWorker:
     def _take(self, request: TakeFrame, descriptor: int | None) -> dict[str, Any]:
         if descriptor is None or not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise SourceError("a data frame must be sent as a file")
-        number, directory = self._new_directory()
-        table = copy_frame(descriptor, request.manifest, directory)
+        with self._new_directory() as (number, directory):
+            table = copy_frame(descriptor, request.manifest, directory)
         self._tables[number] = table
         return {"number": number, **table.to_json()}
 
@@ -178,18 +175,20 @@ class RequestWorker:
             tables = {name: self._tables[number] for name, number in request.tables.items()}
         except KeyError as error:
             raise SourceError(f"table {error} is no longer loaded") from None
-        number, directory = self._new_directory()
-        path = directory / f"output.{request.output_format}"
-        result = self._gateways.run(
-            request, tables, path, lambda event, **fields: self._wire.send(request.id, event, **fields), cancelled
-        )
+        with self._new_directory() as (number, directory):
+            path = directory / f"output.{request.output_format}"
+            result = self._gateways.run(
+                request, tables, path, lambda event, **fields: self._wire.send(request.id, event, **fields), cancelled
+            )
         if result["output_path"] is None:
             shutil.rmtree(directory, ignore_errors=True)
             return result
         self._tables[number] = LoadedTable(path, None, request.output_format)
         return {**result, "number": number}
 
-    def _new_directory(self) -> tuple[int, Path]:
+    @contextlib.contextmanager
+    def _new_directory(self) -> Iterator[tuple[int, Path]]:
+        """Yield a number and its directory, which an exception removes: a full disk must not stay full."""
         self._number += 1
         directory = self._inputs_dir / f"notebook-{os.getpid()}-{self._number}"
         try:
@@ -198,7 +197,11 @@ class RequestWorker:
             directory.chmod(0o2750)
         except OSError as error:
             raise SourceError(f"the kernel's input directory cannot be written: {error.strerror}") from None
-        return self._number, directory
+        try:
+            yield self._number, directory
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
 
     def _forget(self, number: int) -> None:
         table = self._tables.pop(number, None)

@@ -26,6 +26,7 @@ from gateway.companion.protocol import RunTransform
 from gateway.companion.tables import LoadedTable
 from gateway.core.events import Event, LogLine, Progress, StateChanged
 from gateway.process.pidfile import DaemonError, find_running, url_by_environment
+from gateway.process.tls import local_trust
 from gateway.telemetry.waterfall import lay_out
 
 OWN = "a gateway of this notebook"
@@ -86,9 +87,9 @@ class Gateways:
             Nothing ran.
         """
         if request.running:
-            url = _running_url()
+            url, certificate = _running_gateway()
             try:
-                client = TransformClient(url, os.environ.get("AUTH_TOKEN", ""))
+                client = TransformClient(url, os.environ.get("AUTH_TOKEN", ""), trust=local_trust(certificate))
             except ValueError as error:
                 raise GatewayUnreachable(
                     f"TRANSFORM_GATEWAY_URL, which is set where Jupyter is started: {error}"
@@ -99,17 +100,13 @@ class Gateways:
                 if os.environ.get("TRANSFORM_GATEWAY_URL"):
                     raise
                 raise GatewayUnreachable(f"{error}; {_NO_GATEWAY}") from None
-        for attempt in ("first", "again"):
-            gateway = self._ephemeral_gateway(send)
-            client = TransformClient(gateway.url, gateway.token)
-            try:
-                return self._run(client, OWN, request, tables, output, send, cancelled)
-            except GatewayUnreachable:
-                self._stack.close()
-                self._ephemeral = None
-                if attempt == "again":
-                    raise
-        raise AssertionError("the second attempt returns or raises")
+        gateway = self._ephemeral_gateway(send)
+        client = TransformClient(gateway.url, gateway.token)
+        try:
+            return self._run(client, OWN, request, tables, output, send, cancelled)
+        except GatewayUnreachable:  # not run again: the job may have begun, and may be the reason
+            self._end_ephemeral()
+            raise
 
     def cancel(self, cancelled: threading.Event) -> None:
         """Cancel the job of the run with this event, if it is running."""
@@ -125,7 +122,13 @@ class Gateways:
             self._closed = True
         self._stack.close()
 
+    def _end_ephemeral(self) -> None:
+        self._stack.close()
+        self._ephemeral = None
+
     def _ephemeral_gateway(self, send: SendEvent) -> EphemeralGateway:
+        if self._ephemeral is not None and not self._ephemeral.is_running:
+            self._end_ephemeral()
         if self._ephemeral is None:
             send("state", state="starting a gateway")
             gateway = EphemeralGateway()
@@ -185,15 +188,18 @@ class Gateways:
         return {"where": where, **outcome, "displays": _displays(client, job_id) if count else []}
 
 
-def _running_url() -> str:
-    """Return the URL by TRANSFORM_GATEWAY_URL, else by the pid file in STATE_DIR, else by HOST and PORT."""
+def _running_gateway() -> tuple[str, str]:
+    """Return the URL by TRANSFORM_GATEWAY_URL, else by the pid file in STATE_DIR, else by HOST and PORT.
+
+    With it comes the file of the gateway's certificate, if it is one on this machine.
+    """
     if url := os.environ.get("TRANSFORM_GATEWAY_URL"):
-        return url
+        return url, ""
     with contextlib.suppress(DaemonError, OSError):
         running = find_running(Path(os.environ.get("STATE_DIR") or ".state"))
         if running is not None:
-            return running.url
-    return url_by_environment()
+            return running.url, running.cert
+    return url_by_environment(), os.environ.get("TLS_CERT_FILE", "")
 
 
 def _pass_on(event: Event, send: SendEvent) -> None:

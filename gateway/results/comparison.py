@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def compare(before: pa.Table, after: pa.Table, key: Sequence[str], tolerance: fl
     for name in key:
         if name not in names:
             raise ComparisonError(f"the key column {name!r} is not in both results")
-    old, new = _by_key(old, key, "before"), _by_key(new, key, "after")
+    old, new = _by_key(old, key, "earlier"), _by_key(new, key, "later")
     common = new.index.intersection(old.index, sort=False)
     changes = _cell_changes(old.loc[common], new.loc[common], tolerance)
     return Comparison(
@@ -150,6 +151,8 @@ def _rounded(value: Any, digits: int) -> Any:
 
 def _is_whole(number: Any) -> bool:
     """Return whether a number is compared exactly: ids of more digits than the tolerance must not become the same."""
+    if isinstance(number, Decimal):  # `%` fails beyond the context's 28 digits
+        return number == number.to_integral_value()
     return not number % 1 and (not isinstance(number, float) or abs(number) < EXACT_FLOATS)
 
 
@@ -158,10 +161,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _by_key(frame: pd.DataFrame, key: Sequence[str], which: str) -> pd.DataFrame:
-    indexed = frame.set_index(list(key))
+    columns = [frame[name] for name in key]
+    labels = list(zip(*columns, strict=True)) if len(columns) > 1 else columns[0]
+    # not set_index(), which infers types: it warns about dates, and says np.int64(1) for 1
+    indexed = frame.drop(columns=list(key)).set_axis(pd.Index(labels, dtype=object, tupleize_cols=False))
     if not indexed.index.is_unique:
         first = indexed.index[indexed.index.duplicated()][0]
-        raise ComparisonError(f"two rows {which} have the same key {', '.join(key)}: {first!r}")
+        raise ComparisonError(f"two rows of the {which} result have the same key {', '.join(key)}: {first!r}")
     return indexed
 
 

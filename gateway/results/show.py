@@ -83,7 +83,12 @@ def show(options: argparse.Namespace, found: Found, before: pa.Table | None, fil
     if options.against is not None:
         against = files.readable(options.against)
         earlier = read_result(against, kind_of(against).data_format, found.base_types)
-        difference = compare(earlier, table, key, options.tolerance)
+        try:
+            difference = compare(earlier, table, key, options.tolerance)
+        except ComparisonError as error:
+            if options.head is None:  # the job took time: its result is shown, though it is not compared
+                sys.stdout.write(head_text(table, TERMINAL_ROWS, width))
+            raise ComparisonError(f"not compared with {options.against}: {error}") from None
         sys.stdout.write(comparison_text(difference, str(options.against), options.tolerance))
         is_same = difference.is_same
     if before is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def converted(path: Path, target: Path) -> DataFormat | None:
     if start.startswith(_WORKBOOK_MAGIC):
         _from_workbook(path, target)
         return "arrow"
-    if start.lstrip().startswith(b"["):
+    if start.removeprefix(BOM_UTF8).lstrip().startswith(b"["):
         _from_array(path, target)
         return "jsonl"
     return None
@@ -53,7 +54,7 @@ def converted(path: Path, target: Path) -> DataFormat | None:
 def _from_array(path: Path, target: Path) -> None:
     """Write each object of a JSON array on a line of its own, with its text as it is."""
     try:
-        objects = _OBJECTS.decode(path.read_bytes())
+        objects = _OBJECTS.decode(path.read_bytes().removeprefix(BOM_UTF8))
         lines = [msgspec.json.format(bytes(each), indent=-1) for each in objects]
     except (ValueError, RecursionError) as error:
         raise ConversionError(f"not a JSON array of objects: {error}") from None

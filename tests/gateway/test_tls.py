@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ import trustme
 
 from gateway.client import TransformClient, refusals
 from gateway.client.errors import GatewayUnreachable
+from gateway.companion.protocol import RunTransform
+from gateway.companion.runs import Gateways
 from gateway.process import privileges
 from tests.gateway.fake_gateway import FakeGateway
 from tests.gateway.storage.faulty_server import FaultyServer
@@ -126,6 +129,19 @@ def test_commands_on_the_same_machine_take_exactly_its_certificate(gateway: Gate
     other = files.directory / "other.pem"
     trustme.CA().issue_cert("localhost").cert_chain_pems[0].write_to_path(other)
     assert gateway_command("status", **local | {"TLS_CERT_FILE": str(other)}).returncode == 3
+
+
+@pytest.mark.parametrize("by_pid_file", [True, False])
+def test_a_notebook_on_the_same_machine_submits_to_it(
+    by_pid_file: bool, gateway: GatewayProcess, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRANSFORM_GATEWAY_URL", raising=False)
+    place = {"STATE_DIR": str(gateway.state_dir / "s")} if by_pid_file else {"STATE_DIR": str(tmp_path)}
+    for name, value in {"AUTH_TOKEN": TOKEN, "PORT": str(gateway.port), **files.settings, **place}.items():
+        monkeypatch.setenv(name, value)
+    request = RunTransform(id=1, op="run", running=True, code=CODE)
+    outcome = Gateways().run(request, {}, tmp_path / "out", lambda event, **fields: None, threading.Event())
+    assert (outcome["code"], outcome["rows"]) == ("ok", 1)
 
 
 def test_a_certificate_is_replaced_while_the_gateway_runs(gateway: GatewayProcess, files: Files) -> None:

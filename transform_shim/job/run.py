@@ -315,9 +315,9 @@ def _reporter(pipe: FramePipe) -> Report:
 
 def _flush_streams() -> None:
     """Flush the streams, which user code may have replaced by buffering ones, and C's stdio."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # it is the user's object, and the job is over
-            stream.flush()
+    for name in ("stdout", "stderr"):
+        with contextlib.suppress(Exception):  # it is the user's object or removed, and the job is over
+            getattr(sys, name).flush()
     flush_c_streams()
 
 

@@ -67,7 +67,8 @@ def run_here(
     began = time.monotonic()
     displays = Displays()
     progress = TransformLine()
-    earlier = getattr(sys, "last_value", None)
+    # not the exception itself: the frames of the new one lead to this frame, and so would keep those of all before it
+    earlier = id(getattr(sys, "last_value", None))
     try:
         with _recorded(shows_displays=is_shown) as recorder, _inline_figures():
             run.run_job(json.dumps(request), _report_to(progress) if is_shown else None)
@@ -78,7 +79,7 @@ def run_here(
     found: dict[str, Any] = json.loads(result_path.read_bytes())
     ok = found["outcome"] == "ok"
     error = getattr(sys, "last_value", None)
-    if not ok and error is not None and error is not earlier:  # running out of memory leaves none
+    if not ok and error is not None and id(error) != earlier:  # running out of memory leaves none
         leave_to_debugger(error)
     result = TransformRun(
         code=found["code"],
@@ -184,6 +185,9 @@ class _Tee(io.TextIOBase):
 
     def flush(self) -> None:
         self._stream.flush()
+
+    def reconfigure(self, **_: Any) -> None:
+        """Do nothing, as in a job."""
 
     def fileno(self) -> int:
         return 2 if self._name == "stderr" else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import keyword
 import sys
 import traceback
 from pathlib import Path
@@ -80,7 +81,7 @@ class Session:
             The name cannot be a module's, or the source cannot be imported; an earlier module of this name stays.
         """
         name = name.removesuffix(".py")
-        if not name.isidentifier() or name in _RESERVED:
+        if not name.isidentifier() or keyword.iskeyword(name) or name in _RESERVED:
             raise NotebookError(f"{name!r} cannot be the name of a library module")
         path = Path.cwd() / f"{name}.py"
         other = sys.modules.get(name)
@@ -90,6 +91,8 @@ class Session:
             compile(source, path.name, "exec", dont_inherit=True)
         except SyntaxError as error:
             raise NotebookError(f"{path.name}, line {error.lineno}: {error.msg}") from None
+        except ValueError as error:  # a null byte, or half a surrogate pair
+            raise NotebookError(f"{path.name}: {error}") from None
         try:
             module = _imported(path, source)
         except BaseException as error:

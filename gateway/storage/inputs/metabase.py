@@ -204,7 +204,10 @@ def _value(value: Any, native: bool, number: bool) -> Any:
         return orjson.Fragment(str(value))
     if native:
         return value
-    return None if value is False else json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    if isinstance(value, Decimal):
+        return str(value)
+    # the digits of a number inside are those of a float, as in any JSON reader
+    return None if value is False else json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=float)
 
 
 def _is_integer(text: str) -> bool:

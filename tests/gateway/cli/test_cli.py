@@ -139,6 +139,7 @@ def test_exit_code_of_a_failed_job_is_never_success(code: int) -> None:
         (("run", "totals.py", "--table", "orders=totals.py"), "unknown ending '.py'"),
         (("run", "totals.py", "--table", "o=orders.csv", "--table", "o=orders.csv"), "given twice"),
         (("run", "totals.py", "--manifest", "o=orders.csv"), "no --table of this name"),
+        (("run", "totals.py", "--library", "totals.py", "--library", "./totals.py"), "another file of this name"),
         (("run", "totals.py", "--timeout", "0"), "--timeout: expected a duration above 0"),
         (("run", "totals.py", "--timeout", "5x"), "--timeout: expected a number of seconds or a duration"),
         (("run", "totals.py", "--out", "no/where/x.csv"), "no such directory"),
@@ -150,6 +151,8 @@ def test_exit_code_of_a_failed_job_is_never_success(code: int) -> None:
         (("run", "totals.py", "--out", "x.xls"), "unknown ending '.xls'"),
         (("run", "totals.py", "--out", "x.csv.gz", "--format", "csv"), "the ending of --out x.csv.gz gives the format"),
         (("run", "totals.py", "--url", "nonsense"), "not a gateway's URL"),
+        (("status", "--url", "http://a..b:1"), "not a gateway's URL: 'http://a..b:1'"),
+        (("status", "--token", "pass\n"), "the token (AUTH_TOKEN) has a line break"),
         (("run", "totals.py", "--nonsense"), "unknown option --nonsense"),
         (("nonsense",), "unknown command 'nonsense'"),
     ],
@@ -223,6 +226,47 @@ def test_output_that_cannot_be_written_is_told_once(
     )
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert [line for line in done.stderr.splitlines() if said in line] == done.stderr.splitlines()[-1:]
+
+
+def test_kept_result_that_the_disk_does_not_take_is_a_failure(here: Path, running_gateway: GatewayProcess) -> None:
+    script = ("run", "totals.py", "--table", "orders=orders.csv", "--id", "cli-full", "--out", "o.csv")
+    assert call(here, *script, gateway=running_gateway).returncode == 0
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m gateway result cli-full --out - >/dev/full', sys.executable],
+        cwd=here,
+        env=environment(running_gateway),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, "transform-gateway: standard output: No space left on device\n")
+
+
+def test_output_that_the_terminal_cannot_show_does_not_cancel_the_job(
+    here: Path, running_gateway: GatewayProcess
+) -> None:
+    (here / "czech.py").write_text(f"{TOTALS}print('\u017elu\u0165')\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "run", "czech.py", "--table", "orders=orders.csv", "--out", "o.csv"],
+        cwd=here,
+        env=environment(running_gateway) | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()[:1]) == (0, ["\\u017elu\\u0165"]), done.stderr
+    assert (here / "o.csv").exists()
+
+
+def test_interrupt_during_the_imports_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "interrupted_import.py").write_text("raise KeyboardInterrupt\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(cli.COMMANDS, "status", ("interrupted_import", ""))
+    assert (cli.main(["status"]), capsys.readouterr().err) == (130, "transform-gateway: interrupted\n")
 
 
 def test_interrupt_cancels_the_job(here: Path, running_gateway: GatewayProcess) -> None:

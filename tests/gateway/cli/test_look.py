@@ -79,6 +79,15 @@ def test_against_an_earlier_result_says_which_cells_changed(here: Path, running_
     assert "paid: amount 15 -> 14.5" in other.stdout
 
 
+def test_result_that_cannot_be_compared_is_shown(here: Path, running_gateway: GatewayProcess) -> None:
+    against = ("--against", "orders.csv", "--key", "status", "--quiet")
+    done = call(here, *RUN, *against, gateway=running_gateway)
+    assert done.returncode == 2
+    assert ["paid", "15"] in [line.split() for line in done.stdout.splitlines()]
+    said = "not compared with orders.csv: two rows of the earlier result have the same key status: 'paid'"
+    assert done.stderr.splitlines()[-1] == f"transform-gateway: {said}"
+
+
 @pytest.mark.parametrize(
     ("ending", "said"),
     [

@@ -172,6 +172,26 @@ def test_events_come_while_the_job_runs_and_each_once() -> None:
     assert sum(isinstance(event, StateChanged) for event in seen) == 1
 
 
+def test_log_of_an_earlier_job_with_the_same_id_is_not_taken_for_that_of_this_one() -> None:
+    polled, accepted = threading.Event(), threading.Event()
+
+    def logs(asked: Asked) -> Reply:
+        if accepted.is_set():
+            return log_answer(*["new", "end"][offset_of(asked) :], state="finished", offset=offset_of(asked))
+        polled.set()
+        return log_answer("old", "end", state="finished")
+
+    def execute(asked: Asked) -> Reply:
+        assert polled.wait(60)  # the client has asked for the log while its tables were still being sent
+        accepted.set()
+        return 200, SUCCESS
+
+    with working(FakeGateway()) as fake:
+        fake.handlers |= {"GET /v1/logs": logs, "POST /v1/execute": execute}
+        result = TransformClient(fake.url).run("c", request_id="r1")
+    assert [line.message for line in result.log] == ["new", "end"]
+
+
 def test_failed_job_is_an_exception_with_its_code_exit_code_and_log() -> None:
     failure = {"execution_id": "e", "exit_code": 137, "code": "memory_limit", "error": "too much memory"}
     with working(FakeGateway()) as fake:
@@ -201,9 +221,15 @@ def test_refusal_raises_gateway_refused(status: int, body: Any, code: str, retry
 def test_unreachable_gateway_is_reported_in_one_line() -> None:
     with pytest.raises(GatewayUnreachable, match=r"no answer from http://127.0.0.1:1: Connection refused"):
         TransformClient("http://127.0.0.1:1").run("c")
-    for url in ("localhost:5001", "ftp://x", "http://", "http://h?x=1"):
+    for url in ("localhost:5001", "ftp://x", "http://", "http://h?x=1", "http://a b"):
         with pytest.raises(ValueError, match="not a gateway's URL"):
             TransformClient(url)
+
+
+def test_token_and_path_beyond_ascii_are_sent_as_utf8() -> None:
+    with FakeGateway({"GET /%C3%A9/v1/status": lambda asked: (200, {"healthy": True})}) as fake:
+        assert TransformClient(f"{fake.url}/\u00e9", "gehe\u00ed\u017e").status() == {"healthy": True}
+        assert fake.asked[0].headers["authorization"].encode("latin-1").decode() == "Bearer gehe\u00ed\u017e"
 
 
 def test_exception_while_waiting_cancels_the_job() -> None:
@@ -222,7 +248,8 @@ def test_exception_while_waiting_cancels_the_job() -> None:
         raise KeyboardInterrupt
 
     with working(FakeGateway()) as fake:
-        fake.handlers |= {"POST /v1/execute": execute, "POST /v1/cancel": cancel}
+        running = {"GET /v1/logs": lambda asked: log_answer("said")}
+        fake.handlers |= {"POST /v1/execute": execute, "POST /v1/cancel": cancel, **running}
         with pytest.raises(KeyboardInterrupt):
             TransformClient(fake.url).run("c", request_id=7, on_event=interrupt)
     assert cancelled.is_set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import socket
 import struct
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.feather
@@ -19,6 +21,7 @@ import pytest
 from gateway.client.errors import GatewayUnreachable
 from gateway.companion import runs
 from gateway.companion.protocol import Closed, LoadTable, NotUnderstood, RunTransform, Wire
+from gateway.companion.requests import RequestWorker
 from gateway.companion.table_sources import SourceError, fetch_source
 from gateway.companion.tables import LoadedTable
 from gateway.process.pidfile import PidFile
@@ -139,18 +142,49 @@ def test_run_without_a_gateway_says_how_to_get_one(tmp_path: Path, monkeypatch: 
         runs.Gateways().run(request, {}, tmp_path / "out", lambda event, **fields: None, threading.Event())
 
 
+def test_job_whose_gateway_dies_is_not_run_again_and_the_next_one_gets_a_new_gateway(tmp_path: Path) -> None:
+    gateways, log, kills = runs.Gateways(), [], [True, False]
+
+    def kill_gateway() -> None:
+        assert gateways._ephemeral is not None
+        assert gateways._ephemeral._process is not None
+        gateways._ephemeral._process.kill()
+        gateways._ephemeral._process.wait()
+
+    def take(event: str, **fields: Any) -> None:
+        if event == "log":
+            log.append(fields["message"])
+            if kills.pop(0):
+                kill_gateway()
+
+    def run(code: str) -> dict[str, Any]:
+        request = RunTransform(id=1, op="run", running=False, code=code)
+        return gateways.run(request, {}, tmp_path / "out", take, threading.Event())
+
+    try:
+        with pytest.raises(GatewayUnreachable):
+            run("import time\nprint('begun', flush=True)\ntime.sleep(60)")
+        assert log == ["begun"]
+        for _ in range(2):
+            kills[:] = [False] * 9
+            assert run("import pandas as pd\ndef transform():\n    return pd.DataFrame({'n': [1]})")["code"] == "ok"
+            kill_gateway()
+    finally:
+        gateways.close()
+
+
 def test_running_gateway_is_the_named_one_else_that_of_the_state_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TRANSFORM_GATEWAY_URL", raising=False)
     monkeypatch.setenv("STATE_DIR", str(tmp_path))
     monkeypatch.setenv("PORT", "5077")
-    assert runs._running_url() == "http://127.0.0.1:5077"
+    assert runs._running_gateway() == ("http://127.0.0.1:5077", "")
     with PidFile(tmp_path) as pid_file:
         pid_file.write("http://127.0.0.1:5088")
-        assert runs._running_url() == "http://127.0.0.1:5088"
+        assert runs._running_gateway() == ("http://127.0.0.1:5088", "")
     monkeypatch.setenv("TRANSFORM_GATEWAY_URL", "https://gateway.example")
-    assert runs._running_url() == "https://gateway.example"
+    assert runs._running_gateway() == ("https://gateway.example", "")
 
 
 @pytest.fixture
@@ -197,6 +231,22 @@ def test_a_refused_request_is_reported_with_its_id(
     with pytest.raises(NotUnderstood) as refused:
         wire.receive()
     assert refused.value.request_id == request_id
+
+
+def test_request_that_fails_leaves_no_files(
+    ends: tuple[socket.socket, Wire], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFORM_GATEWAY_URL", "http://127.0.0.1:1")
+    kernels, wire = ends
+    kernels.settimeout(60)
+    worker = RequestWorker(wire, tmp_path)
+    try:
+        worker.begin(RunTransform(id=3, op="run", running=True, code="x = 1"), None)
+        (length,) = struct.unpack("!I", kernels.recv(4, socket.MSG_WAITALL))
+        answer = json.loads(kernels.recv(length, socket.MSG_WAITALL))
+        assert (answer["event"], list(tmp_path.iterdir())) == ("error", [])
+    finally:
+        worker.close()
 
 
 def test_too_long_a_message_and_end_of_file_end_the_conversation(ends: tuple[socket.socket, Wire]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,7 @@ def test_comparison_without_key_matches_whole_rows_in_any_order() -> None:
         (10**15, 10**15 + 1, False),  # an id, which the tolerance must not merge with the next one
         (2.0**60, 2.0**60 * (1 + 1e-12), True),  # a sum, whose last digits are noise
         (Decimal("0.5"), 0.5, True),
+        (Decimal(10**30), Decimal(10**30 + 1), False),  # of NUMERIC(38), beyond the context's precision
         (float("inf"), float("-inf"), False),
     ],
 )
@@ -145,11 +147,23 @@ def test_tolerance_holds_for_fractions_and_never_for_whole_numbers(
     assert compare(before, after, key).is_same is is_same
 
 
+@pytest.mark.filterwarnings("error")
+def test_rows_of_dates_nulls_and_several_key_columns_are_found() -> None:
+    days = pa.array([datetime(2020, 1, 1), None, datetime(2020, 1, 3)])
+    before, after = (pa.table({"day": days, "nr": [1, 2, 3], "x": [1, 1, x]}) for x in (1, 2))
+    for key, of_change in ((["day"], (datetime(2020, 1, 3),)), (["nr", "day"], (3, datetime(2020, 1, 3)))):
+        found = compare(before, after, key)
+        assert (found.rows_added, found.rows_removed, found.cells_changed) == (0, 0, {"x": 1})
+        assert [change.key for change in found.examples] == [of_change]
+    with pytest.raises(ComparisonError, match=r"the same key nr, x: \(1, 1\)"):
+        compare(*[pa.table({"nr": [1, 1], "x": [1, 1]})] * 2, ["nr", "x"])
+
+
 def test_key_that_identifies_no_row_is_refused() -> None:
     with pytest.raises(ComparisonError, match="'nr' is not in both"):
         compare(ORDERS, ORDERS, ["nr"])
     twice = pa.concat_tables([ORDERS, ORDERS])
-    with pytest.raises(ComparisonError, match="two rows after have the same key id: 1"):
+    with pytest.raises(ComparisonError, match="two rows of the later result have the same key id: 1"):
         compare(ORDERS, twice, ["id"])
 
 

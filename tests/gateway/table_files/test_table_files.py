@@ -67,7 +67,8 @@ def test_file_is_converted_again_only_when_it_has_changed(tmp_path: Path, files:
 
 
 def test_json_file_may_be_an_array_or_lines(tmp_path: Path, files: ReadableFiles) -> None:
-    (tmp_path / "array.json").write_text('[\n {"a": 12345678901234567890.10}, {"a": null}\n]')
+    array_text = '\ufeff[\n {"a": 12345678901234567890.10}, {"a": null}\n]'  # PowerShell writes the byte order mark
+    (tmp_path / "array.json").write_text(array_text, encoding="utf-8")
     (tmp_path / "lines.json").write_text('{"a": 1}\n{"a": 2}\n')
     array, lines = files.readable(tmp_path / "array.json"), files.readable(tmp_path / "lines.json")
     assert (array.suffix, array.read_text()) == (".jsonl", '{"a":12345678901234567890.10}\n{"a":null}\n')

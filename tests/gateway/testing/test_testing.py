@@ -88,7 +88,7 @@ def differences(found: Any, expected: Any) -> list[str]:
 
 
 def test_a_file_is_compared_without_the_types_that_it_does_not_tell(tmp_path: Path) -> None:
-    (tmp_path / "expected.csv").write_text("k,v\na,1\n")
-    assert_frame(pd.DataFrame({"k": ["a"], "v": [1.0]}), tmp_path / "expected.csv")
+    (tmp_path / "expected.csv").write_text("k,v\n007,1\n")
+    assert_frame(pd.DataFrame({"k": ["007"], "v": [1.0]}), tmp_path / "expected.csv")
     with pytest.raises(AssertionError, match="rows: 1 added, 1 removed"):
-        assert_frame(pd.DataFrame({"k": ["a"], "v": [2.0]}), tmp_path / "expected.csv")
+        assert_frame(pd.DataFrame({"k": ["007"], "v": [2.0]}), tmp_path / "expected.csv")

@@ -184,6 +184,11 @@ def test_other_streams_get_the_pieces_they_always_got(job: Job) -> None:
     assert (outcome.stdout, outcome.stderr) == ("lost sys.stdout\n", "to stderr\n")
 
 
+def test_streams_that_the_script_removed_do_not_fail_the_job(job: Job) -> None:
+    outcome = job(script("del sys.stdout, sys.stderr"))
+    assert outcome.result["code"] == "ok", outcome.stderr
+
+
 def test_users_own_print_is_theirs(job: Job) -> None:
     outcome = job(
         script(

@@ -15,6 +15,7 @@ def transform(orders):
     print('called')
     return orders.groupby('status', as_index=False)['amount'].sum()
 """
+UTF8 = "import sys\nsys.stdout.reconfigure(encoding='utf-8')\n"  # a line that many scripts have
 FAILS = """def transform(orders):
     where = 'users frame'
     return orders.nothing
@@ -229,12 +230,20 @@ def test_dropped_index_gives_a_warning(notebook: NotebookKernel, options: str) -
 
 
 def test_here_succeeds_as_elsewhere(notebook: NotebookKernel) -> None:
-    notebook.run(f"%%transform\n{TOTALS}")
+    notebook.run(f"%%transform\n{UTF8}{TOTALS}")
     notebook.run("there = last_run")
-    assert notebook.run(f"%%transform --here\n{TOTALS}").stdout == "imported\ncalled\n"
+    assert notebook.run(f"%%transform --here\n{UTF8}{TOTALS}").stdout == "imported\ncalled\n"
     same = "last_run.sha256 == there.sha256, last_run.manifest == there.manifest, last_run.frame.equals(there.frame)"
     assert notebook.value(same) == "(True, True, True)"
     assert notebook.value("[tuple(line) for line in last_run.log]") == "[('stdout', 'imported'), ('stdout', 'called')]"
+
+
+def test_here_keeps_the_frames_of_the_last_failure_only(notebook: NotebookKernel) -> None:
+    script = "class Kept: pass\ndef transform():\n    kept = Kept()\n    raise ValueError(kept)\n"
+    for _ in range(3):
+        assert notebook.run(f"%%transform --here\n{script}").status == "ok"
+    notebook.run("import gc; gc.collect()")
+    assert notebook.value("sum(type(each).__name__ == 'Kept' for each in gc.get_objects())") == "1"
 
 
 def test_library_is_for_the_notebook_and_for_transforms(notebook: NotebookKernel) -> None:
@@ -337,6 +346,8 @@ def test_interrupt_cancels_the_job(notebook: NotebookKernel) -> None:
         ("%%transform --here --hold 5", "nothing to hold"),
         ("%%transform --nonsense", "unrecognized arguments: --nonsense"),
         ("%%library 2x", "'2x' cannot be the name of a library module"),
+        ("%%library class", "'class' cannot be the name of a library module"),
+        ("%%library torn\nx = '\0'", "cannot contain null bytes"),
     ],
 )
 def test_usage_errors_are_one_line(notebook: NotebookKernel, line: str, said: str) -> None:

@@ -57,14 +57,14 @@ async def read(client: ObjectClient, server: FaultyServer, settings: Settings, i
 async def test_values_and_manifest_are_those_of_the_wire_contract(
     client: ObjectClient, settings: Settings, tmp_path: Path
 ) -> None:
-    exact = '["9007199254740993",123456789.1234567890,"2024-01-15T10:30:00Z",["a",{"b":1}],"\\u2603",true]'
-    nulls = "[18446744073709551617,null,null,null,null,null]"
+    exact = '["9007199254740993",123456789.1234567890,"2024-01-15T10:30:00Z",["a",{"b":0.10}],"\\u2603",true]'
+    nulls = "[18446744073709551617,null,null,0.1234567890123456789,null,null]"
     with FaultyServer([answer(200, json.dumps(METADATA).encode()), page(exact, nulls), page()]) as server:
         fetched = await read(client, server, settings, tmp_path)
     assert fetched.data_path.read_text().splitlines() == [
         '{"id":9007199254740993,"amount":123456789.1234567890,"when":"2024-01-15T10:30:00Z",'
-        '"tags":"[\\"a\\",{\\"b\\":1}]","note":"\N{SNOWMAN}","ok":true}',
-        '{"id":18446744073709551617,"amount":null,"when":null,"tags":null,"note":null,"ok":null}',
+        '"tags":"[\\"a\\",{\\"b\\":0.1}]","note":"\N{SNOWMAN}","ok":true}',
+        '{"id":18446744073709551617,"amount":null,"when":null,"tags":"0.1234567890123456789","note":null,"ok":null}',
     ]
     assert fetched.manifest_path is not None
     manifest = json.loads(fetched.manifest_path.read_bytes())
