@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -162,17 +163,14 @@ class KernelProcesses:
         int
         """
         workspace = self._workspace
-        pids: Collection[int] = self.living()
-        used_bytes = entries = 0
-        for directory in (workspace.work_dir, workspace.out_dir, workspace.ipc_dir):
-            try:
-                found = disk.measure(directory, pids=pids, most_entries=_MOST_ENTRIES)
-            except (PermissionError, NotADirectoryError):  # a job of the launcher's own user could hide its files
-                return limit_bytes + 1
-            except OSError:  # it was removed
-                continue
-            used_bytes, entries, pids = used_bytes + found.used_bytes, entries + found.entries, ()
-        return max(used_bytes, limit_bytes + 1) if entries > _MOST_ENTRIES else used_bytes
+        directories = filter(os.path.lexists, (workspace.work_dir, workspace.out_dir, workspace.ipc_dir))
+        try:
+            found = disk.measure(*directories, pids=self.living(), most_entries=_MOST_ENTRIES)
+        except (PermissionError, NotADirectoryError):  # a job of the launcher's own user could hide its files
+            return limit_bytes + 1
+        except OSError:  # too many open files: the next measurement follows soon
+            return 0
+        return max(found.used_bytes, limit_bytes + 1) if found.entries > _MOST_ENTRIES else found.used_bytes
 
     def oom_kills(self) -> int:
         """Return the number of processes that the control group's memory limit has killed."""

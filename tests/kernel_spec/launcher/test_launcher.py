@@ -211,6 +211,20 @@ def test_files_beyond_the_disk_limit_end_the_kernel(desk: Desk) -> None:
         assert kernel.ended().cause == "disk_limit"
 
 
+@pytest.mark.parametrize("place", [".", "../out", "../ipc"])
+def test_removed_files_count_wherever_a_job_keeps_them_open(desk: Desk, place: str) -> None:
+    limits = Limits(disk_bytes=20_000_000, file_size_bytes=10_000_000)
+    with desk.kernel(limits) as kernel:
+        desk.do(desk.launcher.limit_cpu(kernel.kernel_id, 60))
+        kernel.run(
+            "import os, time\nfiles = []\nfor n in range(4):\n"
+            f"    files.append(open('{place}/gone', 'wb', 0))\n    os.unlink('{place}/gone')\n"
+            "    files[-1].write(b'x' * 9_000_000)\ntime.sleep(60)",
+            waits=False,
+        )
+        assert kernel.ended().cause == "disk_limit"
+
+
 def test_another_kernel_starts_in_the_workspace_of_a_killed_one(desk: Desk) -> None:
     with desk.kernel() as kernel:
         Path(kernel.process.workspace.out_dir, "kept").touch()
