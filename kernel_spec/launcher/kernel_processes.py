@@ -83,11 +83,10 @@ class KernelProcesses:
         """
         if tree is None:
             return ()
-        if self._group is None:
-            self._group = tree.create(self._workspace.name, limits, extra_processes=_OWN_PROCESSES)
-        else:
-            # It was frozen when the previous kernel was stopped or killed.
-            self._group.thaw()
+        if self._group is not None:
+            # Its counters are those of the previous kernel, which may have exceeded its limits.
+            self._group.remove()
+        self._group = tree.create(self._workspace.name, limits, extra_processes=_OWN_PROCESSES)
         return self._group.entrances
 
     def kill_group(self) -> None:

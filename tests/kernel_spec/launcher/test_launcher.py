@@ -238,6 +238,24 @@ def test_another_kernel_starts_in_the_workspace_of_a_killed_one(desk: Desk) -> N
         assert Path(again.workspace.out_dir, "kept").exists()
 
 
+def test_kernel_that_follows_one_beyond_its_memory_limit_runs(desk: Desk) -> None:
+    limits = Limits(memory_bytes=300 << 20)
+    with desk.kernel(limits) as kernel:
+        desk.do(desk.launcher.limit_cpu(kernel.kernel_id, 60))
+        kernel.run(
+            "import os, time\nfor _ in range(3): os.fork()\ndata = b'x' * (90 << 20)\ntime.sleep(60)", waits=False
+        )
+        assert kernel.ended().cause == "memory_limit"
+        kernel.kill()
+        null = os.open(os.devnull, os.O_RDWR)
+        again = desk.do(desk.launcher.start_kernel(kernel.kernel_id, output_fds=(null, null), limits=limits))
+        os.close(null)
+        desk.do(desk.launcher.limit_cpu(kernel.kernel_id, 1))
+        kernel.run("while True: pass", waits=False)
+        report = desk.do(asyncio.shield(again.exited))
+        assert report.cause == "cpu_limit", "it was measured for a second, and ended by nothing else"
+
+
 def test_requests_out_of_order_are_refused_with_a_code(desk: Desk) -> None:
     launcher = desk.launcher
     for request, code in [
