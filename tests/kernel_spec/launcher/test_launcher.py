@@ -188,6 +188,21 @@ def test_processor_time_of_children_is_added_up(desk: Desk) -> None:
         assert kernel.ended().cause == "cpu_limit"
 
 
+def test_another_limit_does_not_count_what_children_used_before(desk: Desk) -> None:
+    """As for a job that failed and is held."""
+    with desk.kernel() as kernel:
+        desk.do(desk.launcher.limit_cpu(kernel.kernel_id, 60))
+        kernel.run(
+            "import os, signal, time\ndef burn(seconds):\n    end = time.process_time() + seconds\n"
+            "    while time.process_time() < end: pass\n"
+            "if os.fork() == 0: burn(3); os.kill(os.getpid(), signal.SIGSTOP)"
+        )
+        assert wait_until(lambda: desk.do(desk.launcher.usage(kernel.kernel_id)).cpu_seconds > 3)
+        desk.do(desk.launcher.limit_cpu(kernel.kernel_id, 2))
+        # longer than it takes to measure a kernel
+        assert kernel.run("burn(1)\nprint('runs')") == "runs\n"
+
+
 def test_memory_of_children_is_added_up(desk: Desk) -> None:
     with desk.kernel(Limits(memory_bytes=400 << 20)) as kernel:
         desk.do(desk.launcher.limit_cpu(kernel.kernel_id, 60))
