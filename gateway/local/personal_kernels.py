@@ -237,6 +237,7 @@ class _Connection:
             limits=request.limits,
             style="notebook",
             allow_network=self._allow_network,
+            has_clients=request.has_clients,
         )
         log.info("personal kernel with pid %d started by the %s", process.pid, process.started_by)
         return Started(request.id, process.pid, process.started_by, process.is_prefaulted), (process.pidfd,)

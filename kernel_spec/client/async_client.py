@@ -230,6 +230,7 @@ class LauncherClient:
         style: Style = "job",
         allow_network: bool = False,
         plain: bool = False,
+        has_clients: bool = False,
     ) -> KernelProcess:
         """Start the kernel of a reserved workspace over ``<workspace>/ipc/connection.json``.
 
@@ -247,6 +248,8 @@ class LauncherClient:
             Allow the network.
         plain : bool
             Do not use the fork server.
+        has_clients : bool
+            Clients may have begun to connect.
 
         Returns
         -------
@@ -266,6 +269,7 @@ class LauncherClient:
             allow_network=allow_network,
             plain=plain,
             has_log=len(output_fds) > 2,
+            has_clients=has_clients,
         )
         # The report of an earlier start in this workspace, which failed; the answer to that start said it all.
         self._unclaimed_exits.pop(kernel_id, None)

@@ -84,6 +84,7 @@ class FrontEndLauncher:
         *,
         allow_network: bool = False,
         debugger: bool = False,
+        has_clients: bool = False,
     ) -> int:
         """Start the kernel, set `pidfd`, and start the companion.
 
@@ -99,6 +100,8 @@ class FrontEndLauncher:
             Allow the network.
         debugger : bool
             Serve the debugger protocol.
+        has_clients : bool
+            Clients may have begun to connect.
 
         Returns
         -------
@@ -123,6 +126,7 @@ class FrontEndLauncher:
             allow_network=allow_network,
             has_log=companion is not None,
             debugger=debugger,
+            has_clients=has_clients,
         )
         answer, (self.pidfd,) = self._ask(request, START_SECONDS, descriptors)
         if companion is not None:

@@ -73,7 +73,8 @@ def _run(fields: dict[str, Any]) -> int:
         write_connection_file(workspace, fields)
         with _reachable(fields, workspace) as kernel_is_there, _signals_as_descriptor() as signals:
             companion = CompanionProcess(DEFAULT_COMMAND, workspace, None, os.environ)
-            launcher.start(notebook_limits(), (1, 2), companion, debugger=debugger)
+            # a front end that restarts its kernel starts another process of this command for the same clients
+            launcher.start(notebook_limits(), (1, 2), companion, debugger=debugger, has_clients=True)
             kernel_is_there()
             _forward_until_end(launcher, signals)
             report = launcher.kill()

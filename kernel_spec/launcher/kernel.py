@@ -102,9 +102,11 @@ class Kernel:
         """
         if self.pid == 0 or self.wait_status is not None:
             raise ProcessLookupError(f"kernel {self.kernel_id} does not run")
-        self.base_cpu_seconds = procfs.read_cpu_seconds(self.pid)
+        own_seconds = procfs.read_cpu_seconds(self.pid)
+        # The limit monitor has measured children too, if this is not the first limit.
+        self.base_cpu_seconds = max(own_seconds, self.cpu_seconds)
         self.cpu_limit_seconds = seconds
-        soft = math.ceil(self.base_cpu_seconds) + seconds
+        soft = math.ceil(own_seconds) + seconds
         # Setting another user's limits needs CAP_SYS_RESOURCE (prlimit(2)), which root lacks in ordinary containers.
         # The limit monitor enforces the limit there, for all processes together; this one only acts faster.
         with contextlib.suppress(PermissionError):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -56,6 +57,8 @@ class KernelProcesses:
         self._unlinked_shm_bytes = unlinked_shm_bytes
         self._identity = Identity(workspace.uid, workspace.gid) if own_uid else None
         self._group: Group | None = None
+        self._own_cpu: dict[tuple[int, int], float] = {}
+        self._ended_cpu_seconds = 0.0
 
     def create_group(self, tree: Tree | None, limits: Limits) -> tuple[str, ...]:
         """Make a control group for the workspace, if there are control groups.
@@ -80,13 +83,13 @@ class KernelProcesses:
         SandboxError
             The group could not be made; the kernel must not start.
         """
+        self._own_cpu, self._ended_cpu_seconds = {}, 0.0
         if tree is None:
             return ()
-        if self._group is None:
-            self._group = tree.create(self._workspace.name, limits, extra_processes=_OWN_PROCESSES)
-        else:
-            # It was frozen when the previous kernel was stopped or killed.
-            self._group.thaw()
+        if self._group is not None:
+            # Its counters are those of the previous kernel, which may have exceeded its limits.
+            self._group.remove()
+        self._group = tree.create(self._workspace.name, limits, extra_processes=_OWN_PROCESSES)
         return self._group.entrances
 
     def kill_group(self) -> None:
@@ -134,17 +137,32 @@ class KernelProcesses:
         WorkspaceUsage
         """
         uid = self._identity.uid if self._identity is not None else None
+        statuses = self._statuses()
         found = memory_use.measure(
-            self._statuses(),
+            statuses,
             limit_bytes=limits.memory_bytes,
             template_bytes=template_bytes,
             uid=uid,
             unlinked_shm_bytes=self._unlinked_shm_bytes(),
         )
-        cpu_seconds = found.cpu_seconds
         if self._group is not None:
-            cpu_seconds = max(cpu_seconds, self._group.cpu_seconds())
+            cpu_seconds = max(found.cpu_seconds, self._group.cpu_seconds())
+        else:
+            cpu_seconds = max(found.cpu_seconds, self._seen_cpu_seconds(statuses))
         return WorkspaceUsage(found.processes, found.memory_bytes, cpu_seconds)
+
+    def _seen_cpu_seconds(self, statuses: Iterable[procfs.ProcessStatus]) -> float:
+        """Return the processor time of all processes that were ever measured, as of their last measurement.
+
+        The time of a process that ends is added to that of its parent only if the parent waits for it (times(2)): not
+        if the parent ignores SIGCHLD or has ended before.
+        """
+        before, self._own_cpu = self._own_cpu, {}
+        for status in statuses:
+            started, seconds = procfs.read_own_cpu(status.pid)
+            self._own_cpu[status.pid, started] = seconds
+        self._ended_cpu_seconds += sum(before[process] for process in before.keys() - self._own_cpu.keys())
+        return self._ended_cpu_seconds + sum(self._own_cpu.values())
 
     def disk_bytes(self, limit_bytes: int) -> int:
         """Return the size of the job's files on disk.
@@ -162,17 +180,14 @@ class KernelProcesses:
         int
         """
         workspace = self._workspace
-        pids: Collection[int] = self.living()
-        used_bytes = entries = 0
-        for directory in (workspace.work_dir, workspace.out_dir, workspace.ipc_dir):
-            try:
-                found = disk.measure(directory, pids=pids, most_entries=_MOST_ENTRIES)
-            except (PermissionError, NotADirectoryError):  # a job of the launcher's own user could hide its files
-                return limit_bytes + 1
-            except OSError:  # it was removed
-                continue
-            used_bytes, entries, pids = used_bytes + found.used_bytes, entries + found.entries, ()
-        return max(used_bytes, limit_bytes + 1) if entries > _MOST_ENTRIES else used_bytes
+        directories = filter(os.path.lexists, (workspace.work_dir, workspace.out_dir, workspace.ipc_dir))
+        try:
+            found = disk.measure(*directories, pids=self.living(), most_entries=_MOST_ENTRIES)
+        except (PermissionError, NotADirectoryError):  # a job of the launcher's own user could hide its files
+            return limit_bytes + 1
+        except OSError:  # too many open files: the next measurement follows soon
+            return 0
+        return max(found.used_bytes, limit_bytes + 1) if found.entries > _MOST_ENTRIES else found.used_bytes
 
     def oom_kills(self) -> int:
         """Return the number of processes that the control group's memory limit has killed."""

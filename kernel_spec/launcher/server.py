@@ -214,13 +214,14 @@ class LauncherServer:
         kernel = self._kernel(message.kernel_id)
         usage = kernel.processes.usage(kernel.limits, self._fork_server.anonymous_bytes())
         kernel.peak_memory_bytes = max(kernel.peak_memory_bytes, usage.memory_bytes)
+        kernel.cpu_seconds = max(kernel.cpu_seconds, usage.cpu_seconds)
         self._send(
             m.UsageReport(
                 id=message.id,
                 processes=usage.processes,
                 memory_bytes=usage.memory_bytes,
                 peak_memory_bytes=kernel.peak_memory_bytes,
-                cpu_seconds=max(kernel.cpu_seconds, usage.cpu_seconds),
+                cpu_seconds=kernel.cpu_seconds,
                 disk_bytes=kernel.processes.disk_bytes(kernel.limits.disk_bytes),
             )
         )

@@ -87,7 +87,7 @@ class KernelStarter:
         outputs : list of int
             Descriptors for standard output, standard error and perhaps the log pipe; this closes them.
         """
-        is_restart = kernel.pid != 0
+        is_restart = kernel.pid != 0 or request.has_clients
         kernel.reset()
         kernel.limits = request.limits
         kernel.cpu_limit_seconds = request.limits.cpu_seconds

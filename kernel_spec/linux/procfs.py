@@ -128,6 +128,14 @@ def read_cpu_seconds(pid: int) -> float:
     return 0.0 if fields is None else sum(map(int, fields[11:15])) / _TICKS_PER_SECOND
 
 
+def read_own_cpu(pid: int) -> tuple[int, float]:
+    """Return when a process started, in clock ticks since boot, and its CPU time without that of any child; 0 without
+    such a process.
+    """
+    fields = _stat_fields(pid)
+    return (0, 0.0) if fields is None else (int(fields[19]), sum(map(int, fields[11:13])) / _TICKS_PER_SECOND)
+
+
 def read_start_ticks(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; with the pid it identifies a process until a reboot.
 

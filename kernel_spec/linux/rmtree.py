@@ -70,7 +70,13 @@ def removal_steps(path: str | Path) -> Iterator[int]:
 
 def _empty(root: int) -> Iterator[int]:
     removed = 0
-    pending = [name for name in _unlink_files(root) if not _rmdir(name, root)]
+    pending: list[str] = []
+    for name in _unlink_files(root):
+        removed += 1
+        if removed % _STEP_ENTRIES == 0:
+            yield removed
+        if name and not _rmdir(name, root):
+            pending.append(name)
     while pending:
         name = pending.pop()
         directory = _open_directory(name, root)
@@ -79,7 +85,7 @@ def _empty(root: int) -> Iterator[int]:
                 removed += 1
                 if removed % _STEP_ENTRIES == 0:
                     yield removed
-                if _rmdir(child, directory):
+                if not child or _rmdir(child, directory):
                     continue
                 lifted = secrets.token_hex(8)
                 # Moving a directory needs write permission on the directory itself, its ".." changes.
@@ -91,14 +97,14 @@ def _empty(root: int) -> Iterator[int]:
         os.rmdir(name, dir_fd=root)
 
 
-def _unlink_files(directory: int) -> list[str]:
-    """Unlink all entries that are not directories, and return the names of the directories."""
+def _unlink_files(directory: int) -> Iterator[str]:
+    """Unlink all entries that are not directories; yield the name of each directory, and an empty one for a file."""
     with os.scandir(directory) as entries:
         found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_directory in found:
         if not is_directory:
             os.unlink(name, dir_fd=directory)
-    return [name for name, is_directory in found if is_directory]
+        yield name if is_directory else ""
 
 
 def _rmdir(name: str, directory: int) -> bool:

@@ -89,6 +89,8 @@ class Start(KernelRequest, frozen=True):
     ----------
     debugger : bool
         Serve the debugger protocol: the kernel is started plainly and gets a loopback interface of its own.
+    has_clients : bool
+        Clients may have begun to connect, as those of a kernel that a front end restarts in another workspace.
     """
 
     limits: Limits
@@ -97,6 +99,7 @@ class Start(KernelRequest, frozen=True):
     plain: bool = False
     has_log: bool = True
     debugger: bool = False
+    has_clients: bool = False
 
 
 class Signal(KernelRequest, frozen=True):

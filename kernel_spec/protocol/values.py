@@ -108,7 +108,7 @@ class KernelPlan(Value, frozen=True):
     debugger : bool
         Whether the kernel serves the debugger protocol, for which it gets a loopback interface of its own.
     is_restart : bool
-        Whether another kernel ran in the workspace before, whose clients connect again.
+        Whether another kernel ran before, whose clients connect again.
     """
 
     kernel_id: str

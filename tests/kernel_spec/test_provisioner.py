@@ -322,6 +322,28 @@ def test_command_of_kernel_json_starts_a_kernel(connection_file: Path) -> None:
         process.wait()
 
 
+def test_command_that_is_started_again_loses_no_output(connection_file: Path) -> None:
+    """A front end without kernel provisioners restarts a kernel by this command, and its clients stay connected."""
+    client = BlockingKernelClient(connection_file=str(connection_file))
+    process = None
+    try:
+        client.load_connection_file()
+        client.start_channels(hb=False)
+        for number in range(6):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "kernel_spec.wrapper", "-f", str(connection_file)], stderr=subprocess.DEVNULL
+            )
+            assert run(client, f"print({number})") == f"{number}\n"
+            client.shutdown(restart=True)
+            process.wait(RUN_SECONDS)
+    finally:
+        client.stop_channels()
+        client.context.destroy(linger=0)
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
 def test_command_serves_a_front_end_that_speaks_tcp_only(connection_file: Path) -> None:
     """As VS Code does: ports of its choice, and the command of kernel.json."""
     fields = json.loads(connection_file.read_text())

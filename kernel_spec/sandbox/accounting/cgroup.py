@@ -94,18 +94,6 @@ class Group:
                     return True
         return False
 
-    def thaw(self) -> None:
-        """Let the threads of the group run, and those that enter it.
-
-        Raises
-        ------
-        SandboxError
-            The group does not exist.
-        """
-        for directory, hierarchy in self._directories.items():
-            if hierarchy.version == 2:
-                write(directory / "cgroup.freeze", 0)
-
     def is_frozen(self) -> bool:
         """Return whether every thread of the group has stopped, new ones included (cgroup.events)."""
         for directory, hierarchy in self._directories.items():

@@ -69,13 +69,13 @@ class _Count:
         return level
 
 
-def measure(workspace_dir: str, *, pids: Collection[int] = (), most_entries: int = 100_000) -> DiskUsage:
-    """Return the space of the workspace directory and of the removed but open files of `pids`.
+def measure(*directories: str, pids: Collection[int] = (), most_entries: int = 100_000) -> DiskUsage:
+    """Return the space of directories of a workspace and of the removed but open files that `pids` had in them.
 
     Parameters
     ----------
-    workspace_dir : str
-        Any directory.
+    *directories : str
+        Any directories; a file with names in several of them counts once.
     pids : collection of int
         Living processes of the workspace.
     most_entries : int
@@ -89,12 +89,15 @@ def measure(workspace_dir: str, *, pids: Collection[int] = (), most_entries: int
         The mode of a directory does not let this process measure its contents.
     """
     count = _Count(most_entries)
-    fd = os.open(workspace_dir, _OPEN_DIRECTORY)
-    device = os.fstat(fd).st_dev
-    _walk(fd, count)
+    devices = set()
+    for directory in directories:
+        fd = os.open(directory, _OPEN_DIRECTORY)
+        devices.add(os.fstat(fd).st_dev)
+        _walk(fd, count)
+    prefixes = tuple(f"{directory}/" for directory in directories)
     for pid in pids:
-        for file in procfs.open_files(pid, prefixes=(workspace_dir + "/",)):
-            if file.links == 0 and file.device == device:
+        for file in procfs.open_files(pid, prefixes=prefixes):
+            if file.links == 0 and file.device in devices:
                 count.add((file.device, file.inode), file.allocated_bytes)
     return DiskUsage(count.used_bytes, count.entries, count.complete)
 

@@ -16,7 +16,7 @@ from kernel_spec.linux.rmtree import remove_tree
 from kernel_spec.protocol.limits import Limits
 from kernel_spec.protocol.values import WorkspaceInfo
 from kernel_spec.sandbox import LAYERS, Identity
-from kernel_spec.sandbox.policy.plan import IDENTITY, LANDLOCK, MEMORY_WATCH, MOUNT_NAMESPACE
+from kernel_spec.sandbox.policy.plan import CGROUP, IDENTITY, LANDLOCK, MEMORY_WATCH, MOUNT_NAMESPACE
 from kernel_spec.sandbox.probe.report import LayerReport, Report, State, Tier
 from tests.kernel_spec.conftest import Desk
 from tests.kernel_spec.sandbox.children import NAMESPACES, PLAIN_USER, become, in_child, make_workspace, scratch
@@ -139,6 +139,24 @@ def test_a_directory_that_is_closed_to_the_launcher_ends_the_kernel(desk: Desk) 
         kernel.run("import os, time\nos.mkdir('closed', 0o300)\ntime.sleep(60)", waits=False)
         report = kernel.ended()
         assert (report.cause, "a directory that cannot be read" in report.detail) == ("disk_limit", True)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True:\n    burn()\n    if os.fork(): os._exit(0)",
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\nwhile True:\n    if os.fork() == 0: burn(); os._exit(0)\n"
+        "    try: os.wait()\n    except ChildProcessError: pass",
+    ],
+    ids=["its parent has ended", "its parent ignores it"],
+)
+def test_processor_time_counts_after_a_process_that_nobody_waits_for(new_desk: Callable[..., Desk], code: str) -> None:
+    desk = new_desk(workspaces=1, fork_server=False, without_layers=(*NAMESPACES, "user_namespace", CGROUP))
+    with desk.kernel() as kernel:
+        desk.do(desk.launcher.limit_cpu(kernel.kernel_id, 1))
+        burn = "def burn():\n    end = time.process_time() + 0.4\n    while time.process_time() < end: pass\n"
+        kernel.run(f"import os, signal, time\n{burn}if os.fork(): time.sleep(60)\n{code}", waits=False)
+        assert kernel.ended().cause == "cpu_limit"
 
 
 def replace_by_link(work: Path) -> None:

@@ -261,6 +261,17 @@ def test_removal_copes_with_deep_wide_closed_and_odd_entries(short_dir: Path) ->
     assert steps, "a long removal lets others work in between"
 
 
+@pytest.mark.parametrize("place", [".", "work"])
+def test_removal_of_many_files_in_one_directory_lets_others_work_in_between(short_dir: Path, place: str) -> None:
+    directory = short_dir / "workspace" / place
+    directory.mkdir(parents=True)
+    for number in range(1000):
+        (directory / str(number)).touch()
+    left = [sum(1 for _ in directory.iterdir()) for _ in removal_steps(short_dir / "workspace")]
+    assert len(left) == 3
+    assert 400 < left[1] < 600
+
+
 def test_removal_of_an_absent_tree_succeeds(short_dir: Path) -> None:
     remove_tree(short_dir / "absent" / "too")
 

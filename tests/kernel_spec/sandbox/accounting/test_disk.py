@@ -30,11 +30,13 @@ def test_links_are_neither_followed_nor_counted_twice(workspace_dir: str, scratc
     work = Path(workspace_dir, "work")
     (work / "file").write_bytes(bytes(MIB))
     os.link(work / "file", work / "second")
+    os.link(work / "file", Path(workspace_dir, "out", "third"))
     (work / "link").symlink_to(outside)
     (work / "root").symlink_to("/")
-    used = disk.measure(workspace_dir)
-    assert MIB <= used.used_bytes < 1.2 * MIB
-    assert used.complete
+    for directories in ((workspace_dir,), (str(work), f"{workspace_dir}/out")):
+        used = disk.measure(*directories)
+        assert MIB <= used.used_bytes < 1.2 * MIB
+        assert used.complete
 
 
 def test_removed_file_counts_while_a_process_holds_it(workspace_dir: str) -> None:
