@@ -46,7 +46,7 @@ _ALONE: Final[dict[str, Callable[[SandboxPlan], dict[str, str]]]] = {
     names.SECCOMP: trials.try_seccomp,
     names.PROCESSES: process_trials.try_processes,
     names.MEMORY_WATCH: process_trials.try_memory_watch,
-    names.DISK_QUOTA: trials.try_disk_quota,
+    names.DISK_QUOTA: process_trials.try_disk_quota,
 }
 _WITH_USER_NAMESPACE: Final = (
     names.MOUNT_NAMESPACE,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from kernel_spec.linux import procfs
-from kernel_spec.sandbox.accounting import memory_use, processes
+from kernel_spec.sandbox.accounting import disk, memory_use, processes
 from kernel_spec.sandbox.layers import dumpable, identity, parent_death, rlimits
 from kernel_spec.sandbox.policy import plan as names
 from kernel_spec.sandbox.policy.errors import SandboxError
@@ -92,6 +93,32 @@ def _become_orphan(plan: SandboxPlan, writer: int) -> None:
 
 def try_memory_watch(plan: SandboxPlan) -> Facts:
     """Measure a process of the workspace by its proportional share."""
+    with _process_of(plan) as child:
+        status = procfs.read_status(child)
+        found = () if status is None else (status,)
+        usage = memory_use.measure(found, limit_bytes=0)
+    if usage.memory_bytes == 0:
+        raise SandboxError(names.MEMORY_WATCH, "the memory of a process cannot be read")
+    if not usage.exact:
+        return {"degraded": "memory shared by processes is estimated: their page tables may not be read"}
+    return {}
+
+
+def try_disk_quota(plan: SandboxPlan) -> Facts:
+    """Measure the empty workspace, and look for open files of a process of it."""
+    disk.measure(plan.workspace_dir)
+    with _process_of(plan) as child:
+        directory = f"/proc/{child}/fd"
+        try:
+            os.readlink(f"{directory}/{os.listdir(directory)[0]}")  # noqa: PTH115, PTH208
+        except PermissionError:
+            return {"degraded": "removed files that a job keeps open do not count: its descriptors may not be read"}
+    return {}
+
+
+@contextmanager
+def _process_of(plan: SandboxPlan) -> Iterator[int]:
+    """Run a process that waits, with the user of the workspace, and yield its pid."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -105,14 +132,7 @@ def try_memory_watch(plan: SandboxPlan) -> Facts:
             os._exit(0)
     try:
         os.read(reader, 1)
-        status = procfs.read_status(child)
-        found = () if status is None else (status,)
-        usage = memory_use.measure(found, limit_bytes=0)
+        yield child
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    if usage.memory_bytes == 0:
-        raise SandboxError(names.MEMORY_WATCH, "the memory of a process cannot be read")
-    if not usage.exact:
-        return {"degraded": "memory shared by processes is estimated: their page tables may not be read"}
-    return {}

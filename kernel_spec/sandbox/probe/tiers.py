@@ -89,7 +89,7 @@ REMEDIES: Final[dict[str, str]] = {
     "/sys/fs/cgroup with --cgroupns=private); else bound the container with --memory and --pids-limit",
     plan.PROCESSES: "a /proc without hidepid",
     plan.MEMORY_WATCH: "start as root with CAP_SYS_PTRACE, or rely on a cgroup",
-    plan.DISK_QUOTA: "a state directory that can be read",
+    plan.DISK_QUOTA: "a state directory that can be read, and a start as root with CAP_SYS_PTRACE",
 }
 
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kernel_spec.linux import syscalls
-from kernel_spec.sandbox.accounting import cgroup_tree, disk
+from kernel_spec.sandbox.accounting import cgroup_tree
 from kernel_spec.sandbox.egress import bpf_filter, denied_addresses, socket_broker
 from kernel_spec.sandbox.layers import dumpable, identity, landlock, no_new_privs, rlimits, seccomp
 from kernel_spec.sandbox.policy import plan as names
@@ -203,12 +203,6 @@ def try_cgroup(plan: SandboxPlan, stamp: str) -> Facts:
     if not any("pids" in hierarchy.controllers for hierarchy in tree.hierarchies):
         return {"degraded": f"{versions}: memory only, the number of processes is left to RLIMIT_NPROC"}
     return {"detail": versions}
-
-
-def try_disk_quota(plan: SandboxPlan) -> Facts:
-    """Measure the empty workspace."""
-    disk.measure(plan.workspace_dir)
-    return {}
 
 
 def try_namespace(plan: SandboxPlan, layer: str) -> Facts:

@@ -62,6 +62,7 @@ def test_root_with_cgroups_and_namespaces_is_tier_a(here: Report) -> None:
     if missing:
         pytest.skip(f"this host does not give root {', '.join(sorted(missing))}")
     assert here.tier is Tier.STRONG
+    assert here.of(plan.DISK_QUOTA).state is State.ON
 
 
 @needs_root
@@ -126,6 +127,8 @@ def test_root_in_an_ordinary_container_is_tier_b(scratch_dir: str) -> None:
     assert report.active >= TIER_B
     assert "mount_namespace" not in report.active
     assert "seccomp profile" in report.of("mount_namespace").remedy
+    line = report.of(plan.DISK_QUOTA)
+    assert (line.state, "CAP_SYS_PTRACE" in line.remedy) == (State.DEGRADED, True)
 
 
 @pytest.mark.parametrize("namespaces", [True, False], ids=["laptop", "restricted pod"])
