@@ -7,7 +7,7 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -337,14 +337,8 @@ class Broker:
         """Call `take` with each message on a subject, and send back what it returns."""
 
         async def taken(message: Msg) -> None:
-            try:
-                answer = take(message.data)
-                if answer is not None and message.reply:
-                    await self._client.publish(message.reply, answer)
-            except Failures:
-                log.warning("the broker took no answer on %s", subject)
-            except Exception:
-                log.exception("a message on %s was dropped", subject)
+            with _dropped_at_fault(subject):
+                await self._reply(message, take(message.data))
 
         await self._client.subscribe(subject, cb=taken)
 
@@ -352,14 +346,8 @@ class Broker:
         """Call `answer` with each message on a subject, several at a time, and send back what it returns."""
 
         async def answered(message: Msg) -> None:
-            try:
-                data = await answer(message.data)
-                if data is not None and message.reply:
-                    await self._client.publish(message.reply, data)
-            except Failures:
-                log.warning("the broker took no answer on %s", subject)
-            except Exception:
-                log.exception("a message on %s was dropped", subject)
+            with _dropped_at_fault(subject):
+                await self._reply(message, await answer(message.data))
 
         async def taken(message: Msg) -> None:
             task = asyncio.create_task(answered(message), name=f"answer on {subject}")
@@ -367,6 +355,11 @@ class Broker:
             task.add_done_callback(self._answering.discard)
 
         await self._client.subscribe(subject, cb=taken)
+
+    async def _reply(self, message: Msg, data: bytes | None) -> None:
+        if data is not None and message.reply:
+            async with asyncio.timeout(REPLY_SECONDS):
+                await self._client.publish(message.reply, data)
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -376,3 +369,14 @@ class Broker:
         with contextlib.suppress(*Failures, AttributeError):
             async with asyncio.timeout(REPLY_SECONDS):
                 await self._client.close()
+
+
+@contextlib.contextmanager
+def _dropped_at_fault(subject: str) -> Iterator[None]:
+    """Log what a message on a subject raises: the next one must be taken."""
+    try:
+        yield
+    except Failures:
+        log.warning("the broker took no answer on %s", subject)
+    except Exception:
+        log.exception("a message on %s was dropped", subject)

@@ -72,6 +72,29 @@ async def test_a_record_changes_only_at_its_revision(nats_server: NatsServer) ->
         await broker.leases.create("job", b"again")
 
 
+@pytest.mark.parametrize("several_at_a_time", [False, True])
+async def test_a_fault_with_one_message_is_logged_and_the_next_is_answered(
+    several_at_a_time: bool, nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(data: bytes) -> bytes:
+        return {b"good": b"answered"}[data]
+
+    async def answer_later(data: bytes) -> bytes:
+        return answer(data)
+
+    async with connected(nats_server) as one, connected(nats_server) as two:
+        if several_at_a_time:
+            await one.serve("tg.v1.test", answer_later)
+        else:
+            await one.listen("tg.v1.test", answer)
+        while await two.ask("tg.v1.test", b"good") is None:  # until the server has both connections' subscriptions
+            assert not caplog.records
+        await two.send("tg.v1.test", b"bad")
+        assert await two.ask("tg.v1.test", b"good", 60) == b"answered"
+    told = [record for record in caplog.records if "a message on tg.v1.test was dropped" in record.message]
+    assert [record.exc_info is not None for record in told] == [True]
+
+
 async def test_an_attempt_is_queued_once_and_given_to_one_host(nats_server: NatsServer) -> None:
     async with connected(nats_server) as one, connected(nats_server) as two:
         for _ in range(2):
