@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gateway.process.pidfile import pid_file_path
 from tests.machines import HERE, Machine
 
 START_SECONDS = 60
@@ -232,6 +234,23 @@ def descendants(pid: int) -> set[int]:
             found.add(child)
             todo.append(child)
     return found
+
+
+def ephemeral_gateway_below(pid: int) -> tuple[int, Path]:
+    """Return the pid and the directory of the gateway that a process has started for itself.
+
+    Its environment says neither: Linux shows that of a gateway to root alone.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        below = descendants(pid)
+        for directory in Path("/tmp").glob("tg-*"):
+            with contextlib.suppress(OSError, ValueError):  # another user's, or one that ends
+                found = json.loads(pid_file_path(directory / "s").read_text())["pid"]
+                if found in below:
+                    return found, directory
+        time.sleep(0.02)
+    raise AssertionError(f"the process {pid} has started no gateway")
 
 
 def alive(pid: int) -> bool:

@@ -36,11 +36,12 @@ CONTAINER = ("-m", "tests.ordinary_container")
 HERE, IN_CONTAINER, IN_POD = "as it is here", "ordinary container", "restricted pod"
 
 NEIGHBOUR = """
-import json, os, time
+import ctypes, json, os, time
 def transform():
+    ctypes.CDLL(None).prctl(15, b"the-neighbour", 0, 0, 0)  # PR_SET_NAME, the name of the process in /proc
     open("secret.txt", "w").write("the neighbour's secret")
     os.fchmod(os.open("secret.txt", os.O_RDWR), 0o666)
-    print(json.dumps({"pid": os.getpid(), "cwd": os.getcwd()}))
+    print(json.dumps({"cwd": os.getcwd()}))
     time.sleep(300)
 """
 
@@ -147,7 +148,7 @@ def look_around(name: str, gateway: GatewayProcess) -> Place:
         going = pool.submit(gateway.execute, NEIGHBOUR, "neighbour")
         gateway.wait_for_line("neighbour", "cwd")
         neighbour = json.loads(gateway.log("neighbour")[0]["message"])
-        pids = (gateway.pid, launcher_of(gateway), running_kernel(gateway, neighbour["cwd"]) or neighbour["pid"])
+        pids = (gateway.pid, launcher_of(gateway), neighbour_of(gateway))
         code = LOOK.replace("PIDS", repr(pids)).replace('PORT, STATE, CWD = 0, "", ""', (
             f"PORT, STATE, CWD = {gateway.port}, {str(gateway.state_dir / 's')!r}, {neighbour['cwd']!r}"
         ))  # fmt: skip
@@ -169,15 +170,13 @@ def launcher_of(gateway: GatewayProcess) -> int:
     raise AssertionError("the gateway has no launcher")
 
 
-def running_kernel(gateway: GatewayProcess, cwd: str) -> int | None:
-    """The pid of a job's kernel as it is outside of its namespace; None where we may not look."""
+def neighbour_of(gateway: GatewayProcess) -> int:
+    """Return the pid of the neighbour's kernel outside of its namespace."""
     for pid in descendants(gateway.pid):
-        try:
-            if str(Path(f"/proc/{pid}/cwd").readlink()) == cwd:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text() == "the-neighbour\n":
                 return pid
-        except OSError:
-            continue
-    return None
+    raise AssertionError("the neighbour has no process")
 
 
 def holds(pid: int, needle: bytes) -> bool:

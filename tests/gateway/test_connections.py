@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import subprocess
 import sys
@@ -29,6 +30,15 @@ def limited(soft: int, hard: int) -> tuple[str, ...]:
 def gateway() -> Iterator[GatewayProcess]:
     with GatewayProcess({}, launch=limited(128, DESCRIPTORS)) as started:
         yield started
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _many_descriptors() -> Iterator[None]:
+    """Let this process open more connections than a user's usual limit of 1024 descriptors allows."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def connect(gateway: GatewayProcess, stack: ExitStack, first_bytes: bytes = b"") -> socket.socket:

@@ -16,8 +16,7 @@ import pytest
 from gateway import cli
 from gateway.cli import common, smoke
 from gateway.client.client import TransformClient
-from gateway.process.pidfile import find_running
-from tests.gateway_process import GatewayProcess, alive, descendants
+from tests.gateway_process import GatewayProcess, alive, ephemeral_gateway_below
 
 ROOT = Path(__file__).parents[3]
 SECONDS = 90
@@ -49,22 +48,6 @@ def call(directory: Path, *arguments: str, gateway: GatewayProcess | None = None
         timeout=SECONDS,
         check=False,
     )
-
-
-def ephemeral_gateway_of(pid: int) -> tuple[int, Path]:
-    """Return the process and the directory of the gateway that a command starts for itself."""
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        for child in descendants(pid):
-            try:
-                settings = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-            except OSError:
-                continue  # a kernel that has ended since
-            state = next((Path(os.fsdecode(s[10:])) for s in settings if s.startswith(b"STATE_DIR=")), None)
-            if state is not None and (running := find_running(state)) is not None:
-                return running.pid, state.parent
-        time.sleep(0.02)
-    raise AssertionError("the command has started no gateway")
 
 
 def test_run_writes_the_result_and_passes_the_jobs_output_on(here: Path, running_gateway: GatewayProcess) -> None:
@@ -362,7 +345,7 @@ def test_run_without_url_starts_a_gateway_and_leaves_nothing(here: Path) -> None
         command, cwd=here, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        gateway, directory = ephemeral_gateway_of(process.pid)  # before its job runs, at whose end it ends
+        gateway, directory = ephemeral_gateway_below(process.pid)  # before its job runs, at whose end it ends
         assert process.stdout.readline() == "started\n"
         _, stderr = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, stderr
@@ -394,7 +377,7 @@ def test_ephemeral_gateway_goes_when_the_command_is_killed(here: Path) -> None:
     with subprocess.Popen(command, cwd=here, env=settings, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
-        gateway, directory = ephemeral_gateway_of(process.pid)
+        gateway, directory = ephemeral_gateway_below(process.pid)
         assert alive(gateway)
         process.kill()
     deadline = time.monotonic() + 60

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -16,7 +15,7 @@ import pytest
 from nbclient import NotebookClient
 from traitlets.config import Config
 
-from tests.gateway_process import GatewayProcess, alive, descendants
+from tests.gateway_process import GatewayProcess, alive, descendants, ephemeral_gateway_below
 from tests.kernel_spec.conftest import wait_until
 from tests.notebook_kernel import NotebookKernel, companion_command, companion_environment
 
@@ -24,22 +23,12 @@ ROOT = Path(__file__).parents[3]
 TRANSFORM = "%%transform\nimport pandas as pd\ndef transform():\n    return pd.DataFrame({'x': [1]})\n"
 
 
-def directory_of(started: set[int]) -> Path:
-    """Return the directory of the gateway among these processes."""
-    for pid in started:
-        with contextlib.suppress(OSError):
-            for setting in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                if setting.startswith(b"STATE_DIR=/tmp/tg-"):
-                    return Path(os.fsdecode(setting[10:])).parent
-    raise AssertionError("the companion has started no gateway")
-
-
 def test_companion_and_its_gateway_go_with_the_kernel(tmp_path: Path) -> None:
     with NotebookKernel(tmp_path) as notebook:
         companion = notebook.companion_pid
         assert notebook.run(TRANSFORM).status == "ok"
         started = descendants(companion)
-        directory = directory_of(started)
+        _, directory = ephemeral_gateway_below(companion)
         assert directory.is_dir()
         assert notebook.value("last_run.where") == "'a gateway of this notebook'"
     assert not alive(companion)
@@ -94,7 +83,7 @@ with NotebookKernel(Path({str(tmp_path)!r})) as notebook:
         assert front.stdout is not None
         companion = int(front.stdout.readline())
         started = descendants(companion)
-        directory = directory_of(started)
+        _, directory = ephemeral_gateway_below(companion)
         front.kill()
     assert wait_until(lambda: not alive(companion))
     assert wait_until(lambda: not any(map(alive, started)), seconds=30)
