@@ -269,7 +269,7 @@ class _Fetch:
                 raise
 
         try:
-            return await RetryPolicy(client.stall_seconds, retry_until).run(attempt)
+            return await RetryPolicy(client.stall_seconds, retry_until).run(attempt, url)
         finally:
             writer.close()
 

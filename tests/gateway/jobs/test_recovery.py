@@ -15,7 +15,6 @@ from gateway.core.errors import FailureCode, ShuttingDown
 from gateway.core.job import InputTable, Job, UrlDelivery, UrlSource
 from gateway.core.settings import Settings
 from gateway.core.uploads import Uploads
-from gateway.jobs.recovery import expiry_of
 from gateway.jobs.service import JobService
 from gateway.jobs.store import HistoryQuery, JobRecord, JobStore, store
 from gateway.local.slots import Slots
@@ -309,18 +308,3 @@ async def test_the_log_names_each_job_when_it_is_accepted_started_and_found_agai
     assert [f"job 'a\\nb' ({record.execution_id}) {step} call=-" in lines for step in ("accepted", "started")]
     assert f"job 'a\\nb' ({record.execution_id}) was left by an earlier process: it runs again" in lines
     await gateway.service.aclose()
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("http://s3/x?X-Amz-Date=20260101T000000Z&X-Amz-Expires=60", datetime(2026, 1, 1, 0, 1, tzinfo=UTC)),
-        ("http://s3/x?x-amz-expires=0&x-amz-date=20260101T000000Z", datetime(2026, 1, 1, tzinfo=UTC)),
-        ("http://s3/x", None),
-        ("http://s3/x?X-Amz-Date=yesterday&X-Amz-Expires=60", None),
-        ("http://s3/x?X-Amz-Date=20260101T000000Z&X-Amz-Expires=-1", None),
-        ("http://s3/x?X-Amz-Date=99991231T235959Z&X-Amz-Expires=999999999", None),
-    ],
-)
-def test_the_expiry_of_a_url_is_read_where_it_says_so(text: str, expected: datetime | None) -> None:
-    assert expiry_of(text) == expected
