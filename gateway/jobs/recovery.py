@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from gateway.core.cancellation import StopSignal
 from gateway.core.errors import FAILURES, FailureCode
 from gateway.core.job import Job, UrlDelivery, UrlSource, Verdict
 from gateway.jobs.store import StoredJob
@@ -32,6 +33,8 @@ def reason_against(stored: StoredJob, max_attempts: int, now: datetime, *, is_co
         None if it may run; otherwise the rest of a sentence.
     """
     record, job = stored.record, stored.record.job
+    if stored.was_cancelled:
+        return "it was cancelled"
     if record.is_awaited:
         return "its caller waited on a connection, which is closed"
     if job is None:
@@ -61,8 +64,10 @@ def verdict_against(stored: StoredJob, reason: str) -> Verdict:
     Returns
     -------
     Verdict
-        The failure ``gateway_restarted``.
+        The failure ``gateway_restarted``, or ``cancelled``.
     """
+    if stored.was_cancelled:
+        return Verdict.of(StopSignal().failure())
     stage = "ran" if stored.had_begun else "waited"
     text = f"The gateway was restarted while the job {stage}, and does not run it again: {reason}"
     return Verdict(FailureCode.GATEWAY_RESTARTED, text, FAILURES[FailureCode.GATEWAY_RESTARTED].exit_code)

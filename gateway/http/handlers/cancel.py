@@ -32,5 +32,5 @@ class CancelHandler(BaseHandler):
         """
         self.check_body()
         request = validate(CancelRequest, self.json_value(), self.context.settings)
-        record = self.context.service.cancel(request.request_id, self.scope)
+        record = await self.context.service.cancel(request.request_id, self.scope)
         self.respond(CancelResponse.of(record).body())
