@@ -21,8 +21,9 @@ from gateway.http.schemas.responses import (
 )
 from gateway.jobs.store import JobRecord
 
-#: Members of a result that may contain a user's data (an exception's message quotes values) or paths.
-SECRET_MEMBERS = ("error", "held", "not_held")
+#: Members of a result that may contain paths or a user's data: an exception's message quotes values, and a digest tells
+#: which of a few guesses is the output.
+SECRET_MEMBERS = ("error", "sha256", "held", "not_held")
 
 
 class StatusHandler(BaseHandler):

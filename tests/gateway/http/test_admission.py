@@ -83,6 +83,13 @@ async def test_status_hides_error_texts_from_callers_without_token(call: Caller,
     assert b"patient" in (await call.get("/v1/status")).body
 
 
+async def test_status_hides_the_digest_of_a_result_from_callers_without_token(call: Caller) -> None:
+    await call.execute("ok", 1)
+    assert "sha256" in body(await call.get("/v1/status"))["result"]
+    hidden = body(await call.send("GET", "/v1/status", token=None))["result"]
+    assert (hidden["exit_code"], "sha256" in hidden) == (0, False)
+
+
 async def test_large_body_without_token_is_not_read(port: int) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(head("POST", "/v1/execute", f"Content-Length: {64 << 20}", token=None))
