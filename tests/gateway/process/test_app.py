@@ -197,6 +197,9 @@ def test_settings_of_other_applications_in_the_common_file_are_none_of_ours(
         ("--config=.", "must end in .py or .json"),
         ("--queue-timeout-seconds=inf", "queue_timeout_seconds is not valid"),
         ("--hold-failed-minutes=1e308", "hold_failed_minutes is not valid"),
+        (f"--memory-bytes={2**63}", "memory_bytes is not valid: expected a number of bytes"),
+        (f"--processes={2**63}", "processes is not valid: expected an integer of at least"),
+        ("--cpu-seconds=1.5", "cpu_seconds is not valid: expected a number of whole seconds"),
         ("--auth-token-file=", "AUTH_TOKEN_FILE is empty"),
         ("--tls-cert-file= ", "TLS_CERT_FILE is empty"),
         ("--tls-cert-file=/cert.pem", "TLS_KEY_FILE is not set"),
@@ -312,6 +315,11 @@ def test_a_size_or_duration_that_is_not_understood_is_answered_with_the_forms(
     assert "queue_timeout_seconds is not valid: expected a number of seconds or a duration such as 30s" in told
     assert "hold_failed_minutes is not valid: expected a number of minutes or a duration" in told
     assert "storage_stall_seconds is not valid: expected" in told
+
+
+def test_a_module_to_preload_that_no_import_finds_is_reported(tmp_path: Path) -> None:
+    warnings = warnings_of(Settings(state_dir=tmp_path, preload=("json", "__main__", "nosuch.module", "a b")))
+    assert "PRELOAD names modules that are not installed: __main__, nosuch.module, a b" in warnings
 
 
 @pytest.mark.parametrize(
