@@ -52,7 +52,7 @@ def _explain(model: type[RequestModel], error: ValidationError) -> BadRequest:
     shown = [f"{where}: {text}" if where else text for where, text in sentences.items()][:SHOWN_ERRORS]
     more = len(sentences) - len(shown)
     text = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
-    return BadRequest(text, field=next(iter(sentences)))
+    return BadRequest(text, field=next(iter(sentences)).partition("[")[0])
 
 
 def _sentence(model: type[RequestModel], detail: ErrorDetails) -> tuple[str, str]:
