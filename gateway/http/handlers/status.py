@@ -47,7 +47,8 @@ class StatusHandler(BaseHandler):
 
     def _gateway(self) -> StatusResponse:
         service, guard = self.context.service, self.context.guard
-        status, counters = service.status(), service.status().counters
+        status = service.status()
+        counters = status.counters
         token = guard.find(self.request)
         # without a token the caller may be any of those that share this gateway
         is_shown = token is not None or not guard.has_names
