@@ -47,7 +47,6 @@ PARSED_ON_LOOP_BYTES = 262_144
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 T = TypeVar("T")
-_OUR_CODES = {404: NotFound, 405: MethodNotAllowed, 415: UnsupportedMediaType}
 _ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 _TRACE_PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -369,11 +368,9 @@ class _RefusedBody:
 def _generic(status: int, method: str) -> GatewayError:
     if status == 405:
         return MethodNotAllowed(f"the method {method[:20]} is not accepted here")
-    if status == 400:  # Tornado decodes the URL, and the argument of a path may hold any bytes
+    if status == 400:  # the only error of this status that Tornado raises here
         return BadRequest("the path or the query of the URL is not valid UTF-8 when its percent-escapes are decoded")
-    kind = _OUR_CODES.get(status, GatewayError)
-    text = responses.get(status, "the request failed") if status != 500 else "the gateway itself failed; see its log"
-    return kind(text)
+    return GatewayError("the gateway itself failed; see its log")
 
 
 class NotFoundHandler(BaseHandler):
