@@ -154,6 +154,8 @@ def test_only_the_file_that_is_named_is_read(tmp_path: Path) -> None:
         ("c.json", '{"TransformGatewayApp": {"auth_token": "secret", "auth_token": ""}}', "twice"),
         ("c.py", "c.TransformGatewayApp.slotz = 3\n", "TransformGatewayApp.slotz; did you mean TransformGatewayApp.slots?"),
         ("c.py", "c.TransformGateway.slots = 3\n", "TransformGateway; did you mean TransformGatewayApp?"),
+        ("c.py", "c.Application.log_level = 'LOUD'\n", "log_level is not valid: expected one of"),
+        ("c.py", "c.JupyterApp.answer_yes = 'maybe'\n", "answer_yes is not valid"),
         ("c.py", "c.TransformGatewayApp.slots = -1\nc.TransformGatewayApp.port = 'x'\n", "slots is not valid"),
     ],
 )  # fmt: skip
@@ -190,6 +192,7 @@ def test_settings_of_other_applications_in_the_common_file_are_none_of_ours(
         ("--nosuch", "unknown option --nosuch"),
         ("--TransformGatewayApp.slotz=3", "TransformGatewayApp.slotz"),
         ("--slots=many", "slots is not valid: expected an integer of at least 0 and at most 64"),
+        ("--log-level=LOUD", "log_level is not valid: expected one of 10, 20"),
         ("--run-mode=foo", "run_mode is not valid: expected one of server, microvm"),
         ("--working-dir-roots=/nonexistent-directory", "no such directory: /nonexistent-directory"),
         ("--state-dir=", "STATE_DIR"),
