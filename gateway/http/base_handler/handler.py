@@ -150,7 +150,7 @@ class BaseHandler(RequestHandler):
         if kind != "application/json" and not re.fullmatch(r"application/[a-z0-9.-]+\+json", kind):
             raise UnsupportedMediaType("expected `Content-Type: application/json`")
         most_bytes = self.context.settings.max_body_bytes
-        return JsonBody(min(SMALL_BODY_BYTES, most_bytes) if is_small else most_bytes)
+        return JsonBody(min(SMALL_BODY_BYTES, most_bytes)) if is_small else JsonBody(most_bytes, "MAX_BODY_BYTES")
 
     def _admit(self) -> None:
         is_of_peer = isinstance(self.request.connection, PeerConnection)
@@ -172,7 +172,7 @@ class BaseHandler(RequestHandler):
             raise BadRequest("this route takes no body")
         length = self.request.headers.get("Content-Length")
         if length is not None and int(length.partition(",")[0]) > self.body.cap_bytes:
-            raise too_large(self.body.cap_bytes)
+            raise too_large(self.body.cap_bytes, self.body.setting)
 
     def _check_framing(self) -> None:
         """Refuse, with a message, headers that Tornado would refuse with a bare status line."""
@@ -353,6 +353,7 @@ class _RefusedBody:
     """Drops the rest of a body that was refused."""
 
     cap_bytes = LINGER_BYTES
+    setting = ""
     json_bytes = 0
 
     def __init__(self, refusal: GatewayError) -> None:

@@ -131,12 +131,18 @@ async def test_expect_100_continue_is_refused_without_continue(port: int) -> Non
     assert b"100" not in answer.data.split(b"\r\n")[0]
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/execute"), ("POST", "/v1/cancel"), ("GET", "/v1/logs")])
-async def test_body_above_the_cap_is_413_naming_the_limit(call: Caller, method: str, path: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "setting"),
+    [("POST", "/v1/execute", True), ("POST", "/v1/cancel", False), ("GET", "/v1/logs", False)],
+)
+async def test_body_above_the_cap_is_413_naming_the_limit(
+    call: Caller, method: str, path: str, *, setting: bool
+) -> None:
     answer = await call.send(method, path, b" " * 200_001)
     assert answer.code == 413
     assert body(answer)["limit_bytes"] <= 200_000
     assert str(body(answer)["limit_bytes"]) in body(answer)["error"]
+    assert body(answer)["error"].endswith("(MAX_BODY_BYTES)") is setting
 
 
 @pytest.mark.parametrize("path", ["/v1/cancel", "/cancel", "/v1/release", "/v1/console", "/v1/jobs/x/hold"])
