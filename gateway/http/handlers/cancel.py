@@ -26,7 +26,7 @@ class CancelHandler(BaseHandler):
 
     @anywhere(_asked)
     async def post(self) -> None:
-        """Respond at once; the call to execute that waits for the job responds when the job has stopped.
+        """Respond when the cancel cannot be lost; the call to execute that waits responds when the job has stopped.
 
         404 means that the job is unknown or finished.
         """
