@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 from traitlets import Float, HasTraits, Integer, TraitError
@@ -59,7 +60,7 @@ class Quantity:
     def expected(self) -> str:
         """The values that are accepted, with their bounds."""
         bounds = (("at least", self.min), ("at most", self.max))
-        shown = [f"{word} {self.text_of(bound)}" for word, bound in bounds if bound and bound != math.inf]
+        shown = [f"{word} {self.text_of(bound)}" for word, bound in bounds if bound and bound < sys.maxsize]
         return f"expected {self.forms}{', ' if shown else ''}{' and '.join(shown)}"
 
 
@@ -78,7 +79,7 @@ class Bytes(Quantity, Integer[int, int]):
 class WholeSeconds(Quantity, Integer[int, int]):
     """A duration in whole seconds."""
 
-    forms = DURATION_FORMS.format("seconds")
+    forms = DURATION_FORMS.format("whole seconds")
 
     def from_string(self, s: str) -> int:
         seconds = parse_seconds(s)
@@ -116,6 +117,7 @@ class Minutes(Quantity, Float[float, float]):
 
 def trait_of_limit(name: str) -> Callable[..., Integer[int, int]]:
     """Return the trait for a field of `kernel_spec.protocol.limits.Limits`, by the unit in its name."""
+    kind: Callable[..., Integer[int, int]] = WholeSeconds if name.endswith("_seconds") else Integer
     if name.endswith("_bytes"):
-        return Bytes
-    return WholeSeconds if name.endswith("_seconds") else Integer
+        kind = Bytes
+    return partial(kind, max=sys.maxsize)  # system calls take no more

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 class ParcelBody:
     """Receives a file, which gets its place when all of it has arrived, and is removed otherwise."""
 
+    setting = ""
     json_bytes = 0
 
     def __init__(self, parcel: ExpectedParcel) -> None:

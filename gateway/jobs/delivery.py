@@ -20,7 +20,6 @@ from gateway.core.log_json import decode_line
 from gateway.core.settings import Settings
 from gateway.core.tasks import first_of, started
 from gateway.core.uploads import UploadPermit
-from gateway.jobs.recovery import expiry_of
 from gateway.storage import (
     KeptResultStore,
     ObjectClient,
@@ -224,9 +223,6 @@ class Deliverer:
         client: ObjectClient | None = None,
     ) -> None:
         client = client or self._client
-        expiry = expiry_of(url)
-        if expiry is not None:
-            deadline = min(deadline, time.monotonic() + expiry.timestamp() - time.time())
         retries = RetryPolicy(client.stall_seconds, deadline, self._on_retry)
         await put_object(client, url, body, what, on_progress, content_type, retries, permit)
 

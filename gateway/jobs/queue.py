@@ -64,7 +64,7 @@ class JobQueue:
             elif not has_slot:
                 self._waiting.remove(place)
         if not has_slot:
-            text = f"The job waited longer than {self._timeout_seconds:g} s (queue timeout) for a free slot"
+            text = f"The job waited longer than {self._timeout_seconds:g} s for a free slot (QUEUE_TIMEOUT)"
             raise JobFailed(FailureCode.QUEUE_TIMEOUT, text)
 
     def advance(self) -> None:

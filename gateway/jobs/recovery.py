@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from urllib.parse import parse_qsl, urlsplit
+from datetime import datetime
 
+from gateway.core.cancellation import StopSignal
 from gateway.core.errors import FAILURES, FailureCode
 from gateway.core.job import Job, UrlDelivery, UrlSource, Verdict
 from gateway.jobs.store import StoredJob
 from gateway.jobs.table_use import used_tables
+from gateway.storage import expiry_of
 
 
 def reason_against(stored: StoredJob, max_attempts: int, now: datetime, *, is_computed: bool = False) -> str | None:
@@ -33,6 +33,8 @@ def reason_against(stored: StoredJob, max_attempts: int, now: datetime, *, is_co
         None if it may run; otherwise the rest of a sentence.
     """
     record, job = stored.record, stored.record.job
+    if stored.was_cancelled:
+        return "it was cancelled"
     if record.is_awaited:
         return "its caller waited on a connection, which is closed"
     if job is None:
@@ -62,35 +64,13 @@ def verdict_against(stored: StoredJob, reason: str) -> Verdict:
     Returns
     -------
     Verdict
-        The failure ``gateway_restarted``.
+        The failure ``gateway_restarted``, or ``cancelled``.
     """
+    if stored.was_cancelled:
+        return Verdict.of(StopSignal().failure())
     stage = "ran" if stored.had_begun else "waited"
     text = f"The gateway was restarted while the job {stage}, and does not run it again: {reason}"
     return Verdict(FailureCode.GATEWAY_RESTARTED, text, FAILURES[FailureCode.GATEWAY_RESTARTED].exit_code)
-
-
-def expiry_of(url: str) -> datetime | None:
-    """Return when a presigned URL expires.
-
-    Parameters
-    ----------
-    url : str
-        Of an object.
-
-    Returns
-    -------
-    datetime or None
-        None if the URL does not have it (``X-Amz-Date`` and ``X-Amz-Expires``).
-    """
-    query = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
-    date, seconds = query.get("x-amz-date", ""), query.get("x-amz-expires", "")
-    if not re.fullmatch(r"[0-9]{1,9}", seconds):
-        return None
-    try:
-        signed = datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-        return signed + timedelta(seconds=int(seconds))
-    except (ValueError, OverflowError):
-        return None
 
 
 def expired_url(job: Job, now: datetime) -> str | None:

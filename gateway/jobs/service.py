@@ -47,6 +47,9 @@ log = logging.getLogger(__name__)
 #: How long a drain waits for jobs that were asked to end; a kill takes milliseconds, an upload of events may not.
 CANCEL_GRACE_SECONDS = 5.0
 
+#: How long the answer to a cancel waits for a disk that stands still.
+MARK_SECONDS = 5.0
+
 
 class JobService(JobLookup):
     """Accepts validated jobs, runs them in the order in which they came, and keeps their records.
@@ -119,7 +122,8 @@ class JobService(JobLookup):
         # an output that is computed needs its slot for a moment, and must not wait until others have run
         for stored, is_computed in sorted(found, key=lambda each: not each[1]):
             reason = reason_against(stored, self.settings.max_attempts, datetime.now(UTC), is_computed=is_computed)
-            self.counters.recovered["run_again" if reason is None else FailureCode.GATEWAY_RESTARTED] += 1
+            end = FailureCode.CANCELLED if stored.was_cancelled else FailureCode.GATEWAY_RESTARTED
+            self.counters.recovered["run_again" if reason is None else end] += 1
             record, job = stored.record, stored.record.job
             log.info(
                 "job %a (%s) was left by an earlier process: %s",
@@ -269,8 +273,8 @@ class JobService(JobLookup):
             return False
         return True
 
-    def cancel(self, request_id: RequestId, scope: Scope = ALL_JOBS) -> JobRecord:
-        """Ask the job with this id to end, in whichever stage it is.
+    async def cancel(self, request_id: RequestId, scope: Scope = ALL_JOBS) -> JobRecord:
+        """Ask the job with this id to end, in whichever stage it is; see `end`.
 
         Parameters
         ----------
@@ -292,8 +296,14 @@ class JobService(JobLookup):
         record = self._store.find_live(request_id, scope)
         if record is None:
             raise NotFound(f"no job with request_id {request_id!r} is queued or running")
-        record.cancel()
+        await self.end(record)
         return record
+
+    async def end(self, record: JobRecord, hold_seconds: float = 0.0) -> None:
+        """Ask a job to end, as `JobRecord.cancel`, and return when no later process of this gateway can run it."""
+        record.cancel(hold_seconds)
+        if not record.is_awaited:  # the others never run again
+            await asyncio.wait({self._store.mark_cancelled(record)}, timeout=MARK_SECONDS)
 
     async def packages(self, *, renew: bool = False) -> Sequence[PackageFacts]:
         """Return the packages that jobs can import, by name; see `JobRunner.packages`."""

@@ -22,7 +22,7 @@ class JobCounters:
     total_execution_seconds: float = 0.0
     failures_by_code: dict[str, int] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=lambda: {"first": 0, "again": 0})
-    recovered: dict[str, int] = field(default_factory=lambda: {"run_again": 0, "gateway_restarted": 0})
+    recovered: dict[str, int] = field(default_factory=lambda: {"run_again": 0, "cancelled": 0, "gateway_restarted": 0})
 
     def count(self, verdict: Verdict) -> None:
         """Count one finished job.

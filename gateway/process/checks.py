@@ -217,7 +217,7 @@ def warnings_of(settings: Settings) -> list[str]:
 
 def _exists(module: str, added: str) -> bool:
     top = module.partition(".")[0]  # to look for a module in a package would import the package here
-    if not top.isidentifier():
+    if not top.isidentifier() or top == "__main__":
         return False
     is_added = bool(added) and importlib.machinery.PathFinder.find_spec(top, [added]) is not None
     return is_added or importlib.util.find_spec(top) is not None

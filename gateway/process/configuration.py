@@ -199,16 +199,17 @@ def drop_unknown(config: Config, known: Mapping[str, Iterable[str]], source: str
 def drop_invalid(config: Config, owner: HasTraits, traits: Traits, source: str) -> list[str]:
     """Remove values of one source that do not fit, and return a sentence about each."""
     problems = []
-    values = config.get(type(owner).__name__, {})
-    for name, value in tuple(values.items()):
-        trait = traits.get(name)
-        if trait is None or isinstance(value, LazyConfigValue):
-            continue
-        try:
-            trait._validate(owner, value.get_value(trait) if isinstance(value, DeferredConfig) else value)
-        except (ValueError, TraitError) as error:
-            problems.append(f"{source}: {name} is not valid: {_reason(trait, error)}")
-            del values[name]
+    # a section may have the name of a base class, such as Application
+    for values in [config[kind.__name__] for kind in type(owner).mro() if kind.__name__ in config]:
+        for name, value in tuple(values.items()):
+            trait = traits.get(name)
+            if trait is None or isinstance(value, LazyConfigValue):
+                continue
+            try:
+                trait._validate(owner, value.get_value(trait) if isinstance(value, DeferredConfig) else value)
+            except (ValueError, TraitError) as error:
+                problems.append(f"{source}: {name} is not valid: {_reason(trait, error)}")
+                del values[name]
     return problems
 
 
@@ -279,7 +280,7 @@ def _reason(trait: TraitType[Any, Any], error: Exception) -> str:
         kind = "an integer" if isinstance(trait, Integer) else "a number"
         return f"expected {kind}{' of ' if bounds else ''}{' and '.join(bounds)}"
     if isinstance(trait, Enum):
-        return f"expected one of {', '.join(value for value in trait.values or () if value)}"
+        return f"expected one of {', '.join(str(value) for value in trait.values or () if value)}"
     return str(error)
 
 

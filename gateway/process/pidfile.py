@@ -143,7 +143,7 @@ def find_running(state_dir: Path, *, of_any_user: bool = False) -> Running | Non
         descriptor = _open(path, os.O_RDONLY) if of_any_user else open_own(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    with os.fdopen(descriptor) as file:
+    with os.fdopen(descriptor, errors="replace") as file:
         text = file.read()
     if not text:
         return None

@@ -3,6 +3,7 @@
 from gateway.storage.inputs.fetch import FetchedTable, fetch_tables
 from gateway.storage.objects.client import ObjectClient
 from gateway.storage.objects.retries import RetryPolicy
+from gateway.storage.objects.target import expiry_of
 from gateway.storage.outputs.directory import deliver_files
 from gateway.storage.outputs.job_files import OpenOutput, open_output
 from gateway.storage.outputs.kept_results import KeptResultStore
@@ -20,6 +21,7 @@ __all__ = [
     "RetryPolicy",
     "deliver_files",
     "events_object",
+    "expiry_of",
     "fetch_tables",
     "open_output",
     "put_object",

@@ -71,7 +71,9 @@ def _from_workbook(path: Path, target: Path) -> None:
 
     try:
         with path.open("rb") as file:  # pandas would choose the reader by the file's name
-            frame = pd.read_excel(file, dtype_backend="numpy_nullable", engine="openpyxl")
+            # Cells have types: with pandas' defaults the text 007 would be the number 7, and the text NA no value.
+            cells = pd.read_excel(file, dtype=object, keep_default_na=False, na_values=[""], engine="openpyxl")
+        frame = cells.convert_dtypes()
     except ImportError:
         raise ConversionError(
             "a workbook needs the package openpyxl in the Python environment of transform-gateway "
@@ -80,13 +82,16 @@ def _from_workbook(path: Path, target: Path) -> None:
     except Exception as error:  # openpyxl raises many kinds
         raise ConversionError(f"not a workbook that can be read: {error}") from None
     frame.columns = [str(name) for name in frame.columns]
-    try:
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        table = pa.Table.from_pandas(frame.apply(_as_one_type), preserve_index=False)
+    table = pa.Table.from_pandas(frame.apply(_as_one_type), preserve_index=False)
     feather.write_feather(table, target, compression="uncompressed")
 
 
 def _as_one_type(column: Any) -> Any:
-    """Return a column of several types of cells as text."""
-    return column.astype("string") if column.dtype == object else column
+    """Return a column, as text if it has cells of several types."""
+    import pyarrow as pa
+
+    try:
+        pa.Array.from_pandas(column)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return column.astype("string")
+    return column

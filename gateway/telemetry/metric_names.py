@@ -47,7 +47,7 @@ JOB_ATTEMPTS = _ours(
 JOBS_RECOVERED = _ours(
     "jobs_recovered_total",
     "counter",
-    "Unfinished jobs of an earlier process, by outcome: `run_again` or `gateway_restarted`.",
+    "Unfinished jobs of an earlier process, by outcome: `run_again`, `cancelled` or `gateway_restarted`.",
     "end",
 )
 STORE_COMMITS = _ours(

@@ -30,3 +30,13 @@ def test_execute_writes_the_output_into_a_new_working_dir(running_gateway: Gatew
         assert answer.body["output_file"] == f"{work}/output.csv"
         assert (work / "output.csv").read_text() == "name,age\nAlice,25\nBob,30\n"
     assert sorted(path.name for path in work.iterdir()) == ["output.csv", "stderr.log", "stdout.log"]
+
+
+def test_a_directory_that_the_gateway_may_not_write_to_is_refused_before_the_job(work: Path) -> None:
+    work.mkdir()
+    work.chmod(0o555)  # root may write there, but a gateway that root starts gives up root
+    with GatewayProcess({"WORKING_DIR_ROOTS": str(work)}) as gateway:
+        answer = gateway.request("POST", "/execute", {"code": CODE, "working_dir": str(work)})
+        assert answer.status == 400
+        assert answer.body["error"].startswith("working_dir: user ")
+        assert gateway.request("GET", "/v1/jobs").body["jobs"] == []

@@ -1,9 +1,9 @@
 /** The page's computations, without a browser. */
 import { bytes, clock, doneOf, memory, seconds } from "../../gateway/page/src/core/format.ts";
 import { arrayToLines, parseRow } from "../../gateway/page/src/core/json.ts";
-import { jobName, lineOf, tracebackOf } from "../../gateway/page/src/core/names.ts";
+import { failures, jobName, lineOf, tracebackOf } from "../../gateway/page/src/core/names.ts";
 import { EventParser } from "../../gateway/page/src/core/sse.ts";
-import { applyEvent, followed, live, queued, recent } from "../../gateway/page/src/core/store.ts";
+import { addEnds, applyEvent, ends, followed, live, queued, recent } from "../../gateway/page/src/core/store.ts";
 import { firstRows } from "../../gateway/page/src/job/result.tsx";
 import { historyQuery } from "../../gateway/page/src/jobs/history_query.ts";
 import { commonPackages } from "../../gateway/page/src/now/members.tsx";
@@ -134,6 +134,13 @@ test.each([1, 2, 3, 4, 5])("the key of rows that differ first in column %i ends 
   const fields = [..."abcdef"].map((name) => ({ name, base_type: "Integer" }));
   const rows = [1, 2].map((value) => Object.fromEntries(fields.map(({ name }, at) => [name, at < length - 1 ? 0 : value])));
   expect(differenceOf({ fields, rows }, { fields, rows }).key).toEqual([..."abcdef"].slice(0, length));
+});
+
+test("a job that somebody cancelled is no failure", () => {
+  const codes = ["ok", "cancelled", "timeout"];
+  addEnds(codes.map((code) => job(`end-${code}`, "finished", { code }) as never));
+  expect(ends.value.filter((end) => end.id.startsWith("end-")).map((end) => end.failed)).toEqual([false, false, true]);
+  expect(failures({ failed: 5, failures_by_code: { cancelled: 2, timeout: 3 } })).toBe(3);
 });
 
 test("jobs are counted by the minute of their end", () => {

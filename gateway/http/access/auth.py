@@ -96,11 +96,11 @@ class Guard:
         if not self._tokens:
             return NO_TOKEN
         given = request.headers.get_list("Authorization")
-        if len(given) != 1:
+        scheme, _, secret = given[0].partition(" ") if given else ("", "", "")
+        if len(given) > 1 or scheme.lower() != "bearer":
             # of several headers, a proxy in front may use another one than this gateway would
-            text = "expected one header `Authorization: Bearer TOKEN`" + (", not several" if given else "")
+            text = "expected one header `Authorization: Bearer TOKEN`" + (", not several" if len(given) > 1 else "")
             raise Unauthorized(text)
-        scheme, _, secret = given[0].partition(" ")
         # Tornado decodes headers as latin-1, so this encoding restores the bytes that were sent
         sent = _digest(secret.strip().encode("latin-1"))
         found: Token | None = None
@@ -108,7 +108,7 @@ class Guard:
         for token in (*self._tokens, *(self._local if takes_local_token else ())):
             if hmac.compare_digest(sent, _digest(token.secret.encode("utf-8"))):
                 found = token
-        if scheme.lower() != "bearer" or found is None:
+        if found is None:
             raise Unauthorized(f"the token is not one of this gateway's ({self._source})")
         return found
 

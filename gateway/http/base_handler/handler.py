@@ -47,7 +47,6 @@ PARSED_ON_LOOP_BYTES = 262_144
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 T = TypeVar("T")
-_OUR_CODES = {400: BadRequest, 404: NotFound, 405: MethodNotAllowed, 415: UnsupportedMediaType}
 _ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 _TRACE_PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -151,7 +150,7 @@ class BaseHandler(RequestHandler):
         if kind != "application/json" and not re.fullmatch(r"application/[a-z0-9.-]+\+json", kind):
             raise UnsupportedMediaType("expected `Content-Type: application/json`")
         most_bytes = self.context.settings.max_body_bytes
-        return JsonBody(min(SMALL_BODY_BYTES, most_bytes) if is_small else most_bytes)
+        return JsonBody(min(SMALL_BODY_BYTES, most_bytes)) if is_small else JsonBody(most_bytes, "MAX_BODY_BYTES")
 
     def _admit(self) -> None:
         is_of_peer = isinstance(self.request.connection, PeerConnection)
@@ -173,7 +172,7 @@ class BaseHandler(RequestHandler):
             raise BadRequest("this route takes no body")
         length = self.request.headers.get("Content-Length")
         if length is not None and int(length.partition(",")[0]) > self.body.cap_bytes:
-            raise too_large(self.body.cap_bytes)
+            raise too_large(self.body.cap_bytes, self.body.setting)
 
     def _check_framing(self) -> None:
         """Refuse, with a message, headers that Tornado would refuse with a bare status line."""
@@ -354,6 +353,7 @@ class _RefusedBody:
     """Drops the rest of a body that was refused."""
 
     cap_bytes = LINGER_BYTES
+    setting = ""
     json_bytes = 0
 
     def __init__(self, refusal: GatewayError) -> None:
@@ -369,9 +369,9 @@ class _RefusedBody:
 def _generic(status: int, method: str) -> GatewayError:
     if status == 405:
         return MethodNotAllowed(f"the method {method[:20]} is not accepted here")
-    kind = _OUR_CODES.get(status, GatewayError)
-    text = responses.get(status, "the request failed") if status != 500 else "the gateway itself failed; see its log"
-    return kind(text)
+    if status == 400:  # the only error of this status that Tornado raises here
+        return BadRequest("the path or the query of the URL is not valid UTF-8 when its percent-escapes are decoded")
+    return GatewayError("the gateway itself failed; see its log")
 
 
 class NotFoundHandler(BaseHandler):

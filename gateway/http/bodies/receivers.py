@@ -16,9 +16,10 @@ SMALL_BODY_BYTES = 65_536
 
 
 class BodyReceiver(Protocol):
-    """Receives the body of one request, piece by piece."""
+    """Receives the body of one request, piece by piece: at most `cap_bytes`, which `setting` may raise."""
 
     cap_bytes: int
+    setting: str
 
     @property
     def json_bytes(self) -> int:
@@ -43,15 +44,17 @@ class BodyReceiver(Protocol):
         """
 
 
-def too_large(cap_bytes: int) -> TooLarge:
-    """Return the refusal of a body above `cap_bytes`."""
-    return TooLarge(f"the body is larger than the {cap_bytes} bytes that are accepted here", limit_bytes=cap_bytes)
+def too_large(cap_bytes: int, setting: str = "") -> TooLarge:
+    """Return the refusal of a body above `cap_bytes`, with the name of the setting, if there is one."""
+    text = f"the body is larger than the {cap_bytes} bytes that are accepted here"
+    return TooLarge(f"{text} ({setting})" if setting else text, limit_bytes=cap_bytes)
 
 
 class NoBody:
     """For routes without a body: a small one is read and ignored, so that the connection can be reused."""
 
     cap_bytes = SMALL_BODY_BYTES
+    setting = ""
     json_bytes = 0
 
     def __init__(self) -> None:
@@ -60,7 +63,7 @@ class NoBody:
     async def feed(self, chunk: bytes) -> None:
         self._taken_bytes += len(chunk)
         if self._taken_bytes > self.cap_bytes:
-            raise too_large(self.cap_bytes)
+            raise too_large(self.cap_bytes, self.setting)
 
     def close(self) -> None:
         pass
@@ -69,8 +72,9 @@ class NoBody:
 class JsonBody:
     """Collects a JSON object in memory, up to a limit."""
 
-    def __init__(self, cap_bytes: int) -> None:
+    def __init__(self, cap_bytes: int, setting: str = "") -> None:
         self.cap_bytes = cap_bytes
+        self.setting = setting
         self._data = bytearray()
 
     @property
@@ -79,7 +83,7 @@ class JsonBody:
 
     async def feed(self, chunk: bytes) -> None:
         if len(self._data) + len(chunk) > self.cap_bytes:
-            raise too_large(self.cap_bytes)
+            raise too_large(self.cap_bytes, self.setting)
         self._data += chunk
 
     def value(self) -> dict[str, Any]:

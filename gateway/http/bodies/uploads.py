@@ -60,6 +60,8 @@ def format_of(filename: str) -> DataFormat | None:
 class MultipartBody:
     """Receives a multipart body; tables go to numbered files, so that no text of the caller becomes a path."""
 
+    setting = "MAX_UPLOAD_BYTES"
+
     def __init__(self, boundary: bytes, settings: Settings) -> None:
         self.cap_bytes = settings.max_upload_bytes
         self._json_cap_bytes = settings.max_body_bytes
@@ -81,7 +83,7 @@ class MultipartBody:
         # returns when the bytes are written, which slows a fast sender down to the speed of the disk
         self._taken_bytes += len(chunk)
         if self._taken_bytes > self.cap_bytes:
-            raise too_large(self.cap_bytes)
+            raise too_large(self.cap_bytes, self.setting)
         async with self._lock:
             if self._closed:
                 return
@@ -152,7 +154,7 @@ class MultipartBody:
     def _collect(self, data: bytes) -> None:
         json = self._json if self._json is not None else bytearray()
         if len(json) + len(data) > self._json_cap_bytes:
-            raise too_large(self._json_cap_bytes)
+            raise too_large(self._json_cap_bytes, "MAX_BODY_BYTES")
         json += data
         self._json = json
 

@@ -26,11 +26,11 @@ class CancelHandler(BaseHandler):
 
     @anywhere(_asked)
     async def post(self) -> None:
-        """Respond at once; the call to execute that waits for the job responds when the job has stopped.
+        """Respond when the cancel cannot be lost; the call to execute that waits responds when the job has stopped.
 
         404 means that the job is unknown or finished.
         """
         self.check_body()
         request = validate(CancelRequest, self.json_value(), self.context.settings)
-        record = self.context.service.cancel(request.request_id, self.scope)
+        record = await self.context.service.cancel(request.request_id, self.scope)
         self.respond(CancelResponse.of(record).body())

@@ -100,7 +100,7 @@ class HistoryCancelHandler(BaseHandler):
     @anywhere(named_in_path)
     async def post(self, job_id: str) -> None:
         record = await self.context.service.get(job_id, self.scope)
-        record.cancel()
+        await self.context.service.end(record)
         self.respond(CancelResponse.of(record).body())
 
 
@@ -118,7 +118,7 @@ class HistoryHoldHandler(BaseHandler):
         self.check_body()
         request = validate(HoldRequest, self.json_value(), self.context.settings)
         record = await self.context.service.get(job_id, self.scope)
-        record.cancel(60.0 * request.minutes)
+        await self.context.service.end(record, 60.0 * request.minutes)
         self.respond(CancelResponse.of(record, "Cancellation and hold").body())
 
 

@@ -21,8 +21,9 @@ from gateway.http.schemas.responses import (
 )
 from gateway.jobs.store import JobRecord
 
-#: Members of a result that may contain a user's data (an exception's message quotes values) or paths.
-SECRET_MEMBERS = ("error", "held", "not_held")
+#: Members of a result that may contain paths or a user's data: an exception's message quotes values, and a digest tells
+#: which of a few guesses is the output.
+SECRET_MEMBERS = ("error", "sha256", "held", "not_held")
 
 
 class StatusHandler(BaseHandler):
@@ -46,7 +47,8 @@ class StatusHandler(BaseHandler):
 
     def _gateway(self) -> StatusResponse:
         service, guard = self.context.service, self.context.guard
-        status, counters = service.status(), service.status().counters
+        status = service.status()
+        counters = status.counters
         token = guard.find(self.request)
         # without a token the caller may be any of those that share this gateway
         is_shown = token is not None or not guard.has_names

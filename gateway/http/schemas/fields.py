@@ -38,6 +38,7 @@ PRELOADED_MODULES = frozenset({
 EXPECTED_ID = f"a whole number within 64 bits, or a text of 1 to {MAX_REQUEST_ID_CHARACTERS} characters"
 EXPECTED_LABEL = f"a text of 1 to {MAX_LABEL_CHARACTERS} printable characters"
 EXPECTED_URL = "an http:// or https:// URL"
+EXPECTED_SOURCE = "a URL, a file path or the id of a Metabase table"
 EXPECTED_TIMEOUT = "a number of seconds above 0"
 EXPECTED_MINUTES = "a number of minutes, 0 or more"
 EXPECTED_CONSOLE_MINUTES = "a number of minutes above 0"
@@ -248,14 +249,16 @@ UrlField = Annotated[
 ]
 UrlsField = Annotated[dict[str, UrlField], Expected(f"an object of table name to {EXPECTED_URL}")]
 LibraryField = Annotated[
-    dict[str, str], AfterValidator(_check_library), Expected("an object of module name to source text")
+    dict[str, Annotated[str, Expected("a text: the module's source")]],
+    AfterValidator(_check_library),
+    Expected("an object of module name to source text"),
 ]
 TableSourcesField = Annotated[
-    dict[str, Annotated[str | int, BeforeValidator(whole_number)]],
-    Expected("an object of table name to URL, file path or Metabase table id"),
+    dict[str, Annotated[str | int, BeforeValidator(whole_number), Expected(EXPECTED_SOURCE)]],
+    Expected(f"an object of table name to {EXPECTED_SOURCE}"),
 ]
 CodeField = Annotated[str, Expected("a text: the Python script that defines transform()")]
 FormatField = Annotated[DataFormat, Expected(EXPECTED_FORMAT)]
 FormatsField = Annotated[
-    DataFormat | dict[str, DataFormat], Expected(f"{EXPECTED_FORMAT}, or an object of table name to one of these")
+    DataFormat | dict[str, FormatField], Expected(f"{EXPECTED_FORMAT}, or an object of table name to one of these")
 ]

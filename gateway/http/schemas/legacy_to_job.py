@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import uuid
@@ -68,7 +69,9 @@ def _delivery(request: LegacyExecuteRequest, settings: Settings) -> Delivery:
         raise BadRequest("working_dir: not allowed with output_url; use one of them", field="working_dir")
     path = Path(request.working_dir)
     try:
-        with output_directory(path, settings):
+        with output_directory(path, settings) as directory:
+            if not os.access(".", os.W_OK, dir_fd=directory):
+                raise PermissionError(errno.EACCES, f"user {os.geteuid()}, the gateway's own, may not write there")
             return DirectoryDelivery(path)
     except (OSError, ValueError) as error:
         raise _refused_path("working_dir", error) from None

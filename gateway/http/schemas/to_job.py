@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import orjson
+from typing import Any
 
 from gateway.core.errors import BadRequest
 from gateway.core.formats import DEFAULT_FORMAT, DataFormat
@@ -67,7 +67,7 @@ def execute_job(request: ExecuteRequest, settings: Settings, received: Received,
         trace_parent=trace_parent,
         hold_seconds=hold_seconds(request.hold_minutes, settings),
         label=request.label or title_of(request.code),
-        output_schema=None if request.output_schema is None else orjson.dumps(request.output_schema).decode(),
+        output_schema=_contract(request.output_schema),
         profile=bool(request.profile),
     )
 
@@ -113,6 +113,14 @@ def _delivery(request: ExecuteRequest) -> Delivery:
     if request.inline:
         raise BadRequest("inline: not allowed with output_url; use one of them", field="inline")
     return UrlDelivery(request.output_url, request.output_manifest_url, request.events_url)
+
+
+def _contract(schema: dict[str, Any] | None) -> str | None:
+    """Return the contract as the kernel reads it, with numbers of any size, which orjson refuses."""
+    try:
+        return None if schema is None else json.dumps(schema)
+    except RecursionError:
+        raise BadRequest("output_schema: it is nested too deeply", field="output_schema") from None
 
 
 def _tables(request: ExecuteRequest, received: Mapping[str, ReceivedTable]) -> tuple[InputTable, ...]:

@@ -46,10 +46,13 @@ def _explain(model: type[RequestModel], error: ValidationError) -> BadRequest:
     for detail in error.errors(include_url=False):
         where, sentence = _sentence(model, detail)
         sentences.setdefault(where, sentence)
+    # of a union, the branch of the other JSON type failed as well
+    for where in [where for where in sentences if any(other.startswith(f"{where}[") for other in sentences)]:
+        del sentences[where]
     shown = [f"{where}: {text}" if where else text for where, text in sentences.items()][:SHOWN_ERRORS]
     more = len(sentences) - len(shown)
     text = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
-    return BadRequest(text, field=next(iter(sentences)))
+    return BadRequest(text, field=next(iter(sentences)).partition("[")[0])
 
 
 def _sentence(model: type[RequestModel], detail: ErrorDetails) -> tuple[str, str]:
@@ -57,7 +60,7 @@ def _sentence(model: type[RequestModel], detail: ErrorDetails) -> tuple[str, str
     where = _where(model, detail)
     if detail["type"] == "value_error":
         return where, str(detail["ctx"]["error"])
-    expected = expected_words(model, name)
+    expected = expected_words(model, name, of_member=where != name)
     if detail["type"] == "missing":
         return where, f"required, but missing; expected {expected}"
     found = words_for(detail["input"])
@@ -66,11 +69,12 @@ def _sentence(model: type[RequestModel], detail: ErrorDetails) -> tuple[str, str
     return where, f"expected {expected}, not {found}"
 
 
-def expected_words(model: type[RequestModel], name: str) -> str:
-    """Return the values that a field accepts, in words."""
+def expected_words(model: type[RequestModel], name: str, *, of_member: bool = False) -> str:
+    """Return the values that a field accepts, or each member of an object in it, in words."""
     info = model.model_fields.get(name)
     found = [] if info is None else [*info.metadata, *_metadata(info.annotation)]
-    return next((each.words for each in found if isinstance(each, Expected)), "another value")
+    words = [each.words for each in found if isinstance(each, Expected)] or ["another value"]
+    return words[-1 if of_member else 0]
 
 
 def _metadata(annotation: Any) -> Iterator[Any]:
@@ -83,11 +87,10 @@ def _metadata(annotation: Any) -> Iterator[Any]:
 def _where(model: type[RequestModel], detail: ErrorDetails) -> str:
     if not detail["loc"]:
         return ""
-    name, *rest = detail["loc"]
-    keys = rest[:1] if _is_object(model, str(name)) else []
-    return f"{name}[{str(keys[0])[:60]!r}]" if keys else str(name)
-
-
-def _is_object(model: type[RequestModel], name: str) -> bool:
-    """Distinguish a key of a mapping from the branch names that pydantic adds to the location within a union."""
-    return "dict" in str(model.model_fields[name].annotation) if name in model.model_fields else False
+    name, *rest = map(str, detail["loc"])
+    field = model.model_fields.get(name)
+    if field is None or "dict[" not in str(field.annotation):
+        return name
+    if rest and rest[0].startswith(("dict[", "literal[")):  # pydantic adds the branch of a union
+        del rest[0]
+    return f"{name}[{rest[0][:60]!r}]" if rest else name

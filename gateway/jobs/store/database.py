@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 from pathlib import Path
 
 from gateway.core.errors import ConfigurationError, NotReady
+
+log = logging.getLogger(__name__)
 
 #: Name of the file, in a directory of its own: SQLite makes two more files while it is open.
 FILE_NAME = "jobs.db"
@@ -104,6 +107,8 @@ def open_database(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> sq
             "set STATE_DIR (--state-dir) to a directory on a local disk"
         )
     try:
+        if path.is_file() and not path.stat().st_size:  # no damage if the first start met a full disk
+            log.warning("the job store %s is empty: jobs and history that it may have had are lost", path)
         # SQLite gives the mode of this file to its WAL too
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         path.chmod(0o600)

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from gateway.core.errors import FailureCode
 from gateway.core.events import EventLog, LogSnapshot
 from gateway.core.job import JobState, RequestId, Verdict
 from gateway.core.settings import Settings
@@ -112,6 +113,20 @@ def update_state(record: JobRecord, state: JobState, has_network: bool) -> Calla
         connection.execute(text, values)
 
     return change
+
+
+def mark_cancelled(job_id: str, connection: sqlite3.Connection) -> None:
+    """Give an unfinished job the code of its coming verdict, so that no later process runs it.
+
+    Parameters
+    ----------
+    job_id : str
+        The gateway's own id.
+    connection : sqlite3.Connection
+        Inside a transaction.
+    """
+    text = "UPDATE jobs SET code = ? WHERE job_id = ? AND state != 'finished'"
+    connection.execute(text, (FailureCode.CANCELLED.value, job_id))
 
 
 def update_end(record: JobRecord, verdict: Verdict, log: LogSnapshot, connection: sqlite3.Connection) -> None:

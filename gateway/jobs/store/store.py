@@ -29,6 +29,7 @@ from gateway.jobs.store.rows import (
     is_paused,
     job_id_of_key,
     known_keys,
+    mark_cancelled,
     prune,
     unknown_jobs,
     update_end,
@@ -193,6 +194,21 @@ class JobStore:
             record.started_at = None
         self._store_log(record)
         return self._writer.write(update_state(record, JobState.QUEUED, has_network=False), is_kept=True)
+
+    def mark_cancelled(self, record: JobRecord) -> asyncio.Future[None]:
+        """Record that a job was cancelled, so that the next process does not run it if this one dies before its end.
+
+        Parameters
+        ----------
+        record : JobRecord
+            A live job.
+
+        Returns
+        -------
+        Future
+            Done when it is on the disk. A failure was logged, and the change is tried again.
+        """
+        return self._writer.write(partial(mark_cancelled, record.execution_id), is_kept=True)
 
     def finish(self, record: JobRecord, verdict: Verdict) -> asyncio.Future[None]:
         """Store the end of a job and erase its request.

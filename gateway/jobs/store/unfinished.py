@@ -25,6 +25,8 @@ class StoredJob:
         Whether it had a slot when the process ended.
     had_network : bool
         Whether it had access to the network then.
+    was_cancelled : bool
+        Whether a caller cancelled it.
     problem : str
         Why the request cannot be read, if that is so.
     lines : LogSnapshot or None
@@ -34,6 +36,7 @@ class StoredJob:
     record: JobRecord
     had_begun: bool
     had_network: bool
+    was_cancelled: bool = False
     problem: str = ""
     lines: LogSnapshot | None = None
 
@@ -77,4 +80,4 @@ def _stored_job(row: sqlite3.Row, settings: Settings) -> StoredJob:
         problem = str(error)
     had_begun, record.started_at = row["state"] == JobState.RUNNING, None
     lines = snapshot_of(row["log"]) if row["log"] is not None else None
-    return StoredJob(record, had_begun, bool(row["had_network"]), problem, lines)
+    return StoredJob(record, had_begun, bool(row["had_network"]), row["code"] is not None, problem, lines)

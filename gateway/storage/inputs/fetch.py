@@ -71,7 +71,7 @@ class _Budget:
     def reserve(self, count: int) -> None:
         self._used_bytes += count
         if self._used_bytes > self._limit_bytes:
-            raise UnusableInput(f"the tables of this job are larger than max_input_bytes, {self._limit_bytes} bytes")
+            raise UnusableInput(f"the tables of this job are larger than MAX_INPUT_BYTES, {self._limit_bytes} bytes")
 
     def release(self, count: int) -> None:
         self._used_bytes -= count
@@ -269,7 +269,7 @@ class _Fetch:
                 raise
 
         try:
-            return await RetryPolicy(client.stall_seconds, retry_until).run(attempt)
+            return await RetryPolicy(client.stall_seconds, retry_until).run(attempt, url)
         finally:
             writer.close()
 
@@ -297,7 +297,7 @@ class _Fetch:
         if limit_bytes is not None and size_bytes > limit_bytes:
             raise UnusableInput(f"its manifest is larger than {limit_bytes} bytes")
         if size_bytes > self._settings.max_input_bytes:
-            text = f"it has {size_bytes} bytes, more than max_input_bytes allows ({self._settings.max_input_bytes})"
+            text = f"it has {size_bytes} bytes, more than MAX_INPUT_BYTES allows ({self._settings.max_input_bytes})"
             raise UnusableInput(text)
 
     def _report(self, done_bytes: int, last: bool = False) -> None:

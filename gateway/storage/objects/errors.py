@@ -41,7 +41,8 @@ class StatusError(StorageError):
     """
 
     def __init__(self, status: int, code: str, authority: str, retry_after_seconds: float = 0.0) -> None:
-        is_transient = status in _TRANSIENT_STATUSES or status >= 500 or code in _TRANSIENT_CODES
+        is_fault = status >= 500 and status != 501  # which says that the storage has no such function
+        is_transient = status in _TRANSIENT_STATUSES or is_fault or code in _TRANSIENT_CODES
         super().__init__(is_transient=is_transient and code not in _SIGNATURE_CODES)
         self.status = status
         self.authority = authority
@@ -55,8 +56,9 @@ class StatusError(StorageError):
 
 
 _ADVICE = {
-    403: "; the URL may have expired, or was signed for another host",
-    404: "; there is no such object",
+    **dict.fromkeys((301, 302, 303, 307, 308), "; redirects are not followed"),
+    403: "; the URL may have expired, or was signed for another host or method",
+    404: "; there is no such object or bucket",
 }
 
 #: A server may send 408 when it closes an idle connection; the client then takes it for the answer to this request.

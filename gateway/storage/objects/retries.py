@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from gateway.storage.objects.client import StorageResponse
 from gateway.storage.objects.errors import StatusError, StorageError
+from gateway.storage.objects.target import expiry_of
 
 T = TypeVar("T")
 
@@ -72,13 +73,16 @@ class RetryPolicy:
         self._deadline = deadline
         self._on_retry = on_retry
 
-    async def run(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def run(self, attempt: Callable[[], Awaitable[T]], url: str = "") -> T:
         """Return what `attempt` returns, tried again after errors that may pass.
 
         Parameters
         ----------
         attempt : callable
             Starts one attempt.
+        url : str
+            That the attempts use. A failure after its expiry is final; the first attempt is made in any case, because
+            the clock of the storage decides.
 
         Raises
         ------
@@ -90,6 +94,8 @@ class RetryPolicy:
             try:
                 return await attempt()
             except StorageError as error:
+                if error.is_transient and (expiry := expiry_of(url)) is not None and expiry <= datetime.now(UTC):
+                    raise StorageError(f"{error}; its URL has expired", is_transient=False) from error
                 now = time.monotonic()
                 give_up_at = now + 2 * self._stall_seconds if give_up_at is None else give_up_at
                 delay = next(delays, None if self._deadline is None else LATER_DELAY_SECONDS)

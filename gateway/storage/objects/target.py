@@ -7,6 +7,7 @@ import ipaddress
 import re
 import urllib.parse
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from yarl import URL
 
@@ -83,6 +84,30 @@ class Target:
 def is_visible_ascii(text: str) -> bool:
     """Return whether a text has neither blanks, control characters nor characters beyond ASCII."""
     return _VISIBLE_ASCII.fullmatch(text) is not None
+
+
+def expiry_of(url: str) -> datetime | None:
+    """Return when a presigned URL expires.
+
+    Parameters
+    ----------
+    url : str
+        Of an object.
+
+    Returns
+    -------
+    datetime or None
+        None if the URL does not have it (``X-Amz-Date`` and ``X-Amz-Expires``).
+    """
+    query = {name.lower(): value for name, value in urllib.parse.parse_qsl(urllib.parse.urlsplit(url).query)}
+    date, seconds = query.get("x-amz-date", ""), query.get("x-amz-expires", "")
+    if not re.fullmatch(r"[0-9]{1,9}", seconds):
+        return None
+    try:
+        signed = datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        return signed + timedelta(seconds=int(seconds))
+    except (ValueError, OverflowError):
+        return None
 
 
 def _basic(user_info: str) -> str:

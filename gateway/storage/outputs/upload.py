@@ -77,7 +77,7 @@ async def put_object(
                 raise await error_from(answer)
 
     try:
-        await (retries or RetryPolicy(client.stall_seconds)).run(attempt)
+        await (retries or RetryPolicy(client.stall_seconds)).run(attempt, url)
     except StorageError as error:
         text = f"{what[:1].upper()}{what[1:]} could not be uploaded: {error}"
         raise JobFailed(FailureCode.OUTPUT_UPLOAD_FAILED, text, retryable=error.is_transient) from None

@@ -52,6 +52,8 @@ async def test_wrong_token_is_401(
     assert answer.code == 401
     assert body(answer)["code"] == "unauthorized"
     assert answer.headers["WWW-Authenticate"] == "Bearer"
+    is_bearer = (authorization or "").lower().startswith("bearer")
+    assert ("not one of this gateway's" if is_bearer else "expected one header") in body(answer)["error"]
     assert not runner.jobs
 
 
@@ -81,6 +83,13 @@ async def test_status_hides_error_texts_from_callers_without_token(call: Caller,
     assert b"patient" not in hidden.body
     assert body(hidden)["result"]["code"] == "user_error"
     assert b"patient" in (await call.get("/v1/status")).body
+
+
+async def test_status_hides_the_digest_of_a_result_from_callers_without_token(call: Caller) -> None:
+    await call.execute("ok", 1)
+    assert "sha256" in body(await call.get("/v1/status"))["result"]
+    hidden = body(await call.send("GET", "/v1/status", token=None))["result"]
+    assert (hidden["exit_code"], "sha256" in hidden) == (0, False)
 
 
 async def test_large_body_without_token_is_not_read(port: int) -> None:
@@ -122,12 +131,18 @@ async def test_expect_100_continue_is_refused_without_continue(port: int) -> Non
     assert b"100" not in answer.data.split(b"\r\n")[0]
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/execute"), ("POST", "/v1/cancel"), ("GET", "/v1/logs")])
-async def test_body_above_the_cap_is_413_naming_the_limit(call: Caller, method: str, path: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "setting"),
+    [("POST", "/v1/execute", True), ("POST", "/v1/cancel", False), ("GET", "/v1/logs", False)],
+)
+async def test_body_above_the_cap_is_413_naming_the_limit(
+    call: Caller, method: str, path: str, *, setting: bool
+) -> None:
     answer = await call.send(method, path, b" " * 200_001)
     assert answer.code == 413
     assert body(answer)["limit_bytes"] <= 200_000
     assert str(body(answer)["limit_bytes"]) in body(answer)["error"]
+    assert body(answer)["error"].endswith("(MAX_BODY_BYTES)") is setting
 
 
 @pytest.mark.parametrize("path", ["/v1/cancel", "/cancel", "/v1/release", "/v1/console", "/v1/jobs/x/hold"])

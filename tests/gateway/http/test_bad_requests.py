@@ -81,7 +81,16 @@ WRONG: list[tuple[str, Any]] = [
     ("output_format", "xlsx"),
     ("data_format", "xml"),
     ("data_format", {"t": "xml"}),
+    ("data_format", 5),
     ("inline", 1),
+]
+
+#: A member of an object is named with its key, and with what is expected there.
+WRONG_MEMBERS: list[tuple[str, Any, str]] = [
+    ("library", {"a": None}, "library['a']: expected a text: the module's source, not null"),
+    ("table_mapping", {"t": 5}, "table_mapping['t']: expected an http:// or https:// URL, not 5"),
+    ("data_format", {"t": "xml"}, 'data_format[\'t\']: expected "jsonl", "csv", "parquet" or "arrow", not "xml"'),
+    ("data_format", {"t": 5}, 'data_format[\'t\']: expected "jsonl", "csv", "parquet" or "arrow", not 5'),
 ]
 
 
@@ -93,9 +102,37 @@ async def test_wrong_field_is_400_naming_it(call: Caller, runner: ScriptedRunner
     found = body(answer)
     assert found["code"] == "bad_request"
     assert found["error"].startswith(field)
-    assert found["field"].startswith(field)
+    assert found["field"] == field
     assert "expected" in found["error"] or field in ("library", "manifest_mapping")
     assert not runner.jobs
+
+
+@pytest.mark.parametrize(("field", "value", "text"), WRONG_MEMBERS)
+async def test_wrong_member_of_an_object_is_named(call: Caller, field: str, value: Any, text: str) -> None:
+    answer = await call.send("POST", "/v1/execute", {"code": "ok", "request_id": 1, field: value})
+    assert body(answer)["error"] == text
+
+
+async def test_url_that_is_not_text_is_400_saying_so(call: Caller) -> None:
+    for path in ("/v1/logs?request_id=%ff", "/v1/results/%ff/output"):
+        answer = await call.send("GET", path)
+        assert answer.code == 400
+        assert "UTF-8" in body(answer)["error"]
+
+
+def nested(depth: int) -> bytes:
+    """Return a request whose output contract is nested so deeply."""
+    return b'{"code": "ok", "request_id": 1, "output_schema": ' + b'{"a":' * depth + b"1" + b"}" * depth + b"}"
+
+
+async def test_output_contract_has_numbers_of_any_size_and_a_bounded_depth(
+    call: Caller, runner: ScriptedRunner
+) -> None:
+    contract = {"columns": {"n": {"min": 10**30}}}
+    assert (await call.execute("ok", 1, output_schema=contract)).code == 200
+    assert json.loads(runner.jobs[-1].output_schema) == contract
+    for depth in range(100, 3000, 10):
+        assert (await call.send("POST", "/v1/execute", nested(depth))).code in (200, 400)
 
 
 @pytest.mark.parametrize("field", ["code", "request_id"])

@@ -201,7 +201,7 @@ async def test_a_cancel_and_a_drain_end_the_pause(tmp_path: Path, monkeypatch: p
     left = await service.submit(job("left"), is_awaited=False)
     await turns()
     assert service.queued() == [cancelled, left], "each waits, and holds no slot"
-    service.cancel("cancelled")
+    await service.cancel("cancelled")
     assert (await cancelled.wait()).code is FailureCode.CANCELLED
     await service.drain()
     assert left.verdict is None

@@ -15,7 +15,6 @@ from gateway.core.errors import FailureCode, ShuttingDown
 from gateway.core.job import InputTable, Job, UrlDelivery, UrlSource
 from gateway.core.settings import Settings
 from gateway.core.uploads import Uploads
-from gateway.jobs.recovery import expiry_of
 from gateway.jobs.service import JobService
 from gateway.jobs.store import HistoryQuery, JobRecord, JobStore, store
 from gateway.local.slots import Slots
@@ -81,7 +80,7 @@ async def test_unawaited_jobs_run_again_after_a_kill(gateway: Gateway) -> None:
         gateway.runner.opened[request_id].may_end.set()
         assert (await record.wait()).ok
     assert [r.attempts for r in again] == [2, 1]
-    assert gateway.service.counters.recovered == {"run_again": 2, "gateway_restarted": 0}
+    assert gateway.service.counters.recovered == {"run_again": 2, "cancelled": 0, "gateway_restarted": 0}
     assert gateway.service.counters.attempts == {"first": 1, "again": 1}
     await gateway.service.aclose()
     assert gateway.start() == [], "each has its verdict"
@@ -226,7 +225,7 @@ async def test_a_drain_leaves_unawaited_jobs_to_the_next_start(gateway: Gateway)
         assert await gateway.service.find(record.request_id) is record, "it was not forgotten"
         assert [line.message for line in record.log.lines()][-1].endswith("this job is left to its next start")
         with pytest.raises(ShuttingDown, match="cancel it then"):
-            gateway.service.cancel(record.request_id)
+            await gateway.service.cancel(record.request_id)
     await gateway.service.aclose()
     again = gateway.start(max_attempts=1)
     await turns()
@@ -243,10 +242,27 @@ async def test_a_job_that_is_cancelled_during_a_drain_does_not_run_again(gateway
     draining = asyncio.create_task(gateway.service.drain())
     while record.stop.cause is None:  # noqa: ASYNC110
         await asyncio.sleep(0)
-    gateway.service.cancel(1)
+    await gateway.service.cancel(1)
     await draining
     await gateway.service.aclose()
     assert gateway.start() == []
+    await gateway.service.aclose()
+
+
+@pytest.mark.parametrize("request_id", [1, 2])
+async def test_a_cancel_that_was_answered_holds_after_a_kill(
+    gateway: Gateway, request_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.start()
+    await submit(gateway, job(1), job(2))  # runs, waits
+    with monkeypatch.context() as killed_before_the_end:
+        killed_before_the_end.setattr(JobStore, "finish", lambda *_: asyncio.get_running_loop().create_future())
+        await gateway.service.cancel(request_id)
+        await gateway.kill()
+    cancelled = next(record for record in gateway.start() if record.request_id == request_id)
+    assert (await cancelled.wait()).code is FailureCode.CANCELLED
+    assert gateway.service.counters.recovered == {"run_again": 1, "cancelled": 1, "gateway_restarted": 0}
+    assert gateway.runner.opened[request_id].job not in gateway.runner.ran
     await gateway.service.aclose()
 
 
@@ -309,18 +325,3 @@ async def test_the_log_names_each_job_when_it_is_accepted_started_and_found_agai
     assert [f"job 'a\\nb' ({record.execution_id}) {step} call=-" in lines for step in ("accepted", "started")]
     assert f"job 'a\\nb' ({record.execution_id}) was left by an earlier process: it runs again" in lines
     await gateway.service.aclose()
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("http://s3/x?X-Amz-Date=20260101T000000Z&X-Amz-Expires=60", datetime(2026, 1, 1, 0, 1, tzinfo=UTC)),
-        ("http://s3/x?x-amz-expires=0&x-amz-date=20260101T000000Z", datetime(2026, 1, 1, tzinfo=UTC)),
-        ("http://s3/x", None),
-        ("http://s3/x?X-Amz-Date=yesterday&X-Amz-Expires=60", None),
-        ("http://s3/x?X-Amz-Date=20260101T000000Z&X-Amz-Expires=-1", None),
-        ("http://s3/x?X-Amz-Date=99991231T235959Z&X-Amz-Expires=999999999", None),
-    ],
-)
-def test_the_expiry_of_a_url_is_read_where_it_says_so(text: str, expected: datetime | None) -> None:
-    assert expiry_of(text) == expected

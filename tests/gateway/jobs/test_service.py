@@ -288,12 +288,12 @@ async def test_cancel_of_a_waiting_job_answers_and_never_runs_it(runner: HeldRun
     await service.submit(job(1))
     waiting = await service.submit(job(2))
     await turns()
-    service.cancel(2)
+    await service.cancel(2)
     assert (await waiting.wait()).code is FailureCode.CANCELLED
     with pytest.raises(NotFound):
-        service.cancel(2)
+        await service.cancel(2)
     with pytest.raises(NotFound):
-        service.cancel("1")
+        await service.cancel("1")
     runner.opened[1].may_end.set()
     await (await service.find(1)).wait()  # type: ignore[union-attr]
     assert [j.request_id for j in runner.ran] == [1]
@@ -308,7 +308,7 @@ async def test_cancel_around_the_moment_of_the_turn_loses_no_slot(tmp_path: Path
         runner.opened[1].may_end.set()
         await first.wait()
         await turns(passed)
-        service.cancel(2)
+        await service.cancel(2)
         await second.wait()
         runner.opened[3].may_end.set()
         assert (await third.wait()).ok

@@ -154,6 +154,8 @@ def test_only_the_file_that_is_named_is_read(tmp_path: Path) -> None:
         ("c.json", '{"TransformGatewayApp": {"auth_token": "secret", "auth_token": ""}}', "twice"),
         ("c.py", "c.TransformGatewayApp.slotz = 3\n", "TransformGatewayApp.slotz; did you mean TransformGatewayApp.slots?"),
         ("c.py", "c.TransformGateway.slots = 3\n", "TransformGateway; did you mean TransformGatewayApp?"),
+        ("c.py", "c.Application.log_level = 'LOUD'\n", "log_level is not valid: expected one of"),
+        ("c.py", "c.JupyterApp.answer_yes = 'maybe'\n", "answer_yes is not valid"),
         ("c.py", "c.TransformGatewayApp.slots = -1\nc.TransformGatewayApp.port = 'x'\n", "slots is not valid"),
     ],
 )  # fmt: skip
@@ -190,6 +192,7 @@ def test_settings_of_other_applications_in_the_common_file_are_none_of_ours(
         ("--nosuch", "unknown option --nosuch"),
         ("--TransformGatewayApp.slotz=3", "TransformGatewayApp.slotz"),
         ("--slots=many", "slots is not valid: expected an integer of at least 0 and at most 64"),
+        ("--log-level=LOUD", "log_level is not valid: expected one of 10, 20"),
         ("--run-mode=foo", "run_mode is not valid: expected one of server, microvm"),
         ("--working-dir-roots=/nonexistent-directory", "no such directory: /nonexistent-directory"),
         ("--state-dir=", "STATE_DIR"),
@@ -197,6 +200,9 @@ def test_settings_of_other_applications_in_the_common_file_are_none_of_ours(
         ("--config=.", "must end in .py or .json"),
         ("--queue-timeout-seconds=inf", "queue_timeout_seconds is not valid"),
         ("--hold-failed-minutes=1e308", "hold_failed_minutes is not valid"),
+        (f"--memory-bytes={2**63}", "memory_bytes is not valid: expected a number of bytes"),
+        (f"--processes={2**63}", "processes is not valid: expected an integer of at least"),
+        ("--cpu-seconds=1.5", "cpu_seconds is not valid: expected a number of whole seconds"),
         ("--auth-token-file=", "AUTH_TOKEN_FILE is empty"),
         ("--tls-cert-file= ", "TLS_CERT_FILE is empty"),
         ("--tls-cert-file=/cert.pem", "TLS_KEY_FILE is not set"),
@@ -312,6 +318,11 @@ def test_a_size_or_duration_that_is_not_understood_is_answered_with_the_forms(
     assert "queue_timeout_seconds is not valid: expected a number of seconds or a duration such as 30s" in told
     assert "hold_failed_minutes is not valid: expected a number of minutes or a duration" in told
     assert "storage_stall_seconds is not valid: expected" in told
+
+
+def test_a_module_to_preload_that_no_import_finds_is_reported(tmp_path: Path) -> None:
+    warnings = warnings_of(Settings(state_dir=tmp_path, preload=("json", "__main__", "nosuch.module", "a b")))
+    assert "PRELOAD names modules that are not installed: __main__, nosuch.module, a b" in warnings
 
 
 @pytest.mark.parametrize(

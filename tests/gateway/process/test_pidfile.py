@@ -131,9 +131,9 @@ def test_process_that_does_not_end_is_not_waited_for_without_end(
     assert find_running(tmp_path) == running
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"pid": 1}', "7"])
-def test_damaged_file_is_named(tmp_path: Path, text: str) -> None:
-    pid_file_path(tmp_path).write_text(text)
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"pid": 1}', b"7", b"\0" * 200, b"\xff\xfe"])
+def test_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    pid_file_path(tmp_path).write_bytes(content)
     with pytest.raises(DaemonError, match=r"gateway\.run is damaged"):
         find_running(tmp_path)
     with PidFile(tmp_path) as pid_file:

@@ -108,6 +108,27 @@ def test_array_and_compression_keep_the_text_of_each_row(tmp_path: Path) -> None
     assert json.loads((tmp_path / "t.json").read_text()) == []
 
 
+def test_cells_of_a_workbook_keep_their_types(tmp_path: Path, files: ReadableFiles) -> None:
+    book = openpyxl.Workbook()
+    for row in (
+        ("code", "text", "whole", "part", "moment", "time", "mixed"),
+        ("007", "NA", 1, 1.5, datetime.datetime(2026, 3, 1, 12), datetime.time(1, 2), 7),
+        ("1e5", "null", None, 2, None, None, "x"),
+    ):
+        book.active.append(row)
+    book.save(tmp_path / "t.xlsx")
+    table = feather.read_table(files.readable(tmp_path / "t.xlsx"))
+    assert table.to_pydict() == {
+        "code": ["007", "1e5"],
+        "text": ["NA", "null"],
+        "whole": [1, None],
+        "part": [1.5, 2.0],
+        "moment": [datetime.datetime(2026, 3, 1, 12), None],
+        "time": [datetime.time(1, 2), None],
+        "mixed": ["7", "x"],
+    }
+
+
 def write_workbook(directory: Path, columns: dict[str, list[object]]) -> list[tuple[object, ...]]:
     feather.write_feather(pa.table(columns), directory / "r.arrow", compression="uncompressed")
     write_as(directory / "r.arrow", kind_of(Path("t.xlsx")), directory / "t.xlsx")

@@ -1,5 +1,5 @@
 /** The name of a job in lists, and the meaning of its codes in a few words. */
-import type { JobSummary } from "./types.ts";
+import type { GatewayState, JobSummary } from "./types.ts";
 
 const LONGEST_ID = 20;
 
@@ -12,6 +12,11 @@ export function jobName(job: Pick<JobSummary, "label" | "tables" | "request_id">
 /** A job that somebody cancelled did not fail, although it made nothing. */
 export function hasFailed(job: Pick<JobSummary, "state" | "code">): boolean {
   return job.state === "finished" && job.code !== "ok" && job.code !== "cancelled";
+}
+
+/** How many jobs have failed; the gateway counts those that somebody cancelled among them. */
+export function failures(state: Pick<GatewayState, "failed" | "failures_by_code">): number {
+  return state.failed - (state.failures_by_code["cancelled"] ?? 0);
 }
 
 /** The caller's id of a job, as far as a list has room for it. */

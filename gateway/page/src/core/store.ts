@@ -1,5 +1,6 @@
 /** What the page knows of the gateway, as the stream tells it. */
 import { computed, signal } from "@preact/signals";
+import { hasFailed } from "./names.ts";
 import type { GatewayState, JobSummary, LogLine, StreamedJob } from "./types.ts";
 
 /** Finished jobs that the page keeps; the history has all. */
@@ -92,7 +93,7 @@ export function addEnds(jobs: readonly JobSummary[]): void {
     id: job.job_id,
     at: Date.parse(job.finished_at ?? job.created_at),
     seconds: job.duration ?? 0,
-    failed: job.code !== "ok",
+    failed: hasFailed(job),
   }));
   ends.value = [...ends.value, ...ended].slice(-KEPT_ENDS);
 }

@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { getJson } from "../core/api.ts";
 import { clock, plural, seconds } from "../core/format.ts";
-import { firstLine, hasFailed, jobName } from "../core/names.ts";
+import { failures, firstLine, hasFailed, jobName } from "../core/names.ts";
 import { jobLink } from "../core/router.ts";
 import { connection, followed, gateway, queued, recent, running, snapshots } from "../core/store.ts";
 import { lookAt } from "../core/stream.ts";
@@ -34,7 +34,7 @@ export function NowView() {
         <Tile name="Slots" value={`${state.busy_slots} of ${state.slots}`} note={state.cluster ? "busy, of all members" : "busy"} />
         <Tile name="Queue" value={`${state.queue_size} of ${state.max_queue_size}`} note="places taken" />
         <Tile name="Kernels" value={`${state.ready_kernels.ready ?? 0} ready`} note={`${state.ready_kernels.starting ?? 0} starting, ${state.held} held`} />
-        <Tile name="Since the start" value={plural(state.completed, "job")} note={`${state.failed} failed, ${state.rejected} refused`} />
+        <Tile name="Since the start" value={plural(state.completed, "job")} note={`${failures(state)} failed, ${state.rejected} refused`} />
       </dl>
       {idle && <Empty title="No job runs or waits">Jobs appear here as soon as the gateway accepts them. <a href="#/playground">Try a transform</a></Empty>}
       {running.value.map((job) => <Running key={job.job_id} job={job} hasLog={job.job_id === looked} />)}

@@ -2,6 +2,7 @@
 import { useEffect } from "preact/hooks";
 import { getJson } from "../core/api.ts";
 import { count, plural, seconds } from "../core/format.ts";
+import { failures } from "../core/names.ts";
 import { addEnds, ends, gateway, snapshots, type JobEnd } from "../core/store.ts";
 import type { JobSummary } from "../core/types.ts";
 
@@ -40,7 +41,7 @@ export function Figures() {
   const state = gateway.value;
   if (!state) return null;
   const { minutes, jobs, median, slowest } = ratesOf(ends.value, Date.now());
-  const failures = Object.entries(state.failures_by_code).sort((a, b) => b[1] - a[1]);
+  const codes = Object.entries(state.failures_by_code).sort((a, b) => b[1] - a[1]);
   const kernels = (state.ready_kernels.hits ?? 0) + (state.ready_kernels.misses ?? 0);
   return (
     <section class="card">
@@ -60,11 +61,11 @@ export function Figures() {
           <h3>Since the start</h3>
           <dl class="facts">
             <div><dt>Jobs</dt><dd>{count(state.completed)}</dd></div>
-            <div><dt>Failed</dt><dd>{count(state.failed)}</dd></div>
+            <div><dt>Failed</dt><dd>{count(failures(state))}</dd></div>
             <div><dt>Refused</dt><dd>{count(state.rejected)}</dd></div>
             {kernels > 0 && <div><dt>Kernel was ready</dt><dd>{count(state.ready_kernels.hits ?? 0)} of {plural(kernels, "time")}</dd></div>}
           </dl>
-          {failures.length > 0 && <ul class="bars">{failures.map(([code, number]) => <li key={code}><a href={`#/jobs?code=${code}`}>{code.replaceAll("_", " ")}</a> <span class="number">{count(number)}</span></li>)}</ul>}
+          {codes.length > 0 && <ul class="bars">{codes.map(([code, number]) => <li key={code}><a href={`#/jobs?code=${code}`}>{code.replaceAll("_", " ")}</a> <span class="number">{count(number)}</span></li>)}</ul>}
         </div>
       </div>
     </section>

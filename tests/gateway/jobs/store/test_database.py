@@ -59,6 +59,15 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
     assert "is damaged" in refusal(path)
 
 
+def test_an_empty_file_is_taken_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "jobs.db"
+    open_database(path).close()
+    assert caplog.messages == []
+    os.truncate(path, 0)
+    open_database(path).close()
+    assert caplog.messages == [f"the job store {path} is empty: jobs and history that it may have had are lost"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
 def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"

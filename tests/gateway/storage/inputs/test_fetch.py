@@ -245,7 +245,7 @@ async def test_tables_beyond_the_cap_are_given_up_early(
 
     with FaultyServer([endless]) as server:
         message = await failure(client, (table(server.url()),), tmp_path, settings)
-        assert "max_input_bytes" in message
+        assert "MAX_INPUT_BYTES" in message
         assert len(server.received) == 1
         assert (tmp_path / "0.data").stat().st_size <= 3_000_000
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from datetime import UTC, datetime
 
 import pytest
 import trustme
@@ -14,6 +15,7 @@ from gateway.storage import ObjectClient, put_object
 from gateway.storage.objects import retries
 from gateway.storage.objects.errors import StatusError, StorageError
 from gateway.storage.objects.retries import RetryPolicy
+from gateway.storage.objects.target import expiry_of
 from tests.gateway.storage.faulty_server import FaultyServer, answer, reset
 
 EXPIRED = b"<Error><Code>AccessDenied</Code></Error>"
@@ -44,6 +46,7 @@ async def failure(client: ObjectClient, url: str) -> JobFailed:
     ("status", "body", "attempts"),
     [
         (301, b"", 1),
+        (501, b"<Error><Code>NotImplemented</Code></Error>", 1),
         (403, EXPIRED, 1),
         (404, b"", 1),
         (400, EXPIRED, 1),
@@ -131,3 +134,28 @@ async def test_no_attempt_begins_after_the_deadline(error: StorageError) -> None
         with pytest.raises(StorageError):
             await RetryPolicy(1, time.monotonic()).run(attempt)
     assert attempts == 1
+
+
+@pytest.mark.parametrize("host", ["http://127.0.0.1:1", "http://nosuch.invalid"])
+async def test_failure_after_the_expiry_of_the_url_is_final(
+    host: str, client: ObjectClient, waits: list[float]
+) -> None:
+    failed = await failure(client, f"{host}/x?X-Amz-Date=20200101T000000Z&X-Amz-Expires=60")
+    assert (waits, failed.retryable) == ([], False)
+    assert failed.message.endswith("; its URL has expired")
+    assert (await failure(client, f"{host}/x?X-Amz-Date=90200101T000000Z&X-Amz-Expires=60")).retryable
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://s3/x?X-Amz-Date=20260101T000000Z&X-Amz-Expires=60", datetime(2026, 1, 1, 0, 1, tzinfo=UTC)),
+        ("http://s3/x?x-amz-expires=0&x-amz-date=20260101T000000Z", datetime(2026, 1, 1, tzinfo=UTC)),
+        ("http://s3/x", None),
+        ("http://s3/x?X-Amz-Date=yesterday&X-Amz-Expires=60", None),
+        ("http://s3/x?X-Amz-Date=20260101T000000Z&X-Amz-Expires=-1", None),
+        ("http://s3/x?X-Amz-Date=99991231T235959Z&X-Amz-Expires=999999999", None),
+    ],
+)
+def test_the_expiry_of_a_url_is_read_where_it_says_so(text: str, expected: datetime | None) -> None:
+    assert expiry_of(text) == expected
