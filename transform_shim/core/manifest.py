@@ -30,6 +30,9 @@ __all__ = ["Field", "Manifest", "SourceMetadata", "fields_of", "read_manifest", 
 
 ATTRS_KEY = "source_metadata"
 
+_NUMBERS = frozenset({Kind.INTEGER, Kind.NUMBER, Kind.FLOAT, Kind.DECIMAL})
+_DATE_TIMES = frozenset({Kind.DATE, Kind.DATETIME, Kind.INSTANT})
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -43,6 +46,17 @@ class Field:
     def kind(self) -> Kind:
         """The kind of this column's values."""
         return kind_of(self.base_type, _text(self.raw.get("root_type")))
+
+    @property
+    def as_sent(self) -> Field:
+        """The field whose kind the values in a table file have.
+
+        Metabase sends the results of a query, so numbers that its administrator casts to date-times arrive as those.
+        Only `effective_type` tells of it; without one Metabase writes the database type there.
+        """
+        effective = _text(self.raw.get("effective_type"))
+        is_cast = self.kind in _NUMBERS and kind_of(effective) in _DATE_TIMES
+        return Field(self.name, effective) if is_cast else self
 
     @property
     def database_type(self) -> str:
