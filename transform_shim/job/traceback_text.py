@@ -7,12 +7,11 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from transform_shim.job.script import SCRIPT_FILE, shown_path
+from transform_shim.job.script import shown_path
 
-__all__ = ["is_ours", "is_users", "render", "script_line", "users_place"]
+__all__ = ["is_ours", "is_users", "render", "users_place"]
 
 _SHIM_DIR = f"{Path(__file__).parents[1]}/"
 _PACKAGE_DIRS = tuple(
@@ -52,12 +51,6 @@ def render(error: BaseException, *, fold: bool = True) -> str:
     rendered = traceback.TracebackException.from_exception(error, compact=True)
     _prepare(rendered, fold, set())
     return "".join(rendered.format())
-
-
-def script_line(trace: TracebackType | None) -> int | None:
-    """Return the innermost line of the script itself."""
-    lines = [frame.lineno for frame in traceback.extract_tb(trace) if Path(frame.filename).name == SCRIPT_FILE]
-    return lines[-1] if lines else None
 
 
 def users_place(error: BaseException) -> str:
