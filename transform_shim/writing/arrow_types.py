@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from transform_shim.core.array_buffers import used_bytes
 from transform_shim.core.decimals import MOST_DIGITS, decimal_type
 from transform_shim.core.errors import OutputInvalid
-from transform_shim.writing.lines.cell_texts import used_bytes
 from transform_shim.writing.value_groups import nested_text
 
 __all__ = ["canonical", "canonical_type", "decoded"]
