@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from transform_shim.core.errors import InvalidReturn, ResultFailed, ShimError
 from transform_shim.job.failure_hints import hint, return_hint
 from transform_shim.job.result import peak_memory_bytes
-from transform_shim.job.script import shown_path
+from transform_shim.job.script import shown_path, shown_text
 from transform_shim.job.traceback_text import render, users_place
 
 __all__ = ["Failure", "describe", "free_frames"]
@@ -264,6 +264,6 @@ def _shim_error_in(error: BaseException, broken: Sequence[ShimError]) -> ShimErr
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)[:_MESSAGE_CHARS]
+        return shown_text(str(error))[:_MESSAGE_CHARS]
     except Exception as broken:  # the user's own exception class
         return f"<{type(error).__name__}, whose str() raises {type(broken).__name__}>"

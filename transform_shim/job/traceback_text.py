@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transform_shim.job.script import shown_path
+from transform_shim.job.script import shown_path, shown_text
 
 __all__ = ["is_ours", "is_users", "render", "users_place"]
 
@@ -50,7 +50,7 @@ def render(error: BaseException, *, fold: bool = True) -> str:
     """
     rendered = traceback.TracebackException.from_exception(error, compact=True)
     _prepare(rendered, fold, set())
-    return "".join(rendered.format())
+    return shown_text("".join(rendered.format()))
 
 
 def users_place(error: BaseException) -> str:
@@ -77,7 +77,7 @@ class _FoldedStack(traceback.StackSummary):
 
     def format(self, **options: Any) -> list[str]:
         lines: list[str] = []
-        for users, run in itertools.groupby(self, key=lambda frame: is_users(_real_path(frame))):
+        for users, run in itertools.groupby(self, key=lambda frame: is_users(frame.filename)):
             frames = list(run)
             if users:
                 lines += traceback.StackSummary.from_list(frames).format(**options)
@@ -86,19 +86,10 @@ class _FoldedStack(traceback.StackSummary):
         return lines + ([self.cause] if self.cause else [])
 
 
-class _Frame(traceback.FrameSummary):
-    """A frame that is shown with the path of the request."""
-
-    __slots__ = ("real_path",)
-    real_path: str
-
-
 def _prepare(rendered: traceback.TracebackException, fold: bool, seen: set[int]) -> None:
     if id(rendered) in seen:
         return
     seen.add(id(rendered))
-    if getattr(rendered, "filename", None):  # of a SyntaxError
-        rendered.filename = shown_path(str(rendered.filename))
     hidden = ""
     for name in ("__cause__", "__context__"):
         other = getattr(rendered, name)
@@ -110,7 +101,7 @@ def _prepare(rendered: traceback.TracebackException, fold: bool, seen: set[int])
             _prepare(other, fold, seen)
     for other in rendered.exceptions or ():
         _prepare(other, fold, seen)
-    kept = [_shown(frame) for frame in rendered.stack or () if not is_ours(frame.filename)]
+    kept = [frame for frame in rendered.stack or () if not is_ours(frame.filename)]
     # without frames there is no "Traceback" line either, as Python prints a syntax error of a script
     stack: traceback.StackSummary | None = None
     if kept:
@@ -118,17 +109,6 @@ def _prepare(rendered: traceback.TracebackException, fold: bool, seen: set[int])
         if isinstance(stack, _FoldedStack):
             stack.cause = hidden
     rendered.stack = stack  # type: ignore[assignment]
-
-
-def _shown(frame: traceback.FrameSummary) -> _Frame:
-    _ = frame.line  # is looked up by the real path, once
-    shown = _Frame.__new__(_Frame)
-    for kind in traceback.FrameSummary.__mro__:
-        for name in getattr(kind, "__slots__", ()):
-            if hasattr(frame, name):
-                setattr(shown, name, getattr(frame, name))
-    shown.real_path, shown.filename = frame.filename, shown_path(frame.filename)
-    return shown
 
 
 def _has_users_frame(rendered: traceback.TracebackException) -> bool:
@@ -155,12 +135,8 @@ def _chain(rendered: traceback.TracebackException) -> Iterator[traceback.Traceba
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
 
 
-def _real_path(frame: traceback.FrameSummary) -> str:
-    return str(getattr(frame, "real_path", frame.filename))
-
-
 def _counted(frames: list[Any]) -> str:
-    packages = dict.fromkeys(_package(_real_path(frame)) for frame in frames)
+    packages = dict.fromkeys(_package(frame.filename) for frame in frames)
     return f"{len(frames)} frame{'s' if len(frames) != 1 else ''} in {', '.join(packages)}"
 
 

@@ -73,6 +73,14 @@ def test_failure_says_one_sentence(job: Job, code: str, failure: str, stderr: st
     fails(job(code, STUDENTS), failure, stderr)
 
 
+def test_message_of_an_import_error_has_no_path_of_the_host(job: Job) -> None:
+    outcome = job("from common import g", library={"common": "def f(): pass\n"})
+    said = "cannot import name 'g' from 'common' (common.py)"
+    assert outcome.result["message"] == f"ImportError: {said} (script.py, line 1)"
+    assert outcome.stderr.endswith(f"\nImportError: {said}\n")
+    assert str(outcome.folder) not in outcome.stderr
+
+
 def test_exit_is_named_where_it_is_called(job: Job) -> None:
     library = {"common": "import sys\ndef stop():\n    sys.exit(4)\n"}
     outcome = job("import common\ndef transform():\n    common.stop()", library=library)
