@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import io
 import linecache
 import sys
 from collections.abc import Mapping
@@ -64,9 +65,9 @@ def load_script(script_path: Path) -> ModuleType:
     if spec is None:
         raise ShimError(f"no module can be made of {script_path}")
     module = importlib.util.module_from_spec(spec)
-    source = script_path.read_bytes()
-    if b"\0" in source:  # before Python 3.12 a ValueError without a line
-        line = source.count(b"\n", 0, source.index(b"\0")) + 1
+    source = script_path.read_text("utf-8-sig")  # of bytes, a line "coding: latin-1" would change the texts
+    if "\0" in source:  # before Python 3.12 a ValueError without a line
+        line = source.count("\n", 0, source.index("\0")) + 1
         raise SyntaxError("source code cannot contain null bytes", (str(script_path), line, None, None))
     code = compile(source, str(script_path), "exec", dont_inherit=True)
     sys.modules[_MODULE] = module
@@ -79,7 +80,8 @@ def _write(path: Path, source: str) -> None:
     path.write_bytes(source.encode("utf-8", "replace"))
     _written_paths.add(str(path))
     # tracebacks show these lines even if the script removes or changes its own file; no mtime: never checked again
-    linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
+    lines = io.StringIO(source, newline=None).readlines()  # splitlines() knows more line ends than Python's parser
+    linecache.cache[str(path)] = (len(source), None, lines, str(path))
 
 
 def forget_modules() -> None:

@@ -113,9 +113,17 @@ def _prepare(rendered: traceback.TracebackException, fold: bool, seen: set[int])
 
 def _has_users_frame(rendered: traceback.TracebackException) -> bool:
     return any(
-        any(is_users(frame.filename) for frame in each.stack or ()) or bool(each.exceptions)
+        any(is_users(frame.filename) for frame in each.stack or ())
+        or bool(each.exceptions)
+        or _quotes_users_frame(each)
         for each in _chain(rendered)
     )
+
+
+def _quotes_users_frame(rendered: traceback.TracebackException) -> bool:
+    """Return whether the text names a file of the request, as that of an error in a process of a pool does."""
+    said = str(rendered)
+    return shown_text(said) != said
 
 
 def _as_one_line(rendered: traceback.TracebackException) -> str:

@@ -81,6 +81,25 @@ def test_message_of_an_import_error_has_no_path_of_the_host(job: Job) -> None:
     assert str(outcome.folder) not in outcome.stderr
 
 
+def test_traceback_shows_the_line_that_failed_behind_other_line_ends(job: Job) -> None:
+    code = "# form feed \f and \u2028\r\nx = 'next line \x85'\ndef transform():\r\n    raise ValueError('here')\n"
+    assert "line 4, in transform\n    raise ValueError('here')\nValueError: here\n" in job(code).stderr
+
+
+@pytest.mark.parametrize("pool", ["multiprocessing.Pool", "concurrent.futures.ProcessPoolExecutor"])
+def test_error_in_a_process_of_a_pool_shows_the_line_there(job: Job, pool: str) -> None:
+    code = (
+        "import multiprocessing, concurrent.futures\ndef divide(x):\n    return 1 / x\n"
+        f"def transform():\n    with {pool}(1) as pool:\n        list(pool.map(divide, [0]))\n"
+    )
+    assert 'File "script.py", line 3, in divide\n    return 1 / x\n' in job(code).stderr
+
+
+def test_script_is_text_whatever_encoding_it_names(job: Job) -> None:
+    code = "# coding: latin-1\nimport pandas as pd\ndef transform():\n    return pd.DataFrame({'c': ['é']})"
+    assert job(code).cells("c") == ["é"]
+
+
 def test_exit_is_named_where_it_is_called(job: Job) -> None:
     library = {"common": "import sys\ndef stop():\n    sys.exit(4)\n"}
     outcome = job("import common\ndef transform():\n    common.stop()", library=library)
