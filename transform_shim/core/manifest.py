@@ -48,17 +48,6 @@ class Field:
         return kind_of(self.base_type, _text(self.raw.get("root_type")))
 
     @property
-    def as_sent(self) -> Field:
-        """The field whose kind the values in a table file have.
-
-        Metabase sends the results of a query, so numbers that its administrator casts to date-times arrive as those.
-        Only `effective_type` tells of it; without one Metabase writes the database type there.
-        """
-        effective = _text(self.raw.get("effective_type"))
-        is_cast = self.kind in _NUMBERS and kind_of(effective) in _DATE_TIMES
-        return Field(self.name, effective) if is_cast else self
-
-    @property
     def database_type(self) -> str:
         return (_text(self.raw.get("database_type")) or "").lower()
 
@@ -110,9 +99,20 @@ def fields_of(raw: object) -> tuple[Field, ...]:
     found: dict[str, Field] = {}
     for entry in entries if isinstance(entries, Sequence) and not isinstance(entries, str) else ():
         if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
-            base_type = _text(entry.get("base_type"))
-            found.setdefault(entry["name"], Field(entry["name"], base_type, dict(entry)))
+            found.setdefault(entry["name"], _field(entry))
     return tuple(found.values())
+
+
+def _field(entry: Mapping[str, Any]) -> Field:
+    """Return an entry as the field that its values have, with an empty ``raw`` if that is not the database's.
+
+    Metabase sends the results of a query, so numbers that its administrator casts to date-times arrive as those. Only
+    `effective_type` tells of it; without one Metabase writes the database type there.
+    """
+    field = Field(entry["name"], _text(entry.get("base_type")), dict(entry))
+    effective = _text(entry.get("effective_type"))
+    is_cast = field.kind in _NUMBERS and kind_of(effective) in _DATE_TIMES
+    return Field(field.name, effective) if is_cast else field
 
 
 def write_manifest(

@@ -59,6 +59,6 @@ class TableSource:
 
     def _find_fields(self) -> tuple[tuple[Field, ...], bool]:
         if self.manifest is not None and self.manifest.fields:
-            return tuple(field.as_sent for field in self.manifest.fields), True
+            return self.manifest.fields, True
         found: tuple[tuple[Field, ...], bool] = self._reader.find_fields(self.file)
         return found
