@@ -32,6 +32,8 @@ ATTRS_KEY = "source_metadata"
 
 _NUMBERS = frozenset({Kind.INTEGER, Kind.NUMBER, Kind.FLOAT, Kind.DECIMAL})
 _DATE_TIMES = frozenset({Kind.DATE, Kind.DATETIME, Kind.INSTANT})
+#: The kinds to which Metabase casts a kind, with other JSON values than those of its own.
+_CASTS = {**dict.fromkeys(_NUMBERS, _DATE_TIMES), Kind.TEXT: _NUMBERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +108,12 @@ def fields_of(raw: object) -> tuple[Field, ...]:
 def _field(entry: Mapping[str, Any]) -> Field:
     """Return an entry as the field that its values have, with an empty ``raw`` if that is not the database's.
 
-    Metabase sends the results of a query, so numbers that its administrator casts to date-times arrive as those. Only
-    `effective_type` tells of it; without one Metabase writes the database type there.
+    Metabase sends the results of a query, so numbers that its administrator casts to date-times arrive as those, and
+    texts as numbers. Only `effective_type` tells of it; without one Metabase writes the database type there.
     """
     field = Field(entry["name"], _text(entry.get("base_type")), dict(entry))
     effective = _text(entry.get("effective_type"))
-    is_cast = field.kind in _NUMBERS and kind_of(effective) in _DATE_TIMES
+    is_cast = kind_of(effective) in _CASTS.get(field.kind, ())
     return Field(field.name, effective) if is_cast else field
 
 

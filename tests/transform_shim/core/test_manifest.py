@@ -62,9 +62,7 @@ def test_fields_and_source_metadata_are_carried_over(tmp_path: Path) -> None:
         ([1.0], "Float"),
     ],
 )
-def test_nothing_is_carried_of_numbers_that_metabase_casts_to_date_times(
-    tmp_path: Path, values: Any, expected: str
-) -> None:
+def test_nothing_is_carried_of_a_column_that_metabase_casts(tmp_path: Path, values: Any, expected: str) -> None:
     frame = pd.DataFrame({"c": values})
     field = {"name": "c", "base_type": "BigInteger", "effective_type": "Instant"}
     frame.attrs["source_metadata"] = SourceMetadata({"fields": [field]})

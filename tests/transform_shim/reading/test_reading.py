@@ -89,6 +89,16 @@ def test_numbers_that_metabase_casts_to_date_times_arrive_as_those(
     assert (tmp_path / "output").read_text() == f'{{"c":"{text}"}}\n{{"c":null}}\n'
 
 
+@pytest.mark.parametrize(("effective_type", "cells"), [("Float", [1.5, 2.0]), ("Integer", [1, 2])])
+def test_texts_that_metabase_casts_to_numbers_arrive_as_those(
+    tmp_path: Path, effective_type: str, cells: list[float]
+) -> None:
+    field = {"name": "c", "base_type": "Text", "effective_type": effective_type}
+    found = read(tmp_path, [field], "".join(f'{{"c":{cell}}}\n' for cell in cells))["c"]
+    assert found.sum() == sum(cells)
+    assert found.dtype.kind == ("i" if effective_type == "Integer" else "f")
+
+
 @pytest.mark.parametrize("effective_type", ["BigInteger", "int8", None])
 def test_database_type_in_place_of_an_effective_type_is_no_cast(tmp_path: Path, effective_type: str | None) -> None:
     field = {"name": "c", "base_type": "BigInteger", "effective_type": effective_type}
