@@ -80,7 +80,8 @@ def _write(path: Path, source: str) -> None:
     path.write_bytes(source.encode("utf-8", "replace"))
     _written_paths.add(str(path))
     # tracebacks show these lines even if the script removes or changes its own file; no mtime: never checked again
-    lines = io.StringIO(source, newline=None).readlines()  # splitlines() knows more line ends than Python's parser
+    # splitlines() knows more line ends than Python's parser; without one, carets below the last line are off by one
+    lines = io.StringIO(source.removesuffix("\n") + "\n", newline=None).readlines()
     linecache.cache[str(path)] = (len(source), None, lines, str(path))
 
 

@@ -86,6 +86,11 @@ def test_traceback_shows_the_line_that_failed_behind_other_line_ends(job: Job) -
     assert "line 4, in transform\n    raise ValueError('here')\nValueError: here\n" in job(code).stderr
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_carets_are_below_the_expression_that_failed(job: Job, end: str) -> None:
+    assert "\n    x = 1 / 0\n        ~~^~~\nZeroDivisionError" in job(f"def transform():\n    x = 1 / 0{end}").stderr
+
+
 @pytest.mark.parametrize("pool", ["multiprocessing.Pool", "concurrent.futures.ProcessPoolExecutor"])
 def test_error_in_a_process_of_a_pool_shows_the_line_there(job: Job, pool: str) -> None:
     code = (
