@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from transform_shim.core.errors import InvalidReturn, ResultFailed, ShimError
 from transform_shim.job.failure_hints import hint, return_hint
 from transform_shim.job.result import peak_memory_bytes
-from transform_shim.job.script import shown_path, shown_text
+from transform_shim.job.script import shown_text
 from transform_shim.job.traceback_text import render, users_place
 
 __all__ = ["Failure", "describe", "free_frames"]
@@ -133,7 +133,7 @@ def _described(error: BaseException, stage: str, limits: Mapping[str, int], brok
 
 def _is_of_request(error: BaseException) -> bool:
     """Return whether the script or a library module is not valid Python: its text has file and line."""
-    return isinstance(error, SyntaxError) and shown_path(str(error.filename)) != error.filename
+    return isinstance(error, SyntaxError) and shown_text(str(error.filename)) != error.filename
 
 
 def _message(kind: str, said: str, place: str) -> str:

@@ -13,7 +13,7 @@ from types import ModuleType
 
 from transform_shim.core.errors import ShimError
 
-__all__ = ["SCRIPT_FILE", "forget_modules", "load_script", "shown_path", "shown_text", "write_modules"]
+__all__ = ["SCRIPT_FILE", "forget_modules", "load_script", "shown_text", "write_modules"]
 
 SCRIPT_FILE = "script.py"
 _MODULE = "script"
@@ -41,15 +41,10 @@ def write_modules(work_dir: Path, code: str, library: Mapping[str, str]) -> Path
     return script_path
 
 
-def shown_path(path: str) -> str:
-    """Return the path that a user knows a file by: ``script.py`` and ``common.py`` for those of the request."""
-    return Path(path).name if path in _written_paths else path
-
-
 def shown_text(text: str) -> str:
-    """Return a text with each path of a file of the request as `shown_path` has it."""
+    """Return a text with the paths by which a user knows the files of the request: ``script.py`` and ``common.py``."""
     for path in _written_paths:
-        text = text.replace(path, shown_path(path))
+        text = text.replace(path, Path(path).name)
     return text
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transform_shim.job.script import shown_path, shown_text
+from transform_shim.job.script import shown_text
 
 __all__ = ["is_ours", "is_users", "render", "users_place"]
 
@@ -65,7 +65,7 @@ def users_place(error: BaseException) -> str:
     file_name, line, _ = frames[-1]
     # a lambda or a comprehension says less than the function around it
     function = next((name for _, _, name in reversed(frames) if not name.startswith("<")), "")
-    place = f"({shown_path(file_name)}, line {line})"
+    place = f"({shown_text(file_name)}, line {line})"
     return f"in {function}() {place}" if function else place
 
 

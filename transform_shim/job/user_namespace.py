@@ -16,7 +16,7 @@ from types import BuiltinFunctionType
 from typing import Any
 
 from transform_shim.job.event_loop import no_event_loop
-from transform_shim.job.script import SCRIPT_FILE, shown_path
+from transform_shim.job.script import SCRIPT_FILE, shown_text
 from transform_shim.job.traceback_text import is_users, render
 
 __all__ = ["in_directory", "user_namespace"]
@@ -45,7 +45,7 @@ def _format_warning(
 ) -> str:
     """Format a warning with the path that a traceback shows, and not with the host's."""
     line = linecache.getline(filename, lineno) if line is None else line
-    return _PLAIN_FORMAT(message, category, shown_path(filename), lineno, line)
+    return _PLAIN_FORMAT(message, category, shown_text(filename), lineno, line)
 
 
 def _no_shell() -> None:
