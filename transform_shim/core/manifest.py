@@ -113,7 +113,7 @@ def _field(entry: Mapping[str, Any]) -> Field:
     """
     field = Field(entry["name"], _text(entry.get("base_type")), dict(entry))
     effective = _text(entry.get("effective_type"))
-    is_cast = kind_of(effective) in _CASTS.get(field.kind, ())
+    is_cast = effective != field.base_type and kind_of(effective) in _CASTS.get(field.kind, ())
     return Field(field.name, effective) if is_cast else field
 
 
