@@ -13,7 +13,7 @@ from types import ModuleType
 
 from transform_shim.core.errors import ShimError
 
-__all__ = ["SCRIPT_FILE", "forget_modules", "load_script", "shown_text", "write_modules"]
+__all__ = ["SCRIPT_FILE", "forget_modules", "load_script", "quotes_line", "shown_text", "write_modules"]
 
 SCRIPT_FILE = "script.py"
 _MODULE = "script"
@@ -46,6 +46,11 @@ def shown_text(text: str) -> str:
     for path in _written_paths:
         text = text.replace(path, Path(path).name)
     return text
+
+
+def quotes_line(text: str) -> bool:
+    """Return whether a text has a line of a traceback that names a file of the request."""
+    return any(f'File "{Path(path).name}", line ' in shown_text(text) for path in _written_paths)
 
 
 def load_script(script_path: Path) -> ModuleType:

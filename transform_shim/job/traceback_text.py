@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transform_shim.job.script import shown_text
+from transform_shim.job.script import quotes_line, shown_text
 
 __all__ = ["is_ours", "is_users", "render", "users_place"]
 
@@ -115,15 +115,9 @@ def _has_users_frame(rendered: traceback.TracebackException) -> bool:
     return any(
         any(is_users(frame.filename) for frame in each.stack or ())
         or bool(each.exceptions)
-        or _quotes_users_frame(each)
+        or quotes_line(str(each))  # an error in a process of a pool
         for each in _chain(rendered)
     )
-
-
-def _quotes_users_frame(rendered: traceback.TracebackException) -> bool:
-    """Return whether the text names a file of the request, as that of an error in a process of a pool does."""
-    said = str(rendered)
-    return shown_text(said) != said
 
 
 def _as_one_line(rendered: traceback.TracebackException) -> str:

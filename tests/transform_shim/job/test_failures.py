@@ -86,6 +86,18 @@ def test_traceback_shows_the_line_that_failed_behind_other_line_ends(job: Job) -
     assert "line 4, in transform\n    raise ValueError('here')\nValueError: here\n" in job(code).stderr
 
 
+def test_traceback_that_the_script_prints_names_its_files_as_that_of_a_failure_does(job: Job) -> None:
+    code = (
+        "import sys, traceback\nimport common\nimport pandas as pd\ndef transform():\n    try:\n        common.f()\n"
+        "    except ZeroDivisionError:\n        traceback.print_exc()\n        sys.stderr.write(traceback.format_exc())\n"
+        "    return pd.DataFrame({'a': [1]})\n"
+    )
+    outcome = job(code, library={"common": "def f():\n    return 1 / 0\n"})
+    assert outcome.stderr.count('File "script.py", line 6, in transform\n    common.f()\n') == 2
+    assert outcome.stderr.count('File "common.py", line 2, in f\n    return 1 / 0\n') == 2
+    assert str(outcome.folder) not in outcome.stderr
+
+
 @pytest.mark.parametrize("end", ["", "\n"])
 def test_carets_are_below_the_expression_that_failed(job: Job, end: str) -> None:
     assert "\n    x = 1 / 0\n        ~~^~~\nZeroDivisionError" in job(f"def transform():\n    x = 1 / 0{end}").stderr
