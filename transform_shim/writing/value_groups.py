@@ -59,7 +59,7 @@ def nested_text(value: Any) -> str:
         if "OPT_NON_STR_KEYS" in str(error):
             raise TypeError("a dictionary with a key that cannot be a text, such as a tuple") from None
         if "64-bit" not in str(error):
-            raise
+            raise error.__cause__ or error from None  # the cause is what the function below says
     return orjson.dumps(_with_large_integers(value), default=_nested_default, option=options).decode()
 
 
@@ -67,8 +67,8 @@ def _with_large_integers(value: Any) -> Any:
     """Return a nested value with its integers beyond 64 bits, which orjson refuses, as pieces of JSON."""
     if isinstance(value, dict):
         return {key: _with_large_integers(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return list(map(_with_large_integers, value))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(map(_with_large_integers, _listed(value)))
     return orjson.Fragment(str(value)) if isinstance(value, int) and not -(2**63) <= value < 2**64 else value
 
 
