@@ -188,6 +188,15 @@ def test_row_is_counted_over_batches(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert caught.value.row == 57
 
 
+@pytest.mark.parametrize("nulls", [0, 1500])
+def test_batches_are_small_although_large_texts_begin_far_down(monkeypatch: pytest.MonkeyPatch, nulls: int) -> None:
+    monkeypatch.setattr(frame_source, "_BATCH_BYTES", 100_000)
+    texts = [None] * nulls + [f"{i}{'x' * 1000}" for i in range(2000 - nulls)]
+    frame = pd.DataFrame({"c": pd.Series(texts, dtype=object)})
+    sizes = [sum(array.nbytes for array in batch.load()) for batch in open_frame(frame, ()).batches]
+    assert max(sizes) < 200_000
+
+
 def test_self_containing_and_hostile_values_are_errors(tmp_path: Path) -> None:
     class Hostile:
         def __repr__(self) -> str:
