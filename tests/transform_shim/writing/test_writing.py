@@ -294,15 +294,23 @@ def test_arrow_types_without_a_pandas_twin_are_written(tmp_path: Path) -> None:
             "half": pa.array([np.float16(1.5), None], pa.float16()),
             "uuid": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"\0" * 16, None], pa.binary(16))),
             "months": pa.array([pa.MonthDayNano([1, 2, 3_500_000_000]), None]),
+            "bytes": pa.ExtensionArray.from_storage(pa.bool8(), pa.array([2, None], pa.int8())),
         }
     )
     first, second = (json.loads(line) for line in text(tmp_path, table).splitlines())
     assert first == {
         "dictionary": "a", "runs": "r", "view": "v", "binary": "YWI=", "struct": '{"k":1}', "map": '[["k",1]]',
         "date64": "2024-01-15", "time32": "01:02:03", "null": None, "half": 1.5,
-        "uuid": "00000000-0000-0000-0000-000000000000", "months": "P1M2DT3.5S",
+        "uuid": "00000000-0000-0000-0000-000000000000", "months": "P1M2DT3.5S", "bytes": True,
     }  # fmt: skip
     assert set(second.values()) == {None, "r"}
+
+
+def test_bytes_of_another_engines_type_are_no_value(tmp_path: Path) -> None:
+    hugeint = pa.opaque(pa.binary(16), "hugeint", "DuckDB")
+    values = pa.ExtensionArray.from_storage(hugeint, pa.array([b"\1" + bytes(15)], pa.binary(16)))
+    with pytest.raises(OutputInvalid, match=r"column 'c': the Arrow type .*hugeint"):
+        write(tmp_path, pa.table({"c": values}))
 
 
 def test_rows_of_huge_text_are_written_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
