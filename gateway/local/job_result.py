@@ -56,10 +56,6 @@ class JobResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Seconds by stage.
     tables : tuple of TableRead
         How much was read of each table.
-    error_type : str or None
-        Name of the exception's class.
-    error_line : int or None
-        Line of the script that failed, from 1.
     peak_memory_bytes : int or None
         Largest resident set of the kernel process.
     """
@@ -76,8 +72,6 @@ class JobResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | None = None
     stages: Annotated[dict[str, Seconds], Meta(max_length=20)] = {}
     tables: Annotated[tuple[TableRead, ...], Meta(max_length=1_000)] = ()
-    error_type: Annotated[str, Meta(max_length=200)] | None = None
-    error_line: Count | None = None
     peak_memory_bytes: Count | None = None
 
 

@@ -30,6 +30,11 @@ __all__ = ["Field", "Manifest", "SourceMetadata", "fields_of", "read_manifest", 
 
 ATTRS_KEY = "source_metadata"
 
+_NUMBERS = frozenset({Kind.INTEGER, Kind.NUMBER, Kind.FLOAT, Kind.DECIMAL})
+_DATE_TIMES = frozenset({Kind.DATE, Kind.DATETIME, Kind.INSTANT})
+#: The kinds to which Metabase casts a kind, with other JSON values than those of its own.
+_CASTS = {**dict.fromkeys(_NUMBERS, _DATE_TIMES), Kind.TEXT: _NUMBERS}
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -96,9 +101,20 @@ def fields_of(raw: object) -> tuple[Field, ...]:
     found: dict[str, Field] = {}
     for entry in entries if isinstance(entries, Sequence) and not isinstance(entries, str) else ():
         if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
-            base_type = _text(entry.get("base_type"))
-            found.setdefault(entry["name"], Field(entry["name"], base_type, dict(entry)))
+            found.setdefault(entry["name"], _field(entry))
     return tuple(found.values())
+
+
+def _field(entry: Mapping[str, Any]) -> Field:
+    """Return an entry as the field that its values have, with an empty ``raw`` if that is not the database's.
+
+    Metabase sends the results of a query, so numbers that its administrator casts to date-times arrive as those, and
+    texts as numbers. Only `effective_type` tells of it; without one Metabase writes the database type there.
+    """
+    field = Field(entry["name"], _text(entry.get("base_type")), dict(entry))
+    effective = _text(entry.get("effective_type"))
+    is_cast = effective != field.base_type and kind_of(effective) in _CASTS.get(field.kind, ())
+    return Field(field.name, effective) if is_cast else field
 
 
 def write_manifest(

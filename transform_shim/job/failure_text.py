@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from transform_shim.core.errors import InvalidReturn, ResultFailed, ShimError
 from transform_shim.job.failure_hints import hint, return_hint
 from transform_shim.job.result import peak_memory_bytes
-from transform_shim.job.script import shown_path
-from transform_shim.job.traceback_text import render, script_line, users_place
+from transform_shim.job.script import shown_text
+from transform_shim.job.traceback_text import render, users_place
 
 __all__ = ["Failure", "describe", "free_frames"]
 
@@ -60,8 +60,6 @@ class Failure:
     message: str
     text: str
     exit_code: int = 1
-    error_type: str | None = None
-    error_line: int | None = None
 
 
 def describe(
@@ -103,21 +101,20 @@ def describe(
 
 def _described(error: BaseException, stage: str, limits: Mapping[str, int], broken: Sequence[ShimError]) -> Failure:
     kind = type(error).__name__
-    line = script_line(error.__traceback__)
     if isinstance(error, ShimError) and error.code != "shim_error":
         message = str(error)
         # a lazy table breaks while the user's code consumes it: then the user's line belongs to it
         trace = render(error) if stage == "transform" else ""
-        return Failure(error.code, message, f"ERROR: {message}\n{trace}", error_type=kind, error_line=line)
+        return Failure(error.code, message, f"ERROR: {message}\n{trace}")
     if isinstance(error, SystemExit):
-        return _exited(error, stage, line)
+        return _exited(error, stage)
     cause = _shim_error_in(error, broken)
     if cause is not None:  # an engine (polars, duckdb, Arrow) wrapped the error of our reader
         message = str(cause)
-        return Failure(cause.code, message, f"ERROR: {message}\n{render(error)}", error_type=kind, error_line=line)
+        return Failure(cause.code, message, f"ERROR: {message}\n{render(error)}")
     if isinstance(error, KeyboardInterrupt):
         message = f"Interrupted {_doing(stage)}"
-        return Failure("user_error", message, f"ERROR: {message}\n{render(error)}", 1, kind, line)
+        return Failure("user_error", message, f"ERROR: {message}\n{render(error)}")
     said = _text(error)
     headline = (
         f"{_HEADLINES[stage]}: {said or kind}" if isinstance(error, MemoryError) else f"{_HEADLINES[stage]}: {said}"
@@ -127,16 +124,16 @@ def _described(error: BaseException, stage: str, limits: Mapping[str, int], brok
     limit = _limit_hit(error, limits) or _disk_full(error, stage)
     if limit is not None:
         code, message = limit
-        return Failure(code, f"{message} {place}", text, 1, kind, line)
+        return Failure(code, f"{message} {place}", text)
     if stage not in _USERS_STAGES:
-        return Failure("shim_error", f"{headline} ({kind})", text, 1, kind, line)
+        return Failure("shim_error", f"{headline} ({kind})", text)
     code = "syntax_error" if stage == "import" and isinstance(error, SyntaxError) else "user_error"
-    return Failure(code, _message(kind, said, place), text, 1, kind, line)
+    return Failure(code, _message(kind, said, place), text)
 
 
 def _is_of_request(error: BaseException) -> bool:
     """Return whether the script or a library module is not valid Python: its text has file and line."""
-    return isinstance(error, SyntaxError) and shown_path(str(error.filename)) != error.filename
+    return isinstance(error, SyntaxError) and shown_text(str(error.filename)) != error.filename
 
 
 def _message(kind: str, said: str, place: str) -> str:
@@ -160,14 +157,13 @@ def free_frames(error: BaseException) -> None:
     gc.collect()
 
 
-def _exited(error: SystemExit, stage: str, line: int | None) -> Failure:
+def _exited(error: SystemExit, stage: str) -> Failure:
     """Describe sys.exit() by the script: never a success, as there is no result (Metabase takes 0 for one)."""
     status = error.code
     exit_code = status if isinstance(status, int) and status % 256 else 1
-    at_line = f" (script.py, line {line})" if line else ""
-    message = f"The script called sys.exit({status!r}) {_doing(stage)}{at_line}"
+    message = f"The script called sys.exit({status!r}) {users_place(error) or _doing(stage)}"
     said = f"{status}\n" if isinstance(status, str) else ""  # what Python itself would print
-    return Failure("exited", message, f"{said}ERROR: {message}\n", int(exit_code), "SystemExit", line)
+    return Failure("exited", message, f"{said}ERROR: {message}\n", int(exit_code))
 
 
 def _doing(stage: str) -> str:
@@ -268,6 +264,6 @@ def _shim_error_in(error: BaseException, broken: Sequence[ShimError]) -> ShimErr
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)[:_MESSAGE_CHARS]
+        return shown_text(str(error))[:_MESSAGE_CHARS]
     except Exception as broken:  # the user's own exception class
         return f"<{type(error).__name__}, whose str() raises {type(broken).__name__}>"

@@ -20,8 +20,6 @@ __all__ = ["JobResult", "TableRead", "peak_memory_bytes", "write_result"]
 RESULT_VERSION = 1
 #: A message is a sentence; longer text is in the log.
 _MESSAGE_CHARS = 4000
-#: The name of an exception's class may be any text.
-_ERROR_TYPE_CHARS = 200
 #: The gateway reads at most 1 MiB: 1000 tables and 500 columns with names of 100 characters stay below that in any
 #: encoding.
 _MOST_TABLES = 1000
@@ -73,10 +71,6 @@ class JobResult:
         Seconds by stage.
     tables : tuple of TableRead
         How much was read of each table.
-    error_type : str or None
-        Name of the exception's class.
-    error_line : int or None
-        Line of the script that failed, from 1.
     """
 
     outcome: str
@@ -90,8 +84,6 @@ class JobResult:
     sha256: str | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
     tables: tuple[TableRead, ...] = ()
-    error_type: str | None = None
-    error_line: int | None = None
 
     def to_json(self) -> bytes:
         """Return the bytes of result.json.
@@ -106,7 +98,6 @@ class JobResult:
         """
         value = {"version": RESULT_VERSION, **_members(self), "peak_memory_bytes": peak_memory_bytes()}
         value["message"] = self.message[:_MESSAGE_CHARS]
-        value["error_type"] = self.error_type and self.error_type[:_ERROR_TYPE_CHARS]
         # as the parent of a process sees it (wait(2))
         value["exit_code"] = self.exit_code if -256 < self.exit_code < 256 else self.exit_code % 256
         value["stages"] = {name: round(seconds, 6) for name, seconds in self.stages.items()}

@@ -283,8 +283,6 @@ def _failed(job: _Job, failure: Failure) -> JobResult:
         exit_code=failure.exit_code,
         stages=job.stage_seconds,
         tables=job.tables_read(),
-        error_type=failure.error_type,
-        error_line=failure.error_line,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import io
 import linecache
 import sys
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from types import ModuleType
 
 from transform_shim.core.errors import ShimError
 
-__all__ = ["SCRIPT_FILE", "forget_modules", "load_script", "shown_path", "write_modules"]
+__all__ = ["SCRIPT_FILE", "forget_modules", "load_script", "quotes_line", "shown_text", "write_modules"]
 
 SCRIPT_FILE = "script.py"
 _MODULE = "script"
@@ -40,9 +41,16 @@ def write_modules(work_dir: Path, code: str, library: Mapping[str, str]) -> Path
     return script_path
 
 
-def shown_path(path: str) -> str:
-    """Return the path that a user knows a file by: ``script.py`` and ``common.py`` for those of the request."""
-    return Path(path).name if path in _written_paths else path
+def shown_text(text: str) -> str:
+    """Return a text with the paths by which a user knows the files of the request: ``script.py`` and ``common.py``."""
+    for path in _written_paths:
+        text = text.replace(path, Path(path).name)
+    return text
+
+
+def quotes_line(text: str) -> bool:
+    """Return whether a text has a line of a traceback that names a file of the request."""
+    return any(f'File "{Path(path).name}", line ' in shown_text(text) for path in _written_paths)
 
 
 def load_script(script_path: Path) -> ModuleType:
@@ -57,9 +65,9 @@ def load_script(script_path: Path) -> ModuleType:
     if spec is None:
         raise ShimError(f"no module can be made of {script_path}")
     module = importlib.util.module_from_spec(spec)
-    source = script_path.read_bytes()
-    if b"\0" in source:  # before Python 3.12 a ValueError without a line
-        line = source.count(b"\n", 0, source.index(b"\0")) + 1
+    source = script_path.read_text("utf-8-sig")  # of bytes, a line "coding: latin-1" would change the texts
+    if "\0" in source:  # before Python 3.12 a ValueError without a line
+        line = source.count("\n", 0, source.index("\0")) + 1
         raise SyntaxError("source code cannot contain null bytes", (str(script_path), line, None, None))
     code = compile(source, str(script_path), "exec", dont_inherit=True)
     sys.modules[_MODULE] = module
@@ -72,7 +80,9 @@ def _write(path: Path, source: str) -> None:
     path.write_bytes(source.encode("utf-8", "replace"))
     _written_paths.add(str(path))
     # tracebacks show these lines even if the script removes or changes its own file; no mtime: never checked again
-    linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
+    # splitlines() knows more line ends than Python's parser; without one, carets below the last line are off by one
+    lines = io.StringIO(source.removesuffix("\n") + "\n", newline=None).readlines()
+    linecache.cache[str(path)] = (len(source), None, lines, str(path))
 
 
 def forget_modules() -> None:

@@ -7,12 +7,11 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from transform_shim.job.script import SCRIPT_FILE, shown_path
+from transform_shim.job.script import quotes_line, shown_text
 
-__all__ = ["is_ours", "is_users", "render", "script_line", "users_place"]
+__all__ = ["is_ours", "is_users", "render", "users_place"]
 
 _SHIM_DIR = f"{Path(__file__).parents[1]}/"
 _PACKAGE_DIRS = tuple(
@@ -51,13 +50,7 @@ def render(error: BaseException, *, fold: bool = True) -> str:
     """
     rendered = traceback.TracebackException.from_exception(error, compact=True)
     _prepare(rendered, fold, set())
-    return "".join(rendered.format())
-
-
-def script_line(trace: TracebackType | None) -> int | None:
-    """Return the innermost line of the script itself."""
-    lines = [frame.lineno for frame in traceback.extract_tb(trace) if Path(frame.filename).name == SCRIPT_FILE]
-    return lines[-1] if lines else None
+    return shown_text("".join(rendered.format()))
 
 
 def users_place(error: BaseException) -> str:
@@ -72,7 +65,7 @@ def users_place(error: BaseException) -> str:
     file_name, line, _ = frames[-1]
     # a lambda or a comprehension says less than the function around it
     function = next((name for _, _, name in reversed(frames) if not name.startswith("<")), "")
-    place = f"({shown_path(file_name)}, line {line})"
+    place = f"({shown_text(file_name)}, line {line})"
     return f"in {function}() {place}" if function else place
 
 
@@ -84,7 +77,7 @@ class _FoldedStack(traceback.StackSummary):
 
     def format(self, **options: Any) -> list[str]:
         lines: list[str] = []
-        for users, run in itertools.groupby(self, key=lambda frame: is_users(_real_path(frame))):
+        for users, run in itertools.groupby(self, key=lambda frame: is_users(frame.filename)):
             frames = list(run)
             if users:
                 lines += traceback.StackSummary.from_list(frames).format(**options)
@@ -93,19 +86,10 @@ class _FoldedStack(traceback.StackSummary):
         return lines + ([self.cause] if self.cause else [])
 
 
-class _Frame(traceback.FrameSummary):
-    """A frame that is shown with the path of the request."""
-
-    __slots__ = ("real_path",)
-    real_path: str
-
-
 def _prepare(rendered: traceback.TracebackException, fold: bool, seen: set[int]) -> None:
     if id(rendered) in seen:
         return
     seen.add(id(rendered))
-    if getattr(rendered, "filename", None):  # of a SyntaxError
-        rendered.filename = shown_path(str(rendered.filename))
     hidden = ""
     for name in ("__cause__", "__context__"):
         other = getattr(rendered, name)
@@ -117,7 +101,7 @@ def _prepare(rendered: traceback.TracebackException, fold: bool, seen: set[int])
             _prepare(other, fold, seen)
     for other in rendered.exceptions or ():
         _prepare(other, fold, seen)
-    kept = [_shown(frame) for frame in rendered.stack or () if not is_ours(frame.filename)]
+    kept = [frame for frame in rendered.stack or () if not is_ours(frame.filename)]
     # without frames there is no "Traceback" line either, as Python prints a syntax error of a script
     stack: traceback.StackSummary | None = None
     if kept:
@@ -127,20 +111,11 @@ def _prepare(rendered: traceback.TracebackException, fold: bool, seen: set[int])
     rendered.stack = stack  # type: ignore[assignment]
 
 
-def _shown(frame: traceback.FrameSummary) -> _Frame:
-    _ = frame.line  # is looked up by the real path, once
-    shown = _Frame.__new__(_Frame)
-    for kind in traceback.FrameSummary.__mro__:
-        for name in getattr(kind, "__slots__", ()):
-            if hasattr(frame, name):
-                setattr(shown, name, getattr(frame, name))
-    shown.real_path, shown.filename = frame.filename, shown_path(frame.filename)
-    return shown
-
-
 def _has_users_frame(rendered: traceback.TracebackException) -> bool:
     return any(
-        any(is_users(frame.filename) for frame in each.stack or ()) or bool(each.exceptions)
+        any(is_users(frame.filename) for frame in each.stack or ())
+        or bool(each.exceptions)
+        or quotes_line(str(each))  # an error in a process of a pool
         for each in _chain(rendered)
     )
 
@@ -162,12 +137,8 @@ def _chain(rendered: traceback.TracebackException) -> Iterator[traceback.Traceba
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
 
 
-def _real_path(frame: traceback.FrameSummary) -> str:
-    return str(getattr(frame, "real_path", frame.filename))
-
-
 def _counted(frames: list[Any]) -> str:
-    packages = dict.fromkeys(_package(_real_path(frame)) for frame in frames)
+    packages = dict.fromkeys(_package(frame.filename) for frame in frames)
     return f"{len(frames)} frame{'s' if len(frames) != 1 else ''} in {', '.join(packages)}"
 
 

@@ -9,6 +9,7 @@ import linecache
 import os
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from types import BuiltinFunctionType
 from typing import Any
 
 from transform_shim.job.event_loop import no_event_loop
-from transform_shim.job.script import SCRIPT_FILE, shown_path
+from transform_shim.job.script import SCRIPT_FILE, shown_text
 from transform_shim.job.traceback_text import is_users, render
 
 __all__ = ["in_directory", "user_namespace"]
@@ -26,6 +27,7 @@ _NOTEBOOK_NAMES = ("get_ipython", "__IPYTHON__")
 #: Taken at import, which in the fork server is before ipykernel puts its own in their place.
 _PLAIN_INPUT = builtins.input
 _PLAIN_FORMAT = warnings.formatwarning
+_PLAIN_FORMAT_FRAME = traceback.StackSummary.format_frame_summary
 _ABSENT: Any = object()
 
 
@@ -45,7 +47,12 @@ def _format_warning(
 ) -> str:
     """Format a warning with the path that a traceback shows, and not with the host's."""
     line = linecache.getline(filename, lineno) if line is None else line
-    return _PLAIN_FORMAT(message, category, shown_path(filename), lineno, line)
+    return _PLAIN_FORMAT(message, category, shown_text(filename), lineno, line)
+
+
+def _format_frame(self: traceback.StackSummary, frame: traceback.FrameSummary, **options: Any) -> str:
+    """Format a frame for tracebacks that the script itself prints, such as `traceback.print_exc()`."""
+    return shown_text(_PLAIN_FORMAT_FRAME(self, frame, **options))
 
 
 def _no_shell() -> None:
@@ -82,6 +89,7 @@ def user_namespace(script_path: Path) -> Iterator[None]:
     # `site` gives these to a plain script; a kernel has others, in its own namespace
     changes += [(builtins, name, sys.exit) for name in ("exit", "quit")]
     changes.append((warnings, "formatwarning", _format_warning))
+    changes.append((traceback.StackSummary, "format_frame_summary", _format_frame))
     changes.append((threading, "excepthook", _say_of_thread))
     changes.append((sys, "argv", [SCRIPT_FILE]))
     # Without it a library takes the process for an interactive one: DuckDB would draw its progress into the log. It is

@@ -15,14 +15,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from transform_shim.core.array_buffers import used_bytes
 from transform_shim.core.decimals import MOST_DIGITS, decimal_type
 from transform_shim.core.errors import OutputInvalid
-from transform_shim.writing.lines.cell_texts import used_bytes
 from transform_shim.writing.value_groups import nested_text
 
 __all__ = ["canonical", "canonical_type", "decoded"]
 
 _TEXT = pa.large_string()
+_EXTENSIONS = {"arrow.uuid": _TEXT, "arrow.bool8": pa.bool_()}
+#: Bytes of another system, such as those of a HUGEINT under DuckDB's arrow_lossless_conversion.
+_OPAQUE = "arrow.opaque"
 #: With fewer texts Arrow's check of each text, 4 ns, is faster than a check of all their bytes.
 _MANY_TEXTS = 1024
 _BAD_INDEX = re.compile(r"\bindex (\d+)")
@@ -34,10 +37,10 @@ def canonical_type(kind: pa.DataType, column: str) -> pa.DataType:
     Raises
     ------
     OutputInvalid
-        If there is no such type (unions and unknown extensions).
+        If there is no such type (unions and opaque extensions).
     """
-    if isinstance(kind, pa.BaseExtensionType):
-        return _TEXT if _is_uuid(kind) else canonical_type(kind.storage_type, column)
+    if isinstance(kind, pa.BaseExtensionType) and kind.extension_name != _OPAQUE:
+        return _EXTENSIONS.get(kind.extension_name) or canonical_type(kind.storage_type, column)
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         return canonical_type(kind.value_type, column)
     if pa.types.is_decimal(kind) and kind.scale < 0:  # Parquet has none

@@ -80,7 +80,7 @@ def _integer_type(facts: ColumnFacts) -> str:
 
 def output_field(name: str, kind: pa.DataType, facts: ColumnFacts, source: Field | None) -> dict[str, Any]:
     """Return one entry of the output manifest's fields: the source's if its type fits, else name and base_type."""
-    if source is not None and source.base_type and (not facts.has_value or _fits(source, kind, facts)):
+    if source is not None and source.base_type and source.raw and (not facts.has_value or _fits(source, kind, facts)):
         return {**source.raw, "name": name}
     return {"name": name, "base_type": base_type_for(kind, facts)}
 

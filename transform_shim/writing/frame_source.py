@@ -35,6 +35,8 @@ _BATCH_ROWS = 16_384
 _BATCH_BYTES = 16 << 20
 #: Rows of a batch of a lazy query. Polars keeps several, whatever their size: with 32,768 rows of 1 kB that is 150 MB.
 _LAZY_ROWS = 8192
+#: Rows of a sample, and rows from which on several are taken.
+_SAMPLE_ROWS, _MANY_ROWS = 64, 1024
 #: Assumed size of a cell as text.
 _CELL_BYTES = 12
 
@@ -250,10 +252,14 @@ def _canonical_columns(
 
 
 def _sampled_bytes(columns: Sequence[PlannedColumn], rows: int) -> int:
-    """Estimate the bytes of all rows as Arrow from a few of them; categories are small only in pandas."""
-    sample = min(rows, 64)
-    sampled_bytes = sum(int(column.slice(0, sample).nbytes) for column in columns)
-    return sampled_bytes * rows // max(sample, 1)
+    """Estimate the bytes of all rows as Arrow from a few of them; categories are small only in pandas.
+
+    In many rows, texts may be null or short at first: the largest of several places counts.
+    """
+    sample = min(rows, _SAMPLE_ROWS)
+    starts = (0, rows // 3, 2 * rows // 3, rows - sample) if rows >= _MANY_ROWS else (0,)
+    sampled_bytes = [sum(int(column.slice(start, start + sample).nbytes) for column in columns) for start in starts]
+    return max(sampled_bytes) * rows // max(sample, 1)
 
 
 def _rows_of(size_bytes: int, rows: int) -> int:

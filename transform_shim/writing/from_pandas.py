@@ -143,11 +143,10 @@ def _categories(name: str, series: pd.Series[Any], mixed: MixedColumns) -> Plann
     """Return a column whose slices look their codes up in the categories, which are converted once."""
     codes = series.cat.codes.to_numpy()
     try:
-        categories = _by_dtype(name, pd.Series(series.cat.categories), mixed)
+        categories = _by_dtype(name, pd.Series(series.cat.categories), "error")
         labels = categories.slice(0, len(series.cat.categories))
-    except OutputInvalid as error:  # its row is the category's number
-        rows = np.flatnonzero(codes == error.row)
-        raise OutputInvalid(error.problem, column=name, row=int(rows[0]) if len(rows) else None) from None
+    except OutputInvalid:  # of a category that perhaps no row has, and its row is the category's number
+        return ObjectColumn(name, series.astype(object).to_numpy(), mixed)
 
     def look_up(part: np.ndarray[Any, Any]) -> pa.Array:
         return pc.take(labels, pa.array(part, mask=part < 0))

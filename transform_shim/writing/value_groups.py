@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime as dt
 import ipaddress
 import pathlib
@@ -36,7 +37,7 @@ _GROUPS: tuple[tuple[str, tuple[type, ...]], ...] = (
         "label",
         (uuid.UUID, ipaddress._IPAddressBase, ipaddress._BaseNetwork, pathlib.PurePath, pd.Period, pd.Interval),
     ),
-    ("nested", (list, tuple, dict, np.ndarray)),
+    ("nested", (list, tuple, dict, set, frozenset, np.ndarray)),
 )
 
 _group_by_type: dict[type, str | None] = {}
@@ -50,14 +51,25 @@ def group_of(kind: type) -> str | None:
 
 
 def nested_text(value: Any) -> str:
-    """Return a list, tuple, dict or array as compact JSON text; NaN is null, a value beyond JSON a TypeError."""
+    """Return a list, tuple, dict, set or array as compact JSON text; NaN is null, a value beyond JSON a TypeError."""
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     try:
         return orjson.dumps(value, default=_nested_default, option=options).decode()
     except orjson.JSONEncodeError as error:
         if "OPT_NON_STR_KEYS" in str(error):
             raise TypeError("a dictionary with a key that cannot be a text, such as a tuple") from None
-        raise
+        if "64-bit" not in str(error):
+            raise error.__cause__ or error from None  # the cause is what the function below says
+    return orjson.dumps(_with_large_integers(value), default=_nested_default, option=options).decode()
+
+
+def _with_large_integers(value: Any) -> Any:
+    """Return a nested value with its integers beyond 64 bits, which orjson refuses, as pieces of JSON."""
+    if isinstance(value, dict):
+        return {key: _with_large_integers(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(map(_with_large_integers, _listed(value)))
+    return orjson.Fragment(str(value)) if isinstance(value, int) and not -(2**63) <= value < 2**64 else value
 
 
 def _nested_default(value: Any) -> Any:
@@ -69,7 +81,7 @@ def _nested_default(value: Any) -> Any:
     if group == "integer":
         return orjson.Fragment(str(int(value)))
     if group == "nested":
-        return dict(value) if isinstance(value, dict) else list(value)
+        return dict(value) if isinstance(value, dict) else _listed(value)
     if group in ("datetime", "date", "time"):
         return (pd.Timestamp(value) if isinstance(value, np.datetime64) else value).isoformat()
     if group in ("label", "text"):
@@ -79,6 +91,13 @@ def _nested_default(value: Any) -> Any:
     if group == "duration":
         return pd.Timedelta(value).isoformat()
     raise TypeError(f"a value of type {type_name(type(value))} cannot be written as JSON")
+
+
+def _listed(value: Any) -> list[Any]:
+    if isinstance(value, (set, frozenset)):
+        with contextlib.suppress(TypeError):
+            return sorted(value)  # Python orders the texts of a set anew in each process
+    return list(value)
 
 
 def type_name(kind: type) -> str:

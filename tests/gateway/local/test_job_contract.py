@@ -150,8 +150,6 @@ RESULTS = st.builds(
     tables=st.lists(st.builds(shim_result.TableRead, ANY_TEXT, NUMBERS, NUMBERS, st.floats(0, 1e6)), max_size=3).map(
         tuple
     ),
-    error_type=st.none() | ANY_TEXT,
-    error_line=st.none() | st.integers(1, 1 << 31),
 )
 
 
@@ -159,7 +157,7 @@ RESULTS = st.builds(
 def test_the_gateway_reads_every_result_of_the_shim(result: shim_result.JobResult) -> None:
     read = parse_result(result.to_json())
     assert read is not None
-    for name in ("outcome", "code", "rows", "fields", "output_bytes", "sha256", "error_line"):
+    for name in ("outcome", "code", "rows", "fields", "output_bytes", "sha256"):
         assert getattr(read, name) == getattr(result, name)
     assert read.message == result.message[:4000].encode("utf-8", "replace").decode()
     assert read.exit_code % 256 == result.exit_code % 256

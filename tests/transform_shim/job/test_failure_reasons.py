@@ -29,7 +29,6 @@ ORDERS = {"orders": table(columns(status="Text", amount="Float"), '{"status":"a"
 def test_error_of_a_lazy_result_is_the_users(job: Job, body: str, error_type: str) -> None:
     outcome = job(IMPORTS + "def parts():\n    raise ValueError('bad part')\n    yield\ndef transform():\n    " + body)
     assert outcome.result["code"] == "user_error", outcome.stderr
-    assert outcome.result["error_type"] == error_type
     assert outcome.result["message"].startswith(f"{error_type}: ")
     assert outcome.stderr.startswith("ERROR: Transform function failed: ")
 
@@ -216,7 +215,7 @@ def test_breakpoint_says_that_there_is_no_terminal(job: Job) -> None:
     assert "no terminal" in outcome.result["message"]
     assert "hold_minutes" in outcome.result["message"]
     assert outcome.stdout == ""
-    assert outcome.result["error_line"] == 2
+    assert "(script.py, line 2)" in outcome.result["message"]
 
 
 def test_arguments_are_those_of_a_script(job: Job) -> None:

@@ -15,10 +15,13 @@ import pyarrow as pa
 import pytest
 
 from transform_shim.core.errors import InputInvalid
+from transform_shim.core.progress import Progress
 from transform_shim.core.table_file import TableFile
 from transform_shim.reading.frame_kinds import load_table
 from transform_shim.reading.jsonl import blocks as lines
 from transform_shim.reading.table_source import TableSource
+from transform_shim.writing.frame_source import open_frame
+from transform_shim.writing.output import write_output
 
 pytestmark = pytest.mark.usefixtures("each_size")
 
@@ -63,6 +66,43 @@ def test_dtype_is_nullable_only_where_nulls_are(
     assert str(column(tmp_path, base_type, value, "null").dtype) == with_nulls
     assert str(column(tmp_path, base_type).dtype) == empty
     assert column(tmp_path, base_type, "null", "null").isna().all()
+
+
+@pytest.mark.parametrize("form", ["pandas", "arrow", "arrow_reader"])
+@pytest.mark.parametrize(
+    ("base_type", "effective_type", "written", "text"),
+    [
+        ("BigInteger", "Instant", "DateTimeWithTZ", "2024-01-15T10:30:00.000000001Z"),
+        ("Number", "DateTime", "DateTime", "2024-01-15T10:30:00"),
+        ("Decimal", "Instant", "DateTimeWithTZ", "2024-01-15T10:30:00Z"),
+    ],
+)
+def test_numbers_that_metabase_casts_to_date_times_arrive_as_those(
+    tmp_path: Path, form: str, base_type: str, effective_type: str, written: str, text: str
+) -> None:
+    """Metabase sends what a query gives, and the manifest has the column of the database."""
+    field = {"name": "c", "base_type": base_type, "effective_type": effective_type, "database_type": "int8"}
+    frame = read(tmp_path, [field], f'{{"c":"{text.removesuffix("Z")}Z"}}\n{{"c":null}}\n', form=form)
+    progress = Progress(None, "write", "output")
+    result = write_output(open_frame(frame, []), "jsonl", tmp_path / "output", tmp_path / "output-manifest", progress)
+    assert result.columns == (("c", written),)
+    assert (tmp_path / "output").read_text() == f'{{"c":"{text}"}}\n{{"c":null}}\n'
+
+
+@pytest.mark.parametrize(("effective_type", "cells"), [("Float", [1.5, 2.0]), ("Integer", [1, 2])])
+def test_texts_that_metabase_casts_to_numbers_arrive_as_those(
+    tmp_path: Path, effective_type: str, cells: list[float]
+) -> None:
+    field = {"name": "c", "base_type": "Text", "effective_type": effective_type}
+    found = read(tmp_path, [field], "".join(f'{{"c":{cell}}}\n' for cell in cells))["c"]
+    assert found.sum() == sum(cells)
+    assert found.dtype.kind == ("i" if effective_type == "Integer" else "f")
+
+
+@pytest.mark.parametrize("effective_type", ["BigInteger", "int8", None])
+def test_database_type_in_place_of_an_effective_type_is_no_cast(tmp_path: Path, effective_type: str | None) -> None:
+    field = {"name": "c", "base_type": "BigInteger", "effective_type": effective_type}
+    assert read(tmp_path, [field], '{"c":1}\n')["c"].tolist() == [1]
 
 
 def test_integers_are_exact_to_the_last_digit(tmp_path: Path) -> None:

@@ -97,3 +97,20 @@ def test_job_warns_on_stderr_or_refuses(job: Job) -> None:
 def test_text_column_whose_nulls_were_filled_with_a_number_is_text(job: Job) -> None:
     code = "import pandas as pd\ndef transform():\n    return pd.DataFrame({'c': pd.Series(['a', None], dtype=object).fillna(0)})"
     assert job(code).rows == [{"c": "a"}, {"c": "0"}]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "said"),
+    [
+        (["b", "b", 1], ['"b"', '"b"', '"1"'], "row 2: 1 is of another type"),
+        (["b", None, "b"], ['"b"', "null", '"b"'], ""),
+    ],
+)
+def test_categories_count_that_some_row_has(
+    tmp_path: Path, values: list[Any], expected: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    column = pd.Series(pd.Categorical(values, categories=["a", 1, "b", "\ud800"]))
+    assert cells(tmp_path, column) == expected
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("WARNING") == bool(said)

@@ -20,7 +20,7 @@ from transform_shim.reading.values.from_python import MOST_INTEGER_DIGITS, TEMPO
 from transform_shim.reading.values.temporal import NotTemporal
 from transform_shim.writing.arrow_types import canonical, canonical_type, decoded
 from transform_shim.writing.lines.cell_texts import cell_texts
-from transform_shim.writing.value_groups import nested_text
+from transform_shim.writing.value_groups import mixed_text
 
 __all__ = ["cast_to_kind", "without_encoding"]
 
@@ -82,7 +82,11 @@ def cast_to_kind(array: pa.Array, field: Field, table: str, first_row: int) -> p
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, NotTemporal):
         pass
     rows = range(first_row, first_row + len(array))
-    return array_of([_json_value(value, kind) for value in array.to_pylist()], kind, table, field.name, rows)
+    try:
+        values = array.to_pylist()
+    except OverflowError:  # Python ends with the year 9999
+        values = array.cast(_TEXT).to_pylist()
+    return array_of([_json_value(value, kind) for value in values], kind, table, field.name, rows)
 
 
 def _from_text(array: pa.Array, kind: Kind) -> pa.Array | None:
@@ -108,8 +112,11 @@ def _from_type(array: pa.Array, kind: Kind) -> pa.Array | None:
     """Cast a column of another type where that keeps everything; else return None."""
     given = array.type
     if kind in _TEXTS:
-        if pa.types.is_time(given):  # as it is written: 10:30:00 without a fraction of zeros
-            return cell_texts(canonical(array, "", canonical_type(given, "")))
+        if pa.types.is_temporal(given):  # as it is written: 10:30:00 without a fraction of zeros
+            texts = canonical(array, "", canonical_type(given, ""))
+            return texts if texts.type == _TEXT else cell_texts(texts)
+        if pa.types.is_floating(given):
+            return pc.if_else(pc.is_finite(array), array.cast(_TEXT), pa.scalar(None, _TEXT))
         return None if pa.types.is_nested(given) else array.cast(_TEXT)
     if pa.types.is_timestamp(given):
         return _from_timestamps(array, kind)
@@ -151,7 +158,7 @@ def _json_value(value: Any, kind: Kind) -> Any:
     if kind is Kind.TEXT and isinstance(value, bytes):
         return _decoded(value)
     if kind in _TEXTS:
-        return value if value is None or isinstance(value, str) else nested_text(value)
+        return value if value is None or isinstance(value, str) else mixed_text(value)
     if isinstance(value, float) and kind is not Kind.FLOAT:
         return None if value != value else Decimal(repr(value))
     if kind in TEMPORAL:

@@ -18,10 +18,10 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from transform_shim.core.array_buffers import used_bytes
 from transform_shim.core.base_types import Kind
 from transform_shim.core.manifest import Field
 from transform_shim.reading.jsonl.polars_engine import json_engine
-from transform_shim.writing.lines.cell_texts import used_bytes
 
 __all__ = ["PolarsLines"]
 

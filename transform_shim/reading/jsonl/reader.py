@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
+from transform_shim.core.array_buffers import numbers
 from transform_shim.core.base_types import Kind
 from transform_shim.core.decimals import WIDE, tighten
 from transform_shim.core.manifest import Field
@@ -32,7 +33,6 @@ from transform_shim.reading.values.column_blocks import ColumnBlock
 from transform_shim.reading.values.from_python import TEMPORAL, array_of
 from transform_shim.reading.values.json_text import rows_of
 from transform_shim.reading.values.temporal import NotTemporal
-from transform_shim.writing.lines.cell_texts import numbers
 
 __all__ = ["JsonLines", "find_fields", "open_table"]
 

@@ -13,25 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transform_shim.core.array_buffers import Mask, null_mask, numbers, used_bytes
 from transform_shim.core.decimals import MOST_DIGITS
 from transform_shim.core.errors import OutputInvalid
 
 __all__ = [
     "EMPTY",
     "TEXT",
-    "Mask",
     "cell_texts",
     "check_years",
     "double_digits",
     "escape_json",
     "needs_json_escape",
-    "null_mask",
-    "numbers",
     "quote_csv",
-    "used_bytes",
 ]
-
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 TEXT = pa.large_string()
 EMPTY = pa.scalar("", TEXT)
@@ -143,33 +138,6 @@ def check_years(array: pa.Array, column: str, first_row: int) -> None:
     if row >= 0:
         value = np.datetime64(ticks[row].as_py(), unit)
         raise OutputInvalid(f"{value} lies outside of the years 1 to 9999", column=column, row=first_row + row)
-
-
-def null_mask(array: pa.Array) -> Mask:
-    """Return the mask of the nulls of an array that has some.
-
-    ``is_null().to_numpy()`` goes bit by bit and takes ten times as long.
-    """
-    first_byte, skipped = divmod(array.offset, 8)
-    packed = np.frombuffer(array.buffers()[0], np.uint8, offset=first_byte)
-    is_null: Mask = np.unpackbits(packed, count=skipped + len(array), bitorder="little")[skipped:] == 0
-    return is_null
-
-
-def numbers(array: pa.Array) -> np.ndarray[Any, Any]:
-    """Return the numbers of an array without a copy; those of nulls are arbitrary."""
-    kind = np.dtype(array.type.to_pandas_dtype())
-    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * kind.itemsize)
-
-
-def used_bytes(array: pa.Array) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return the bytes of a large_string array's texts, without a copy."""
-    offsets_buffer, data = array.buffers()[1:3]
-    if data is None or offsets_buffer is None or not len(array):
-        return np.empty(0, dtype=np.uint8)
-    offsets = np.frombuffer(offsets_buffer, dtype=np.int64)
-    start, stop = offsets[array.offset], offsets[array.offset + len(array)]
-    return np.frombuffer(data, dtype=np.uint8)[start:stop]
 
 
 def needs_json_escape(array: pa.Array) -> bool:

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transform_shim.writing.lines.cell_texts import TEXT, null_mask, used_bytes
+from transform_shim.core.array_buffers import null_mask, used_bytes
+from transform_shim.writing.lines.cell_texts import TEXT
 
 __all__ = ["JoinedRows", "Places"]
 

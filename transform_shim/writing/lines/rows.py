@@ -11,6 +11,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transform_shim.core.array_buffers import null_mask, numbers
 from transform_shim.core.shared_objects import plain_texts
 from transform_shim.writing.lines.cell_texts import (
     EMPTY,
@@ -19,8 +20,6 @@ from transform_shim.writing.lines.cell_texts import (
     check_years,
     double_digits,
     escape_json,
-    null_mask,
-    numbers,
     quote_csv,
 )
 from transform_shim.writing.lines.concat import JoinedRows, Places

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transform_shim.writing.lines.cell_texts import TEXT, cell_texts, null_mask, numbers
+from transform_shim.core.array_buffers import null_mask, numbers
+from transform_shim.writing.lines.cell_texts import TEXT, cell_texts
 from transform_shim.writing.lines.concat import Places
 
 __all__ = ["shared_texts"]
