@@ -26,14 +26,15 @@ import orjson
 from transform_shim.core.base_types import Kind, kind_of
 from transform_shim.core.errors import InputInvalid
 
-__all__ = ["Field", "Manifest", "SourceMetadata", "fields_of", "read_manifest", "write_manifest"]
+__all__ = ["NUMBERS", "Field", "Manifest", "SourceMetadata", "fields_of", "read_manifest", "write_manifest"]
 
 ATTRS_KEY = "source_metadata"
 
-_NUMBERS = frozenset({Kind.INTEGER, Kind.NUMBER, Kind.FLOAT, Kind.DECIMAL})
+#: Kinds whose values are JSON numbers.
+NUMBERS = frozenset({Kind.INTEGER, Kind.NUMBER, Kind.FLOAT, Kind.DECIMAL})
 _DATE_TIMES = frozenset({Kind.DATE, Kind.DATETIME, Kind.INSTANT})
 #: The kinds to which Metabase casts a kind, with other JSON values than those of its own.
-_CASTS = {**dict.fromkeys(_NUMBERS, _DATE_TIMES), Kind.TEXT: _NUMBERS}
+_CASTS = {**dict.fromkeys(NUMBERS, _DATE_TIMES), Kind.TEXT: NUMBERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,17 @@ class Field:
     def kind(self) -> Kind:
         """The kind of this column's values."""
         return kind_of(self.base_type, _text(self.raw.get("root_type")))
+
+    @property
+    def cast(self) -> Field | None:
+        """The field as Metabase casts it, by the settings of the column: numbers to date-times, or text to numbers.
+
+        Metabase sends results of queries, so the values are those after the cast, but earlier versions of 2025 sent
+        those of the database. Only `effective_type` tells of a cast; without one the database type is there.
+        """
+        effective = _text(self.raw.get("effective_type"))
+        is_cast = effective != self.base_type and kind_of(effective) in _CASTS.get(self.kind, ())
+        return Field(self.name, effective) if is_cast else None
 
     @property
     def database_type(self) -> str:
@@ -101,20 +113,9 @@ def fields_of(raw: object) -> tuple[Field, ...]:
     found: dict[str, Field] = {}
     for entry in entries if isinstance(entries, Sequence) and not isinstance(entries, str) else ():
         if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
-            found.setdefault(entry["name"], _field(entry))
+            base_type = _text(entry.get("base_type"))
+            found.setdefault(entry["name"], Field(entry["name"], base_type, dict(entry)))
     return tuple(found.values())
-
-
-def _field(entry: Mapping[str, Any]) -> Field:
-    """Return an entry as the field that its values have, with an empty ``raw`` if that is not the database's.
-
-    Metabase sends the results of a query, so numbers that its administrator casts to date-times arrive as those, and
-    texts as numbers. Only `effective_type` tells of it; without one Metabase writes the database type there.
-    """
-    field = Field(entry["name"], _text(entry.get("base_type")), dict(entry))
-    effective = _text(entry.get("effective_type"))
-    is_cast = effective != field.base_type and kind_of(effective) in _CASTS.get(field.kind, ())
-    return Field(field.name, effective) if is_cast else field
 
 
 def write_manifest(

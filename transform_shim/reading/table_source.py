@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from transform_shim.core.base_types import Kind
 from transform_shim.core.errors import InputInvalid
 from transform_shim.core.formats import FORMATS
-from transform_shim.core.manifest import Field, Manifest, SourceMetadata, read_manifest
+from transform_shim.core.manifest import NUMBERS, Field, Manifest, SourceMetadata, read_manifest
 from transform_shim.core.table_file import TableFile
 from transform_shim.reading.values.column_blocks import BlockFile
 
@@ -59,6 +59,18 @@ class TableSource:
 
     def _find_fields(self) -> tuple[tuple[Field, ...], bool]:
         if self.manifest is not None and self.manifest.fields:
-            return self.manifest.fields, True
+            return tuple(self._as_sent(self.manifest.fields)), True
         found: tuple[tuple[Field, ...], bool] = self._reader.find_fields(self.file)
         return found
+
+    def _as_sent(self, fields: Sequence[Field]) -> Iterator[Field]:
+        """Yield the fields with the types of their values, which Metabase may have cast."""
+        kinds: dict[str, Kind] | None = None
+        for field in fields:
+            if (cast := field.cast) is None:
+                yield field
+                continue
+            if kinds is None:
+                kinds = {each.name: each.kind for each in self._reader.find_fields(self.file, in_first_block=True)[0]}
+            is_number = kinds.get(field.name, cast.kind) in NUMBERS
+            yield cast if is_number is (cast.kind in NUMBERS) else field

@@ -80,7 +80,9 @@ def _integer_type(facts: ColumnFacts) -> str:
 
 def output_field(name: str, kind: pa.DataType, facts: ColumnFacts, source: Field | None) -> dict[str, Any]:
     """Return one entry of the output manifest's fields: the source's if its type fits, else name and base_type."""
-    if source is not None and source.base_type and source.raw and (not facts.has_value or _fits(source, kind, facts)):
+    # without a value any type fits, unless Metabase has cast the column's
+    is_kept = source is not None and (_fits(source, kind, facts) or not (facts.has_value or source.cast))
+    if source is not None and source.base_type and is_kept:
         return {**source.raw, "name": name}
     return {"name": name, "base_type": base_type_for(kind, facts)}
 

@@ -56,17 +56,19 @@ def test_fields_and_source_metadata_are_carried_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        (pd.to_datetime(["2024-01-15T10:30:00Z"]), "DateTimeWithTZ"),
-        (pd.to_datetime([None], utc=True), "DateTimeWithTZ"),
-        ([1705314600], "Integer"),
-        ([1.0], "Float"),
+        (pd.to_datetime(["2024-01-15T10:30:00Z"]), {"base_type": "DateTimeWithTZ"}),
+        (pd.to_datetime([None], utc=True), {"base_type": "DateTimeWithTZ"}),
+        ([1.5], {"base_type": "Float"}),
+        ([1705314600], {"base_type": "BigInteger", "effective_type": "Instant"}),
     ],
 )
-def test_nothing_is_carried_of_a_column_that_metabase_casts(tmp_path: Path, values: Any, expected: str) -> None:
+def test_the_databases_type_of_a_column_that_metabase_casts_is_carried_with_its_values_only(
+    tmp_path: Path, values: Any, expected: dict[str, str]
+) -> None:
     frame = pd.DataFrame({"c": values})
     field = {"name": "c", "base_type": "BigInteger", "effective_type": "Instant"}
     frame.attrs["source_metadata"] = SourceMetadata({"fields": [field]})
-    assert written(tmp_path, frame)["fields"] == [{"name": "c", "base_type": expected}]
+    assert written(tmp_path, frame)["fields"] == [{"name": "c", **expected}]
 
 
 def test_frame_from_nothing_names_no_source(tmp_path: Path) -> None:

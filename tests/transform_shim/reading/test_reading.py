@@ -99,6 +99,26 @@ def test_texts_that_metabase_casts_to_numbers_arrive_as_those(
     assert found.dtype.kind == ("i" if effective_type == "Integer" else "f")
 
 
+@pytest.mark.parametrize("form", ["pandas", "arrow"])
+@pytest.mark.parametrize(
+    ("base_type", "effective_type", "cells"),
+    [
+        ("BigInteger", "Instant", [1705314600, None]),
+        ("Text", "Float", ["1.5", "n/a"]),
+        ("Text", "Integer", [None, "x"]),
+    ],
+)
+def test_values_that_were_sent_before_the_cast_are_those_of_the_database(
+    tmp_path: Path, form: str, base_type: str, effective_type: str, cells: list[Any]
+) -> None:
+    field = {"name": "c", "base_type": base_type, "effective_type": effective_type}
+    lines = "".join(json.dumps({"c": cell}) + "\n" for cell in cells)
+    found = read(tmp_path, [field], lines, form=form)["c"]
+    assert [
+        None if pd.isna(cell) else cell for cell in (found.to_pylist() if form == "arrow" else list(found))
+    ] == cells
+
+
 @pytest.mark.parametrize("effective_type", ["BigInteger", "int8", None])
 def test_database_type_in_place_of_an_effective_type_is_no_cast(tmp_path: Path, effective_type: str | None) -> None:
     field = {"name": "c", "base_type": "BigInteger", "effective_type": effective_type}

@@ -20,7 +20,7 @@ __all__ = ["find_fields", "open_table"]
 _FILE_MAGIC = b"ARROW1"
 
 
-def find_fields(file: TableFile) -> tuple[tuple[Field, ...], bool]:
+def find_fields(file: TableFile, *, in_first_block: bool = False) -> tuple[tuple[Field, ...], bool]:
     """Return the columns that the file names, and False: the file has its own types."""
     parsed = parsed_fields(file)
     return (parsed, True) if parsed is not None else (own_fields(_ArrowFile(file, (), typed=False)), False)

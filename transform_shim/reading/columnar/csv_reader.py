@@ -33,7 +33,7 @@ _SAID_CHARS = 200
 _COLUMN = re.compile(r"CSV column #(\d+)")
 
 
-def find_fields(file: TableFile) -> tuple[tuple[Field, ...], bool]:
+def find_fields(file: TableFile, *, in_first_block: bool = False) -> tuple[tuple[Field, ...], bool]:
     """Return the columns of the header with types that all of their texts fit, and True: these types hold."""
     fields = own_fields(_CsvFile(file, (), typed=False))
     if len(fields) == 1 and ";" in fields[0].name:

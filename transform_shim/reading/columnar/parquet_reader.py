@@ -17,7 +17,7 @@ __all__ = ["find_fields", "open_table"]
 _BATCH_ROWS = 65_536
 
 
-def find_fields(file: TableFile) -> tuple[tuple[Field, ...], bool]:
+def find_fields(file: TableFile, *, in_first_block: bool = False) -> tuple[tuple[Field, ...], bool]:
     """Return the columns that the file names, and False: the file has its own types."""
     return own_fields(_ParquetFile(file, (), typed=False)), False
 

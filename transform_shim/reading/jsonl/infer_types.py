@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -19,14 +20,14 @@ _INT64_END = 2**63
 _NUMBERS = frozenset({int, float, Decimal})
 
 
-def infer_fields(file: TableFile) -> tuple[Field, ...]:
-    """Return the fields of a JSON lines file, from a pass over all of its rows.
+def infer_fields(file: TableFile, *, in_first_block: bool = False) -> tuple[Field, ...]:
+    """Return the fields of a JSON lines file, from a pass over all of its rows, or over those of the first block.
 
     Columns are in the order in which their keys first appear. Texts stay texts, whatever they look like; a column of
     more than one sort of value is read as JSON texts.
     """
     seen: dict[str, set[type]] = {}
-    for block in line_blocks(file):
+    for block in islice(line_blocks(file), 1 if in_first_block else None):
         data = block.read()
         parsed = _parsed(data)
         if parsed is None or not _note(parsed, seen):
