@@ -39,8 +39,9 @@ HEADERS_BYTES = 1000
 #: Longest wait for the first connection.
 CONNECT_SECONDS = 10.0
 
-#: Time for a host that fetched a job to take its lease; then the broker gives the message to another host.
-ACK_WAIT_SECONDS = 10.0
+#: Time for a host that fetched a job to take its lease or to say that it goes on (`Broker.keep`); then the broker gives
+#: the message to another host. So long a job waits whose message went to a connection that had just ended.
+ACK_WAIT_SECONDS = 2.0
 
 #: How long the broker keeps a lease record that nobody changes.
 RECORD_KEEP_SECONDS = 86_400.0
@@ -312,6 +313,14 @@ class Broker:
             raise NoReply(said_by(error)) from None
         finally:
             self._asking = None
+
+    async def keep(self, taking: Taking) -> None:
+        """Have the broker give an assignment to no other host until this is cancelled."""
+        while True:
+            await asyncio.sleep(ACK_WAIT_SECONDS / 4)
+            with contextlib.suppress(*Failures):
+                async with asyncio.timeout(REPLY_SECONDS):
+                    await taking.message.in_progress()
 
     async def settle(self, taking: Taking, *, is_taken: bool = True, again_after_seconds: float | None = None) -> None:
         """Remove an assignment from the queue, or return it. Without a confirmation the broker delivers it again."""
