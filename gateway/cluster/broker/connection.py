@@ -55,6 +55,10 @@ OWNER_KEEP_SECONDS = 172_800.0
 #: How long a job that no host took stays in the stream.
 JOB_KEEP_SECONDS = 86_400.0
 
+#: Interval of the client's pings. The third one that is not answered ends the connection: a server whose machine or
+#: network is lost is noticed within a lease.
+PING_SECONDS = 2
+
 #: Pause before streams and buckets are made again.
 PREPARE_SECONDS = 1.0
 
@@ -167,7 +171,7 @@ class Broker:
                     name=name,
                     connect_timeout=5,
                     max_reconnect_attempts=-1,
-                    ping_interval=5,
+                    ping_interval=PING_SECONDS,
                     inbox_prefix=f"_INBOX.{role}",
                     error_cb=take_error,
                     reconnected_cb=take_reconnection,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cluster.broker import Broker, NoReply
 from gateway.core.errors import ConfigurationError
 from gateway.core.settings import Settings
 from gateway.http.access.auth import Guard
@@ -99,6 +102,55 @@ def test_a_member_stops_in_order_while_the_broker_is_away(nats_installed: None) 
             time.sleep(0.05)
         assert gateway.stop() == 0, gateway.output[-30:]
     assert not [line for line in gateway.output if "Traceback" in line]
+
+
+class SilentRoute:
+    """A way to the broker whose present connections can fall silent, as if its machine had vanished."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._open: set[asyncio.Event] = set()
+
+    async def start(self) -> int:
+        """Listen, and return the port."""
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        port: int = server.sockets[0].getsockname()[1]
+        return port
+
+    def fall_silent(self) -> None:
+        for passes in self._open:
+            passes.clear()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        passes = asyncio.Event()
+        passes.set()
+        self._open.add(passes)
+        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        await asyncio.gather(self._pass(reader, other_writer, passes), self._pass(other_reader, writer, passes))
+
+    @staticmethod
+    async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: asyncio.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                await passes.wait()
+                writer.write(data)
+                await writer.drain()
+
+
+async def test_a_broker_that_falls_silent_is_connected_again(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.cluster.broker.connection.PING_SECONDS", 0.1)
+    route = SilentRoute(server.port)
+    tls = broker_context(settings_of(server.settings()), gateway_user().uid)
+    broker = await Broker.connect(f"tls://localhost:{await route.start()}", "test", tls=tls)
+    route.fall_silent()
+    async with asyncio.timeout(25):  # the end of TLS is not waited for, which takes 30 s
+        while True:
+            with contextlib.suppress(NoReply):
+                await broker.leases.create("silent", b"")
+                break
+    await broker.aclose()
 
 
 @pytest.mark.parametrize(
