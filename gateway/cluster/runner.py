@@ -120,7 +120,15 @@ class ClusterRunner:
             Returns whether no more jobs may be taken.
         known_keys : callable
             Returns each `IdempotencyKey.key` in the job store of this member.
+
+        Raises
+        ------
+        ConfigurationError
+            Another process has the name of this member.
+        NoReply
         """
+        if not self._settings.runs_only:  # a host is asked nothing, and has no right to ask
+            await self.peers.refuse_a_double()
         self._owners.known_keys = known_keys
         for record in unfinished:
             lease = record_of(await self._broker.leases.get(record.execution_id))
@@ -257,7 +265,7 @@ class ClusterRunner:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._roster.leave()
+            await self._roster.leave()
         await self._deliverer.aclose()
         await self._local.aclose()
         await self._broker.aclose()
