@@ -25,7 +25,7 @@ from nats.js.errors import (
 
 from gateway.cluster.broker import subjects
 from gateway.cluster.broker.client import ReconnectingClient
-from gateway.cluster.broker.records import REPLY_SECONDS, Bucket, Failures, NoReply, said_by
+from gateway.cluster.broker.records import FULL_CODE, REPLY_SECONDS, Bucket, Failures, NoReply, said_by
 from gateway.core.errors import BrokerMissing
 
 log = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ class Broker:
         self._client = client
         self._makes_streams = makes_streams
         self._is_prepared = False
+        self._told_full_at = float("-inf")
         self._js = client.jetstream(timeout=REPLY_SECONDS)
         self._jobs: JetStreamContext.PullSubscription | None = None
         self._asking: asyncio.Timeout | None = None
@@ -213,7 +214,7 @@ class Broker:
     async def _prepare_streams(self) -> None:
         if not self._makes_streams:
             await self._js.stream_info(subjects.JOBS_STREAM)
-            self.leases = Bucket(await self._js.key_value(subjects.LEASES_BUCKET), self._prepare_again)
+            self.leases = Bucket(await self._js.key_value(subjects.LEASES_BUCKET), self._failed)
             return
         stream = StreamConfig(
             name=subjects.JOBS_STREAM,
@@ -231,6 +232,16 @@ class Broker:
         self.claims = await self._bucket(subjects.CLAIMS_BUCKET, CLAIM_SECONDS)
         self.owners = await self._bucket(subjects.OWNERS_BUCKET, OWNER_KEEP_SECONDS)
         self.members = await self._bucket(subjects.MEMBERS_BUCKET, None)
+
+    def _failed(self, error: Exception) -> None:
+        """Process the failure of a write: the streams may be gone, or there may be no room for more."""
+        if isinstance(error, NoStreamResponseError):
+            self._prepare_again()
+        elif isinstance(error, APIError) and error.err_code == FULL_CODE:
+            now = time.monotonic()
+            if now - self._told_full_at >= WARN_SECONDS:
+                self._told_full_at = now
+                log.error("the broker takes no jobs and no leases: %s", said_by(error))
 
     def _prepare_again(self, *, is_reconnected: bool = False) -> None:
         """Make streams and buckets again if they are gone: the broker may have lost its data."""
@@ -266,11 +277,11 @@ class Broker:
 
     async def _bucket(self, name: str, keep_seconds: float | None) -> Bucket:
         try:
-            return Bucket(await self._js.key_value(name), self._prepare_again)
+            return Bucket(await self._js.key_value(name), self._failed)
         except NotFoundError:
             # two members may start at the same moment: the second finds it as it would make it
             config = KeyValueConfig(bucket=name, history=1, ttl=keep_seconds)
-            return Bucket(await self._js.create_key_value(config), self._prepare_again)
+            return Bucket(await self._js.create_key_value(config), self._failed)
 
     @property
     def is_connected(self) -> bool:
@@ -289,8 +300,7 @@ class Broker:
             async with asyncio.timeout(REPLY_SECONDS):
                 await self._js.publish(subjects.job(execution_id), data, headers=headers)
         except Failures as error:
-            if isinstance(error, NoStreamResponseError):
-                self._prepare_again()
+            self._failed(error)
             raise NoReply(said_by(error)) from None
 
     async def next_job(self, wait_seconds: float) -> Taking | None:

@@ -17,12 +17,13 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from gateway.cluster.broker import Broker, NoReply, Refused, Stored, connection, subjects
+from gateway.cluster.claims import RequestClaims
 from gateway.cluster.keeper import LeaseKeeper
 from gateway.cluster.lease import LEASE_SECONDS, Hold, Lease, boottime
 from gateway.cluster.member import Member
 from gateway.cluster.owners import KEYS_AT_A_TIME, Owners, tag_of
 from gateway.cluster.wire import LeaseRecord, Phase, decode, encode
-from gateway.core.errors import ConfigurationError, FailureCode, JobFailed
+from gateway.core.errors import BrokerDown, ConfigurationError, FailureCode, JobFailed
 from gateway.core.job import Verdict
 from gateway.core.tasks import started
 from tests.nats_server import NatsServer
@@ -409,3 +410,26 @@ async def test_a_server_that_says_nothing_is_told(monkeypatch: pytest.MonkeyPatc
         port = silent.getsockname()[1]
         with pytest.raises(ConfigurationError, match=r"can be used: \w"):
             await Broker.connect(f"nats://127.0.0.1:{port}", "test")
+
+
+async def test_a_broker_without_room_is_told_to_caller_and_operator(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    configuration = nats_server.directory / "nats.conf"
+    configuration.write_text(configuration.read_text().replace("jetstream {", "jetstream {\n  max_file_store: 20KB"))
+    nats_server.kill()
+    nats_server.start()
+
+    async def fill() -> None:
+        for number in range(1000):
+            await broker.leases.create(f"job-{number}", bytes(1000))
+
+    async with connected(nats_server) as broker:
+        with pytest.raises(NoReply, match="its storage is full"):
+            await fill()
+        member = Member("one", "boot")
+        claims = RequestClaims(member, broker, Owners(member, broker), lambda job: None)
+        with pytest.raises(BrokerDown, match="did not take the job, so it was not accepted: its storage is full"):
+            await claims.claim("id", None, "job")
+    told = [record.message for record in caplog.records if "the broker takes no jobs" in record.message]
+    assert len(told) == 1, "at most once a minute"
