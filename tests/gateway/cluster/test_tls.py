@@ -10,8 +10,10 @@ import signal
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -104,53 +106,54 @@ def test_a_member_stops_in_order_while_the_broker_is_away(nats_installed: None) 
     assert not [line for line in gateway.output if "Traceback" in line]
 
 
-class SilentRoute:
-    """A way to the broker whose present connections can fall silent, as if its machine had vanished."""
+@asynccontextmanager
+async def silent_route(port: int) -> AsyncIterator[tuple[int, Callable[[], None]]]:
+    """Yield the port of a way to the broker, and what makes its present connections fall silent as if it had vanished."""
+    passing: set[asyncio.Event] = set()
+    routes: set[asyncio.Task[Any]] = set()
 
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._open: set[asyncio.Event] = set()
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: asyncio.Event) -> None:
+        while data := await reader.read(65536):
+            await passes.wait()
+            writer.write(data)
 
-    async def start(self) -> int:
-        """Listen, and return the port."""
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        port: int = server.sockets[0].getsockname()[1]
-        return port
-
-    def fall_silent(self) -> None:
-        for passes in self._open:
-            passes.clear()
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         passes = asyncio.Event()
         passes.set()
-        self._open.add(passes)
-        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        await asyncio.gather(self._pass(reader, other_writer, passes), self._pass(other_reader, writer, passes))
+        passing.add(passes)
+        routes.add(cast("asyncio.Task[Any]", asyncio.current_task()))
+        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await asyncio.gather(copy(reader, other_writer, passes), copy(other_reader, writer, passes))
+        for each in (writer, other_writer):
+            each.transport.abort()
 
-    @staticmethod
-    async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: asyncio.Event) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                await passes.wait()
-                writer.write(data)
-                await writer.drain()
+    def fall_silent() -> None:
+        for passes in passing:
+            passes.clear()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1], fall_silent
+    server.close()
+    for route in routes:
+        route.cancel()
+    await asyncio.gather(*routes, return_exceptions=True)
 
 
 async def test_a_broker_that_falls_silent_is_connected_again(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.cluster.broker.connection.PING_SECONDS", 0.1)
-    route = SilentRoute(server.port)
     tls = broker_context(settings_of(server.settings()), gateway_user().uid)
-    broker = await Broker.connect(f"tls://localhost:{await route.start()}", "test", tls=tls)
-    route.fall_silent()
-    async with asyncio.timeout(25):  # the end of TLS is not waited for, which takes 30 s
-        while True:
-            with contextlib.suppress(NoReply):
-                await broker.leases.create("silent", b"")
-                break
-    await broker.aclose()
+    async with silent_route(server.port) as (port, fall_silent):
+        broker = await Broker.connect(f"tls://localhost:{port}", "test", tls=tls)
+        fall_silent()
+        async with asyncio.timeout(25):  # the end of TLS is not waited for, which takes 30 s
+            while True:
+                with contextlib.suppress(NoReply):
+                    await broker.leases.create("silent", b"")
+                    break
+        await broker.aclose()
 
 
 @pytest.mark.parametrize(
