@@ -112,6 +112,8 @@ class ClusterRun:
     """A `gateway.jobs.runner.JobRun` on any host of the cluster."""
 
     lost_verdict: Verdict | None = None
+    #: Called before it is closed.
+    on_close: Callable[[], object] = staticmethod(lambda: None)
     #: The host fetches the tables and removes them, so a bundle of a failed job has none.
     inputs: Sequence[FetchedTable] = ()
 
@@ -198,6 +200,7 @@ class ClusterRun:
         return await self._cluster.deliverer.deliver(self._job, verdict, None, self._log, self._stop, self.execution_id)
 
     async def close(self) -> None:
+        self.on_close()
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)

@@ -186,7 +186,7 @@ class ClusterRunner:
                 return self._local.open(job, log, stop, execution_id, uploads, permit)
             own = JobParcels(self._parcels, self._settings, job, execution_id, uploads)
         attempt = self._known.get(execution_id, 0)
-        run = _Registered(self._cluster, job, log, stop, execution_id, own, known_attempt=attempt)
+        run = ClusterRun(self._cluster, job, log, stop, execution_id, own, known_attempt=attempt)
         self._runs[execution_id] = run
         self._roster.changed()
         run.on_close = lambda: self._runs.pop(execution_id, None)
@@ -315,16 +315,6 @@ class ClusterRunner:
     def _wake_all(self) -> None:
         for run in self._runs.values():
             run.wake()
-
-
-class _Registered(ClusterRun):
-    """A run that leaves the list of runs when it is closed."""
-
-    on_close: Callable[[], object] = staticmethod(lambda: None)
-
-    async def close(self) -> None:
-        self.on_close()
-        await super().close()
 
 
 def _report(task: asyncio.Task[None]) -> None:
