@@ -105,6 +105,14 @@ def test_a_member_has_the_same_pod_as_a_gateway_that_is_alone() -> None:
         assert alone["spec"][name] == member["spec"][name]
 
 
+def test_only_a_gateway_that_does_not_answer_is_restarted() -> None:
+    """One that is paused, or has no hosts, is not ready for as long as that takes."""
+    container = of_kind("Deployment")["spec"]["template"]["spec"]["containers"][0]
+    for probe in ("startupProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["path"] == "/healthz/live"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/healthz/ready"
+
+
 def test_members_and_broker_find_each_other() -> None:
     member = of_cluster("StatefulSet", "transform-gateway")["spec"]["template"]["spec"]
     broker = of_cluster("StatefulSet", "broker")["spec"]["template"]

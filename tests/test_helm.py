@@ -65,7 +65,8 @@ def test_pods_fit_the_restricted_profile_and_the_settings_that_exist() -> None:
         container = pod["containers"][0]
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert {each["name"] for each in container["env"]} - {"POD_NAME"} <= variables_that_exist()
-        assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys()
+        for probe, path in {"startupProbe": "live", "readinessProbe": "ready", "livenessProbe": "live"}.items():
+            assert f"/healthz/{path}" in str(container[probe]), "only what does not answer is restarted"
         mounted = {each["name"] for each in container["volumeMounts"]}
         claims = {"state"} if pod is member else set()
         assert mounted == {each["name"] for each in pod["volumes"]} | claims

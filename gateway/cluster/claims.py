@@ -32,7 +32,7 @@ MOST_GIVEN_UP = 1000
 #: Claims that are written at the same time after the broker has lost them.
 CLAIMS_AT_A_TIME = 50
 
-NO_ANSWER = "the broker of the cluster does not answer, so the job was not accepted"
+NOT_TAKEN = "the broker of the cluster did not take the job, so it was not accepted"
 
 
 @dataclass(slots=True)
@@ -101,9 +101,9 @@ class RequestClaims:
                 self._held[execution_id].idempotency = idempotency_key, revision
         except Refused:
             raise Conflict(SAME_MOMENT) from None
-        except NoReply:
+        except NoReply as error:
             self._given_up.append(execution_id)
-            raise BrokerDown(NO_ANSWER) from None
+            raise BrokerDown(f"{NOT_TAKEN}: {error}") from None
 
     async def announce(self, request_id: RequestId, token_name: str | None) -> None:
         """Let the other members find the newest job of a claimed id here.
@@ -115,8 +115,8 @@ class RequestClaims:
         """
         try:
             await self._owners.note(request_id, token_name)
-        except NoReply:
-            raise BrokerDown(NO_ANSWER) from None
+        except NoReply as error:
+            raise BrokerDown(f"{NOT_TAKEN}: {error}") from None
 
     async def claim_again(self, request_id: RequestId, token_name: str | None, execution_id: str) -> None:
         """Claim the id of a job that an earlier process of this member accepted, unless another job has it now."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 from msgspec.structs import replace
 
-from gateway.cluster.broker import ACK_WAIT_SECONDS, MESSAGE_CAP_BYTES, Broker, NoReply, Refused, Taking, subjects
+from gateway.cluster.broker import MESSAGE_CAP_BYTES, Broker, NoReply, Refused, Taking, subjects
 from gateway.cluster.keeper import LeaseKeeper, record_of
 from gateway.cluster.lease import Lease
 from gateway.cluster.member import Member, on_host
@@ -34,7 +34,7 @@ from gateway.core.events import EventLog, LogLine
 from gateway.core.job import Job, Verdict
 from gateway.core.log_json import decode_line
 from gateway.core.settings import Settings
-from gateway.core.tasks import set_within
+from gateway.core.tasks import set_within, started
 from gateway.core.version import VERSION
 from gateway.core.wire import WireError, decode_job, to_json
 from gateway.jobs.runner import JobRun, JobRunner
@@ -49,6 +49,9 @@ FETCH_SECONDS = 5.0
 
 #: Pause after the broker did not answer.
 RETRY_SECONDS = 0.5
+
+#: Time for the member that accepted a job to send its code.
+CODE_SECONDS = 10.0
 
 #: First and longest pause before a job whose code could not be fetched from the member that accepted it is taken again.
 #: The host takes no other job while it tries, so the pause grows; a member that comes back queues its jobs again.
@@ -218,7 +221,7 @@ class ClusterHost:
             await self._broker.settle(taking, is_taken=False)
             return None
         try:
-            job = decode_job(await self._job_of(assignment))
+            job = decode_job(await self._job_of(taking, assignment))
         except (WireError, StorageError) as error:
             if isinstance(error, StorageError) and error.is_transient:  # that member may be starting again
                 again_after_seconds = min(AGAIN_SECONDS * taking.deliveries**2, MOST_AGAIN_SECONDS)
@@ -248,14 +251,14 @@ class ClusterHost:
                 self._forget(attempt)
         return attempt if is_ours else None
 
-    async def _job_of(self, assignment: Assignment) -> bytes:
+    async def _job_of(self, taking: Taking, assignment: Assignment) -> bytes:
         if not assignment.job_url:
             return bytes(assignment.job)
         try:
-            async with asyncio.timeout(ACK_WAIT_SECONDS):  # then another host gets the message
+            async with asyncio.timeout(CODE_SECONDS), started(self._broker.keep(taking)):
                 return await read_parcel(self._client.parcels, assignment.job_url, 2 * self._settings.max_body_bytes)
         except TimeoutError:
-            raise StorageError(f"its code did not come within {ACK_WAIT_SECONDS:g} s") from None
+            raise StorageError(f"its code did not come within {CODE_SECONDS:g} s") from None
 
     async def _queued(self, taking: Taking, assignment: Assignment | None = None) -> tuple[LeaseRecord, int] | None:
         """Return the queued record of an attempt and its revision; None if the attempt is not queued any more."""

@@ -21,8 +21,8 @@ TICK_SECONDS = 0.1
 #: Pause before the next request to the broker.
 RETRY_SECONDS = 0.2
 
-#: How long a host tries to record a verdict. If another host has written one meanwhile, the record shows it.
-FINISH_SECONDS = 60.0
+#: How long a host tries to take a job, or to record a verdict. If another one was faster, the record shows it.
+ANSWER_SECONDS = 60.0
 
 
 def record_of(stored: Stored | None) -> LeaseRecord | None:
@@ -67,14 +67,26 @@ class LeaseKeeper:
     async def claim(self) -> bool:
         """Take the queued attempt; return whether it is the caller's.
 
+        A write that was lost on its way is repeated, and one whose reply was lost for long is renewed: the job has not
+        begun, so the fence does not hold yet.
+
         Raises
         ------
         NoReply
             The outcome is unknown. The lease, if it was taken, expires.
         """
-        async with self._lock:
-            await self._write(Phase.RUNNING)
-        return self.lease.may_run()
+        lease = self.lease
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS), self._lock:
+                while lease.hold is Hold.HELD and lease.clock() >= lease.renew_at:
+                    is_written = False
+                    with contextlib.suppress(NoReply):
+                        is_written = await self._write(Phase.RUNNING)
+                    if not is_written and lease.hold is Hold.HELD:
+                        await asyncio.sleep(RETRY_SECONDS)
+        except TimeoutError:
+            raise NoReply(f"not within {ANSWER_SECONDS:g} s") from None
+        return lease.may_run()
 
     async def keep(self) -> None:
         """Renew the lease; return when it is lost, or over because the verdict is recorded."""
@@ -133,7 +145,7 @@ class LeaseKeeper:
         """
         lease = self.lease
         try:
-            async with asyncio.timeout(FINISH_SECONDS), self._lock:
+            async with asyncio.timeout(ANSWER_SECONDS), self._lock:
                 while lease.hold is not Hold.DONE:
                     try:
                         if not await self._write(Phase.DONE, verdict, events, is_lost=is_lost):

@@ -137,7 +137,8 @@ class Lease:
         """Process the broker's record: after a confirmed write, or as read after any other write.
 
         The holder goes on from a newer revision only if the record is its own write of this attempt. Any other newer
-        revision was written by another process, and the lease is lost.
+        revision was written by another process, and the lease is lost. A job that was not claimed yet is lost at any
+        other revision: the broker has lost its data, and the job is queued anew.
 
         Parameters
         ----------
@@ -155,7 +156,7 @@ class Lease:
             if revision >= self.revision:  # a read may be answered by a replica that is behind
                 self.record, self.revision = record, revision
                 self._confirmed_at = max(self._confirmed_at, self._sent_at[record.write])
-        elif record is None or revision > self.revision:
+        elif record is None or revision > self.revision or (revision != self.revision and not self.is_claimed):
             self.hold = Hold.LOST
 
     def may_run(self) -> bool:

@@ -42,7 +42,7 @@ MOST_HELD = 100
 #: Processes that are remembered as ended.
 KNOWN_ENDED = 1000
 
-DOUBLED = "one has a copy of the STATE_DIR of the other; stop it, remove store/cluster-name there, and start it again"
+COPIED = "one has a copy of the STATE_DIR of the other; stop it, remove store/cluster-name there, and start it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,8 @@ class Roster:
         self.held: Callable[[], Sequence[HeldKernel]] = lambda: ()
         self._beats: dict[str, tuple[Beat, float]] = {}
         self._ended: deque[tuple[str, str]] = deque(maxlen=KNOWN_ENDED)
-        #: Names that two processes have.
-        self._doubled: set[str] = set()
+        #: Names that two processes have, and when both were last heard of.
+        self._doubled: dict[str, float] = {}
         self._on_news: Callable[[], None] = lambda: None
 
     def on_news(self, callback: Callable[[], None]) -> None:
@@ -173,7 +173,7 @@ class Roster:
 
     def is_gone(self, host: str, boot: str) -> bool:
         """Return whether the process of a host is known to have ended: it left or restarted."""
-        if host in self._doubled:  # a new process does not mean that the other one has ended: its leases show it
+        if self._is_doubled(host):  # a new process does not mean that the other one has ended: its leases show it
             return False
         if host == self._me.name:
             return boot != self._me.boot
@@ -208,6 +208,7 @@ class Roster:
                 self._double(beat.name)
             return
         if (beat.name, beat.boot) in self._ended and not beat.leaving:
+            self._ended.remove((beat.name, beat.boot))
             self._double(beat.name)
         known, now = self._beats.get(beat.name), time.monotonic()
         if known is None:
@@ -221,9 +222,12 @@ class Roster:
             self._on_news()
 
     def _double(self, name: str) -> None:
-        if name not in self._doubled:
-            self._doubled.add(name)
-            log.error("two members of the cluster have the name %s: %s", name, DOUBLED)
+        if not self._is_doubled(name):
+            log.error("two members of the cluster have the name %s: %s", name, COPIED)
+        self._doubled[name] = time.monotonic()
+
+    def _is_doubled(self, name: str) -> bool:
+        return time.monotonic() - self._doubled.get(name, float("-inf")) < SILENT_SECONDS
 
 
 def on_host(kernel: HeldKernel, host: str) -> HeldKernel:

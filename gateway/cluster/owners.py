@@ -78,10 +78,10 @@ class Owners:
         ------
         NoReply
         """
-        data = encode(Owner(self._me.name))
-        await asyncio.gather(
-            *(self._broker.owners.put(key, data) for key in {key_of(request_id, token_name), key_of(request_id)})
-        )
+        data, keys = encode(Owner(self._me.name)), [key_of(request_id)]
+        if token_name is not None:  # a caller whose token has no name sees the jobs of all
+            keys.append(key_of(request_id, token_name))
+        await asyncio.gather(*(self._broker.owners.put(key, data) for key in keys))
 
     async def take_idempotency_key(self, key: bytes) -> int:
         """Store this member as the owner of an ``Idempotency-Key``; return the revision of the entry.

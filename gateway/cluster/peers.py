@@ -13,10 +13,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.cluster.broker import Broker, subjects
-from gateway.cluster.member import Member, Roster
+from gateway.cluster.member import COPIED, Member, Roster
 from gateway.cluster.owners import Owners
 from gateway.cluster.wire import Part, PartWanted, Question, decode, encode
-from gateway.core.errors import MemberDown, TooLarge
+from gateway.core.errors import ConfigurationError, MemberDown, TooLarge
 from gateway.core.job import RequestId, Scope
 from gateway.core.wire import WireError
 from gateway.jobs.peers import KeyEntry, PeerAnswer, PeerPart, PeerRequest
@@ -73,6 +73,16 @@ class ClusterPeers:
     @property
     def name(self) -> str:
         return self._me.name
+
+    async def refuse_a_double(self) -> None:
+        """Fail if another process answers under the name of this member: each would deny the jobs of the other.
+
+        Raises
+        ------
+        ConfigurationError
+        """
+        if await self._broker.ask(subjects.part(self._me.name), encode(PartWanted("", 0))) is not None:
+            raise ConfigurationError(f"the cluster has a member {self._me.name} already: {COPIED}")
 
     def others(self) -> list[str]:
         return [each.name for each in self._roster.members() if each.accepts and each.name != self._me.name]

@@ -18,19 +18,18 @@ from gateway.cluster.keeper import record_of
 from gateway.cluster.lease import Observation, queued_again
 from gateway.cluster.member import Member, Roster
 from gateway.cluster.parcels import JobParcels
+from gateway.cluster.received import ReceivedEvents
 from gateway.cluster.wire import (
     Assignment,
     Cancel,
     EventBatch,
-    EventsWanted,
     LeaseRecord,
     Phase,
-    decode,
     encode,
 )
 from gateway.core.cancellation import StopSignal
 from gateway.core.errors import FailureCode, JobFailed
-from gateway.core.events import JobLog, Placed, StateChanged
+from gateway.core.events import JobLog, StateChanged
 from gateway.core.job import Job, JobState, Verdict
 from gateway.core.settings import Settings
 from gateway.core.tasks import first_of, started
@@ -56,9 +55,6 @@ MOST_ATTEMPTS = 2
 
 #: Size of the lines of earlier attempts that the next host gets for the log that it uploads.
 LINES_BYTES = 200_000
-
-#: How long missing events are asked for once the verdict is known.
-MISSING_SECONDS = 5.0
 
 #: Time for a job that was asked to end to confirm it.
 END_SECONDS = 30.0
@@ -116,6 +112,8 @@ class ClusterRun:
     """A `gateway.jobs.runner.JobRun` on any host of the cluster."""
 
     lost_verdict: Verdict | None = None
+    #: Called before it is closed.
+    on_close: Callable[[], object] = staticmethod(lambda: None)
     #: The host fetches the tables and removes them, so a bundle of a failed job has none.
     inputs: Sequence[FetchedTable] = ()
 
@@ -144,15 +142,11 @@ class ClusterRun:
         self._news = asyncio.Event()
         self._ended = asyncio.Event()
         self.has_begun = False
-        self._attempt = known_attempt or 1
         self._parcels = parcels
         if parcels is not None and self._is_known:  # its host may bring the results at any time
-            parcels.assigned(self._attempt)
-        self._next_event = 0
-        self._state: StateChanged | None = None
-        self._missing_until = 0
-        self._repairing: asyncio.Task[None] | None = None
-        self._host = ""
+            parcels.assigned(known_attempt)
+        self._events = ReceivedEvents(cluster.broker, execution_id, job_log, known_attempt or 1, self._changed)
+        self._event_count = 0
         self._queued_at = time.monotonic()
         self._publications = 0
         self._publish_at, self._pause_seconds = 0.0, REPUBLISH_SECONDS
@@ -165,15 +159,15 @@ class ClusterRun:
     @property
     def busy_host(self) -> str:
         """Name of the host that runs the job now, or an empty text."""
-        return self._host if self.has_begun and not self._ended.is_set() else ""
+        return self._events.host if self.has_begun and not self._ended.is_set() else ""
 
     def take_slot(self) -> bool:
         self._start()
         return self.has_begun or self._ended.is_set()
 
     async def execute(self) -> None:
-        if self._state is not None:  # the host's events came before the turn of the job in the queue
-            self._log.emit(self._state)
+        if self._events.state is not None:  # the host's events came before the turn of the job in the queue
+            self._log.emit(self._events.state)
         async with started(self._stop.wait(), self._ended.wait()) as (stopped, ended):
             await first_of(stopped, ended)
         if self._stop.cause is FailureCode.CANCELLED:
@@ -195,7 +189,7 @@ class ClusterRun:
             await self._end()
         verdict = self._verdict or self._refusal or Verdict.internal()
         if self._is_delivered:
-            await self._fetch_missing()
+            await self._events.fetch_missing(self._event_count)
             # a host took the job as its time in the queue was over, and ended it because it was asked to
             verdict = self._refusal if self._refusal is not None and verdict.cancelled else verdict
             answer = verdict
@@ -206,10 +200,11 @@ class ClusterRun:
         return await self._cluster.deliverer.deliver(self._job, verdict, None, self._log, self._stop, self.execution_id)
 
     async def close(self) -> None:
-        tasks = [task for task in (self._following, self._repairing) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self.on_close()
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        await self._events.close()
         creating, self._creating = self._creating, None
         if creating is not None:  # never published
             with contextlib.suppress(NoReply, Refused):
@@ -217,9 +212,8 @@ class ClusterRun:
         # the next process of this member delivers the results that a host uploaded
         is_left = self._is_delivered and not self._is_answered and self._stop.cause is FailureCode.SHUTTING_DOWN
         is_over = self._ended.is_set() and not is_left  # the store of this member has the verdict
-        if is_over and self._host:
-            answered = EventsWanted(self.execution_id, self._attempt, self._next_event, is_answered=True)
-            await self._cluster.broker.send(subjects.log(self._host), encode(answered))
+        if is_over:
+            await self._events.confirm()
         if is_over and self._parcels is not None:
             self._parcels.withdraw()
             await asyncio.to_thread(self._parcels.remove)
@@ -231,60 +225,31 @@ class ClusterRun:
         self._news.set()
 
     def take(self, batch: EventBatch) -> None:
-        """Process events of the host; request those that are missing before them."""
-        if batch.attempt != self._attempt:
+        """Process events of the host."""
+        if batch.attempt != self._events.attempt:
             self._news.set()
             return
         if batch.lease is not None:
-            self._take_record(batch.lease, has_all=batch.first <= self._next_event)
-        elif not batch.events or not self._host:
+            self._take_record(batch.lease, has_all=self._events.has_all_before(batch.first))
+        elif not batch.events or not self._events.host:
             self._news.set()
-        if batch.first > self._next_event:
-            if self._repairing is None or self._repairing.done():
-                self._repairing = asyncio.create_task(self._repair(batch.first + len(batch.events)))
-            return
-        self._emit(batch)
+        self._events.take(batch)
+
+    def _changed(self, state: StateChanged) -> None:
+        if self._parcels is not None and state.stage == "claim":
+            self._parcels.are_fetched()
 
     def _take_record(self, record: LeaseRecord, *, has_all: bool) -> None:
         """Accept the record of the host; the follower reads it after a lost machine, or if events are missing."""
         if record.phase is Phase.RUNNING:
-            self._place(record.host)
+            self._events.place(record.host)
             self._begin()
         elif record.phase is Phase.DONE and not record.is_lost and has_all:
-            self._place(record.host)
-            self._missing_until, self._is_delivered = record.events, True
+            self._events.place(record.host)
+            self._event_count, self._is_delivered = record.events, True
             self._conclude(record.verdict or Verdict.internal())
         else:
             self._news.set()
-
-    def _emit(self, batch: EventBatch) -> None:
-        for event in batch.events[max(0, self._next_event - batch.first) :]:
-            self._log.emit(event)
-            if isinstance(event, StateChanged):
-                self._state = event
-                if self._parcels is not None and event.stage == "claim":
-                    self._parcels.are_fetched()
-        self._next_event = max(self._next_event, batch.first + len(batch.events))
-
-    async def _repair(self, until: int) -> None:
-        """Ask the host for the events that are missing before `until`; skip those that it no longer has."""
-        while self._next_event < until and self._host:
-            wanted = EventsWanted(self.execution_id, self._attempt, self._next_event)
-            answer = await self._cluster.broker.ask(subjects.log(self._host), encode(wanted))
-            if answer is None:
-                return
-            try:
-                batch = decode(EventBatch, answer)
-            except WireError as error:  # the verdict stands without these lines
-                log.warning("job %s: the events of %s cannot be read: %s", self.execution_id, self._host, error)
-                return
-            if batch.attempt != self._attempt or not batch.events:  # the host may have been replaced meanwhile
-                return
-            if batch.first > self._next_event:
-                missing = batch.first - self._next_event
-                self._log.line("stderr", f"... {missing} lines were lost on the way from the host ...")
-                self._next_event = batch.first
-            self._emit(batch)
 
     async def _follow(self) -> None:
         """Follow the record until it has the verdict. A fault of ours ends the job with a verdict as well."""
@@ -314,9 +279,9 @@ class ClusterRun:
         if stored is None or record is None:
             await self._queue()
             return
-        if record.attempt != self._attempt:  # of an earlier process of this member, or the reply was lost
-            self._next_attempt(record.attempt, f"The host {self._host} was lost")
-        self._place(record.host)
+        if record.attempt != self._events.attempt:  # of an earlier process of this member, or the reply was lost
+            self._next_attempt(record.attempt, f"The host {self._events.host} was lost")
+        self._events.place(record.host)
         match record.phase:
             case Phase.QUEUED:
                 await self._wait_for_host(record, stored.revision)
@@ -326,17 +291,12 @@ class ClusterRun:
                 if self._observation.is_over() or self._cluster.roster.is_gone(record.host, record.boot):
                     await self._replace_host(record, stored.revision)
             case Phase.DONE:
-                self._missing_until = record.events
+                self._event_count = record.events
                 if record.is_lost:
                     await self._replace_machine(record, stored.revision)
                     return
                 self._is_delivered = record.host != ""
                 self._conclude(record.verdict or Verdict.internal())
-
-    def _place(self, host: str) -> None:
-        if host not in ("", self._host):
-            self._log.emit(Placed(host))
-        self._host = host
 
     async def _queue(self) -> None:
         """Queue a job that was never queued, or that the broker has lost."""
@@ -351,7 +311,7 @@ class ClusterRun:
         await self._publish()
 
     async def _create(self) -> int:
-        return await self._cluster.broker.leases.create(self.execution_id, encode(self._queued(self._attempt)))
+        return await self._cluster.broker.leases.create(self.execution_id, encode(self._queued(self._events.attempt)))
 
     async def _wait_for_host(self, record: LeaseRecord, revision: int) -> None:
         self._revision = revision
@@ -373,9 +333,11 @@ class ClusterRun:
                 break
             lines.append(Raw(line))
         parcels = self._parcels
-        job, url = (Raw(encode_job(self._job)), "") if parcels is None else parcels.assigned(self._attempt)
+        job, url = (Raw(encode_job(self._job)), "") if parcels is None else parcels.assigned(self._events.attempt)
         member, log_lines = self._cluster.me.name, tuple(reversed(lines))
-        assignment = Assignment(self.execution_id, self._attempt, member, VERSION, job, log_lines, url, self._revision)
+        assignment = Assignment(
+            self.execution_id, self._events.attempt, member, VERSION, job, log_lines, url, self._revision
+        )
         # a new number: the broker drops a repeated one for two minutes, even if it has lost the message
         number = f"{self._cluster.me.boot}.{self._publications}"
         await self._cluster.broker.publish_job(self.execution_id, number, encode(assignment))
@@ -406,7 +368,7 @@ class ClusterRun:
     async def _replace_machine(self, record: LeaseRecord, revision: int) -> None:
         """Run a job again whose machine failed, or end it; the host has uploaded nothing."""
         self._begin()
-        await self._fetch_missing()  # the host is still there
+        await self._events.fetch_missing(self._event_count)  # the host is still there
         verdict, reason = record.verdict or Verdict.internal(), self._reason_against(record)
         if reason is None:
             await self._queue_again(record, revision, f"The host {record.host} failed: {verdict.message}")
@@ -423,7 +385,8 @@ class ClusterRun:
         await self._publish()
 
     def _next_attempt(self, attempt: int, why: str) -> None:
-        is_later, self._attempt, self._next_event = attempt > self._attempt, attempt, 0
+        is_later = attempt > self._events.attempt
+        self._events.begin(attempt)
         self._queued_at = time.monotonic()
         self._publish_now()
         if is_later and self.has_begun:
@@ -484,16 +447,6 @@ class ClusterRun:
             self._verdict = verdict
             self._ended.set()
             self._cluster.on_start()
-
-    async def _fetch_missing(self) -> None:
-        """Fetch the last events of the host: its verdict may arrive before them."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(MISSING_SECONDS):
-                if self._next_event < self._missing_until:
-                    await asyncio.sleep(0.02)  # they arrive soon, unless one was lost
-                    await self._repair(self._missing_until)
-        if (missing := self._missing_until - self._next_event) > 0:
-            self._log.line("stderr", f"... {missing} lines were lost with the host {self._host} ...")
 
     def _queued(self, attempt: int) -> LeaseRecord:
         return LeaseRecord(Phase.QUEUED, attempt, self._cluster.me.name)

@@ -120,7 +120,15 @@ class ClusterRunner:
             Returns whether no more jobs may be taken.
         known_keys : callable
             Returns each `IdempotencyKey.key` in the job store of this member.
+
+        Raises
+        ------
+        ConfigurationError
+            Another process has the name of this member.
+        NoReply
         """
+        if not self._settings.runs_only:  # a host is asked nothing, and has no right to ask
+            await self.peers.refuse_a_double()
         self._owners.known_keys = known_keys
         for record in unfinished:
             lease = record_of(await self._broker.leases.get(record.execution_id))
@@ -178,7 +186,7 @@ class ClusterRunner:
                 return self._local.open(job, log, stop, execution_id, uploads, permit)
             own = JobParcels(self._parcels, self._settings, job, execution_id, uploads)
         attempt = self._known.get(execution_id, 0)
-        run = _Registered(self._cluster, job, log, stop, execution_id, own, known_attempt=attempt)
+        run = ClusterRun(self._cluster, job, log, stop, execution_id, own, known_attempt=attempt)
         self._runs[execution_id] = run
         self._roster.changed()
         run.on_close = lambda: self._runs.pop(execution_id, None)
@@ -257,7 +265,7 @@ class ClusterRunner:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._roster.leave()
+            await self._roster.leave()
         await self._deliverer.aclose()
         await self._local.aclose()
         await self._broker.aclose()
@@ -307,16 +315,6 @@ class ClusterRunner:
     def _wake_all(self) -> None:
         for run in self._runs.values():
             run.wake()
-
-
-class _Registered(ClusterRun):
-    """A run that leaves the list of runs when it is closed."""
-
-    on_close: Callable[[], object] = staticmethod(lambda: None)
-
-    async def close(self) -> None:
-        self.on_close()
-        await super().close()
 
 
 def _report(task: asyncio.Task[None]) -> None:

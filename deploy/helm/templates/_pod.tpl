@@ -58,24 +58,25 @@ containers:
     {{- if eq .role "host" }}
     # its port is open to its own machine only
     startupProbe:
-      exec: &ready
-        command: [python, -c, "import urllib.request as u; u.urlopen('http://127.0.0.1:5000/healthz/ready', timeout=3)"]
+      exec: &live
+        command: [python, -c, "import urllib.request as u; u.urlopen('http://127.0.0.1:5000/healthz/live', timeout=3)"]
       periodSeconds: 2
       timeoutSeconds: 5
       failureThreshold: 60
     readinessProbe:
-      exec: *ready
+      exec:
+        command: [python, -c, "import urllib.request as u; u.urlopen('http://127.0.0.1:5000/healthz/ready', timeout=3)"]
       periodSeconds: 20
       timeoutSeconds: 5
     livenessProbe:
-      exec:
-        command: [python, -c, "import urllib.request as u; u.urlopen('http://127.0.0.1:5000/healthz/live', timeout=3)"]
+      exec: *live
       periodSeconds: 30
       timeoutSeconds: 5
       failureThreshold: 6
     {{- else }}
+    # alive, not ready: one that starts paused, or without hosts, is not restarted
     startupProbe:
-      httpGet: {path: /healthz/ready, port: http}
+      httpGet: {path: /healthz/live, port: http}
       periodSeconds: 1
       timeoutSeconds: 2
       failureThreshold: 60

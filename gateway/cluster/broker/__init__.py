@@ -5,11 +5,10 @@ outcome is unknown.
 """
 
 from gateway.cluster.broker import subjects
-from gateway.cluster.broker.connection import ACK_WAIT_SECONDS, CLAIM_SECONDS, MESSAGE_CAP_BYTES, Broker, Taking
+from gateway.cluster.broker.connection import CLAIM_SECONDS, MESSAGE_CAP_BYTES, Broker, Taking
 from gateway.cluster.broker.records import Bucket, NoReply, Refused, Stored
 
 __all__ = [
-    "ACK_WAIT_SECONDS",
     "CLAIM_SECONDS",
     "MESSAGE_CAP_BYTES",
     "Broker",

@@ -25,7 +25,7 @@ from nats.js.errors import (
 
 from gateway.cluster.broker import subjects
 from gateway.cluster.broker.client import ReconnectingClient
-from gateway.cluster.broker.records import REPLY_SECONDS, Bucket, Failures, NoReply, said_by
+from gateway.cluster.broker.records import FULL_CODE, REPLY_SECONDS, Bucket, Failures, NoReply, said_by
 from gateway.core.errors import BrokerMissing
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,9 @@ HEADERS_BYTES = 1000
 #: Longest wait for the first connection.
 CONNECT_SECONDS = 10.0
 
-#: Time for a host that fetched a job to take its lease; then the broker gives the message to another host.
-ACK_WAIT_SECONDS = 10.0
+#: Time for a host that fetched a job to take its lease or to say that it goes on (`Broker.keep`); then the broker gives
+#: the message to another host. So long a job waits whose message went to a connection that had just ended.
+ACK_WAIT_SECONDS = 2.0
 
 #: How long the broker keeps a lease record that nobody changes.
 RECORD_KEEP_SECONDS = 86_400.0
@@ -53,6 +54,10 @@ OWNER_KEEP_SECONDS = 172_800.0
 
 #: How long a job that no host took stays in the stream.
 JOB_KEEP_SECONDS = 86_400.0
+
+#: Interval of the client's pings. The third one that is not answered ends the connection: a server whose machine or
+#: network is lost is noticed within a lease.
+PING_SECONDS = 2
 
 #: Pause before streams and buckets are made again.
 PREPARE_SECONDS = 1.0
@@ -99,6 +104,7 @@ class Broker:
         self._client = client
         self._makes_streams = makes_streams
         self._is_prepared = False
+        self._told_full_at = float("-inf")
         self._js = client.jetstream(timeout=REPLY_SECONDS)
         self._jobs: JetStreamContext.PullSubscription | None = None
         self._asking: asyncio.Timeout | None = None
@@ -166,7 +172,7 @@ class Broker:
                     name=name,
                     connect_timeout=5,
                     max_reconnect_attempts=-1,
-                    ping_interval=5,
+                    ping_interval=PING_SECONDS,
                     inbox_prefix=f"_INBOX.{role}",
                     error_cb=take_error,
                     reconnected_cb=take_reconnection,
@@ -208,7 +214,7 @@ class Broker:
     async def _prepare_streams(self) -> None:
         if not self._makes_streams:
             await self._js.stream_info(subjects.JOBS_STREAM)
-            self.leases = Bucket(await self._js.key_value(subjects.LEASES_BUCKET), self._prepare_again)
+            self.leases = Bucket(await self._js.key_value(subjects.LEASES_BUCKET), self._failed)
             return
         stream = StreamConfig(
             name=subjects.JOBS_STREAM,
@@ -226,6 +232,16 @@ class Broker:
         self.claims = await self._bucket(subjects.CLAIMS_BUCKET, CLAIM_SECONDS)
         self.owners = await self._bucket(subjects.OWNERS_BUCKET, OWNER_KEEP_SECONDS)
         self.members = await self._bucket(subjects.MEMBERS_BUCKET, None)
+
+    def _failed(self, error: Exception) -> None:
+        """Process the failure of a write: the streams may be gone, or there may be no room for more."""
+        if isinstance(error, NoStreamResponseError):
+            self._prepare_again()
+        elif isinstance(error, APIError) and error.err_code == FULL_CODE:
+            now = time.monotonic()
+            if now - self._told_full_at >= WARN_SECONDS:
+                self._told_full_at = now
+                log.error("the broker takes no jobs and no leases: %s", said_by(error))
 
     def _prepare_again(self, *, is_reconnected: bool = False) -> None:
         """Make streams and buckets again if they are gone: the broker may have lost its data."""
@@ -261,11 +277,11 @@ class Broker:
 
     async def _bucket(self, name: str, keep_seconds: float | None) -> Bucket:
         try:
-            return Bucket(await self._js.key_value(name), self._prepare_again)
+            return Bucket(await self._js.key_value(name), self._failed)
         except NotFoundError:
             # two members may start at the same moment: the second finds it as it would make it
             config = KeyValueConfig(bucket=name, history=1, ttl=keep_seconds)
-            return Bucket(await self._js.create_key_value(config), self._prepare_again)
+            return Bucket(await self._js.create_key_value(config), self._failed)
 
     @property
     def is_connected(self) -> bool:
@@ -284,8 +300,7 @@ class Broker:
             async with asyncio.timeout(REPLY_SECONDS):
                 await self._js.publish(subjects.job(execution_id), data, headers=headers)
         except Failures as error:
-            if isinstance(error, NoStreamResponseError):
-                self._prepare_again()
+            self._failed(error)
             raise NoReply(said_by(error)) from None
 
     async def next_job(self, wait_seconds: float) -> Taking | None:
@@ -312,6 +327,14 @@ class Broker:
             raise NoReply(said_by(error)) from None
         finally:
             self._asking = None
+
+    async def keep(self, taking: Taking) -> None:
+        """Have the broker give an assignment to no other host until this is cancelled."""
+        while True:
+            await asyncio.sleep(ACK_WAIT_SECONDS / 4)
+            with contextlib.suppress(*Failures):
+                async with asyncio.timeout(REPLY_SECONDS):
+                    await taking.message.in_progress()
 
     async def settle(self, taking: Taking, *, is_taken: bool = True, again_after_seconds: float | None = None) -> None:
         """Remove an assignment from the queue, or return it. Without a confirmation the broker delivers it again."""

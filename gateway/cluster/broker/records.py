@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nats.errors import Error as NatsError
 from nats.js.errors import (
+    APIError,
     KeyNotFoundError,
     KeyWrongLastSequenceError,
     NoStreamResponseError,
@@ -18,6 +19,9 @@ from nats.js.kv import KeyValue
 
 #: Longest wait for an answer of the broker.
 REPLY_SECONDS = 2.0
+
+#: Code of the server's answer when its disk, or the part of it that it may use, is full.
+FULL_CODE = 10023
 
 Failures = (NatsError, TimeoutError, OSError)
 
@@ -41,9 +45,9 @@ class Stored:
 class Bucket:
     """Records with compare-and-set."""
 
-    def __init__(self, values: KeyValue, on_missing: Callable[[], None]) -> None:
+    def __init__(self, values: KeyValue, on_failure: Callable[[Exception], None]) -> None:
         self._values = values
-        self._on_missing = on_missing
+        self._on_failure = on_failure
 
     async def get(self, key: str) -> Stored | None:
         """Return a record, or None if there is none.
@@ -94,8 +98,7 @@ class Bucket:
             async with asyncio.timeout(REPLY_SECONDS):
                 return await self._values.delete(key, revision)
         except Failures as error:
-            if isinstance(error, NoStreamResponseError):
-                self._on_missing()
+            self._on_failure(error)
             return False
 
     async def _write(self, write: Awaitable[int]) -> int:
@@ -105,13 +108,16 @@ class Bucket:
         except KeyWrongLastSequenceError as error:
             raise Refused(str(error)) from None
         except Failures as error:
-            if isinstance(error, NoStreamResponseError):
-                self._on_missing()
+            self._on_failure(error)
             raise NoReply(said_by(error)) from None
 
 
 def said_by(error: Exception) -> str:
-    """Return the text of an error, or its class if it has none, such as a timeout."""
+    """Return the text of an error, or its class if it has none."""
+    if isinstance(error, APIError) and error.err_code == FULL_CODE:
+        return f"its storage is full ({error.description})"
+    if isinstance(error, TimeoutError):
+        return "it does not answer in time"
     if isinstance(error, ServiceUnavailableError | NoStreamResponseError):
         return "it has no JetStream now"
     return str(error) or type(error).__name__

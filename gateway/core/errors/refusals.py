@@ -18,7 +18,7 @@ GatewayError
 ├── StoreFailed           503 store_failed            retryable, the job could not be written to disk
 ├── DiskFull              503 disk_full               retryable, the disk of STATE_DIR is below its floor
 ├── StorageDown           503 storage_down            retryable, the storage does not run or accepts no results
-├── BrokerDown            503 broker_down             retryable, the broker of the cluster does not answer
+├── BrokerDown            503 broker_down             retryable, the broker of the cluster takes no job
 ├── MemberDown            503 member_down             retryable, the member that accepted the job does not answer
 ├── TooManyConnections    503 too_many_connections    retryable
 └── ConfigurationError    –   configuration           refused at start, says which setting to change
@@ -197,7 +197,7 @@ class StorageDown(GatewayError):
 
 
 class BrokerDown(GatewayError):
-    """The broker of the cluster does not answer, so the job was not accepted."""
+    """The broker of the cluster does not answer or has no room, so the job was not accepted."""
 
     status, code, retryable = 503, "broker_down", True
     advice = "Send it again later, or to another member; see the log of the NATS server."

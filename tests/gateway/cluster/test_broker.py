@@ -16,14 +16,16 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from gateway.cluster.broker import Broker, NoReply, Refused, subjects
+from gateway.cluster.broker import Broker, NoReply, Refused, Stored, connection, subjects
+from gateway.cluster.claims import RequestClaims
 from gateway.cluster.keeper import LeaseKeeper
-from gateway.cluster.lease import Hold, Lease, boottime
+from gateway.cluster.lease import LEASE_SECONDS, Hold, Lease, boottime
 from gateway.cluster.member import Member
 from gateway.cluster.owners import KEYS_AT_A_TIME, Owners, tag_of
 from gateway.cluster.wire import LeaseRecord, Phase, decode, encode
-from gateway.core.errors import ConfigurationError, FailureCode, JobFailed
+from gateway.core.errors import BrokerDown, ConfigurationError, FailureCode, JobFailed
 from gateway.core.job import Verdict
+from gateway.core.tasks import started
 from tests.nats_server import NatsServer
 
 QUEUED = LeaseRecord(Phase.QUEUED, 1, "front")
@@ -127,6 +129,54 @@ async def test_a_host_asks_again_when_the_broker_is_back(nats_server: NatsServer
             assert await asking is None
             await broker.publish_job("job", "1", b"body")
             assert await broker.next_job(300)
+
+
+async def test_an_assignment_goes_to_another_host_unless_its_host_says_that_it_goes_on(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "ACK_WAIT_SECONDS", 0.4)
+    async with connected(nats_server) as one, connected(nats_server) as two:
+        await one.publish_job("job", "1", b"body")
+        message = await one.next_job(30)
+        assert message is not None
+        async with started(one.keep(message)):
+            assert await two.next_job(2) is None
+        again = await two.next_job(30)
+        assert again is not None
+        assert again.deliveries == 2
+
+
+@pytest.mark.parametrize("loss", ["request", "replies for longer than the lease"])
+async def test_a_claim_outlasts_a_loss(loss: str, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected(nats_server) as broker:
+        await broker.leases.create("job", encode(QUEUED))
+        clock = Clock()
+        keeper = await keeper_of(broker, "a", clock)
+        update, get, calls = broker.leases.update, broker.leases.get, []
+
+        async def lossy_update(key: str, data: bytes, revision: int) -> int:
+            calls.append("update")
+            if loss == "request" and len(calls) == 1:
+                raise NoReply
+            written = await update(key, data, revision)
+            if loss != "request" and len(calls) == 1:
+                clock.now += LEASE_SECONDS
+                raise NoReply
+            return written
+
+        async def lossy_get(key: str) -> Stored | None:
+            calls.append("get")
+            if loss != "request" and len(calls) == 2:
+                raise NoReply
+            return await get(key)
+
+        monkeypatch.setattr(broker.leases, "update", lossy_update)
+        monkeypatch.setattr(broker.leases, "get", lossy_get)
+        assert await keeper.claim()
+        stored = await get("job")
+        assert stored is not None
+        record = decode(LeaseRecord, stored.data)
+        assert (record.phase, record.host, record.attempt) == (Phase.RUNNING, "a", 1)
 
 
 async def test_of_two_hosts_one_gets_the_lease(nats_server: NatsServer) -> None:
@@ -360,3 +410,26 @@ async def test_a_server_that_says_nothing_is_told(monkeypatch: pytest.MonkeyPatc
         port = silent.getsockname()[1]
         with pytest.raises(ConfigurationError, match=r"can be used: \w"):
             await Broker.connect(f"nats://127.0.0.1:{port}", "test")
+
+
+async def test_a_broker_without_room_is_told_to_caller_and_operator(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    configuration = nats_server.directory / "nats.conf"
+    configuration.write_text(configuration.read_text().replace("jetstream {", "jetstream {\n  max_file_store: 20KB"))
+    nats_server.kill()
+    nats_server.start()
+
+    async def fill() -> None:
+        for number in range(1000):
+            await broker.leases.create(f"job-{number}", bytes(1000))
+
+    async with connected(nats_server) as broker:
+        with pytest.raises(NoReply, match="its storage is full"):
+            await fill()
+        member = Member("one", "boot")
+        claims = RequestClaims(member, broker, Owners(member, broker), lambda job: None)
+        with pytest.raises(BrokerDown, match="did not take the job, so it was not accepted: its storage is full"):
+            await claims.claim("id", None, "job")
+    told = [record.message for record in caplog.records if "the broker takes no jobs" in record.message]
+    assert len(told) == 1, "at most once a minute"

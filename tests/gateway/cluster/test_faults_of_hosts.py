@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from gateway.cluster import host as cluster_host
 from gateway.cluster.broker import Taking
-from gateway.core.errors import DiskFull, FailureCode
+from gateway.core.errors import ConfigurationError, DiskFull, FailureCode
 from gateway.core.job import Verdict
 from tests.gateway.cluster.test_runner import InProcess, cluster, until
 from tests.gateway.http.harness import ScriptedRun
@@ -117,6 +118,20 @@ async def test_a_host_that_can_run_nothing_takes_no_job(nats_server: NatsServer,
             assert (await verdict).ok
         assert (len(full.machine.jobs), len(other.machine.jobs)) == (0, 4)
         await until(lambda: full.runner.slots().total == 1)  # of the other
+
+
+async def test_a_refused_member_of_the_same_name_leaves_the_other_its_jobs(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    async with cluster(nats_server, tmp_path, 0, 1) as (front, host):
+        await host.runner.peers.serve(cast("Any", None))
+        shutil.copytree(tmp_path / "1", tmp_path / "copy/0")
+        with pytest.raises(ConfigurationError, match="already: one has a copy"):
+            async with cluster(nats_server, tmp_path / "copy", 1):
+                pass
+        name, roster, refused_at = host.runner.peers.name, front.runner._roster, time.monotonic()
+        await until(lambda: name in roster._beats and roster._beats[name][1] > refused_at)
+        assert not roster._ended, "it said that the name leaves"
 
 
 async def test_two_hosts_of_one_name_end_their_jobs(

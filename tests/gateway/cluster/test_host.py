@@ -52,6 +52,9 @@ class Broker:
     async def settle(self, taking: Message, *, is_taken: bool = True, again_after_seconds: float | None = None) -> None:
         self.settled.append((is_taken, again_after_seconds))
 
+    async def keep(self, taking: Message) -> None:
+        await asyncio.Event().wait()
+
     async def send(self, subject: str, data: bytes) -> None:
         """Lose it."""
 
@@ -86,7 +89,7 @@ async def test_a_member_that_does_not_answer_holds_up_a_host_ever_less(
         return b""
 
     monkeypatch.setattr(cluster_host, "read_parcel", silent)
-    monkeypatch.setattr(cluster_host, "ACK_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(cluster_host, "CODE_SECONDS", 0.01)
     waits = Assignment("id", 1, "front", "1.0", Raw(b"null"), job_url=URL, revision=5)
     host = host_of(broker, tmp_path)
     for deliveries in (1, 2, 3, 100):

@@ -251,6 +251,14 @@ def test_a_foreign_revision_ends_the_lease() -> None:
         assert lease.hold is Hold.LOST
 
 
+def test_a_job_that_was_queued_anew_is_not_claimed_by_its_old_message() -> None:
+    for revision in (1, 3):
+        lease = Lease(QUEUED, 2, "a", "boot")
+        lease.write(Phase.RUNNING)
+        lease.found(QUEUED, revision)
+        assert lease.hold is Hold.LOST
+
+
 def test_a_write_that_never_arrived_can_be_sent_again() -> None:
     lease = held([0.0])
     before = lease.record

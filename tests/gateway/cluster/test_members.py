@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import time
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
+from gateway.process.privileges import gateway_user
+from tests.gateway.cluster.faults.site import state_of
 from tests.gateway.cluster.members import (
     OUTPUT,
     ROWS,
@@ -167,3 +172,17 @@ def test_a_url_that_cannot_be_used_is_refused_in_one_line(url: str, text: str, t
     ended = gateway_command("--port=0", CLUSTER_URL=url, STATE_DIR=str(state))
     assert ended.returncode == 2, ended.stderr
     assert text in ended.stderr.splitlines()[-1]
+
+
+def test_a_gateway_on_a_copy_of_a_state_directory_does_not_start(pair: list[GatewayProcess]) -> None:
+    """The others would ask either of the two about the jobs of the other one, and hear that there is none."""
+    one, _ = pair
+    with TemporaryDirectory(dir="/tmp") as directory:  # the gateway's user must reach it
+        copy = Path(directory) / "state"
+        shutil.copytree(Path(state_of(one)) / "store", copy / "store")
+        for path in (Path(directory), copy, *copy.rglob("*")):
+            shutil.chown(path, gateway_user().uid, gateway_user().gid)
+        ended = gateway_command("--port=0", **one.settings | {"STATE_DIR": str(copy)})
+    assert ended.returncode == 2, ended.stderr
+    name = cluster_of(one)["member"]
+    assert f"the cluster has a member {name} already: one has a copy of the STATE_DIR" in ended.stderr

@@ -34,7 +34,7 @@ def lines(*texts: str) -> tuple[LogLine, ...]:
 async def test_an_answer_of_a_host_that_was_replaced_meanwhile_is_not_of_the_next_attempt(tmp_path: Path) -> None:
     class Broker:
         async def ask(self, subject: str, data: bytes) -> bytes | None:
-            if run._attempt == 2:
+            if run._events.attempt == 2:
                 return None
             run._next_attempt(2, "The host was lost")
             return encode(EventBatch("id", 1, 0, lines("1", "2", "3")))
@@ -43,10 +43,10 @@ async def test_an_answer_of_a_host_that_was_replaced_meanwhile_is_not_of_the_nex
     cluster = Cluster(settings, Member("front", "boot"), cast("Any", Broker()), cast("Any", None), cast("Any", None))
     job = Job("job", "ok", 30.0, UrlDelivery("http://127.0.0.1:9/o"))
     run = ClusterRun(cluster, job, log, StopSignal(), "id", known_attempt=1)
-    run._host = "host"
+    run._events.place("host")
     run.take(EventBatch("id", 1, 3, lines("4")))
-    assert run._repairing is not None
-    await run._repairing
+    assert run._events._repairing is not None
+    await run._events._repairing
     run.take(EventBatch("id", 2, 0, lines("again 1", "again 2")))
     assert [line.message for line in log.lines()] == ["again 1", "again 2"]
 

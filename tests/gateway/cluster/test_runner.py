@@ -389,6 +389,9 @@ async def test_the_newest_job_of_an_id_is_found_at_its_member(nats_server: NatsS
             ):
                 assert await other.runner.peers.keeper_of_request(("id",), scope) == keeper
                 assert await member.runner.peers.keeper_of_request(("id",), scope) is None
+        await one.runner.claims.announce("without a name", None)  # is found by all, so by one entry
+        assert await two.runner.peers.keeper_of_request(("without a name",), Scope()) == names[one]
+        assert (await one.broker._js.stream_info("KV_TG1_OWNERS")).state.messages == 3
         nats_server.kill()
         with pytest.raises(MemberDown):
             await one.runner.peers.keeper_of_request(("id",), Scope())

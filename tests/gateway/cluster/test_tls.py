@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
 import signal
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from gateway.cluster.broker import Broker, NoReply
 from gateway.core.errors import ConfigurationError
 from gateway.core.settings import Settings
 from gateway.http.access.auth import Guard
@@ -99,6 +104,56 @@ def test_a_member_stops_in_order_while_the_broker_is_away(nats_installed: None) 
             time.sleep(0.05)
         assert gateway.stop() == 0, gateway.output[-30:]
     assert not [line for line in gateway.output if "Traceback" in line]
+
+
+@asynccontextmanager
+async def silent_route(port: int) -> AsyncIterator[tuple[int, Callable[[], None]]]:
+    """Yield the port of a way to the broker, and what makes its present connections fall silent as if it had vanished."""
+    passing: set[asyncio.Event] = set()
+    routes: set[asyncio.Task[Any]] = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: asyncio.Event) -> None:
+        while data := await reader.read(65536):
+            await passes.wait()
+            writer.write(data)
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        passes = asyncio.Event()
+        passes.set()
+        passing.add(passes)
+        routes.add(cast("asyncio.Task[Any]", asyncio.current_task()))
+        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await asyncio.gather(copy(reader, other_writer, passes), copy(other_reader, writer, passes))
+        for each in (writer, other_writer):
+            each.transport.abort()
+
+    def fall_silent() -> None:
+        for passes in passing:
+            passes.clear()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1], fall_silent
+    server.close()
+    for route in routes:
+        route.cancel()
+    await asyncio.gather(*routes, return_exceptions=True)
+
+
+async def test_a_broker_that_falls_silent_is_connected_again(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.cluster.broker.connection.PING_SECONDS", 0.1)
+    tls = broker_context(settings_of(server.settings()), gateway_user().uid)
+    async with silent_route(server.port) as (port, fall_silent):
+        broker = await Broker.connect(f"tls://localhost:{port}", "test", tls=tls)
+        fall_silent()
+        async with asyncio.timeout(25):  # the end of TLS is not waited for, which takes 30 s
+            while True:
+                with contextlib.suppress(NoReply):
+                    await broker.leases.create("silent", b"")
+                    break
+        await broker.aclose()
 
 
 @pytest.mark.parametrize(
