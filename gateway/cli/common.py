@@ -16,6 +16,7 @@ from gateway.client.errors import GatewayRefused, GatewayUnreachable
 from gateway.client.job_stream import LOST_SECONDS
 from gateway.core.errors import ConfigurationError
 from gateway.core.job import RequestId
+from gateway.core.standard_output import OUTPUT_ERRORS
 from gateway.http.access.tokens import parse_tokens
 from gateway.process.pidfile import DaemonError, find_running, url_by_environment
 from gateway.process.tls import local_trust
@@ -33,9 +34,12 @@ AUTH_HELP = (
 )
 
 EXIT_CODES = (
-    "exit codes: 0 success; 1 failure, or nothing is known under the id; 1 to 255 the exit code of a failed job; "
-    "2 wrong usage; 3 the gateway cannot be reached or refused the request; 130 interrupted"
+    "exit codes: 0 success; 1 failure, or nothing is known under the id; {of_job}2 wrong usage; 3 the gateway cannot "
+    "be reached or refused the request; 130 interrupted"
 )
+EXIT_CODES_OF_JOB = "1 to 255 the exit code of a failed job; "
+#: Commands that wait for a job and have its exit code; the others succeed when they have shown what they should.
+RUN_JOBS = ("run", "replay", "smoke")
 
 
 class UsageError(Exception):
@@ -74,7 +78,8 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """Return a parser for the options of one subcommand, which must be written in full."""
-    return _Parser(f"transform-gateway {name}", description=description, epilog=EXIT_CODES, allow_abbrev=False)
+    codes = EXIT_CODES.format(of_job=EXIT_CODES_OF_JOB if name in RUN_JOBS else "")
+    return _Parser(f"transform-gateway {name}", description=description, epilog=codes, allow_abbrev=False)
 
 
 def seconds(text: str) -> float:
@@ -236,9 +241,7 @@ def script_text(path: Path) -> str:
 def guarded(action: Callable[[], int]) -> int:
     """Return the action's exit code, or that of its error, whose message is written to stderr."""
     try:
-        code = action()
-        sys.stdout.flush()  # at exit, Python would report a full disk or a closed pipe as an ignored exception
-        return code
+        return action()
     except UsageError as error:
         return _fail(str(error), EXIT_USAGE)
     except ConfigurationError as error:
@@ -250,17 +253,12 @@ def guarded(action: Callable[[], int]) -> int:
         return _fail(text, EXIT_FAILED if error.status == 404 else EXIT_UNREACHABLE)
     except GatewayUnreachable as error:
         return _fail(f"{error.code}: {error.message}{_elsewhere(error)}", EXIT_UNREACHABLE)
-    except BrokenPipeError:
-        # the reader of our output has closed it (`| head`); without this, Python would fail again in its flush at exit
-        _discard_output()
-        return EXIT_FAILED
+    except UnicodeEncodeError as error:  # Python has a lone surrogate for each byte of an argument that is not UTF-8
+        return _fail(f"{error.object!a}: not valid UTF-8", EXIT_USAGE)
     except OSError as error:
+        if error.filename is None and error.errno in OUTPUT_ERRORS:
+            raise  # of standard output, see `with_output`
         name = f"{error.filename}: " if error.filename is not None else ""
-        try:
-            sys.stdout.flush()
-        except OSError:  # such as a full disk behind a redirection; Python would fail again in its flush at exit
-            _discard_output()
-            name = name or "standard output: "
         return _fail(f"{name}{error.strerror or error}", EXIT_USAGE)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
@@ -276,10 +274,6 @@ def _elsewhere(error: GatewayUnreachable) -> str:
     except (DaemonError, OSError):
         return ""
     return f"; the gateway of {place} is at {running.url} (TRANSFORM_GATEWAY_URL, --url)" if running else ""
-
-
-def _discard_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def counted(number: int, noun: str) -> str:
