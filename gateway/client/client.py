@@ -321,7 +321,15 @@ class TransformClient:
         return [log_line(event) for event in self._http.get_json(f"{_job_path(job_id)}/logs").get("events", [])]
 
     def follow(self, request_id: RequestId, on_event: OnEvent) -> None:
-        """Call `on_event` with each event of a job, from its beginning to its end."""
+        """Call `on_event` with each event of a job, from its beginning to its end.
+
+        Raises
+        ------
+        GatewayRefused
+            404 when the job is unknown.
+        GatewayUnreachable
+            The gateway has not responded for half a minute.
+        """
         _follow(Follower(self._http, f"/v1/logs{id_query(request_id)}", on_event))
 
     def follow_job(self, job_id: str, on_event: OnEvent, on_lost: OnLost = lambda error: None) -> None:
@@ -343,7 +351,7 @@ class TransformClient:
         GatewayUnreachable
             The gateway has not responded for half a minute.
         """
-        self.job(job_id)  # an unknown job has no end to wait for
+        self.job(job_id)  # a gateway that does not answer at all is not waited for
         _follow(Follower(self._http, f"{_job_path(job_id)}/logs?", on_event, on_lost))
 
     def cancel(self, request_id: RequestId) -> None:

@@ -17,6 +17,7 @@ import pytest
 from gateway.client import GatewayRefused, GatewayUnreachable, TransformClient, TransformFailed
 from gateway.client.tables import Frame
 from gateway.core.events import Event, LogLine, Progress, StateChanged
+from gateway.core.job import JobState
 from tests.gateway.fake_gateway import Asked, FakeGateway, Reply
 from tests.gateway_process import GatewayProcess
 
@@ -265,6 +266,20 @@ def test_accepted_job_is_followed_to_its_end() -> None:
             "GET /v1/status": lambda asked: (200, {"state": "finished", "result": SUCCESS}),
         }
         assert TransformClient(fake.url).run("c", request_id="r1").output == OUTPUT
+
+
+def test_following_a_job_that_is_unknown_or_forgotten_ends() -> None:
+    with FakeGateway({"GET /v1/jobs/j": lambda asked: (200, {})}) as fake:
+        client = TransformClient(fake.url)
+        for follow in (client.follow, client.follow_job):  # the second is forgotten after the look at it
+            with pytest.raises(GatewayRefused) as refused:
+                follow("j", print)
+            assert refused.value.status == 404
+        answers = iter([(200, {"state": "queued", "events": []})])
+        fake.handlers["GET /v1/logs"] = lambda asked: next(answers, (404, {"code": "not_found"}))
+        seen: list[Event] = []
+        client.follow("j", seen.append)
+    assert seen == [StateChanged(JobState.QUEUED, "")]
 
 
 def test_submit_asks_for_an_answer_at_once() -> None:
