@@ -26,10 +26,12 @@ DESCRIPTIONS = {
 
 
 def main(name: str, arguments: Sequence[str]) -> int:
+    """Show a log or a state, or cancel a job, and return the exit code."""
     parser = common.parser(name, DESCRIPTIONS[name])
     parser.add_argument("id", nargs=None if name == "cancel" else "?", help="job_id or request_id of the job")
     if name == "logs":
-        parser.add_argument("--follow", action="store_true", help="follow the log until the job is finished")
+        text = "follow the log until the job is finished; the exit code is 0 also if the job fails"
+        parser.add_argument("--follow", action="store_true", help=text)
     if name == "status":
         parser.add_argument("--json", action="store_true", help="print the whole response as JSON")
     common.add_gateway(parser)
@@ -68,7 +70,7 @@ def _follow(client: TransformClient, text: str | None) -> int:
 
         client.follow_job(job["job_id"], display, tell)
     job = client.job(job["job_id"])
-    # the log ends with the reason of a failure
+    # the log ends with the reason of a failure; it was shown, so the exit code is 0, as that of `kubectl logs`
     if job["code"] == "ok":
         sys.stderr.write(f"job {job['request_id']} succeeded: {common.counted(job['rows'] or 0, 'row')}\n")
     else:
