@@ -7,7 +7,7 @@ import { jobLink } from "../core/router.ts";
 import { connection, followed, gateway, queued, recent, running, snapshots } from "../core/store.ts";
 import { lookAt } from "../core/stream.ts";
 import type { GatewayState, JobSummary, StreamedJob } from "../core/types.ts";
-import { Badge, CancelButton, Progress } from "../parts/job_parts.tsx";
+import { Badge, CancelButton, nameId, Progress } from "../parts/job_parts.tsx";
 import { Lines } from "../parts/log_view.tsx";
 import { Empty, Loading } from "../parts/states.tsx";
 import { Elapsed, When } from "../parts/time.tsx";
@@ -61,7 +61,7 @@ function Running({ job, hasLog }: { job: StreamedJob; hasLog: boolean }) {
   return (
     <article class="card running">
       <div class="row">
-        <h2><a href={jobLink(job.job_id)}>{jobName(job)}</a></h2>
+        <h2><a id={nameId(job)} href={jobLink(job.job_id)}>{jobName(job)}</a></h2>
         <Badge job={job} />
         {job.started_at && <Elapsed since={job.started_at} limit={job.timeout} />}
         {job.host && <span class="faint">on {job.host}</span>}
@@ -82,7 +82,7 @@ function Queue({ jobs }: { jobs: StreamedJob[] }) {
       <ol class="queue">
         {jobs.map((job, at) => (
           <li key={job.job_id}>
-            <a href={jobLink(job.job_id)}>{jobName(job)}</a>
+            <a id={nameId(job)} href={jobLink(job.job_id)}>{jobName(job)}</a>
             <span class="faint"> waits <Elapsed since={job.created_at} />{average !== null && state && `, about ${clock(Math.max(1, expectedWait(at + 1, state.slots, average)))} to go`} </span>
             <CancelButton job={job} />
           </li>
