@@ -247,14 +247,13 @@ def guarded(action: Callable[[], int]) -> int:
     except ConfigurationError as error:
         return _fail(error.message, EXIT_USAGE)
     except GatewayRefused as error:
-        field = f" (field {error.body['field']})" if error.body.get("field") else ""
         advice = "; set AUTH_TOKEN to a token of this gateway" if error.code == "unauthorized" else ""
-        text = f"{error.code}: {error.message}{field}{advice}"
+        text = f"{error.code}: {error.message}{advice}"
         return _fail(text, EXIT_FAILED if error.status == 404 else EXIT_UNREACHABLE)
     except GatewayUnreachable as error:
         return _fail(f"{error.code}: {error.message}{_elsewhere(error)}", EXIT_UNREACHABLE)
     except UnicodeEncodeError as error:  # Python has a lone surrogate for each byte of an argument that is not UTF-8
-        return _fail(f"{error.object!a}: not valid UTF-8", EXIT_USAGE)
+        return _fail(f"an argument has {error.object[error.start : error.end]!a}, which is not UTF-8", EXIT_USAGE)
     except OSError as error:
         if error.filename is None and error.errno in OUTPUT_ERRORS:
             raise  # of standard output, see `with_output`

@@ -32,4 +32,4 @@ def test_argument_that_is_not_utf_8_is_wrong_usage(
     arguments: tuple[str | bytes, ...], tmp_path: Path, running_gateway: GatewayProcess
 ) -> None:
     done = call(tmp_path, *map(os.fsdecode, arguments), gateway=running_gateway)
-    assert (done.returncode, done.stderr) == (2, "transform-gateway: '\\udcff': not valid UTF-8\n")
+    assert (done.returncode, done.stderr) == (2, "transform-gateway: an argument has '\\udcff', which is not UTF-8\n")
