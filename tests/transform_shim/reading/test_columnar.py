@@ -160,6 +160,19 @@ def test_dictionary_of_views_is_read(tmp_path: Path) -> None:
     assert frame.column("a").to_pylist() == ["x", None]
 
 
+@pytest.mark.parametrize("data_format", ["parquet", "arrow"])
+def test_file_without_rows_keeps_its_types(tmp_path: Path, data_format: str) -> None:
+    moments = pa.array([], pa.timestamp("us"))
+    table = pa.table({"a": pa.array([], pa.int64()), "d": moments, "c": pa.array([], pa.string()).dictionary_encode()})
+    data = parquet(*table.columns, names="adc") if data_format == "parquet" else arrow(table)
+    found = read(tmp_path, None, data, data_format=data_format, form="arrow").schema
+    assert (found.names, found.types[:2]) == (["a", "d", "c"], [pa.int64(), pa.timestamp("us")])
+    frame = read(tmp_path, None, data, data_format=data_format)
+    assert [str(kind) for kind in frame.dtypes[:2]] == ["int64", "datetime64[ns]"]
+    declared = read(tmp_path, fields(a="Float"), data, data_format=data_format)
+    assert [str(kind) for kind in declared.dtypes] == ["float64"]
+
+
 def test_nested_integers_beside_nulls_stay_integers(tmp_path: Path) -> None:
     data = parquet(pa.array([[2**60 + 1, None], None]), pa.array([{"x": 2**60 + 1}, None]), names="ab")
     frame = read(tmp_path, None, data, data_format="parquet")
