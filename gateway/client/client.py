@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import ssl
 import tempfile
 import time
@@ -126,6 +127,8 @@ class TransformClient:
         """
         request_id = new_request_id() if request_id is None else request_id
         path = None if output is None else Path(output)
+        if path is not None and not path.absolute().parent.is_dir():  # before the job, whose result would be lost
+            raise FileNotFoundError(errno.ENOENT, "there is no such directory", str(path.parent))
         kind = None if path is None or output_format else kind_of(path)
         output_format = output_format or (kind.data_format if kind is not None else "arrow")
         request = job_request(

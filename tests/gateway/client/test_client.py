@@ -282,6 +282,19 @@ def test_following_a_job_that_is_unknown_or_forgotten_ends() -> None:
     assert seen == [StateChanged(JobState.QUEUED, "")]
 
 
+@pytest.mark.parametrize("index", [pd.period_range("2024", periods=2, freq="M"), pd.interval_range(0, 2)])
+def test_frame_whose_values_would_become_others_is_not_sent(index: Any) -> None:
+    with FakeGateway() as fake, pytest.raises(TypeError, match=r"column 'a' has the type \w+: make it text"):
+        TransformClient(fake.url).run("c", {"t": pd.DataFrame({"a": index})})
+    assert fake.asked == []
+
+
+def test_job_whose_output_has_no_directory_does_not_run(tmp_path: Path) -> None:
+    with FakeGateway() as fake, pytest.raises(FileNotFoundError, match=r"no such directory: '.*/gone'"):
+        TransformClient(fake.url).run("c", output=tmp_path / "gone" / "o.csv")
+    assert fake.asked == []
+
+
 def test_submit_asks_for_an_answer_at_once() -> None:
     with FakeGateway({"POST /v1/execute": lambda asked: (202, {"state": "queued"})}) as fake:
         request_id = TransformClient(fake.url).submit("c")
