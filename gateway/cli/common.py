@@ -47,7 +47,7 @@ class UsageError(Exception):
 
 
 def lost_text(error: GatewayUnreachable) -> str:
-    """Return a line for a command that follows jobs, when the gateway has stopped to answer."""
+    """Return a line for a command that follows jobs, when the gateway no longer answers."""
     return f"transform-gateway: {error.message}; waiting {LOST_SECONDS:.0f} s for the gateway to come back"
 
 

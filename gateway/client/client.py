@@ -345,7 +345,7 @@ class TransformClient:
         on_event : callable
             Called with each `LogLine`, `Progress` and `StateChanged`.
         on_lost : callable, optional
-            Called with a `GatewayUnreachable` each time that the gateway stops to respond. The call waits for it.
+            Called with a `GatewayUnreachable` each time that the gateway stops responding. The call waits for it.
 
         Raises
         ------

@@ -33,7 +33,7 @@ class Follower:
     on_event : callable
         Called with each event.
     on_lost : callable, optional
-        Called with the reason each time that the gateway stops to respond.
+        Called with the reason each time that the gateway stops responding.
 
     Attributes
     ----------
