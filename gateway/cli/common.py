@@ -121,13 +121,15 @@ def add_local_gateway(options: argparse.ArgumentParser) -> None:
     """Add --state-dir, --url and --token: a user who can read the state directory needs only the first."""
     place = os.environ.get("STATE_DIR") or ".state"
     text = f"state directory of the running gateway (environment: STATE_DIR; default: {place})"
-    options.add_argument("--state-dir", type=Path, default=Path(place), help=text)
-    options.add_argument("--url", default=os.environ.get("TRANSFORM_GATEWAY_URL"), help="a gateway to use instead")
+    options.add_argument("--state-dir", type=Path, help=text)
+    options.add_argument("--url", help="a gateway to use instead (environment: TRANSFORM_GATEWAY_URL)")
     options.add_argument("--token", help=f"the token of the gateway of --url; {AUTH_HELP}")
 
 
 def local_client_of(options: argparse.Namespace) -> TransformClient:
     """Return a client for --url and --token, else for the gateway of --state-dir by its pid file.
+
+    An option counts before the environment, so that the gateway that is named is the one that is paused.
 
     Raises
     ------
@@ -136,18 +138,19 @@ def local_client_of(options: argparse.Namespace) -> TransformClient:
     GatewayUnreachable
         No gateway runs.
     """
+    if options.state_dir is None and options.url is None:
+        options.url = os.environ.get("TRANSFORM_GATEWAY_URL")
     if options.url:
         return client_of(options)
+    state_dir = options.state_dir or Path(os.environ.get("STATE_DIR") or ".state")
     try:
-        running = find_running(options.state_dir.expanduser(), of_any_user=True)
+        running = find_running(state_dir.expanduser(), of_any_user=True)
     except PermissionError as error:
         raise UsageError(f"{error.filename} cannot be read: run this as the user who started the gateway") from None
     except DaemonError as error:
         raise UsageError(str(error)) from None
     if running is None:
-        raise GatewayUnreachable(
-            f"no running gateway uses the state directory {options.state_dir} (STATE_DIR, --state-dir)"
-        )
+        raise GatewayUnreachable(f"no running gateway uses the state directory {state_dir} (STATE_DIR, --state-dir)")
     return TransformClient(running.url, running.token, trust=local_trust(running.cert))
 
 

@@ -72,3 +72,20 @@ def test_status_says_that_kernels_start_slowly(fork_server: dict[str, str], said
         found = [line for line in text.splitlines() if line.startswith("forking ")]
         advice = "until it is ready, each kernel starts as a new Python process"
         assert found == ([f"forking   {said}{advice}"] if said else [])
+
+
+@pytest.mark.parametrize("command", [("pause",), ("held",), ("release", "--all"), ("console", "--new")])
+def test_named_state_directory_counts_before_the_gateway_of_the_environment(
+    command: tuple[str, ...], tmp_path: Path, running_gateway: GatewayProcess
+) -> None:
+    done = call(tmp_path, *command, "--state-dir", str(tmp_path), gateway=running_gateway)
+    assert done.returncode == 3
+    assert f"no running gateway uses the state directory {tmp_path}" in done.stderr
+    assert not running_gateway.request("GET", "/v1/status").body["paused"]
+
+
+@pytest.mark.parametrize("name", ["none", "file"])
+def test_doctor_does_not_call_a_host_insecure_for_want_of_a_directory(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = call(tmp_path, "doctor", "--state-dir", name)
+    assert (done.returncode, done.stderr) == (2, f"transform-gateway: --state-dir {name}: there is no such directory\n")
