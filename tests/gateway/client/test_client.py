@@ -208,7 +208,6 @@ def test_failed_job_is_an_exception_with_its_code_exit_code_and_log() -> None:
     [
         (503, {"error": "full", "code": "queue_full", "retryable": True}, "queue_full", True),
         (401, {"error": "no", "code": "unauthorized", "retryable": False}, "unauthorized", False),
-        (502, b"<html>", "not_a_gateway", False),
         (404, {"error": "no route", "code": "not_found"}, "not_found", False),
     ],
 )
@@ -217,6 +216,27 @@ def test_refusal_raises_gateway_refused(status: int, body: Any, code: str, retry
         with pytest.raises(GatewayRefused) as caught:
             TransformClient(fake.url).run("c")
         assert (caught.value.status, caught.value.code, caught.value.retryable) == (status, code, retryable)
+
+
+@pytest.mark.parametrize("status", [200, 404, 502])
+def test_page_of_a_proxy_is_not_the_answer_of_a_gateway(status: int) -> None:
+    said = r"no answer from http://127.0.0.1:\d+: its response \(\d+\) is not that of a gateway"
+    html = (status, b"<html>")
+    with FakeGateway({"POST /v1/execute": lambda asked: html, "GET /v1/status": lambda asked: html}) as fake:
+        for call in (lambda: TransformClient(fake.url).run("c"), lambda: TransformClient(fake.url).status()):
+            with pytest.raises(GatewayUnreachable, match=said):
+                call()
+
+
+def test_following_waits_for_a_gateway_behind_a_proxy() -> None:
+    answers = iter([(502, b"<html>"), log_answer("said", state="finished")])
+    lost: list[str] = []
+    seen: list[Event] = []
+    with FakeGateway({"GET /v1/jobs/j": lambda asked: (200, {})}) as fake:
+        fake.handlers["GET /v1/jobs/j/logs"] = lambda asked: next(answers)
+        TransformClient(fake.url).follow_job("j", seen.append, lambda error: lost.append(error.message))
+    assert [event.message for event in seen if isinstance(event, LogLine)] == ["said"]
+    assert len(lost) == 1
 
 
 def test_unreachable_gateway_is_reported_in_one_line() -> None:
