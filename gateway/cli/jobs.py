@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from gateway.cli import common
-from gateway.cli.display import Display
+from gateway.cli.display import Display, printable
 from gateway.cli.history import is_job_id, job_id_of
 from gateway.client.client import TransformClient
 from gateway.client.errors import GatewayRefused, GatewayUnreachable
@@ -127,7 +127,7 @@ def _described(status: dict[str, Any], is_job: bool) -> str:
             lines.append(
                 f"{result.get('code')}, exit code {result.get('exit_code')}: {result.get('error') or 'success'}"
             )
-        return "\n".join(lines)
+        return "\n".join(printable(line) for each in lines for line in each.splitlines())
     sandbox, metrics = status.get("sandbox") or {}, status.get("metrics") or {}
     root = ", but the gateway keeps root" if sandbox.get("gateway_has_root") else ""
     kernels = status.get("kernels") or {}

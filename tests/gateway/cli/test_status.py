@@ -89,3 +89,11 @@ def test_doctor_does_not_call_a_host_insecure_for_want_of_a_directory(name: str,
     (tmp_path / "file").touch()
     done = call(tmp_path, "doctor", "--state-dir", name)
     assert (done.returncode, done.stderr) == (2, f"transform-gateway: --state-dir {name}: there is no such directory\n")
+
+
+def test_status_of_a_job_sends_a_terminal_no_control_characters(tmp_path: Path) -> None:
+    result = {"code": "user_error", "exit_code": 1, "error": "ValueError: \x1b[2Jboo\nsecond"}
+    body = {"request_id": "a\x1b[2J", "state": "finished", "result": result}
+    with FakeGateway({"GET /v1/status": lambda asked: (200, body)}) as fake:
+        done = call(tmp_path, "status", "a", "--url", fake.url)
+    assert done.stdout == "a?[2J: finished\nuser_error, exit code 1: ValueError: ?[2Jboo\nsecond\n"
