@@ -366,6 +366,23 @@ test("the page says why the gateway does not let it follow the jobs", async () =
   await page.getByText("not connected", { exact: true }).waitFor();
 });
 
+test("a long queue does not stop the page", async () => {
+  const page = await openTab(browser, gateway, { token: null });
+  await page.getByLabel("Token").waitFor();
+  const jobs = Array.from({ length: 3000 }, (_, at) => ({
+    job_id: `job${at}`, request_id: at, label: `wait ${at}`, tables: [], state: "queued", stage: null, code: null,
+    created_at: new Date(Date.UTC(2026, 0, 1) + at).toISOString(), progress: [], timeout: null,
+  }));
+  const state = { healthy: true, slots: 1, busy_slots: 1, queue_size: 3000, max_queue_size: 5000, ready_kernels: {}, held: 0, completed: 0 };
+  const body = `event: snapshot\nid: a-1-0\ndata: ${JSON.stringify({ gateway: state, jobs })}\n\n`;
+  await page.route("**/v1/stream*", (stream) => stream.fulfill({ contentType: "text/event-stream", body }));
+  await page.getByLabel("Token").fill(TOKEN);
+  await page.keyboard.press("Enter");
+  await text(page, "and 2,900 more jobs.").waitFor();
+  expect(await page.locator(".queue li").count()).toBe(100);
+  expect(await page.getByRole("link", { name: "All jobs that wait" }).getAttribute("href")).toBe("#/jobs?state=queued&sort=created_at");
+});
+
 test("a long id keeps its digits, and a long error fills no list", async () => {
   await gateway.execute("def transform():\n    raise ValueError('y' * 3000)", { request_id: "long-error" });
   const number = "1234567890123456789"; // JavaScript would write 1234567890123456800

@@ -16,6 +16,9 @@ import { expectedWait } from "./expected_wait.ts";
 
 const SHOWN_ENDED = 8;
 
+/** Each has a clock and a button: with thousands of them, a page stands still for half of each second. */
+const SHOWN_WAITING = 100;
+
 export function NowView() {
   const state = gateway.value;
   const looked = running.value[0]?.job_id ?? null;
@@ -80,7 +83,7 @@ function Queue({ jobs }: { jobs: StreamedJob[] }) {
     <section class="card">
       <h2>Waiting</h2>
       <ol class="queue">
-        {jobs.map((job, at) => (
+        {jobs.slice(0, SHOWN_WAITING).map((job, at) => (
           <li key={job.job_id}>
             <a id={nameId(job)} href={jobLink(job.job_id)}>{jobName(job)}</a>
             <span class="faint"> waits <Elapsed since={job.created_at} />{average !== null && state && `, about ${clock(Math.max(1, expectedWait(at + 1, state.slots, average)))} to go`} </span>
@@ -88,6 +91,7 @@ function Queue({ jobs }: { jobs: StreamedJob[] }) {
           </li>
         ))}
       </ol>
+      {jobs.length > SHOWN_WAITING && <p class="faint">and {plural(jobs.length - SHOWN_WAITING, "more job")}. <a href="#/jobs?state=queued&sort=created_at">All jobs that wait</a></p>}
     </section>
   );
 }
