@@ -258,6 +258,8 @@ def _reason(error: Exception) -> str:
         return "timed out"
     if isinstance(error, ConnectionResetError | http.client.RemoteDisconnected | http.client.IncompleteRead):
         return "the connection broke"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message.rstrip('.')}"
     if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":  # its answer is no TLS record
         return "it answered without TLS: the URL must begin with http://"
     if isinstance(error, http.client.BadStatusLine):
