@@ -106,6 +106,13 @@ def test_csv_with_another_separator_gives_a_warning_with_the_remedy(
     assert said.count("read_csv(FILE, sep=';')") == is_told
 
 
+@pytest.mark.parametrize("data", ["a,b", "a,b\n", "\ufeffa,b", '"a","b"'])
+def test_csv_with_a_header_only_is_a_table_without_rows(tmp_path: Path, data: str) -> None:
+    for entries, dtype in ((None, "object"), (fields(a="Integer", b="Text"), "int64")):
+        frame = read(tmp_path, entries, data.encode(), data_format="csv")
+        assert (list(frame.columns), len(frame), str(frame["a"].dtype)) == (["a", "b"], 0, dtype)
+
+
 def test_csv_line_in_a_later_block_is_counted_through(tmp_path: Path) -> None:
     data = "a,b\n" + '1,"xxxx\nxxxx"\n' * 400_000 + "q,w\n"
     with pytest.raises(InputInvalid, match="line 800002, column 'a'"):
