@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
+
+from gateway.core.standard_output import with_output
 
 #: Subcommand to the module whose ``main(name, arguments)`` runs it, and its summary.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -44,8 +45,11 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    _prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    return with_output(lambda: _run(given))
+
+
+def _run(given: list[str]) -> int:
     if "_ARGCOMPLETE" in os.environ:
         importlib.import_module(COMMANDS["completion"][0]).complete(COMMANDS)
     if not given or given[0].startswith("-"):
@@ -72,17 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # during the imports, which take a part of a second; later the command handles it
         sys.stderr.write("transform-gateway: interrupted\n")
         return EXIT_INTERRUPTED
-
-
-def _prepare_streams() -> None:
-    """Let each text be written, whatever the caller has made of standard output and standard error."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed by the caller (`>&-`)
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - for the life of the process
-        elif isinstance(stream, io.TextIOWrapper):
-            # a locale without UTF-8 has no character for much of a log; an error would cancel the job that printed it
-            stream.reconfigure(errors="backslashreplace")
 
 
 def overview() -> str:

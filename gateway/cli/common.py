@@ -16,6 +16,7 @@ from gateway.client.errors import GatewayRefused, GatewayUnreachable
 from gateway.client.job_stream import LOST_SECONDS
 from gateway.core.errors import ConfigurationError
 from gateway.core.job import RequestId
+from gateway.core.standard_output import OUTPUT_ERRORS
 from gateway.http.access.tokens import parse_tokens
 from gateway.process.pidfile import DaemonError, find_running, url_by_environment
 from gateway.process.tls import local_trust
@@ -33,9 +34,12 @@ AUTH_HELP = (
 )
 
 EXIT_CODES = (
-    "exit codes: 0 success; 1 failure, or nothing is known under the id; 1 to 255 the exit code of a failed job; "
-    "2 wrong usage; 3 the gateway cannot be reached or refused the request; 130 interrupted"
+    "exit codes: 0 success; 1 failure, or nothing is known under the id; {of_job}2 wrong usage; 3 the gateway cannot "
+    "be reached or refused the request; 130 interrupted"
 )
+EXIT_CODES_OF_JOB = "1 to 255 the exit code of a failed job; "
+#: Commands that wait for a job and have its exit code; the others succeed when they have shown what they should.
+RUN_JOBS = ("run", "replay", "smoke")
 
 
 class UsageError(Exception):
@@ -43,7 +47,7 @@ class UsageError(Exception):
 
 
 def lost_text(error: GatewayUnreachable) -> str:
-    """Return a line for a command that follows jobs, when the gateway has stopped to answer."""
+    """Return a line for a command that follows jobs, when the gateway no longer answers."""
     return f"transform-gateway: {error.message}; waiting {LOST_SECONDS:.0f} s for the gateway to come back"
 
 
@@ -74,7 +78,8 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """Return a parser for the options of one subcommand, which must be written in full."""
-    return _Parser(f"transform-gateway {name}", description=description, epilog=EXIT_CODES, allow_abbrev=False)
+    codes = EXIT_CODES.format(of_job=EXIT_CODES_OF_JOB if name in RUN_JOBS else "")
+    return _Parser(f"transform-gateway {name}", description=description, epilog=codes, allow_abbrev=False)
 
 
 def seconds(text: str) -> float:
@@ -116,13 +121,15 @@ def add_local_gateway(options: argparse.ArgumentParser) -> None:
     """Add --state-dir, --url and --token: a user who can read the state directory needs only the first."""
     place = os.environ.get("STATE_DIR") or ".state"
     text = f"state directory of the running gateway (environment: STATE_DIR; default: {place})"
-    options.add_argument("--state-dir", type=Path, default=Path(place), help=text)
-    options.add_argument("--url", default=os.environ.get("TRANSFORM_GATEWAY_URL"), help="a gateway to use instead")
+    options.add_argument("--state-dir", type=Path, help=text)
+    options.add_argument("--url", help="a gateway to use instead (environment: TRANSFORM_GATEWAY_URL)")
     options.add_argument("--token", help=f"the token of the gateway of --url; {AUTH_HELP}")
 
 
 def local_client_of(options: argparse.Namespace) -> TransformClient:
     """Return a client for --url and --token, else for the gateway of --state-dir by its pid file.
+
+    An option counts before the environment, so that the gateway that is named is the one that is paused.
 
     Raises
     ------
@@ -131,18 +138,19 @@ def local_client_of(options: argparse.Namespace) -> TransformClient:
     GatewayUnreachable
         No gateway runs.
     """
+    if options.state_dir is None and options.url is None:
+        options.url = os.environ.get("TRANSFORM_GATEWAY_URL")
     if options.url:
         return client_of(options)
+    state_dir = options.state_dir or Path(os.environ.get("STATE_DIR") or ".state")
     try:
-        running = find_running(options.state_dir.expanduser(), of_any_user=True)
+        running = find_running(state_dir.expanduser(), of_any_user=True)
     except PermissionError as error:
         raise UsageError(f"{error.filename} cannot be read: run this as the user who started the gateway") from None
     except DaemonError as error:
         raise UsageError(str(error)) from None
     if running is None:
-        raise GatewayUnreachable(
-            f"no running gateway uses the state directory {options.state_dir} (STATE_DIR, --state-dir)"
-        )
+        raise GatewayUnreachable(f"no running gateway uses the state directory {state_dir} (STATE_DIR, --state-dir)")
     return TransformClient(running.url, running.token, trust=local_trust(running.cert))
 
 
@@ -236,31 +244,23 @@ def script_text(path: Path) -> str:
 def guarded(action: Callable[[], int]) -> int:
     """Return the action's exit code, or that of its error, whose message is written to stderr."""
     try:
-        code = action()
-        sys.stdout.flush()  # at exit, Python would report a full disk or a closed pipe as an ignored exception
-        return code
+        return action()
     except UsageError as error:
         return _fail(str(error), EXIT_USAGE)
     except ConfigurationError as error:
         return _fail(error.message, EXIT_USAGE)
     except GatewayRefused as error:
-        field = f" (field {error.body['field']})" if error.body.get("field") else ""
         advice = "; set AUTH_TOKEN to a token of this gateway" if error.code == "unauthorized" else ""
-        text = f"{error.code}: {error.message}{field}{advice}"
+        text = f"{error.code}: {error.message}{advice}"
         return _fail(text, EXIT_FAILED if error.status == 404 else EXIT_UNREACHABLE)
     except GatewayUnreachable as error:
         return _fail(f"{error.code}: {error.message}{_elsewhere(error)}", EXIT_UNREACHABLE)
-    except BrokenPipeError:
-        # the reader of our output has closed it (`| head`); without this, Python would fail again in its flush at exit
-        _discard_output()
-        return EXIT_FAILED
+    except UnicodeEncodeError as error:  # Python has a lone surrogate for each byte of an argument that is not UTF-8
+        return _fail(f"an argument has {error.object[error.start : error.end]!a}, which is not UTF-8", EXIT_USAGE)
     except OSError as error:
+        if error.filename is None and error.errno in OUTPUT_ERRORS:
+            raise  # of standard output, see `with_output`
         name = f"{error.filename}: " if error.filename is not None else ""
-        try:
-            sys.stdout.flush()
-        except OSError:  # such as a full disk behind a redirection; Python would fail again in its flush at exit
-            _discard_output()
-            name = name or "standard output: "
         return _fail(f"{name}{error.strerror or error}", EXIT_USAGE)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
@@ -276,10 +276,6 @@ def _elsewhere(error: GatewayUnreachable) -> str:
     except (DaemonError, OSError):
         return ""
     return f"; the gateway of {place} is at {running.url} (TRANSFORM_GATEWAY_URL, --url)" if running else ""
-
-
-def _discard_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def counted(number: int, noun: str) -> str:

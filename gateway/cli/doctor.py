@@ -52,6 +52,8 @@ def main(name: str, arguments: Sequence[str]) -> int:
         app = TransformGatewayApp()
         app.initialize([] if options.state_dir is None else [f"--state-dir={options.state_dir}"])
         settings = app.settings()
+        if options.state_dir is not None and not settings.state_dir.is_dir():
+            raise common.UsageError(f"--state-dir {options.state_dir}: there is no such directory")
         warnings, preload = warnings_of(settings), _preload_costs(settings)
 
         scratch_dir = str(settings.state_dir) if options.state_dir is not None else None

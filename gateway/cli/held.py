@@ -21,6 +21,7 @@ DESCRIPTIONS = {
 
 
 def main(name: str, arguments: Sequence[str]) -> int:
+    """List or release held kernels, and return the exit code."""
     parser = common.parser(name, DESCRIPTIONS[name])
     if name == "held":
         parser.add_argument("--json", action="store_true", help="print the whole response as JSON")

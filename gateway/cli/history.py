@@ -27,6 +27,7 @@ DESCRIPTIONS = {
 
 
 def main(name: str, arguments: Sequence[str]) -> int:
+    """List jobs or write a kept result, and return the exit code."""
     parser = common.parser(name, DESCRIPTIONS[name])
     if name == "jobs":
         parser.add_argument("--failed", action="store_true", help="only jobs that failed")

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from gateway.cli import common
-from gateway.cli.display import Display
+from gateway.cli.display import Display, printable
 from gateway.cli.history import is_job_id, job_id_of
 from gateway.client.client import TransformClient
 from gateway.client.errors import GatewayRefused, GatewayUnreachable
@@ -26,10 +26,12 @@ DESCRIPTIONS = {
 
 
 def main(name: str, arguments: Sequence[str]) -> int:
+    """Show a log or a state, or cancel a job, and return the exit code."""
     parser = common.parser(name, DESCRIPTIONS[name])
     parser.add_argument("id", nargs=None if name == "cancel" else "?", help="job_id or request_id of the job")
     if name == "logs":
-        parser.add_argument("--follow", action="store_true", help="follow the log until the job is finished")
+        text = "follow the log until the job is finished; the exit code is 0 also if the job fails"
+        parser.add_argument("--follow", action="store_true", help=text)
     if name == "status":
         parser.add_argument("--json", action="store_true", help="print the whole response as JSON")
     common.add_gateway(parser)
@@ -68,7 +70,7 @@ def _follow(client: TransformClient, text: str | None) -> int:
 
         client.follow_job(job["job_id"], display, tell)
     job = client.job(job["job_id"])
-    # the log ends with the reason of a failure
+    # the log ends with the reason of a failure; it was shown, so the exit code is 0, as that of `kubectl logs`
     if job["code"] == "ok":
         sys.stderr.write(f"job {job['request_id']} succeeded: {common.counted(job['rows'] or 0, 'row')}\n")
     else:
@@ -125,7 +127,7 @@ def _described(status: dict[str, Any], is_job: bool) -> str:
             lines.append(
                 f"{result.get('code')}, exit code {result.get('exit_code')}: {result.get('error') or 'success'}"
             )
-        return "\n".join(lines)
+        return "\n".join(printable(line) for each in lines for line in each.splitlines())
     sandbox, metrics = status.get("sandbox") or {}, status.get("metrics") or {}
     root = ", but the gateway keeps root" if sandbox.get("gateway_has_root") else ""
     kernels = status.get("kernels") or {}

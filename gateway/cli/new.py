@@ -18,7 +18,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
     parser = common.parser(
         name, "Write an example project: a transform, its contract, a module, a table, a test and a notebook."
     )
-    parser.add_argument("directory", type=Path, metavar="DIR", help="directory of the project, which must not exist")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="directory of the project, without these files")
     options = parser.parse_args(arguments)
     return common.guarded(lambda: _new(options))
 

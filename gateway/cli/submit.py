@@ -13,6 +13,7 @@ from gateway.table_files.readable import ReadableFiles
 
 
 def main(name: str, arguments: Sequence[str]) -> int:
+    """Submit one transform and print its id."""
     parser = common.parser(
         name,
         "Submit a transform and print its id without waiting for its result. The gateway keeps the result for a "

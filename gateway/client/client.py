@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import ssl
 import tempfile
 import time
@@ -126,6 +127,8 @@ class TransformClient:
         """
         request_id = new_request_id() if request_id is None else request_id
         path = None if output is None else Path(output)
+        if path is not None and not path.absolute().parent.is_dir():  # before the job, whose result would be lost
+            raise FileNotFoundError(errno.ENOENT, "there is no such directory", str(path.parent))
         kind = None if path is None or output_format else kind_of(path)
         output_format = output_format or (kind.data_format if kind is not None else "arrow")
         request = job_request(
@@ -321,7 +324,15 @@ class TransformClient:
         return [log_line(event) for event in self._http.get_json(f"{_job_path(job_id)}/logs").get("events", [])]
 
     def follow(self, request_id: RequestId, on_event: OnEvent) -> None:
-        """Call `on_event` with each event of a job, from its beginning to its end."""
+        """Call `on_event` with each event of a job, from its beginning to its end.
+
+        Raises
+        ------
+        GatewayRefused
+            404 when the job is unknown.
+        GatewayUnreachable
+            The gateway has not responded for half a minute.
+        """
         _follow(Follower(self._http, f"/v1/logs{id_query(request_id)}", on_event))
 
     def follow_job(self, job_id: str, on_event: OnEvent, on_lost: OnLost = lambda error: None) -> None:
@@ -334,7 +345,7 @@ class TransformClient:
         on_event : callable
             Called with each `LogLine`, `Progress` and `StateChanged`.
         on_lost : callable, optional
-            Called with a `GatewayUnreachable` each time that the gateway stops to respond. The call waits for it.
+            Called with a `GatewayUnreachable` each time that the gateway stops responding. The call waits for it.
 
         Raises
         ------
@@ -343,7 +354,7 @@ class TransformClient:
         GatewayUnreachable
             The gateway has not responded for half a minute.
         """
-        self.job(job_id)  # an unknown job has no end to wait for
+        self.job(job_id)  # a gateway that does not answer at all is not waited for
         _follow(Follower(self._http, f"{_job_path(job_id)}/logs?", on_event, on_lost))
 
     def cancel(self, request_id: RequestId) -> None:

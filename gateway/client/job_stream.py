@@ -31,7 +31,7 @@ def read_stream(http: GatewayHttp, on_lost: Callable[[GatewayUnreachable], None]
     http : GatewayHttp
         The gateway.
     on_lost : callable
-        Called with the reason each time that the gateway stops to respond.
+        Called with the reason each time that the gateway stops responding.
 
     Yields
     ------

@@ -33,7 +33,7 @@ class Follower:
     on_event : callable
         Called with each event.
     on_lost : callable, optional
-        Called with the reason each time that the gateway stops to respond.
+        Called with the reason each time that the gateway stops responding.
 
     Attributes
     ----------
@@ -61,11 +61,14 @@ class Follower:
         Parameters
         ----------
         is_answered : bool
-            Whether the gateway has answered the job's request. Until then a finished job is an earlier one with the
-            same id, whose log is not taken, or this one, of which `catch_up` reads the rest.
+            Whether the gateway has answered the job's request. Until then it may not know the job, and a finished job
+            is an earlier one with the same id, whose log is not taken, or this one, of which `catch_up` reads the
+            rest.
 
         Raises
         ------
+        GatewayRefused
+            404 when the job is unknown, and was so at the polls before.
         GatewayUnreachable
             The gateway has not responded for `LOST_SECONDS`.
         """
@@ -73,9 +76,9 @@ class Follower:
             answer = self._http.get_json(f"{self._path}&offset={self._offset}")
         except GatewayRefused as refusal:
             self._lost_since = None
-            if refusal.status != 404:  # 404: the job has not been accepted yet, or was forgotten
+            if refusal.status != 404 or (is_answered and not self._state[0]):
                 raise
-            self.finished = bool(self.lines or self._state[0])
+            self.finished = is_answered  # and forgotten since
             return
         except GatewayUnreachable as error:
             now = time.monotonic()

@@ -137,6 +137,10 @@ class TableFiles:
             self._directory = tempfile.TemporaryDirectory(prefix="transform-client-")
         path = Path(self._directory.name) / f"{number}.arrow"
         reader = pa.RecordBatchReader.from_stream(frame)
+        for field in reader.schema:  # pandas gives a period as its number of months, days and so on since 1970
+            if isinstance(field.type, pa.BaseExtensionType) and field.type.extension_name.startswith("pandas."):
+                kind = field.type.extension_name.removeprefix("pandas.")
+                raise TypeError(f"column {field.name!r} has the type {kind}: make it text with .astype(str)")
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, reader.schema) as writer:
             for batch in reader:
                 writer.write_batch(batch)

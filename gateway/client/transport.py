@@ -244,8 +244,8 @@ def _json(answer: http.client.HTTPResponse) -> dict[str, Any]:
         body = None
     if isinstance(body, dict):
         return body
-    # from a proxy in between, or from another server
-    return {"error": f"the response ({answer.status}) is not that of a gateway", "code": "not_a_gateway"}
+    # of another server, or of a proxy before a gateway that does not answer; the job may run, so it is no refusal
+    raise http.client.HTTPException(f"its response ({answer.status}) is not that of a gateway")
 
 
 def _check(digest: hashlib._Hash, sha256: str | None) -> None:
@@ -258,6 +258,8 @@ def _reason(error: Exception) -> str:
         return "timed out"
     if isinstance(error, ConnectionResetError | http.client.RemoteDisconnected | http.client.IncompleteRead):
         return "the connection broke"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message.rstrip('.')}"
     if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":  # its answer is no TLS record
         return "it answered without TLS: the URL must begin with http://"
     if isinstance(error, http.client.BadStatusLine):

@@ -111,7 +111,9 @@ class RequestWorker:
             except (SourceError, GatewayUnreachable, JobFailed) as error:
                 self._wire.send(request.id, "error", message=str(error))
             except GatewayRefused as error:
-                self._wire.send(request.id, "error", message=f"the gateway refused the job: {error.code}: {error}")
+                advice = "; set AUTH_TOKEN where you start Jupyter" if error.code == "unauthorized" else ""
+                text = f"the gateway refused the job: {error.code}: {error}{advice}"
+                self._wire.send(request.id, "error", message=text)
             except (RequestCancelled, asyncio.CancelledError):
                 self._wire.send(request.id, "error", message="cancelled", cancelled=True)
             except Exception as error:

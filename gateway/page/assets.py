@@ -26,7 +26,6 @@ class Asset:
     packed: bytes
 
 
-@cache
 def asset(name: str) -> Asset | None:
     """Return a built file.
 
@@ -40,14 +39,15 @@ def asset(name: str) -> Asset | None:
     Asset or None
         None if there is no such file.
     """
-    path = BUILT / name
-    if name not in _names():
-        return None
-    plain = path.read_bytes()
-    # the same bytes in each process: without the time of compression
-    return Asset(CONTENT_TYPES[path.suffix], plain, gzip.compress(plain, mtime=0))
+    return _assets().get(name)
 
 
 @cache
-def _names() -> frozenset[str]:
-    return frozenset(path.name for path in BUILT.iterdir() if path.suffix in CONTENT_TYPES)
+def _assets() -> dict[str, Asset]:
+    """Return all files by name. They are read together, because an upgrade below a running gateway replaces them."""
+    found = {path: path.read_bytes() for path in BUILT.iterdir() if path.suffix in CONTENT_TYPES}
+    # the same bytes in each process: without the time of compression
+    return {
+        path.name: Asset(CONTENT_TYPES[path.suffix], plain, gzip.compress(plain, mtime=0))
+        for path, plain in found.items()
+    }

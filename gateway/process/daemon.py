@@ -23,6 +23,7 @@ from pathlib import Path
 
 from gateway.core.errors import ConfigurationError
 from gateway.core.settings import Settings
+from gateway.core.standard_output import with_output
 from gateway.process.health import fetch_status, health_of, slow_starts_of, wait_until_up
 from gateway.process.pidfile import DaemonError, Running, find_running, locked, open_own
 
@@ -251,6 +252,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--lines", type=int, default=100, help="how many lines `logs` prints")
     parser.add_argument("--follow", action="store_true", help="print new lines until interrupted")
     known, options = parser.parse_known_args(arguments)
+    if known.lines < 0:
+        parser.error(f"--lines={known.lines}: expected a number of at least 0")
     try:
         return _run(known.command, _settings(options), options, known.lines, known.follow)
     except (DaemonError, ConfigurationError) as error:
@@ -261,4 +264,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(with_output(main))

@@ -7,6 +7,7 @@
 ``url``      where it listens
 ``cert``     path of its TLS certificate; empty without TLS
 ``token``    a random token for the held kernels and consoles only
+``inode``    inode of the file itself: a copy of the state directory is not that of the gateway that runs
 ===========  =======================================================================================
 
 Linux reuses a pid; the first three together name one process forever. The file is empty while no gateway runs.
@@ -64,11 +65,12 @@ class Running:
     url: str
     token: str = field(default="", repr=False)
     cert: str = ""
+    inode: int = 0
 
     @classmethod
-    def of(cls, pid: int, url: str, token: str = "", cert: str = "") -> Running:
+    def of(cls, pid: int, url: str, token: str = "", cert: str = "", inode: int = 0) -> Running:
         """Identify a process that runs now."""
-        return cls(pid, procfs.read_start_ticks(pid) or 0, _boot_id(), url, token, cert)
+        return cls(pid, procfs.read_start_ticks(pid) or 0, _boot_id(), url, token, cert, inode)
 
     @property
     def alive(self) -> bool:
@@ -144,13 +146,15 @@ def find_running(state_dir: Path, *, of_any_user: bool = False) -> Running | Non
     except (FileNotFoundError, NotADirectoryError):
         return None
     with os.fdopen(descriptor, errors="replace") as file:
-        text = file.read()
+        text, inode = file.read(), os.fstat(descriptor).st_ino
     if not text:
         return None
     try:
         running = Running(**json.loads(text))
     except (ValueError, TypeError) as error:
         raise DaemonError(f"{path} is damaged ({error}); remove it if no gateway runs") from None
+    if running.inode not in (0, inode):
+        return None
     return running if running.outlives_its_end() else None
 
 
@@ -211,7 +215,8 @@ class PidFile:
 
     def write(self, url: str, cert: str = "") -> Running:
         """Name this process, listening on `url`, as the gateway of the state directory, with a new token."""
-        running = Running.of(os.getpid(), url, secrets.token_urlsafe(32), cert)
+        inode = os.fstat(self._descriptor).st_ino
+        running = Running.of(os.getpid(), url, secrets.token_urlsafe(32), cert, inode)
         os.ftruncate(self._descriptor, 0)
         self._written = True
         # one short write into an empty file: a reader sees nothing or all of it

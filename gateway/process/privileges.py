@@ -110,7 +110,7 @@ def prepare_state_dir(state_dir: Path, user: GatewayUser) -> None:
     except OSError as error:
         raise ConfigurationError(
             f"the state directory {state_dir} cannot be used: {error.strerror or error}. "
-            "Set STATE_DIR (--state-dir) to one that can"
+            "Set STATE_DIR (--state-dir) to another directory"
         ) from error
     if os.geteuid() == 0 and user.uid != 0:
         refused = _first_refused(

@@ -60,6 +60,9 @@ log = logging.getLogger(__name__)
 #: How long a stop waits for the answers to the last requests.
 LAST_ANSWERS_SECONDS = 2.0
 
+#: Time after the last job of a drain in which its caller, whose polls are 0.2 s apart, reads its log and its result.
+LAST_READS_SECONDS = 1.0
+
 #: Number of copies and removals at the same time; more would only compete for the disk.
 FILE_THREADS = 4
 
@@ -310,12 +313,11 @@ async def _run(
                 _end_jobs(service)
                 await service.drain()
                 raise SystemExit(1)
-            log.info(
-                "stopping: no new jobs; jobs that run: %d, with %g s to finish",
-                len(service.running()),
-                settings.drain_seconds,
-            )
+            running = len(service.running())
+            log.info("stopping: no new jobs; jobs that run: %d, with %g s to finish", running, settings.drain_seconds)
             await _drain(service, signals)
+            if running:
+                await asyncio.sleep(LAST_READS_SECONDS)
         finally:
             for task in (lost, stopped):
                 task.cancel()

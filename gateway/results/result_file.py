@@ -52,6 +52,10 @@ def read_result(source: Path | bytes, data_format: DataFormat, base_types: Mappi
         table: pa.Table = FORMATS[data_format].read(file, texts)
     except pa.ArrowException as error:
         raise UnreadableResult(f"{shown}: cannot be read as {data_format}: {error}") from None
+    if data_format == "jsonl" and not table.num_rows:  # without a row, it names no column
+        for name in base_types or {}:
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(0))
     names = table.column_names
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:

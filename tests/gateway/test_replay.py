@@ -182,6 +182,7 @@ def test_wrong_use_explains_the_correction(failed: str, gateway: GatewayProcess,
         (["nosuch"], 1, "there is no failed job with the id 'nosuch'"),
         (["0" * 32], 1, "there is no job with job_id"),
         ([failed, "--notebook", "n.ipynb"], 2, "n.ipynb: the file exists"),
+        ([failed, "--notebook", "n.txt"], 2, "n.txt: the name must end in .ipynb"),
         ([failed, "--table", "nosuch=t.csv"], 2, "--table nosuch: the job has no table of this name"),
         ([failed, "--table", "orders=nosuch.csv"], 2, "nosuch.csv: no such file"),
     ):

@@ -70,7 +70,9 @@ test("a running job appears with its log, waits are shown, and both are cancelle
   await text(page, STEP).waitFor();
   await gateway.execute(GOOD, { request_id: 2 }, false);
   const waiting = page.getByRole("listitem").filter({ hasText: "waits" });
-  await waiting.getByRole("button", { name: "Cancel", exact: true }).click();
+  const cancel = waiting.getByRole("button", { name: "Cancel", exact: true });
+  expect(await cancel.evaluate((button) => document.getElementById(button.getAttribute("aria-describedby") ?? "")?.textContent)).toBe("Squares of numbers.");
+  await cancel.click();
   // a job that is cancelled while it waits is shown as running for the moment of its delivery
   await expect.poll(() => page.locator(".ended .cancelled").count()).toBe(1);
   await page.getByRole("article").getByRole("button", { name: "Cancel", exact: true }).click();
@@ -352,6 +354,49 @@ test.for(["light", "dark"] as const)("every view meets WCAG AA and fits a phone,
   const signedOut = await openTab(browser, gateway, { colorScheme, token: null });
   await signedOut.getByLabel("Token").waitFor();
   expect(await violations(signedOut)).toEqual([]);
+});
+
+test("the page says why the gateway does not let it follow the jobs", async () => {
+  const page = await openTab(browser, gateway);
+  await page.getByText("live", { exact: true }).waitFor();
+  const body = JSON.stringify({ error: "100 streams are open; close a page that shows this gateway", code: "too_many_connections" });
+  await page.route("**/v1/stream*", (stream) => stream.fulfill({ status: 503, contentType: "application/json", body }));
+  await page.reload();
+  await text(page, "100 streams are open; close a page that shows this gateway The page shows").waitFor();
+  await page.getByText("not connected", { exact: true }).waitFor();
+});
+
+test("a long queue does not stop the page", async () => {
+  const page = await openTab(browser, gateway, { token: null });
+  await page.getByLabel("Token").waitFor();
+  const jobs = Array.from({ length: 3000 }, (_, at) => ({
+    job_id: `job${at}`, request_id: at, label: `wait ${at}`, tables: [], state: "queued", stage: null, code: null,
+    created_at: new Date(Date.UTC(2026, 0, 1) + at).toISOString(), progress: [], timeout: null,
+  }));
+  const state = { healthy: true, slots: 1, busy_slots: 1, queue_size: 3000, max_queue_size: 5000, ready_kernels: {}, held: 0, completed: 0 };
+  const body = `event: snapshot\nid: a-1-0\ndata: ${JSON.stringify({ gateway: state, jobs })}\n\n`;
+  await page.route("**/v1/stream*", (stream) => stream.fulfill({ contentType: "text/event-stream", body }));
+  await page.getByLabel("Token").fill(TOKEN);
+  await page.keyboard.press("Enter");
+  await text(page, "and 2,900 more jobs.").waitFor();
+  expect(await page.locator(".queue li").count()).toBe(100);
+  expect(await page.getByRole("link", { name: "All jobs that wait" }).getAttribute("href")).toBe("#/jobs?state=queued&sort=created_at");
+});
+
+test("a long id keeps its digits, and a long error fills no list", async () => {
+  await gateway.execute("def transform():\n    raise ValueError('y' * 3000)", { request_id: "long-error" });
+  const number = "1234567890123456789"; // JavaScript would write 1234567890123456800
+  const { request_id: _, ...rest } = { request_id: 0, code: GOOD };
+  const headers = { Authorization: `Bearer ${TOKEN}`, "Content-Type": "application/json" };
+  await fetch(`${gateway.url}/v1/execute`, { method: "POST", headers, body: `{"request_id": ${number}, ${JSON.stringify(rest).slice(1)}` });
+  const page = await openTab(browser, gateway);
+  for (const view of ["#/", "#/jobs"]) {
+    await page.goto(`${gateway.url}/${view}`);
+    const error = page.locator(".why", { hasText: "yyyy" });
+    await error.waitFor();
+    expect((await error.boundingBox())?.height).toBeLessThan(80);
+  }
+  await text(page, `#${number}`).click({ trial: true });
 });
 
 test("a gateway that goes and comes back is shown without a reload", async () => {

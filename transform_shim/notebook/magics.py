@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from keyword import iskeyword
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -137,7 +138,7 @@ class TransformMagics(Magics):
         from transform_shim.notebook.session import session
 
         with _in_plain_words(), LogPrinter() as log:
-            if options.out is not None and not options.out.isidentifier():
+            if options.out is not None and (not options.out.isidentifier() or iskeyword(options.out)):
                 raise NotebookError(f"-o {options.out}: expected a name of Python")
             run_options = RunOptions(options.timeout, options.output_format, options.hold, profile=True)
             result = session.run(cell, run_options, here=options.here, on_event=log.take)
@@ -186,8 +187,11 @@ class TransformMagics(Magics):
         options = _parsed(self.packages, line)
         from transform_shim.notebook.packages import installed
 
-        for name, version in installed(options.part):
+        found = installed(options.part)
+        for name, version in found:
             print(name, version)  # noqa: T201
+        if not found:
+            print(f"no package has {options.part!r} in its name")  # noqa: T201
 
     @cell_magic
     @magic_arguments()

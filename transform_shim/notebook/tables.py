@@ -61,7 +61,9 @@ class Table:
     source: TableSource
 
     def __repr__(self) -> str:
-        return f"{self.name}: {self.rows:,} rows, {len(self.fields)} columns ({self.origin})"
+        rows, columns = self.rows, len(self.fields)
+        counts = f"{rows:,} row{'s' * (rows != 1)}, {columns} column{'s' * (columns != 1)}"
+        return f"{self.name}: {counts} ({self.origin})"
 
 
 class Tables:

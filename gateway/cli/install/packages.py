@@ -35,6 +35,7 @@ REMOVE = "Remove packages that were added, and those that only they needed."
 
 
 def main(name: str, arguments: Sequence[str]) -> int:
+    """List, add or remove packages, and return the exit code."""
     action, *rest = arguments or [""]
     if action in ("add", "remove"):
         return _main_of_change(f"{name} {action}", action, rest)

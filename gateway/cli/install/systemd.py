@@ -92,6 +92,7 @@ WantedBy=multi-user.target
 
 
 def main(name: str, arguments: Sequence[str]) -> int:
+    """Print the unit."""
     parser = common.parser(
         name,
         "Print a systemd unit that runs this installation: `transform-gateway systemd > "

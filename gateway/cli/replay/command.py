@@ -67,6 +67,8 @@ def _replay(options: argparse.Namespace) -> int:
     given = named_files(options.table, "--table")
     for path in given.values():
         common.check_input(path, option="--table")
+    if options.notebook is not None and options.notebook.suffix != ".ipynb":
+        raise common.UsageError(f"--notebook {options.notebook}: the name must end in .ipynb")
     if options.notebook is not None and options.notebook.exists():
         raise common.UsageError(f"--notebook {options.notebook}: the file exists")
     client = common.local_client_of(options)

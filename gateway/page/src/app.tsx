@@ -2,7 +2,7 @@
 import { useEffect } from "preact/hooks";
 import { route } from "./core/router.ts";
 import { refused, token } from "./core/session.ts";
-import { connection, gateway, queued, running } from "./core/store.ts";
+import { connection, gateway, lostReason, queued, running } from "./core/store.ts";
 import { lookAt, signOut } from "./core/stream.ts";
 import { JobView } from "./job/job.tsx";
 import { JobsView } from "./jobs/jobs.tsx";
@@ -44,7 +44,7 @@ export function App() {
         <Connection />
       </header>
       <main id="main" tabIndex={-1}>
-        {connection.value === "lost" && !refused.value && <p class="notice bad gone" role="status">The gateway does not answer. The page shows its last known state and reconnects by itself.</p>}
+        {connection.value === "lost" && !refused.value && <p class="notice bad gone" role="status">{lostReason.value || "The gateway does not answer."} The page shows its last known state and reconnects by itself.</p>}
         {refused.value ? <TokenForm /> : <View view={view} id={id} />}</main>
     </>
   );
@@ -69,7 +69,7 @@ const STATES = { connecting: "connecting", open: "live", lost: "gateway does not
 
 function Connection() {
   const state = connection.value;
-  const text = state === "open" && gateway.value?.draining ? "shutting down" : STATES[state];
+  const text = state === "open" && gateway.value?.draining ? "shutting down" : state === "lost" && lostReason.value ? "not connected" : STATES[state];
   return (
     <span class="connection">
       {!refused.value && <span role="status" class={`dot ${state}`}>{text}</span>}

@@ -14,6 +14,7 @@ from gateway.client.client import TransformClient
 from tests.gateway.cli.test_cli import SECONDS, call, environment
 from tests.gateway.fake_gateway import Asked, FakeGateway, Handle, Reply
 from tests.gateway_process import GatewayProcess
+from tests.kernel_spec.conftest import wait_until
 
 WAITS = "import time\ndef transform():\n    print('begun', flush=True)\n    time.sleep(600)\n"
 JOB_ID = "c0" * 16
@@ -53,6 +54,39 @@ def test_following_says_that_the_gateway_stops_and_goes_on_after_its_restart(
         assert call(tmp_path, "cancel", "waits", gateway=again).returncode == 0
         _, stderr = following.communicate(timeout=SECONDS)
     assert (following.returncode, stderr.splitlines()[-1]) == (0, "job waits failed: cancelled")
+
+
+def test_followers_see_a_job_end_while_the_gateway_stops(
+    tmp_path: Path, start_gateway: Callable[..., GatewayProcess]
+) -> None:
+    settings = {"SLOTS": "1", "DRAIN_SECONDS": "60"}
+    gateway = start_gateway(**settings)
+    client = TransformClient(gateway.url, gateway.token)
+    client.submit(WAITS, request_id="last", timeout=600)
+    gateway.wait_for_line("last", "begun")
+
+    def follow(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "gateway", *arguments, "--follow"], cwd=tmp_path, env=environment(gateway),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    with follow("logs", "last") as log, follow("jobs") as listed:
+        assert log.stdout is not None
+        assert listed.stdout is not None
+        assert listed.stderr is not None
+        assert log.stdout.readline() == "begun\n"
+        gateway.process.terminate()
+        assert wait_until(lambda: bool(client.status().get("draining")))
+        client.cancel("last")
+        _, stderr = log.communicate(timeout=SECONDS)
+        assert (log.returncode, stderr.splitlines()[-1]) == (0, "job last failed: cancelled")
+        assert "  last  cancelled  " in listed.stdout.readline()
+        assert "waiting 30 s for the gateway to come back" in listed.stderr.readline()
+        again = start_gateway(STATE_DIR=str(gateway.state_dir / "s"), PORT=str(gateway.port), **settings)
+        TransformClient(again.url, again.token).submit("def transform():\n    return 1\n", request_id="next")
+        assert "  next  invalid_return  " in listed.stdout.readline()
+        listed.terminate()
 
 
 def test_following_ends_when_the_gateway_does_not_come_back(

@@ -67,6 +67,18 @@ def test_head_and_profile_go_with_a_file(here: Path, running_gateway: GatewayPro
     assert (here / "o.csv").read_text().splitlines()[0] == "status,amount"
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_results_without_rows_are_the_same(ending: str, here: Path, running_gateway: GatewayProcess) -> None:
+    (here / "totals.py").write_text("def transform(orders):\n    return orders[orders.amount > 100]\n")
+    assert call(here, *RUN, "--out", f"before.{ending}", gateway=running_gateway).returncode == 0
+    against = (*RUN, "--against", f"before.{ending}", "--key", "status", "--quiet")
+    for out in ((), ("--out", "now.jsonl")):
+        same = call(here, *against, *out, gateway=running_gateway)
+        assert (same.returncode, same.stdout.splitlines()[-1]) == (
+            0, f"same as before.{ending}: columns, types and rows (tolerance 1e-09)",
+        ), same.stderr  # fmt: skip
+
+
 def test_against_an_earlier_result_says_which_cells_changed(here: Path, running_gateway: GatewayProcess) -> None:
     assert call(here, *RUN, "--out", "before.jsonl", gateway=running_gateway).returncode == 0
     against = (*RUN, "--against", "before.jsonl", "--key", "status", "--quiet")

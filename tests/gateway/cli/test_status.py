@@ -72,3 +72,28 @@ def test_status_says_that_kernels_start_slowly(fork_server: dict[str, str], said
         found = [line for line in text.splitlines() if line.startswith("forking ")]
         advice = "until it is ready, each kernel starts as a new Python process"
         assert found == ([f"forking   {said}{advice}"] if said else [])
+
+
+@pytest.mark.parametrize("command", [("pause",), ("held",), ("release", "--all"), ("console", "--new")])
+def test_named_state_directory_counts_before_the_gateway_of_the_environment(
+    command: tuple[str, ...], tmp_path: Path, running_gateway: GatewayProcess
+) -> None:
+    done = call(tmp_path, *command, "--state-dir", str(tmp_path), gateway=running_gateway)
+    assert done.returncode == 3
+    assert f"no running gateway uses the state directory {tmp_path}" in done.stderr
+    assert not running_gateway.request("GET", "/v1/status").body["paused"]
+
+
+@pytest.mark.parametrize("name", ["none", "file"])
+def test_doctor_does_not_call_a_host_insecure_for_want_of_a_directory(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = call(tmp_path, "doctor", "--state-dir", name)
+    assert (done.returncode, done.stderr) == (2, f"transform-gateway: --state-dir {name}: there is no such directory\n")
+
+
+def test_status_of_a_job_sends_a_terminal_no_control_characters(tmp_path: Path) -> None:
+    result = {"code": "user_error", "exit_code": 1, "error": "ValueError: \x1b[2Jboo\nsecond"}
+    body = {"request_id": "a\x1b[2J", "state": "finished", "result": result}
+    with FakeGateway({"GET /v1/status": lambda asked: (200, body)}) as fake:
+        done = call(tmp_path, "status", "a", "--url", fake.url)
+    assert done.stdout == "a?[2J: finished\nuser_error, exit code 1: ValueError: ?[2Jboo\nsecond\n"

@@ -17,6 +17,7 @@ import pytest
 from gateway.client import GatewayRefused, GatewayUnreachable, TransformClient, TransformFailed
 from gateway.client.tables import Frame
 from gateway.core.events import Event, LogLine, Progress, StateChanged
+from gateway.core.job import JobState
 from tests.gateway.fake_gateway import Asked, FakeGateway, Reply
 from tests.gateway_process import GatewayProcess
 
@@ -207,7 +208,6 @@ def test_failed_job_is_an_exception_with_its_code_exit_code_and_log() -> None:
     [
         (503, {"error": "full", "code": "queue_full", "retryable": True}, "queue_full", True),
         (401, {"error": "no", "code": "unauthorized", "retryable": False}, "unauthorized", False),
-        (502, b"<html>", "not_a_gateway", False),
         (404, {"error": "no route", "code": "not_found"}, "not_found", False),
     ],
 )
@@ -216,6 +216,27 @@ def test_refusal_raises_gateway_refused(status: int, body: Any, code: str, retry
         with pytest.raises(GatewayRefused) as caught:
             TransformClient(fake.url).run("c")
         assert (caught.value.status, caught.value.code, caught.value.retryable) == (status, code, retryable)
+
+
+@pytest.mark.parametrize("status", [200, 404, 502])
+def test_page_of_a_proxy_is_not_the_answer_of_a_gateway(status: int) -> None:
+    said = r"no answer from http://127.0.0.1:\d+: its response \(\d+\) is not that of a gateway"
+    html = (status, b"<html>")
+    with FakeGateway({"POST /v1/execute": lambda asked: html, "GET /v1/status": lambda asked: html}) as fake:
+        for call in (lambda: TransformClient(fake.url).run("c"), lambda: TransformClient(fake.url).status()):
+            with pytest.raises(GatewayUnreachable, match=said):
+                call()
+
+
+def test_following_waits_for_a_gateway_behind_a_proxy() -> None:
+    answers = iter([(502, b"<html>"), log_answer("said", state="finished")])
+    lost: list[str] = []
+    seen: list[Event] = []
+    with FakeGateway({"GET /v1/jobs/j": lambda asked: (200, {})}) as fake:
+        fake.handlers["GET /v1/jobs/j/logs"] = lambda asked: next(answers)
+        TransformClient(fake.url).follow_job("j", seen.append, lambda error: lost.append(error.message))
+    assert [event.message for event in seen if isinstance(event, LogLine)] == ["said"]
+    assert len(lost) == 1
 
 
 def test_unreachable_gateway_is_reported_in_one_line() -> None:
@@ -265,6 +286,33 @@ def test_accepted_job_is_followed_to_its_end() -> None:
             "GET /v1/status": lambda asked: (200, {"state": "finished", "result": SUCCESS}),
         }
         assert TransformClient(fake.url).run("c", request_id="r1").output == OUTPUT
+
+
+def test_following_a_job_that_is_unknown_or_forgotten_ends() -> None:
+    with FakeGateway({"GET /v1/jobs/j": lambda asked: (200, {})}) as fake:
+        client = TransformClient(fake.url)
+        for follow in (client.follow, client.follow_job):  # the second is forgotten after the look at it
+            with pytest.raises(GatewayRefused) as refused:
+                follow("j", print)
+            assert refused.value.status == 404
+        answers = iter([(200, {"state": "queued", "events": []})])
+        fake.handlers["GET /v1/logs"] = lambda asked: next(answers, (404, {"code": "not_found"}))
+        seen: list[Event] = []
+        client.follow("j", seen.append)
+    assert seen == [StateChanged(JobState.QUEUED, "")]
+
+
+@pytest.mark.parametrize("index", [pd.period_range("2024", periods=2, freq="M"), pd.interval_range(0, 2)])
+def test_frame_whose_values_would_become_others_is_not_sent(index: Any) -> None:
+    with FakeGateway() as fake, pytest.raises(TypeError, match=r"column 'a' has the type \w+: make it text"):
+        TransformClient(fake.url).run("c", {"t": pd.DataFrame({"a": index})})
+    assert fake.asked == []
+
+
+def test_job_whose_output_has_no_directory_does_not_run(tmp_path: Path) -> None:
+    with FakeGateway() as fake, pytest.raises(FileNotFoundError, match=r"no such directory: '.*/gone'"):
+        TransformClient(fake.url).run("c", output=tmp_path / "gone" / "o.csv")
+    assert fake.asked == []
 
 
 def test_submit_asks_for_an_answer_at_once() -> None:

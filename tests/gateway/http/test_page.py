@@ -6,11 +6,13 @@ import gzip
 import html
 import json
 import re
+from pathlib import Path
 
 import pytest
 from tornado.httpclient import HTTPResponse
 
 from gateway.core.formats import FORMATS
+from gateway.page import assets
 from gateway.page.assets import BUILT
 from tests.gateway.http.harness import Caller, body
 
@@ -58,6 +60,20 @@ async def test_the_page_names_only_files_of_this_gateway_which_browsers_may_keep
         assert answer.code == 200
         assert "immutable" in answer.headers["Cache-Control"]
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_an_upgrade_below_a_running_gateway_leaves_its_page_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("index.html", "index-1.js", "later-1.js"):
+        (tmp_path / name).write_text("1")
+    monkeypatch.setattr(assets, "BUILT", tmp_path)
+    assets._assets.cache_clear()
+    assert assets.asset("index.html") is not None
+    (tmp_path / "later-1.js").rename(tmp_path / "later-2.js")
+    found = [name for name in ("later-1.js", "later-2.js") if assets.asset(name) is not None]
+    assets._assets.cache_clear()
+    assert found == ["later-1.js"]
 
 
 async def test_the_page_has_the_formats_of_the_gateway(call: Caller) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -54,6 +55,18 @@ def test_second_gateway_is_refused_and_the_first_stays_found(tmp_path: Path) -> 
         with pytest.raises(ConfigurationError, match=f"{HERE}.*STATE_DIR"), PidFile(tmp_path):
             pass
         assert find_running(tmp_path) == ours
+
+
+def test_gateway_of_the_original_is_not_that_of_a_copy_of_its_directory(tmp_path: Path) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.mkdir()
+    with PidFile(original) as first:
+        ours = first.write(HERE)
+        shutil.copytree(original, copy)
+        assert find_running(copy) is None, "a stop with the copy would stop this gateway"
+        with PidFile(copy) as second:
+            assert second.write("http://copy") == find_running(copy)
+        assert find_running(original) == ours
 
 
 def test_file_of_a_gateway_that_was_killed_is_taken_over(tmp_path: Path) -> None:

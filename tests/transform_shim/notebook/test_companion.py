@@ -57,7 +57,7 @@ def test_restart_brings_a_new_companion_and_forgets_the_tables(tmp_path: Path, r
         assert not alive(first)
         assert list(inputs.iterdir()) == []
         assert notebook.value("len(tables)") == "0"
-        assert notebook.run("%table t t.csv").stdout == 't: 1 rows, 1 columns (t.csv); look at it: tables["t"]\n'
+        assert notebook.run("%table t t.csv").stdout == 't: 1 row, 1 column (t.csv); look at it: tables["t"]\n'
 
 
 def test_kernel_that_dies_takes_its_companion_with_it(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_magics_are_there_in_other_front_ends(front_end: str, tmp_path: Path) ->
         timeout=60,
         check=False,
     )
-    assert "t: 2 rows, 1 columns (t.csv)" in done.stdout, done.stderr
+    assert "t: 2 rows, 1 column (t.csv)" in done.stdout, done.stderr
     assert "Traceback" not in done.stderr
 
 

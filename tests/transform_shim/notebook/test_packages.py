@@ -15,6 +15,7 @@ def test_packages_are_listed_with_their_versions(notebook: NotebookKernel) -> No
     assert f"pandas {version('pandas')}" in lines
     assert lines == sorted(lines, key=lambda line: line.split()[0].lower())
     assert notebook.run("%packages PyArrow").stdout == f"pyarrow {version('pyarrow')}\n"
+    assert notebook.run("%packages no-such").stdout == "no package has 'no-such' in its name\n"
 
 
 @pytest.mark.parametrize("command", ["%pip install wheel", "!pip install wheel", "!python -m pip install -q wheel"])

@@ -132,8 +132,9 @@ def test_result_gets_a_name(notebook: NotebookKernel) -> None:
     assert "as a data frame: totals" in cell.shown[0]["text/html"]
     assert notebook.value("totals['amount'].tolist()") == "[3.0, 15.0]"
     assert "as a data frame: last_run.frame" in notebook.run(f"%%transform\n{TOTALS}").text
-    refused = notebook.run(f"%%transform --out 1x\n{TOTALS}")
-    assert "-o 1x: expected a name of Python" in refused.stderr + refused.error
+    for name in ("1x", "class"):
+        refused = notebook.run(f"%%transform --out {name}\n{TOTALS}")
+        assert f"-o {name}: expected a name of Python" in refused.stderr + refused.error
 
 
 def test_option_is_not_taken_for_the_beginning_of_another(notebook: NotebookKernel) -> None:
@@ -362,7 +363,7 @@ def test_functions_have_the_effect_of_the_magics(notebook: NotebookKernel) -> No
     notebook.run(
         "from transform_shim import drop_table, library, run_transform, submit, table, tables\nimport pandas as pd"
     )
-    assert notebook.value("table('more', pd.DataFrame({'x': [1]}))") == "more: 1 rows, 1 columns (a frame)"
+    assert notebook.value("table('more', pd.DataFrame({'x': [1]}))") == "more: 1 row, 1 column (a frame)"
     assert (
         notebook.value("table('days', 'days.jsonl', manifest='days.manifest.json').rows, list(tables)")
         == "(2, ['orders', 'more', 'days'])"

@@ -65,7 +65,7 @@ def test_packed_files_and_equals_sign_are_understood(notebook: NotebookKernel) -
 def test_json_arrays_are_rows(notebook: NotebookKernel) -> None:
     assert notebook.run("%table rows rows.json").stdout.startswith("rows: 2 rows, 3 columns (rows.json)")
     assert notebook.value("tables.rows.id.tolist(), tables.rows.text[1]") == "([12345678901234567890, 2], 'a\\nb')"
-    assert notebook.run("%table packed packed.json.gz").stdout.startswith("packed: 1 rows")
+    assert notebook.run("%table packed packed.json.gz").stdout.startswith("packed: 1 row, ")
 
 
 def test_first_sheet_of_a_workbook_is_a_table(notebook: NotebookKernel) -> None:

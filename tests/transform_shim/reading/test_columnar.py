@@ -106,6 +106,13 @@ def test_csv_with_another_separator_gives_a_warning_with_the_remedy(
     assert said.count("read_csv(FILE, sep=';')") == is_told
 
 
+@pytest.mark.parametrize("data", ["a,b", "a,b\n", "\ufeffa,b", '"a","b"'])
+def test_csv_with_a_header_only_is_a_table_without_rows(tmp_path: Path, data: str) -> None:
+    for entries, dtype in ((None, "object"), (fields(a="Integer", b="Text"), "int64")):
+        frame = read(tmp_path, entries, data.encode(), data_format="csv")
+        assert (list(frame.columns), len(frame), str(frame["a"].dtype)) == (["a", "b"], 0, dtype)
+
+
 def test_csv_line_in_a_later_block_is_counted_through(tmp_path: Path) -> None:
     data = "a,b\n" + '1,"xxxx\nxxxx"\n' * 400_000 + "q,w\n"
     with pytest.raises(InputInvalid, match="line 800002, column 'a'"):
@@ -161,6 +168,19 @@ def test_dictionary_of_views_is_read(tmp_path: Path) -> None:
     array = pa.DictionaryArray.from_arrays(pa.array([0, None]), pa.array(["x"], pa.string_view()))
     frame = read(tmp_path, fields(a="Text"), arrow(pa.table({"a": array})), data_format="arrow", form="arrow")
     assert frame.column("a").to_pylist() == ["x", None]
+
+
+@pytest.mark.parametrize("data_format", ["parquet", "arrow"])
+def test_file_without_rows_keeps_its_types(tmp_path: Path, data_format: str) -> None:
+    moments = pa.array([], pa.timestamp("us"))
+    table = pa.table({"a": pa.array([], pa.int64()), "d": moments, "c": pa.array([], pa.string()).dictionary_encode()})
+    data = parquet(*table.columns, names="adc") if data_format == "parquet" else arrow(table)
+    found = read(tmp_path, None, data, data_format=data_format, form="arrow").schema
+    assert (found.names, found.types[:2]) == (["a", "d", "c"], [pa.int64(), pa.timestamp("us")])
+    frame = read(tmp_path, None, data, data_format=data_format)
+    assert [str(kind) for kind in frame.dtypes[:2]] == ["int64", "datetime64[ns]"]
+    declared = read(tmp_path, fields(a="Float"), data, data_format=data_format)
+    assert [str(kind) for kind in declared.dtypes] == ["float64"]
 
 
 def test_nested_integers_beside_nulls_stay_integers(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class ColumnarFile(abc.ABC):
         size_bytes = self.file.data_path.stat().st_size
         with self.opened() as reader:
             self._check_names(reader.schema.names)
-            for batch in reader:
+            for batch in _with_types(reader):
                 arrays = [self._column(batch, field, first_row) for field in self.fields]
                 first_row += batch.num_rows
                 yield ColumnBlock(arrays, batch.num_rows, size_bytes)
@@ -96,6 +96,16 @@ class ColumnarFile(abc.ABC):
             found = _BAD_INDEX.search(str(error))
             row = None if found is None else first_row + int(found[1])
             raise InputInvalid(self.file.alias, f"damaged ({error})", line=row, column=column) from None
+
+
+def _with_types(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """Yield the batches; a file without rows may have none, and its types are those of its schema."""
+    first = next(reader, None)
+    if first is None and reader.schema.names:
+        first = pa.RecordBatch.from_pylist([], schema=reader.schema)
+    if first is not None:
+        yield first
+    yield from reader
 
 
 def own_fields(table: ColumnarFile) -> tuple[Field, ...]:

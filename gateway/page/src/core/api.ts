@@ -1,4 +1,5 @@
 /** Requests to the gateway that serves this page. */
+import { parseJson } from "./json.ts";
 import { refused, token } from "./session.ts";
 
 export class Refusal extends Error {
@@ -37,7 +38,7 @@ export async function call(path: string, init: RequestInit = {}): Promise<Respon
 }
 
 export async function getJson<T>(path: string, signal?: AbortSignal): Promise<T> {
-  return (await (await call(path, signal ? { signal } : {})).json()) as T;
+  return parseJson(await (await call(path, signal ? { signal } : {})).text()) as T;
 }
 
 export async function postJson<T>(path: string, body: unknown): Promise<T> {

@@ -20,7 +20,7 @@ export function failures(state: Pick<GatewayState, "failed" | "failures_by_code"
 }
 
 /** The caller's id of a job, as far as a list has room for it. */
-export function shortId(id: number | string): string {
+export function shortId(id: JobSummary["request_id"]): string {
   const text = String(id);
   return text.length > LONGEST_ID ? `${text.slice(0, LONGEST_ID)}…` : text;
 }

@@ -1,4 +1,5 @@
 /** Server-Sent Events read by fetch, because EventSource sends no Authorization header. */
+import { parseJson } from "./json.ts";
 
 export interface StreamEvent {
   name: string;
@@ -25,7 +26,7 @@ function parse(text: string): StreamEvent | null {
   }
   const data = fields.get("data");
   if (data === undefined) return null;
-  return { name: fields.get("event") ?? "message", id: fields.get("id") ?? "", data: JSON.parse(data) };
+  return { name: fields.get("event") ?? "message", id: fields.get("id") ?? "", data: parseJson(data) };
 }
 
 export async function* readEvents(response: Response): AsyncGenerator<StreamEvent> {

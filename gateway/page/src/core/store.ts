@@ -12,6 +12,8 @@ const KEPT_ENDS = 5000;
 export type Connection = "connecting" | "open" | "lost" | "paused";
 
 export const connection = signal<Connection>("connecting");
+/** Why it is lost, if the gateway, or a proxy before it, said so; else empty. */
+export const lostReason = signal("");
 export const gateway = signal<GatewayState | null>(null);
 export const live = signal<ReadonlyMap<string, StreamedJob>>(new Map());
 export const recent = signal<readonly StreamedJob[]>([]);

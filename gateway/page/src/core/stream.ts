@@ -2,7 +2,7 @@
 import { call, Refusal } from "./api.ts";
 import { forgetToken, refused, setToken } from "./session.ts";
 import { readEvents } from "./sse.ts";
-import { applyEvent, connection, followed, forgetJobs } from "./store.ts";
+import { applyEvent, connection, followed, forgetJobs, lostReason } from "./store.ts";
 
 const FIRST_RETRY_MS = 300;
 const LONGEST_RETRY_MS = 5000;
@@ -72,6 +72,7 @@ export function pauseWhileHidden(): void {
 
 async function read(signal: AbortSignal): Promise<void> {
   const headers: Record<string, string> = lastId ? { "Last-Event-ID": lastId } : {};
+  let reason = "";
   const query = wanted === null ? "" : `?job=${encodeURIComponent(wanted)}`;
   try {
     const response = await call(`/v1/stream${query}`, { headers, signal });
@@ -91,8 +92,10 @@ async function read(signal: AbortSignal): Promise<void> {
       return;
     }
     if (error instanceof Refusal && error.status === 401) return; // the view asks for a token
+    if (error instanceof Refusal && error.status !== 0) reason = error.message;
   }
   if (signal.aborted) return;
+  lostReason.value = reason;
   connection.value = "lost";
   timer = window.setTimeout(connect, retryMs);
   retryMs = Math.min(2 * retryMs, LONGEST_RETRY_MS);

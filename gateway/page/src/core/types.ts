@@ -1,4 +1,5 @@
 /** The gateway's answers, as far as the page reads them; `/openapi.json` describes them in full. */
+import type { LongNumber } from "./json.ts";
 
 export type JobState = "queued" | "running" | "finished";
 
@@ -15,7 +16,7 @@ export interface StageProgress {
 
 export interface JobSummary {
   job_id: string;
-  request_id: number | string;
+  request_id: number | string | LongNumber;
   label: string | null;
   tables: string[];
   state: JobState;
@@ -45,7 +46,7 @@ export interface HeldKernel {
   id: string;
   attach: string;
   host?: string;
-  request_id: number | string | null;
+  request_id: number | string | LongNumber | null;
   code: string | null;
   held_at: string;
   expires_at: string;

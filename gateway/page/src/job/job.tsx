@@ -7,7 +7,7 @@ import { followed, live, snapshots } from "../core/store.ts";
 import { lookAt } from "../core/stream.ts";
 import type { JobDetail, LogLine } from "../core/types.ts";
 import { Displays } from "../parts/displays.tsx";
-import { Badge, CancelButton, HoldButton } from "../parts/job_parts.tsx";
+import { Badge, CancelButton, HoldButton, nameId } from "../parts/job_parts.tsx";
 import { LogView } from "../parts/log_view.tsx";
 import { Empty, Failed, Loading } from "../parts/states.tsx";
 import { Elapsed, When } from "../parts/time.tsx";
@@ -48,7 +48,7 @@ export function JobView({ jobId }: { jobId: string }) {
   return (
     <>
       <p class="crumb"><a href="#/jobs">Jobs</a></p>
-      <div class="row"><h1>{jobName(shown)}</h1><Badge job={shown} />{shown.state !== "finished" && <span class="row">{shown.stage === "execute" && <HoldButton job={shown} />}<CancelButton job={shown} /></span>}</div>
+      <div class="row"><h1 id={nameId(shown)}>{jobName(shown)}</h1><Badge job={shown} />{shown.state !== "finished" && <span class="row">{shown.stage === "execute" && <HoldButton job={shown} />}<CancelButton job={shown} /></span>}</div>
       <Facts job={shown} timeout={streamed?.timeout ?? null} />
       {shown.error && <Failure error={shown.error} lines={lines} />}
       {job.bundle && <RunAgain path={job.bundle} jobId={jobId} />}

@@ -7,7 +7,7 @@ import { jobLink } from "../core/router.ts";
 import { connection, followed, gateway, queued, recent, running, snapshots } from "../core/store.ts";
 import { lookAt } from "../core/stream.ts";
 import type { GatewayState, JobSummary, StreamedJob } from "../core/types.ts";
-import { Badge, CancelButton, Progress } from "../parts/job_parts.tsx";
+import { Badge, CancelButton, nameId, Progress } from "../parts/job_parts.tsx";
 import { Lines } from "../parts/log_view.tsx";
 import { Empty, Loading } from "../parts/states.tsx";
 import { Elapsed, When } from "../parts/time.tsx";
@@ -15,6 +15,9 @@ import { Members } from "./members.tsx";
 import { expectedWait } from "./expected_wait.ts";
 
 const SHOWN_ENDED = 8;
+
+/** Each has a clock and a button: with thousands of them, a page stands still for half of each second. */
+const SHOWN_WAITING = 100;
 
 export function NowView() {
   const state = gateway.value;
@@ -61,7 +64,7 @@ function Running({ job, hasLog }: { job: StreamedJob; hasLog: boolean }) {
   return (
     <article class="card running">
       <div class="row">
-        <h2><a href={jobLink(job.job_id)}>{jobName(job)}</a></h2>
+        <h2><a id={nameId(job)} href={jobLink(job.job_id)}>{jobName(job)}</a></h2>
         <Badge job={job} />
         {job.started_at && <Elapsed since={job.started_at} limit={job.timeout} />}
         {job.host && <span class="faint">on {job.host}</span>}
@@ -80,14 +83,15 @@ function Queue({ jobs }: { jobs: StreamedJob[] }) {
     <section class="card">
       <h2>Waiting</h2>
       <ol class="queue">
-        {jobs.map((job, at) => (
+        {jobs.slice(0, SHOWN_WAITING).map((job, at) => (
           <li key={job.job_id}>
-            <a href={jobLink(job.job_id)}>{jobName(job)}</a>
+            <a id={nameId(job)} href={jobLink(job.job_id)}>{jobName(job)}</a>
             <span class="faint"> waits <Elapsed since={job.created_at} />{average !== null && state && `, about ${clock(Math.max(1, expectedWait(at + 1, state.slots, average)))} to go`} </span>
             <CancelButton job={job} />
           </li>
         ))}
       </ol>
+      {jobs.length > SHOWN_WAITING && <p class="faint">and {plural(jobs.length - SHOWN_WAITING, "more job")}. <a href="#/jobs?state=queued&sort=created_at">All jobs that wait</a></p>}
     </section>
   );
 }

@@ -29,15 +29,20 @@ export function Progress({ progress }: { progress: StageProgress[] }) {
 
 export function CancelButton({ job }: { job: Pick<JobSummary, "job_id"> }) {
   // not by request_id, which jobs of several names may have at the same time
-  return <AskButton ask={() => call(`/v1/jobs/${job.job_id}/cancel`, { method: "POST" })} name="Cancel" asked="Cancelling…" />;
+  return <AskButton job={job} ask={() => call(`/v1/jobs/${job.job_id}/cancel`, { method: "POST" })} name="Cancel" asked="Cancelling…" />;
 }
 
 /** Its kernel has the variables of the job; the job's view then shows the command that attaches to it. */
 export function HoldButton({ job }: { job: Pick<JobSummary, "job_id"> }) {
-  return <AskButton ask={() => postJson(`/v1/jobs/${job.job_id}/hold`, {})} name="Cancel and hold" asked="Holding…" />;
+  return <AskButton job={job} ask={() => postJson(`/v1/jobs/${job.job_id}/hold`, {})} name="Cancel and hold" asked="Holding…" />;
 }
 
-function AskButton({ ask, name, asked }: { ask: () => Promise<unknown>; name: string; asked: string }) {
+/** The id of the element with the name of a job, which describes its buttons: a view has several of the same name. */
+export function nameId(job: Pick<JobSummary, "job_id">): string {
+  return `name-${job.job_id}`;
+}
+
+function AskButton({ job, ask, name, asked }: { job: Pick<JobSummary, "job_id">; ask: () => Promise<unknown>; name: string; asked: string }) {
   const [isAsked, setAsked] = useState(false);
   const [problem, setProblem] = useState("");
   async function onClick(): Promise<void> {
@@ -53,7 +58,7 @@ function AskButton({ ask, name, asked }: { ask: () => Promise<unknown>; name: st
   return (
     <>
       {problem && <span class="bad-text" role="alert">{problem}</span>}
-      <button class="danger" disabled={isAsked} onClick={() => void onClick()}>{isAsked ? asked : name}</button>
+      <button class="danger" aria-describedby={nameId(job)} disabled={isAsked} onClick={() => void onClick()}>{isAsked ? asked : name}</button>
     </>
   );
 }
