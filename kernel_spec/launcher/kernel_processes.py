@@ -109,18 +109,21 @@ class KernelProcesses:
         """Return whether no process of the workspace can run any more; always False without a control group."""
         return self._group is not None and self._group.is_stopped()
 
-    def living(self) -> list[int]:
-        """Return the pids of the processes that live; zombies do not."""
-        return [status.pid for status in self._living()]
-
-    def kill(self) -> None:
-        """Kill all living processes, for a short time; the caller reaps, looks again and repeats this.
+    def end(self) -> bool:
+        """Kill all processes, for a short time, and return whether none lives; the caller reaps and repeats this.
 
         Nothing is reaped here: one place collects the status and the usage of a kernel. And the init of a pid namespace
         ends only when the kernel has been reaped, so waiting for it here would never end.
         """
-        with suppress(SandboxError):
-            processes.end_all(self._living, deadline_seconds=_BLOCKING_SECONDS)
+        try:
+            if self._group is not None:
+                processes.end_all(self._statuses, deadline_seconds=_BLOCKING_SECONDS, reaps=False)
+            else:
+                directory = self._workspace.workspace_dir
+                processes.end_workspace(directory, self._identity, deadline_seconds=_BLOCKING_SECONDS, reaps=False)
+        except SandboxError:
+            return False
+        return True
 
     def usage(self, limits: Limits, template_bytes: int) -> WorkspaceUsage:
         """Measure memory and processor time of all processes of the workspace.
@@ -182,7 +185,8 @@ class KernelProcesses:
         workspace = self._workspace
         directories = filter(os.path.lexists, (workspace.work_dir, workspace.out_dir, workspace.ipc_dir))
         try:
-            found = disk.measure(*directories, pids=self.living(), most_entries=_MOST_ENTRIES)
+            living = [status.pid for status in self._statuses() if status.is_alive]
+            found = disk.measure(*directories, pids=living, most_entries=_MOST_ENTRIES)
         except (PermissionError, NotADirectoryError):  # a job of the launcher's own user could hide its files
             return limit_bytes + 1
         except OSError:  # too many open files: the next measurement follows soon
@@ -210,9 +214,6 @@ class KernelProcesses:
                 memory_use.sweep_shared_files(self._identity.uid)
             except OSError as error:
                 raise SandboxError(MEMORY_WATCH, f"a file in /dev/shm could not be removed: {error}") from error
-
-    def _living(self) -> tuple[procfs.ProcessStatus, ...]:
-        return tuple(status for status in self._statuses() if status.is_alive)
 
     def _statuses(self) -> tuple[procfs.ProcessStatus, ...]:
         if self._group is not None:
