@@ -175,8 +175,8 @@ class KernelProcesses:
         Parameters
         ----------
         limit_bytes : int
-            The limit; too many directory entries, or a directory that this process may not read, count as one byte
-            more.
+            The limit; too many files, in /dev/shm too, or a directory that this process may not read, count as one
+            byte more.
 
         Returns
         -------
@@ -191,7 +191,10 @@ class KernelProcesses:
             return limit_bytes + 1
         except OSError:  # too many open files: the next measurement follows soon
             return 0
-        return max(found.used_bytes, limit_bytes + 1) if found.entries > _MOST_ENTRIES else found.used_bytes
+        entries = found.entries
+        if self._identity is not None:
+            entries += memory_use.count_shared_files(self._identity.uid)
+        return max(found.used_bytes, limit_bytes + 1) if entries > _MOST_ENTRIES else found.used_bytes
 
     def oom_kills(self) -> int:
         """Return the number of processes that the control group's memory limit has killed."""

@@ -132,6 +132,16 @@ def test_a_job_that_removes_or_forbids_its_directories_leaves_the_launcher_alone
         assert kernel.run("print('runs')") == "runs\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only a user of its own has files in a shared /dev/shm")
+def test_too_many_empty_files_in_shared_memory_end_the_kernel(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk(workspaces=1, fork_server=False, without_layers=(*NAMESPACES, CGROUP))
+    with desk.kernel() as kernel:
+        desk.do(desk.launcher.limit_cpu(kernel.kernel_id, 60))
+        code = "import os, time\nfor n in range(21_000): os.close(os.open(f'/dev/shm/{os.getpid()}-{n}', os.O_CREAT))"
+        kernel.run(f"{code}\ntime.sleep(60)", waits=False)
+        assert kernel.ended().cause == "disk_limit"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every directory")
 def test_a_directory_that_is_closed_to_the_launcher_ends_the_kernel(desk: Desk) -> None:
     with desk.kernel() as kernel:
