@@ -42,6 +42,9 @@ _PR_SET_MM: Final = 35
 _PR_SET_PTRACER: Final = 0x59616D61
 _TIOCSTI: Final = 0x5412
 _TIOCLINUX: Final = 0x541C
+#: Make subvolumes and snapshots, and set their flags, linux/btrfs.h: BTRFS_IOC_SNAP_CREATE, SUBVOL_CREATE,
+#: SNAP_CREATE_V2, SUBVOL_CREATE_V2, SUBVOL_SETFLAGS. Nobody can remove the files of a read-only one.
+_BTRFS_SUBVOLUMES: Final = (0x50009401, 0x5000940E, 0x50009417, 0x50009418, 0x4008941A)
 _PERSONALITY_QUERY: Final = 0xFFFFFFFF
 _SOCK_TYPE_MASK: Final = 0xF
 _MSG_FASTOPEN: Final = 0x20000000
@@ -254,7 +257,8 @@ def _own_attributes() -> Iterator[Rule]:
     eperm = _error(errno.EPERM)
     yield Rule(("clone",), [_argument(0), *bpf.if_any_bit(_NAMESPACE_FLAGS, [bpf.end(eperm)]), bpf.end(ALLOW)])
     yield Rule(("personality",), _by_argument(0, {0: ALLOW, _PERSONALITY_QUERY: ALLOW}, eperm))
-    yield Rule(("ioctl",), _by_argument(1, {_TIOCSTI: eperm, _TIOCLINUX: eperm}, ALLOW))
+    refused = (_TIOCSTI, _TIOCLINUX, *_BTRFS_SUBVOLUMES)
+    yield Rule(("ioctl",), _by_argument(1, dict.fromkeys(refused, eperm), ALLOW))
     # dnotify, the predecessor of inotify; a Linux that is built without it returns the same errno.
     yield Rule(("fcntl",), _by_argument(1, {fcntl.F_NOTIFY: _error(errno.EINVAL)}, ALLOW))
     # A kernel must die with its launcher and stay closed to other processes of its uid.
@@ -270,14 +274,17 @@ def _own_attributes() -> Iterator[Rule]:
 
 
 def _limits(policy: Policy) -> Iterator[Rule]:
-    """Keep the workspace's mark (see `rlimits.workspace_mark`), and the limits of other processes."""
+    """Keep the workspace's mark (see `rlimits.workspace_mark`), the limit of cores, and those of other processes.
+
+    Programs that hold secrets set the limit of cores to 0, and may end if that fails; so it is ignored.
+    """
     eperm = _error(errno.EPERM)
-    keep_mark = {resource.RLIMIT_RTTIME: eperm}
-    yield Rule(("setrlimit",), _by_argument(0, keep_mark, ALLOW))
+    keep = {resource.RLIMIT_RTTIME: eperm, resource.RLIMIT_CORE: _error(0)}
+    yield Rule(("setrlimit",), _by_argument(0, keep, ALLOW))
     only_itself = [_argument(0), *bpf.unless_equal(0, [bpf.end(eperm)])] if policy.shares_uid else []
     # A null pointer for the new limit only reads the old one.
     reads = _if_null(2, [bpf.end(ALLOW)])
-    yield Rule(("prlimit64",), [*reads, *only_itself, *_by_argument(1, keep_mark, ALLOW)])
+    yield Rule(("prlimit64",), [*reads, *only_itself, *_by_argument(1, keep, ALLOW)])
 
 
 def _other_processes() -> Iterator[Rule]:
