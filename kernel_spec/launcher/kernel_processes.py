@@ -148,11 +148,10 @@ class KernelProcesses:
             uid=uid,
             unlinked_shm_bytes=self._unlinked_shm_bytes(),
         )
-        if self._group is not None:
-            cpu_seconds = max(found.cpu_seconds, self._group.cpu_seconds())
-        else:
-            cpu_seconds = max(found.cpu_seconds, self._seen_cpu_seconds(statuses))
-        return WorkspaceUsage(found.processes, found.memory_bytes, cpu_seconds)
+        counted_seconds = self._group.cpu_seconds() if self._group is not None else None
+        if counted_seconds is None:
+            counted_seconds = self._seen_cpu_seconds(statuses)
+        return WorkspaceUsage(found.processes, found.memory_bytes, max(found.cpu_seconds, counted_seconds))
 
     def _seen_cpu_seconds(self, statuses: Iterable[procfs.ProcessStatus]) -> float:
         """Return the processor time of all processes that were ever measured, as of their last measurement.
