@@ -47,7 +47,7 @@ _LASTING: Final = (
     # linux/btrfs.h, SNAP_CREATE, SUBVOL_CREATE, both V2, SUBVOL_SETFLAGS: a read-only snapshot keeps its files.
     *(0x50009401, 0x5000940E, 0x50009417, 0x50009418, 0x4008941A),
     *(0x800C6613, 0xC0506617),  # linux/fscrypt.h, SET_ENCRYPTION_POLICY, ADD_ENCRYPTION_KEY: no file moves without key
-    0x401C5820,  # linux/fs.h, FSSETXATTR: the project that a quota counts for
+    *(0x401C5820, 0x40086602),  # linux/fs.h, FSSETXATTR, SETFLAGS: the project that a quota counts for
 )
 _PERSONALITY_QUERY: Final = 0xFFFFFFFF
 _SOCK_TYPE_MASK: Final = 0xF
