@@ -156,6 +156,26 @@ def test_a_directory_that_is_closed_to_the_launcher_ends_the_kernel(desk: Desk) 
         assert (report.cause, "a directory that cannot be read" in report.detail) == ("disk_limit", True)
 
 
+MEMORY_OF_CHILDREN = """
+import mmap, os, signal
+for _ in range(3):
+    if os.fork() == 0:
+        block = mmap.mmap(-1, 150 << 20)
+        for place in range(0, len(block), 4096):
+            block[place] = 1
+        signal.pause()
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def test_child_that_the_memory_limit_has_just_ended_is_the_cause(desk: Desk) -> None:
+    if CGROUP not in desk.status()["layers"]:
+        pytest.skip("no control group can be made here")
+    with desk.kernel(Limits(memory_bytes=300 * MIB)) as kernel:  # the limit monitor does not run yet
+        assert kernel.run(MEMORY_OF_CHILDREN) == "-9\n"
+        assert desk.do(desk.launcher.stop(kernel.kernel_id)).cause == "memory_limit"
+
+
 @pytest.mark.parametrize(
     "code",
     [

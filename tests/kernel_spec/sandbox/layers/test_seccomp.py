@@ -264,7 +264,17 @@ def test_limit_of_cores_stays_and_a_program_that_lowers_it_goes_on() -> None:
 @pytest.mark.parametrize(
     "request_number",
     [0x50009401, 0x5000940E, 0x50009417, 0x50009418, 0x4008941A, 0x800C6613, 0xC0506617, 0x401C5820, 0x40086602],
-    ids=["snapshot", "subvolume", "snapshot 2", "subvolume 2", "flags of one", "encryption", "its key", "project", "flags"],
+    ids=[
+        "snapshot",
+        "subvolume",
+        "snapshot 2",
+        "subvolume 2",
+        "flags of one",
+        "encryption",
+        "its key",
+        "project",
+        "flags",
+    ],
 )
 def test_no_file_that_nobody_can_remove_is_made(request_number: int, tmp_path: Path) -> None:
     def make() -> None:
