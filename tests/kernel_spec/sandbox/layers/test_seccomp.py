@@ -139,7 +139,11 @@ HARMLESS: dict[str, tuple[int, ...]] = {
     "shmget": (0, 0, 0),
     "semget": (0, -1, 0),
     "msgget": (123456, 0),
+    **dict.fromkeys(
+        ("shmat", "shmctl", "semop", "semtimedop", "semctl", "msgsnd", "msgrcv", "msgctl"), (-1, 0, 0, 0, 0)
+    ),
     "mq_open": (0, 0, 0, 0),
+    "mq_unlink": (0,),
     "open_by_handle_at": (-1, 0, 0),
     "name_to_handle_at": (-1, 0, 0, 0, 0xFFFF),
     "fanotify_init": (0xFFFFFF, 0),
