@@ -174,8 +174,8 @@ class KernelProcesses:
         Parameters
         ----------
         limit_bytes : int
-            The limit; too many files, in /dev/shm too, or a directory that this process may not read, count as one
-            byte more.
+            The limit; too many files, in /dev/shm too, too many levels of directories, or a directory that this process
+            may not read, count as one byte more.
 
         Returns
         -------
@@ -193,7 +193,8 @@ class KernelProcesses:
         entries = found.entries
         if self._identity is not None:
             entries += memory_use.count_shared_files(self._identity.uid)
-        return max(found.used_bytes, limit_bytes + 1) if entries > _MOST_ENTRIES else found.used_bytes
+        is_countable = found.complete and entries <= _MOST_ENTRIES
+        return found.used_bytes if is_countable else max(found.used_bytes, limit_bytes + 1)
 
     def oom_kills(self) -> int:
         """Return the number of processes that the control group's memory limit has killed."""
