@@ -307,7 +307,7 @@ def _failure(code: FailureCode, text: str, error: Exception) -> JobFailed:
     """Return the failure for an error of the launcher."""
     if isinstance(error, LauncherError) and error.code == "launcher_lost":
         return _launcher_lost()
-    return JobFailed(code, f"{text}: {error}")
+    return JobFailed(code, f"{text}: {str(error) or 'the launcher of kernels does not answer'}")
 
 
 def _launcher_lost() -> JobFailed:

@@ -146,7 +146,8 @@ class Kernel:
     def _explain(self, code: int | None, number: int | None, oom_kills: int) -> tuple[Cause, str]:
         if self.limit_hit is not None:
             return self.limit_hit
-        if number == signal.SIGKILL and oom_kills:
+        if oom_kills:
+            # Perhaps of a child only, which the limit monitor had not seen yet when the job returned.
             return "memory_limit", f"exceeded its memory limit of {self.limits.memory_bytes} bytes"
         if self._ran_out_of_cpu(number):
             return "cpu_limit", f"used up its {self.cpu_limit_seconds:g} s of CPU time"

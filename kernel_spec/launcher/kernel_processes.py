@@ -109,18 +109,21 @@ class KernelProcesses:
         """Return whether no process of the workspace can run any more; always False without a control group."""
         return self._group is not None and self._group.is_stopped()
 
-    def living(self) -> list[int]:
-        """Return the pids of the processes that live; zombies do not."""
-        return [status.pid for status in self._living()]
-
-    def kill(self) -> None:
-        """Kill all living processes, for a short time; the caller reaps, looks again and repeats this.
+    def end(self) -> bool:
+        """Kill all processes, for a short time, and return whether none lives; the caller reaps and repeats this.
 
         Nothing is reaped here: one place collects the status and the usage of a kernel. And the init of a pid namespace
         ends only when the kernel has been reaped, so waiting for it here would never end.
         """
-        with suppress(SandboxError):
-            processes.end_all(self._living, deadline_seconds=_BLOCKING_SECONDS)
+        try:
+            if self._group is not None:
+                processes.end_all(self._statuses, deadline_seconds=_BLOCKING_SECONDS, reaps=False)
+            else:
+                directory = self._workspace.workspace_dir
+                processes.end_workspace(directory, self._identity, deadline_seconds=_BLOCKING_SECONDS, reaps=False)
+        except SandboxError:
+            return False
+        return True
 
     def usage(self, limits: Limits, template_bytes: int) -> WorkspaceUsage:
         """Measure memory and processor time of all processes of the workspace.
@@ -145,11 +148,10 @@ class KernelProcesses:
             uid=uid,
             unlinked_shm_bytes=self._unlinked_shm_bytes(),
         )
-        if self._group is not None:
-            cpu_seconds = max(found.cpu_seconds, self._group.cpu_seconds())
-        else:
-            cpu_seconds = max(found.cpu_seconds, self._seen_cpu_seconds(statuses))
-        return WorkspaceUsage(found.processes, found.memory_bytes, cpu_seconds)
+        counted_seconds = self._group.cpu_seconds() if self._group is not None else None
+        if counted_seconds is None:
+            counted_seconds = self._seen_cpu_seconds(statuses)
+        return WorkspaceUsage(found.processes, found.memory_bytes, max(found.cpu_seconds, counted_seconds))
 
     def _seen_cpu_seconds(self, statuses: Iterable[procfs.ProcessStatus]) -> float:
         """Return the processor time of all processes that were ever measured, as of their last measurement.
@@ -172,8 +174,8 @@ class KernelProcesses:
         Parameters
         ----------
         limit_bytes : int
-            The limit; too many directory entries, or a directory that this process may not read, count as one byte
-            more.
+            The limit; too many files, in /dev/shm too, too many levels of directories, or a directory that this process
+            may not read, count as one byte more.
 
         Returns
         -------
@@ -182,12 +184,17 @@ class KernelProcesses:
         workspace = self._workspace
         directories = filter(os.path.lexists, (workspace.work_dir, workspace.out_dir, workspace.ipc_dir))
         try:
-            found = disk.measure(*directories, pids=self.living(), most_entries=_MOST_ENTRIES)
+            living = [status.pid for status in self._statuses() if status.is_alive]
+            found = disk.measure(*directories, pids=living, most_entries=_MOST_ENTRIES)
         except (PermissionError, NotADirectoryError):  # a job of the launcher's own user could hide its files
             return limit_bytes + 1
         except OSError:  # too many open files: the next measurement follows soon
             return 0
-        return max(found.used_bytes, limit_bytes + 1) if found.entries > _MOST_ENTRIES else found.used_bytes
+        entries = found.entries
+        if self._identity is not None:
+            entries += memory_use.count_shared_files(self._identity.uid)
+        is_countable = found.complete and entries <= _MOST_ENTRIES
+        return found.used_bytes if is_countable else max(found.used_bytes, limit_bytes + 1)
 
     def oom_kills(self) -> int:
         """Return the number of processes that the control group's memory limit has killed."""
@@ -210,9 +217,6 @@ class KernelProcesses:
                 memory_use.sweep_shared_files(self._identity.uid)
             except OSError as error:
                 raise SandboxError(MEMORY_WATCH, f"a file in /dev/shm could not be removed: {error}") from error
-
-    def _living(self) -> tuple[procfs.ProcessStatus, ...]:
-        return tuple(status for status in self._statuses() if status.is_alive)
 
     def _statuses(self) -> tuple[procfs.ProcessStatus, ...]:
         if self._group is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from kernel_spec.launcher.event_loop import Loop
 from kernel_spec.launcher.kernel import Kernel, KernelPhase
 from kernel_spec.protocol.values import Cause
+from kernel_spec.sandbox.accounting.disk import MOST_LEVELS
 
 #: Reading /proc takes some milliseconds. Memory can grow by a gigabyte in half a second.
 MEMORY_PERIOD_SECONDS = 0.1
@@ -93,8 +94,8 @@ class LimitMonitor:
         used_bytes = kernel.processes.disk_bytes(limit_bytes)
         if used_bytes > limit_bytes:
             reason = (
-                f"has {used_bytes} bytes on disk, too many files or a directory that cannot be read, "
-                f"and may have {limit_bytes} bytes"
+                f"has {used_bytes} bytes on disk, too many files, more than {MOST_LEVELS} levels of directories or "
+                f"a directory that cannot be read, and may have {limit_bytes} bytes"
             )
             self._on_limit(kernel, "disk_limit", reason)
             return False

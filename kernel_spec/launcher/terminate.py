@@ -76,15 +76,12 @@ class Termination:
             return
         if self._timer is not None:
             self._timer.cancel()
-        processes = self._kernel.processes
         # Usually the first SIGKILL ends all processes within milliseconds, and the reaper calls: for the kernel, then
         # for the init of its namespace. A poll between the two would find the init alive; killing it and polling again
         # took the launcher a millisecond for each job (measured).
-        if self._is_reaped() or self._polls:
-            if not processes.living() and self._is_reaped():
-                self._confirm()
-                return
-            processes.kill()
+        if (self._is_reaped() or self._polls) and self._kernel.processes.end() and self._is_reaped():
+            self._confirm()
+            return
         if time.monotonic() - self._began > CONFIRM_SECONDS and not self._is_unconfirmed:
             self._is_unconfirmed = True
             self._report_stopped(None)

@@ -22,6 +22,7 @@ import fcntl
 import os
 import secrets
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -211,10 +212,17 @@ def _open_locked(directory: Path, wait_seconds: float = 0.0) -> int:
 
 def _sweep(directory: Path, end_processes: Callable[[str], None]) -> list[str]:
     leftovers = [entry.name for entry in os.scandir(directory) if _is_workspace_name(entry.name)]
+    swept = []
     for name in leftovers:
         end_processes(str(directory / name))
-        remove_tree(directory / name)
-    return leftovers
+        try:
+            remove_tree(directory / name)
+        except OSError as error:
+            # Its name is not used again, so it is in nobody's way.
+            print(f"launcher: {directory / name} could not be removed: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        else:
+            swept.append(name)
+    return swept
 
 
 def _sweep_former(directory: Path, end_processes: Callable[[str], None]) -> list[str]:

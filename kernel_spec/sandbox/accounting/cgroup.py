@@ -110,12 +110,12 @@ class Group:
                 return _read_entries(directory / name).get("oom_kill", 0)
         return 0
 
-    def cpu_seconds(self) -> float:
-        """Return the processor time used since the group was made; 0 where only version 1 is mounted."""
+    def cpu_seconds(self) -> float | None:
+        """Return the processor time used since the group was made; None where only version 1 is mounted."""
         for directory, hierarchy in self._directories.items():
             if hierarchy.version == 2:
                 return _read_entries(directory / "cpu.stat").get("usage_usec", 0) / 1e6
-        return 0.0
+        return None
 
     def kill(self) -> None:
         """Send SIGKILL to every process of the group: at once in version 2, else one by one.

@@ -6,9 +6,11 @@ Files that were removed but are still open take space too: they are found throug
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,21 +19,17 @@ from kernel_spec.linux import procfs
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+#: Each level of a walk has a descriptor.
+MOST_LEVELS: Final = 100
+
+
 @dataclass(frozen=True, slots=True)
 class DiskUsage:
-    """Space and entries of a workspace; `complete` is False if a part of it could not be read."""
+    """Space and entries of a workspace; `complete` is False if there are too many entries or levels to count."""
 
     used_bytes: int
     entries: int
     complete: bool
-
-
-@dataclass(slots=True)
-class _Level:
-    """A directory on the way down: its device and inode, and its subdirectories that are still to be entered."""
-
-    key: tuple[int, int]
-    pending: list[str]
 
 
 class _Count:
@@ -39,7 +37,7 @@ class _Count:
         self.used_bytes = 0
         self.entries = 0
         self.complete = True
-        self.most_entries = most_entries
+        self._most_entries = most_entries
         self._seen: set[tuple[int, int]] = set()
 
     def add(self, key: tuple[int, int], used_bytes: int) -> None:
@@ -47,14 +45,12 @@ class _Count:
             self._seen.add(key)
             self.used_bytes += used_bytes
 
-    def level(self, directory_fd: int) -> _Level:
-        """Count the entries of one directory."""
-        own = os.fstat(directory_fd)
-        level = _Level((own.st_dev, own.st_ino), [])
-        with os.scandir(directory_fd) as entries:
+    def add_entries(self, directory_fd: int) -> Iterator[str]:
+        """Count the entries of one directory and yield the names of its subdirectories."""
+        with suppress(FileNotFoundError), os.scandir(directory_fd) as entries:  # it was removed meanwhile
             for entry in entries:
                 self.entries += 1
-                if self.entries > self.most_entries:
+                if self.entries > self._most_entries:
                     self.complete = False
                     break
                 try:
@@ -65,8 +61,7 @@ class _Count:
                     continue  # removed meanwhile
                 self.add((found.st_dev, found.st_ino), found.st_blocks * 512)
                 if stat.S_ISDIR(found.st_mode):
-                    level.pending.append(entry.name)
-        return level
+                    yield entry.name
 
 
 def measure(*directories: str, pids: Collection[int] = (), most_entries: int = 100_000) -> DiskUsage:
@@ -103,45 +98,32 @@ def measure(*directories: str, pids: Collection[int] = (), most_entries: int = 1
 
 
 def _walk(fd: int, count: _Count) -> None:
-    """Count a tree of any depth with one descriptor, and close it.
+    """Count a tree and close its descriptor.
 
-    The way back up is "..", and it must lead to the directory that the walk came from: the job may move directories
-    during the walk.
+    Each directory on the way down stays open: the job may move directories during the walk, so ".." may lead elsewhere.
     """
+    levels: list[tuple[int, list[str]]] = [(fd, [])]
     try:
-        levels = [count.level(fd)]
-        while levels and count.entries <= count.most_entries:
-            if levels[-1].pending:
-                below = _open_below(fd, levels[-1].pending.pop(), count)
-                if below is not None:
-                    os.close(fd)
-                    fd = below
-                    levels.append(count.level(fd))
-                continue
-            levels.pop()
-            if levels:
-                above = os.open("..", _OPEN_DIRECTORY, dir_fd=fd)
-                os.close(fd)
-                fd = above
-                found = os.fstat(fd)
-                if (found.st_dev, found.st_ino) != levels[-1].key:
-                    count.complete = False
-                    return
-    except PermissionError:
-        raise
-    except OSError:
-        count.complete = False
+        levels[0][1].extend(count.add_entries(fd))
+        while levels and count.complete:
+            directory_fd, pending = levels[-1]
+            if not pending:
+                levels.pop()
+                os.close(directory_fd)
+            elif len(levels) == MOST_LEVELS:
+                count.complete = False
+            elif (below := _open_below(directory_fd, pending.pop())) is not None:
+                levels.append((below, []))
+                levels[-1][1].extend(count.add_entries(below))
     finally:
-        os.close(fd)
+        for directory_fd, _ in levels:
+            os.close(directory_fd)
 
 
-def _open_below(parent_fd: int, name: str, count: _Count) -> int | None:
+def _open_below(parent_fd: int, name: str) -> int | None:
     try:
         return os.open(name, _OPEN_DIRECTORY, dir_fd=parent_fd)
-    except FileNotFoundError:
-        return None
-    except PermissionError:
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None  # it was removed, or replaced by a file or a link
         raise
-    except OSError:
-        count.complete = False  # it was replaced by a link
-        return None

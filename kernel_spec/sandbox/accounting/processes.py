@@ -35,15 +35,12 @@ class Ended:
 
     Attributes
     ----------
-    rounds : int
-        Number of rounds in which signals were sent.
     pids : frozenset of int
         The processes that were alive.
     exits : mapping of int to int
         Wait statuses, as of waitpid(2), of the children of the caller that were reaped.
     """
 
-    rounds: int
     pids: frozenset[int]
     exits: Mapping[int, int]
 
@@ -66,11 +63,10 @@ def of_workspace(workspace_dir: str, identity: Identity | None) -> tuple[Process
     )
 
 
-def end_workspace(workspace_dir: str, identity: Identity | None, *, deadline_seconds: float = 5.0) -> Ended:
-    """Kill the processes of a workspace until none lives, and reap those that are children of this process.
-
-    The kernel is one of them and its status is in the result. It cannot be reaped later, because the init of a pid
-    namespace ends only when every process of the namespace has been reaped.
+def end_workspace(
+    workspace_dir: str, identity: Identity | None, *, deadline_seconds: float = 5.0, reaps: bool = True
+) -> Ended:
+    """Kill the processes of a workspace until none lives.
 
     Parameters
     ----------
@@ -78,8 +74,8 @@ def end_workspace(workspace_dir: str, identity: Identity | None, *, deadline_sec
         As in the plan of the kernel.
     identity : Identity or None
         As in the plan of the kernel.
-    deadline_seconds : float
-        A process that lives longer, such as one in uninterruptible sleep, is an error.
+    deadline_seconds, reaps
+        As for `end_all`.
 
     Raises
     ------
@@ -87,7 +83,12 @@ def end_workspace(workspace_dir: str, identity: Identity | None, *, deadline_sec
         A process of the workspace survived the deadline.
     """
     kill_all = None if identity is None or os.geteuid() != 0 else _killer_of(identity)
-    return end_all(lambda: of_workspace(workspace_dir, identity), kill_all=kill_all, deadline_seconds=deadline_seconds)
+    return end_all(
+        lambda: of_workspace(workspace_dir, identity),
+        kill_all=kill_all,
+        deadline_seconds=deadline_seconds,
+        reaps=reaps,
+    )
 
 
 def end_all(
@@ -95,11 +96,28 @@ def end_all(
     *,
     kill_all: Callable[[], None] | None = None,
     deadline_seconds: float = 5.0,
+    reaps: bool = True,
 ) -> Ended:
     """Kill the processes that `find` returns until none of them lives.
 
-    Without `kill_all`, which signals all at once, processes are first stopped until no new one appears: a stopped
-    process does not fork while its siblings are killed.
+    Without `kill_all`, which signals all at once, each process is stopped when it is first seen and killed when it is
+    seen again: a stopped process does not fork while its siblings are killed.
+
+    A process may fork and end between the listing of /proc and the reading of its status, and its child the same. Then
+    all that are found are dead. So the end counts only if nothing new was found. And zombies are reaped last: they fill
+    the process limit of such a chain, which then stands still.
+
+    Parameters
+    ----------
+    find : callable
+        Returns the processes, zombies included.
+    kill_all : callable or None
+        Kills them all in one system call.
+    deadline_seconds : float
+        A process that lives longer, such as one in uninterruptible sleep, is an error.
+    reaps : bool
+        Whether to reap those that are children of this process. The init of a pid namespace ends only when every
+        process of the namespace has been reaped.
 
     Raises
     ------
@@ -107,44 +125,43 @@ def end_all(
         A process survived the deadline.
     """
     deadline = time.monotonic() + deadline_seconds
+    known: set[int] = set()
     seen: set[int] = set()
     exits: dict[int, int] = {}
-    rounds = 0
-    zombie_rounds_left = _ROUNDS_FOR_ZOMBIES
+    zombie_rounds_left = _ROUNDS_FOR_ZOMBIES if reaps else 0
     while True:
         found = tuple(find())
+        pids = {status.pid for status in found}
         living = {status.pid for status in found if status.is_alive}
-        zombies = {status.pid for status in found} - living
-        _reap((status for status in found if not status.is_alive), exits)
-        if not living:
-            if zombies <= exits.keys() or not zombie_rounds_left:
-                return Ended(rounds, frozenset(seen), exits)
+        new = pids - known
+        if not (living or new):
+            if pids <= exits.keys() or not zombie_rounds_left:
+                return Ended(frozenset(seen), exits)
             zombie_rounds_left -= 1
+        elif time.monotonic() > deadline:
+            names = ", ".join(map(str, sorted(living or new)))
+            raise SandboxError(PROCESSES, f"processes {names} survived {deadline_seconds:g} s of SIGKILL")
+        if known:
             time.sleep(_PAUSE_SECONDS)
-            continue
-        if time.monotonic() > deadline:
-            pids = ", ".join(map(str, sorted(living)))
-            raise SandboxError(PROCESSES, f"processes {pids} survived {deadline_seconds:g} s of SIGKILL")
-        if rounds:
-            time.sleep(_PAUSE_SECONDS)
-        rounds += 1
-        if kill_all is not None:
+        if kill_all is not None and (living or new):
             kill_all()
-        elif living - seen:
-            _signal_all(living - seen, signal.SIGSTOP)
         else:
-            _signal_all(living, signal.SIGKILL)
+            _signal_all(living - seen, signal.SIGSTOP)
+            _signal_all(living & seen, signal.SIGKILL)
+        if reaps and not new:
+            _reap(found, exits)
+        known |= new
         seen |= living
 
 
-def _reap(zombies: Iterable[ProcessStatus], exits: dict[int, int]) -> None:
+def _reap(found: Iterable[ProcessStatus], exits: dict[int, int]) -> None:
     own = os.getpid()
-    for zombie in zombies:
-        if zombie.parent_pid == own:
+    for status in found:
+        if status.parent_pid == own:
             with suppress(ChildProcessError):
-                pid, status = os.waitpid(zombie.pid, os.WNOHANG)
+                pid, wait_status = os.waitpid(status.pid, os.WNOHANG)
                 if pid:
-                    exits[pid] = status
+                    exits[pid] = wait_status
 
 
 def _signal_all(pids: set[int], number: signal.Signals) -> None:
@@ -169,7 +186,9 @@ def _killer_of(identity: Identity) -> Callable[[], None]:
                 os._exit(1)
             finally:
                 os._exit(0)
-        # A process of the workspace may kill the helper first; then it has ended as well.
-        os.waitpid(pid, 0)
+        # A process of the workspace may kill or stop the helper first, where nothing forbids it to signal its own user.
+        if os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1]):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
     return kill_all

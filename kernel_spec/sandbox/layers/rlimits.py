@@ -70,7 +70,8 @@ def apply(plan: SandboxPlan) -> None:
     if os.getpriority(os.PRIO_PROCESS, 0) < 0:
         # A launcher may have been started with a higher priority; jobs get the normal one.
         os.setpriority(os.PRIO_PROCESS, 0, 0)
-    _set(resource.RLIMIT_CORE, 0)
+    # 0 forbids a core file, but not a program on the host that takes the core (core(5)); 1 byte forbids both.
+    _set(resource.RLIMIT_CORE, 1)
     _set(resource.RLIMIT_FSIZE, limits.file_size_bytes)
     _set(resource.RLIMIT_NOFILE, limits.descriptors)
     _set(resource.RLIMIT_NPROC, _processes(plan))

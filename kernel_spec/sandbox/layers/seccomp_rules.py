@@ -42,6 +42,13 @@ _PR_SET_MM: Final = 35
 _PR_SET_PTRACER: Final = 0x59616D61
 _TIOCSTI: Final = 0x5412
 _TIOCLINUX: Final = 0x541C
+#: Requests to a file system whose effect outlives the job, so that its files cannot be removed or escape a quota.
+_LASTING: Final = (
+    # linux/btrfs.h, SNAP_CREATE, SUBVOL_CREATE, both V2, SUBVOL_SETFLAGS: a read-only snapshot keeps its files.
+    *(0x50009401, 0x5000940E, 0x50009417, 0x50009418, 0x4008941A),
+    *(0x800C6613, 0xC0506617),  # linux/fscrypt.h, SET_ENCRYPTION_POLICY, ADD_ENCRYPTION_KEY: no file moves without key
+    *(0x401C5820, 0x40086602),  # linux/fs.h, FSSETXATTR, SETFLAGS: the project that a quota counts for
+)
 _PERSONALITY_QUERY: Final = 0xFFFFFFFF
 _SOCK_TYPE_MASK: Final = 0xF
 _MSG_FASTOPEN: Final = 0x20000000
@@ -58,21 +65,22 @@ _ABSENT: Final = (
     # These report the file names that others use, in every directory that may be read: they do not ask Landlock.
     *("inotify_init", "inotify_init1", "inotify_add_watch"),
 )
-#: Refused with EPERM.
+#: Refused with EPERM. Also those that make no object: SysV objects of other processes are reached by a small number.
 _FORBIDDEN: Final = (
     *("unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "fsopen", "fsconfig", "fsmount", "fspick"),
     *("move_mount", "open_tree", "open_tree_attr", "mount_setattr", "statmount", "listmount"),
     *("ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "pidfd_getfd", "process_madvise"),
-    *("process_mrelease", "move_pages", "migrate_pages", "shmget", "semget", "msgget", "mq_open"),
+    *("process_mrelease", "move_pages", "migrate_pages", "mq_open", "mq_unlink"),
+    *("shmget", "shmat", "shmctl", "semget", "semop", "semtimedop", "semctl", "msgget", "msgsnd", "msgrcv", "msgctl"),
     *("name_to_handle_at", "open_by_handle_at", "fanotify_init", "fanotify_mark", "quotactl", "quotactl_fd"),
     *("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot"),
     *("swapon", "swapoff", "acct", "syslog", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex"),
-    *("sethostname", "setdomainname", "iopl", "ioperm", "vhangup"),
+    *("sethostname", "setdomainname", "iopl", "ioperm", "vhangup", "file_setattr"),
 )
 #: Change metadata of a file by its path; refused with EPERM where jobs share files' uid with others.
 _METADATA: Final = (
     *("chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat", "utime", "utimes", "futimesat"),
-    *("setxattr", "lsetxattr", "setxattrat", "removexattr", "lremovexattr", "removexattrat", "file_setattr"),
+    *("setxattr", "lsetxattr", "setxattrat", "removexattr", "lremovexattr", "removexattrat"),
 )
 #: Options of a TCP socket that send data before an answer came (Fast Open), put another protocol on top, or change who
 #: has to sign (see `tcp_md5`): TCP_FASTOPEN*, TCP_ULP, TCP_MD5SIG*, TCP_AO_*.
@@ -254,7 +262,7 @@ def _own_attributes() -> Iterator[Rule]:
     eperm = _error(errno.EPERM)
     yield Rule(("clone",), [_argument(0), *bpf.if_any_bit(_NAMESPACE_FLAGS, [bpf.end(eperm)]), bpf.end(ALLOW)])
     yield Rule(("personality",), _by_argument(0, {0: ALLOW, _PERSONALITY_QUERY: ALLOW}, eperm))
-    yield Rule(("ioctl",), _by_argument(1, {_TIOCSTI: eperm, _TIOCLINUX: eperm}, ALLOW))
+    yield Rule(("ioctl",), _by_argument(1, dict.fromkeys((_TIOCSTI, _TIOCLINUX, *_LASTING), eperm), ALLOW))
     # dnotify, the predecessor of inotify; a Linux that is built without it returns the same errno.
     yield Rule(("fcntl",), _by_argument(1, {fcntl.F_NOTIFY: _error(errno.EINVAL)}, ALLOW))
     # A kernel must die with its launcher and stay closed to other processes of its uid.
@@ -270,14 +278,15 @@ def _own_attributes() -> Iterator[Rule]:
 
 
 def _limits(policy: Policy) -> Iterator[Rule]:
-    """Keep the workspace's mark (see `rlimits.workspace_mark`), and the limits of other processes."""
+    """Keep the workspace's mark (`rlimits.workspace_mark`), the limit of cores, and the limits of other processes."""
     eperm = _error(errno.EPERM)
-    keep_mark = {resource.RLIMIT_RTTIME: eperm}
-    yield Rule(("setrlimit",), _by_argument(0, keep_mark, ALLOW))
+    # Ignored, because programs that hold secrets set it to 0, and may end if that fails.
+    keep = {resource.RLIMIT_RTTIME: eperm, resource.RLIMIT_CORE: _error(0)}
+    yield Rule(("setrlimit",), _by_argument(0, keep, ALLOW))
     only_itself = [_argument(0), *bpf.unless_equal(0, [bpf.end(eperm)])] if policy.shares_uid else []
     # A null pointer for the new limit only reads the old one.
     reads = _if_null(2, [bpf.end(ALLOW)])
-    yield Rule(("prlimit64",), [*reads, *only_itself, *_by_argument(1, keep_mark, ALLOW)])
+    yield Rule(("prlimit64",), [*reads, *only_itself, *_by_argument(1, keep, ALLOW)])
 
 
 def _other_processes() -> Iterator[Rule]:

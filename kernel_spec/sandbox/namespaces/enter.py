@@ -186,7 +186,7 @@ def _first_namespace(plan: SandboxPlan) -> str:
 
 def _unshare(plan: SandboxPlan, names: Collection[str]) -> None:
     for name, flag in _FLAGS.items():
-        if name not in names or not plan.has(name) or (name == NETWORK_NAMESPACE and plan.allow_network):
+        if name not in names or not plan.has(name) or (name == NETWORK_NAMESPACE and plan.is_on_network):
             continue
         try:
             syscalls.unshare(flag)

@@ -75,11 +75,11 @@ class SandboxPlan:
     layers : frozenset of str
         Names from `LAYERS` that the probe found; each of those that act on a process must succeed.
     allow_network : bool
-        Give the job the network: no network namespace, internet sockets come from the broker.
+        Give the job the network: its internet sockets come from the broker, which is outside of its network namespace.
     parent_pid : int
         The launcher's pid; a kernel with another parent does not start.
     allow_loopback : bool
-        Give a job with the network also access to this machine and its link: no broker, unfiltered sockets.
+        Give a job with the network also access to this machine and its link: no broker and no network namespace.
     own_loopback : bool
         Give the kernel a loopback interface in its network namespace and unfiltered sockets, which reach nothing else.
     """
@@ -102,6 +102,11 @@ class SandboxPlan:
     def brokers_sockets(self) -> bool:
         """Whether the job has the network but gets its sockets from a broker, see `socket_broker`."""
         return self.allow_network and not self.allow_loopback
+
+    @property
+    def is_on_network(self) -> bool:
+        """Whether the job makes its own sockets on the machine's network."""
+        return self.allow_network and self.allow_loopback
 
     @property
     def opens_sockets(self) -> bool:

@@ -101,7 +101,7 @@ def probe(
     scratch_dir : str or None
         Directory of the workspaces, in which the probe makes one; the workspace's user must be able to reach it.
     allow_network : bool
-        Whether jobs have the network; the network layers are then left out.
+        Whether jobs have the network.
     allow_loopback : bool
         Whether those jobs also reach this machine and its link.
     read_only_paths : tuple of str or None
@@ -204,8 +204,8 @@ def _try_namespaces(plan: SandboxPlan, findings: _Findings) -> set[str]:
 def _try_each(plan: SandboxPlan, layers: frozenset[str]) -> dict[str, Attempt]:
     with_user = replace(plan, layers=layers)
     found = {layer: attempt(partial(trials.try_namespace, with_user, layer)) for layer in _WITH_USER_NAMESPACE}
-    if plan.allow_network:
-        found[names.NETWORK_NAMESPACE] = Attempt(False, "jobs have the network: allow_network is set")
+    if plan.is_on_network:
+        found[names.NETWORK_NAMESPACE] = Attempt(False, "jobs have all of the network: allow_loopback is set")
     return found
 
 

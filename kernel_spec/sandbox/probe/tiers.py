@@ -35,6 +35,7 @@ _NEEDED_FOR_A: Final = frozenset(
         plan.CGROUP,
         plan.PID_NAMESPACE,
         plan.MOUNT_NAMESPACE,
+        plan.NETWORK_NAMESPACE,
         plan.IPC_NAMESPACE,
         plan.LANDLOCK,
     }
@@ -106,5 +107,5 @@ def tier_of(
         return Tier.NONE
     if plan.IDENTITY not in active or PROOF_SIGNAL in failed:
         return Tier.REDUCED
-    needed = _NEEDED_FOR_A if allow_network else _NEEDED_FOR_A | {plan.NETWORK_NAMESPACE}
-    return Tier.STRONG if needed <= set(active) else Tier.STANDARD
+    exempt = {plan.NETWORK_NAMESPACE} if allow_network and allow_loopback else frozenset()
+    return Tier.STRONG if _NEEDED_FOR_A - exempt <= set(active) else Tier.STANDARD

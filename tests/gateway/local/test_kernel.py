@@ -85,6 +85,14 @@ async def test_kill_is_asked_for_once_and_again_only_where_it_failed() -> None:
     assert killer.kills == 2
 
 
+async def test_a_launcher_that_does_not_answer_is_named_as_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent: Any = Mock(kill=lambda _: asyncio.Event().wait())
+    monkeypatch.setattr("gateway.local.kernel.KILL_SECONDS", 0.01)
+    kernel = JobKernel("k", *[Mock()] * 4, KernelParts(silent, *[Mock()] * 4), 0.0)
+    with pytest.raises(JobFailed, match="could not be confirmed: the launcher of kernels does not answer"):
+        await kernel.kill()
+
+
 class Refuser:
     """A launcher that can limit no processor time."""
 

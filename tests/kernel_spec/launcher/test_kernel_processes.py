@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +14,17 @@ import pytest
 
 from kernel_spec.kernel import confinement
 from kernel_spec.launcher.kernel_processes import KernelProcesses, end_leftovers
+from kernel_spec.linux import procfs
 from kernel_spec.linux.rmtree import remove_tree
 from kernel_spec.protocol.limits import Limits
 from kernel_spec.protocol.values import WorkspaceInfo
 from kernel_spec.sandbox import LAYERS, Identity
+from kernel_spec.sandbox.accounting import cgroup_tree
+from kernel_spec.sandbox.accounting.cgroup_tree import Tree
 from kernel_spec.sandbox.policy.plan import CGROUP, IDENTITY, LANDLOCK, MEMORY_WATCH, MOUNT_NAMESPACE
 from kernel_spec.sandbox.probe.report import LayerReport, Report, State, Tier
 from tests.kernel_spec.conftest import Desk
-from tests.kernel_spec.sandbox.children import NAMESPACES, PLAIN_USER, become, in_child, make_workspace, scratch
+from tests.kernel_spec.sandbox.children import NAMESPACES, PLAIN_USER, become, fork, in_child, make_workspace, scratch
 
 # of no other process and test: all that belongs to it is killed and removed
 USER = Identity(60176, 60176)
@@ -132,6 +137,16 @@ def test_a_job_that_removes_or_forbids_its_directories_leaves_the_launcher_alone
         assert kernel.run("print('runs')") == "runs\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only a user of its own has files in a shared /dev/shm")
+def test_too_many_empty_files_in_shared_memory_end_the_kernel(new_desk: Callable[..., Desk]) -> None:
+    desk = new_desk(workspaces=1, fork_server=False, without_layers=(*NAMESPACES, CGROUP))
+    with desk.kernel() as kernel:
+        desk.do(desk.launcher.limit_cpu(kernel.kernel_id, 60))
+        code = "import os, time\nfor n in range(21_000): os.close(os.open(f'/dev/shm/{os.getpid()}-{n}', os.O_CREAT))"
+        kernel.run(f"{code}\ntime.sleep(60)", waits=False)
+        assert kernel.ended().cause == "disk_limit"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every directory")
 def test_a_directory_that_is_closed_to_the_launcher_ends_the_kernel(desk: Desk) -> None:
     with desk.kernel() as kernel:
@@ -139,6 +154,26 @@ def test_a_directory_that_is_closed_to_the_launcher_ends_the_kernel(desk: Desk) 
         kernel.run("import os, time\nos.mkdir('closed', 0o300)\ntime.sleep(60)", waits=False)
         report = kernel.ended()
         assert (report.cause, "a directory that cannot be read" in report.detail) == ("disk_limit", True)
+
+
+MEMORY_OF_CHILDREN = """
+import mmap, os, signal
+for _ in range(3):
+    if os.fork() == 0:
+        block = mmap.mmap(-1, 150 << 20)
+        for place in range(0, len(block), 4096):
+            block[place] = 1
+        signal.pause()
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def test_child_that_the_memory_limit_has_just_ended_is_the_cause(desk: Desk) -> None:
+    if CGROUP not in desk.status()["layers"]:
+        pytest.skip("no control group can be made here")
+    with desk.kernel(Limits(memory_bytes=300 * MIB)) as kernel:  # the limit monitor does not run yet
+        assert kernel.run(MEMORY_OF_CHILDREN) == "-9\n"
+        assert desk.do(desk.launcher.stop(kernel.kernel_id)).cause == "memory_limit"
 
 
 @pytest.mark.parametrize(
@@ -157,6 +192,42 @@ def test_processor_time_counts_after_a_process_that_nobody_waits_for(new_desk: C
         burn = "def burn():\n    end = time.process_time() + 0.4\n    while time.process_time() < end: pass\n"
         kernel.run(f"import os, signal, time\n{burn}if os.fork(): time.sleep(60)\n{code}", waits=False)
         assert kernel.ended().cause == "cpu_limit"
+
+
+def test_it_counts_too_where_only_control_groups_of_version_1_are_mounted(tmp_path: Path) -> None:
+    tree = cgroup_tree.open_tree(f"test-{os.getpid()}")
+    if tree is None or not any(hierarchy.version == 1 for hierarchy in tree.hierarchies):
+        pytest.skip("no hierarchy of version 1 can be written to here")
+    job = KernelProcesses(workspace_of(tmp_path), own_uid=False)
+    job.create_group(Tree({root: h for root, h in tree._roots.items() if h.version == 1}, []), Limits())
+    held, release = os.pipe()
+    reader, writer = os.pipe()
+    parent = fork()
+    try:
+        if parent == 0:
+            os.read(held, 1)
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+            child = os.fork()
+            end_seconds = time.process_time() + 0.4
+            while child == 0 and time.process_time() < end_seconds:
+                pass
+            os.write(writer, child.to_bytes(4, "little") if child else b"")
+            signal.pause() if child == 0 else os.read(held, 1)
+            os._exit(0)
+        job._group.attach(parent)  # type: ignore[union-attr]
+        os.write(release, b"x")
+        child = int.from_bytes(os.read(reader, 4), "little")
+        while (before := job.usage(Limits(), 0).cpu_seconds) < 0.3:
+            time.sleep(0.01)
+        os.kill(child, signal.SIGKILL)
+        while procfs.read_status(child) is not None:
+            time.sleep(0.001)
+        assert job.usage(Limits(), 0).cpu_seconds >= before
+    finally:
+        job.end()
+        os.waitpid(parent, 0)
+        job.release()
+        tree.close()
 
 
 def replace_by_link(work: Path) -> None:

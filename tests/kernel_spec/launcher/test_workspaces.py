@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -146,6 +147,26 @@ def test_leftovers_of_a_dead_launcher_are_swept_and_nothing_else(short_dir: Path
     assert sorted(kept.open()) == ["deadbeef", "probe-abc", "try-abc"]
     assert [entry.name for entry in root.iterdir()] == ["not-ours"]
     kept.close()
+
+
+def test_leftover_that_cannot_be_removed_keeps_no_launcher_from_starting(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("0badcafe", "deadbeef"):
+        (short_dir / name).mkdir()
+
+    def remove(path: Path) -> None:
+        if path.name == "0badcafe":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        remove_tree(path)
+
+    monkeypatch.setattr(workspaces, "remove_tree", remove)
+    pool = WorkspacePool(short_dir, shared_users(1), os.getuid())
+    try:
+        assert pool.open() == ["deadbeef"]
+        assert f"{short_dir}/0badcafe could not be removed" in capsys.readouterr().err
+    finally:
+        pool.close()
 
 
 def test_workspaces_of_the_previous_version_are_swept_and_their_directory_goes(short_dir: Path) -> None:

@@ -53,17 +53,40 @@ def test_removed_file_counts_while_a_process_holds_it(workspace_dir: str) -> Non
     assert known - unknown == 4 * MIB
 
 
-def test_depth_hides_nothing(workspace_dir: str) -> None:
+@pytest.mark.parametrize(("depth", "complete"), [(disk.MOST_LEVELS - 2, True), (400, False)])
+def test_depth_hides_nothing(workspace_dir: str, depth: int, complete: bool) -> None:
     def child() -> list[object]:
         os.chdir(f"{workspace_dir}/work")
-        for _ in range(400):
+        for _ in range(depth):
             os.mkdir("d" * 100)
             os.chdir("d" * 100)
         Path("bottom").write_bytes(bytes(2 * MIB))
-        used = disk.measure(workspace_dir)
-        return [used.used_bytes >= 2 * MIB, used.complete, used.entries]
+        used = disk.measure(f"{workspace_dir}/work")
+        return [used.used_bytes >= 2 * MIB, used.complete]
 
-    assert in_child(child) == [True, True, 405]
+    assert in_child(child) == [complete, complete]
+
+
+def test_directories_that_a_job_moves_meanwhile_hide_nothing(
+    workspace_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Path(workspace_dir, "work")
+    (work / "elsewhere").mkdir()
+    for number in range(5):
+        (work / f"{number}" / "moved").mkdir(parents=True)
+        (work / f"{number}" / "file").write_bytes(bytes(MIB))
+    open_below = disk._open_below
+
+    def open_and_move(parent_fd: int, name: str) -> int | None:
+        opened = open_below(parent_fd, name)
+        if name == "moved":
+            os.rename(name, work / "elsewhere" / os.urandom(4).hex(), src_dir_fd=parent_fd)
+        return opened
+
+    monkeypatch.setattr(disk, "_open_below", open_and_move)
+    used = disk.measure(str(work))
+    assert used.used_bytes >= 5 * MIB
+    assert used.complete
 
 
 def test_count_stops_at_the_most_entries(workspace_dir: str) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -14,6 +16,7 @@ from kernel_spec.protocol.limits import Limits
 from kernel_spec.sandbox import Identity, SandboxError
 from kernel_spec.sandbox.accounting import processes
 from kernel_spec.sandbox.layers import rlimits
+from kernel_spec.sandbox.policy.plan import PROCESSES
 from tests.kernel_spec.sandbox.children import become, fork, in_child, make_plan, make_workspace
 
 
@@ -67,6 +70,22 @@ while True:
         time.sleep(0.001)
 """
 
+#: An ELF file whose program begins a session and then forks without end; each parent ends as soon as it has a child.
+CHAIN = """
+import os, struct, sys
+program = bytes.fromhex("b8700000000f05" "b8390000000f05" "85c0" "74f5" "78f3" "31ff" "b83c0000000f05")
+size = 0x78 + len(program)
+header = struct.pack("<16sHHIQQQIHHHHHH", b"\\x7fELF\\2\\1\\1", 2, 62, 1, 0x400078, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+header += struct.pack("<IIQQQQQQ", 1, 5, 0, 0x400000, 0x400000, size, size, 4096)
+path = os.path.join(%r, "chain")
+with open(path, "wb") as file:
+    file.write(header + program)
+    os.fchmod(file.fileno(), 0o755)
+if os.fork() == 0:
+    os.execv(path, [path])
+os.write(1, b"x")
+"""
+
 
 def test_everything_a_workspace_started_is_ended_and_reaped(workspace_dir: str, owner: Identity | None) -> None:
     def launcher() -> list[object]:
@@ -105,6 +124,48 @@ def test_fork_bomb_is_ended(workspace_dir: str, owner: Identity | None, shares_u
     assert in_child(launcher) == [True, 0]
 
 
+def test_chain_of_processes_that_fork_and_end_is_ended(scratch_dir: str, owner: Identity | None) -> None:
+    """Each listing of /proc is older than the process that lives now: one such chain outlived the gateway."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("the program is in machine code of x86_64")
+
+    def launcher(user: Identity | None) -> list[object]:
+        processes.become_subreaper()
+        workspace_dir = make_workspace(scratch_dir, owner)
+        if user is None and owner is not None:
+            become(owner)
+        alive, end = os.pipe()
+        os.set_inheritable(end, True)
+        start_in_workspace(workspace_dir, user, CHAIN % f"{workspace_dir}/work")
+        os.close(end)
+        first = processes.of_workspace(workspace_dir, user)
+        processes.end_workspace(workspace_dir, user, deadline_seconds=50)
+        # the chain holds the other end, and the launcher that it could outlive is this process
+        return [len(first) > 0, select.select([alive], [], [], 5)[0] == [alive] and os.read(alive, 1) == b""]
+
+    for user in {owner, None}:
+        assert in_child(partial(launcher, user)) == [True, True], user
+
+
+def test_job_that_stops_the_process_which_kills_for_its_user_holds_up_nobody(
+    workspace_dir: str, owner: Identity | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if owner is None:
+        pytest.skip("a user of its own takes root")
+
+    def launcher() -> str:
+        monkeypatch.setattr(processes.os, "setgroups", lambda _: os.kill(os.getpid(), signal.SIGSTOP))
+        survivor = procfs.read_status(os.getpid())
+        kill_all = processes._killer_of(owner)
+        try:
+            processes.end_all(lambda: [survivor], kill_all=kill_all, deadline_seconds=0.01)  # type: ignore[list-item]
+        except SandboxError as error:
+            return error.layer
+        return ""
+
+    assert in_child(launcher) == PROCESSES
+
+
 def test_neighbour_under_the_same_user_is_not_touched(scratch_dir: str, owner: Identity | None) -> None:
     one, other = make_workspace(scratch_dir, None), make_workspace(scratch_dir, None)
 
@@ -128,7 +189,7 @@ def test_neighbour_under_the_same_user_is_not_touched(scratch_dir: str, owner: I
 
 def test_empty_workspace_ends_at_once(workspace_dir: str, owner: Identity | None) -> None:
     ended = processes.end_workspace(workspace_dir, owner)
-    assert (ended.rounds, ended.pids, ended.exits) == (0, frozenset(), {})
+    assert (ended.pids, ended.exits) == (frozenset(), {})
 
 
 def test_survivor_is_an_error_that_names_it() -> None:
@@ -181,7 +242,7 @@ def test_default_limits_are_as_documented() -> None:
     assert (limits.memory_bytes, limits.cpu_seconds, limits.processes, limits.descriptors) == (1 << 30, 60, 50, 256)
 
 
-def test_kernel_that_exited_needs_no_further_rounds(workspace_dir: str, owner: Identity | None) -> None:
+def test_status_of_a_kernel_that_exited_is_kept(workspace_dir: str, owner: Identity | None) -> None:
     def launcher() -> list[object]:
         processes.become_subreaper()
         start_in_workspace(workspace_dir, owner, "import os; os.write(1, b'x'); os._exit(7)")
@@ -189,6 +250,6 @@ def test_kernel_that_exited_needs_no_further_rounds(workspace_dir: str, owner: I
         while any(s.is_alive for s in processes.of_workspace(workspace_dir, owner)) and time.monotonic() < deadline:
             os.sched_yield() if hasattr(os, "sched_yield") else None
         ended = processes.end_workspace(workspace_dir, owner)
-        return [ended.rounds, [os.waitstatus_to_exitcode(status) for status in ended.exits.values()]]
+        return [len(ended.pids), [os.waitstatus_to_exitcode(status) for status in ended.exits.values()]]
 
     assert in_child(launcher) == [0, [7]]

@@ -139,7 +139,11 @@ HARMLESS: dict[str, tuple[int, ...]] = {
     "shmget": (0, 0, 0),
     "semget": (0, -1, 0),
     "msgget": (123456, 0),
+    **dict.fromkeys(
+        ("shmat", "shmctl", "semop", "semtimedop", "semctl", "msgsnd", "msgrcv", "msgctl"), (-1, 0, 0, 0, 0)
+    ),
     "mq_open": (0, 0, 0, 0),
+    "mq_unlink": (0,),
     "open_by_handle_at": (-1, 0, 0),
     "name_to_handle_at": (-1, 0, 0, 0, 0xFFFF),
     "fanotify_init": (0xFFFFFF, 0),
@@ -244,6 +248,48 @@ def test_mark_of_the_workspace_cannot_be_changed_and_other_limits_can() -> None:
 
     # Python says ValueError for the EPERM of a limit.
     assert in_child(child) == ["worked", "ValueError", "EPERM", "worked"]
+
+
+def test_limit_of_cores_stays_and_a_program_that_lowers_it_goes_on() -> None:
+    """With a limit of 0 a program on the host would still get the memory of a process that a job started."""
+
+    def child() -> list[object]:
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+        enter(OPEN)
+        lowered = outcome(lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)))
+        raw = ctypes.create_string_buffer(struct.pack("=QQ", 0, 0))
+        if X86:
+            call_by_number(number("setrlimit"), resource.RLIMIT_CORE, ctypes.addressof(raw))
+        return [lowered, resource.getrlimit(resource.RLIMIT_CORE)]
+
+    assert in_child(child) == ["worked", [1, 1]]
+
+
+@pytest.mark.parametrize(
+    "request_number",
+    [0x50009401, 0x5000940E, 0x50009417, 0x50009418, 0x4008941A, 0x800C6613, 0xC0506617, 0x401C5820, 0x40086602],
+    ids=[
+        "snapshot",
+        "subvolume",
+        "snapshot 2",
+        "subvolume 2",
+        "flags of one",
+        "encryption",
+        "its key",
+        "project",
+        "flags",
+    ],
+)
+def test_no_file_that_nobody_can_remove_is_made(request_number: int, tmp_path: Path) -> None:
+    def make() -> None:
+        directory = os.open(tmp_path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(directory, request_number, bytearray(4096))
+        finally:
+            os.close(directory)
+
+    before, after = before_and_after(make)
+    assert (before != after, after) == (True, "EPERM")
 
 
 def _raises(kind: type[Exception], function: Callable[..., object], *arguments: object) -> bool:

@@ -231,14 +231,15 @@ def test_no_network_device_but_loopback_and_that_is_down(workspace_dir: str) -> 
     assert reached == "ENETUNREACH"
 
 
-def test_allowed_network_keeps_the_hosts_network(workspace_dir: str) -> None:
+def test_only_allowed_loopback_keeps_the_hosts_network(workspace_dir: str) -> None:
     host = os.readlink("/proc/self/ns/net")
 
     def look() -> str:
         return os.readlink("/proc/self/ns/net")
 
     layers = layers_for("network_namespace", "uts_namespace")
-    assert inside(workspace_dir, layers, look, allow_network=True) == host
+    assert inside(workspace_dir, layers, look, allow_network=True, allow_loopback=True) == host
+    assert inside(workspace_dir, layers, look, allow_network=True) != host
     assert inside(workspace_dir, layers, look) != host
 
 

@@ -230,9 +230,11 @@ def test_a_proof_that_fails_outweighs_the_layers(failed: str, tier: str) -> None
     assert tiers.tier_of(FULL, proofs, allow_network=False).value == tier
 
 
-def test_allowed_network_needs_no_network_namespace_and_is_not_proved_absent(scratch_dir: str) -> None:
-    assert tiers.tier_of(FULL - {"network_namespace"}, HELD, allow_network=True) is Tier.STRONG
+def test_allowed_network_is_not_proved_absent_and_only_allowed_loopback_needs_no_namespace(scratch_dir: str) -> None:
+    without = FULL - {"network_namespace"}
+    assert tiers.tier_of(without, HELD, allow_network=True, allow_loopback=True) is Tier.STRONG
+    assert tiers.tier_of(without | {"network_policy"}, HELD, allow_network=True) is Tier.STANDARD
     report = probed(scratch_dir, allow_network=True)
     assert tiers.PROOF_NETWORK not in {proof.name for proof in report.proofs}
-    assert "network_namespace" not in report.active
+    assert ("network_namespace" in report.active) is ("mount_namespace" in report.active)
     assert "Jobs have the network" in report.render()
