@@ -158,27 +158,7 @@ class HeldKernels:
         return facts
 
     async def console(self, acquire: Callable[[], Awaitable[JobKernel]], seconds: float) -> HeldKernel:
-        """Hold a kernel that never had a job, as a console.
-
-        Parameters
-        ----------
-        acquire : callable
-            Returns a ready kernel.
-        seconds : float
-            How long it is kept.
-
-        Returns
-        -------
-        HeldKernel
-            How to attach to it.
-
-        Raises
-        ------
-        Conflict
-            No more kernels may be held.
-        JobFailed
-            No kernel could be started.
-        """
+        """Hold a kernel from `acquire`, as `gateway.jobs.runner.JobRunner.open_console` describes."""
         self.reserve_place()
         try:
             kernel = await acquire()
