@@ -249,6 +249,7 @@ def prepare_shell() -> None:
     place = os.path.join(os.environ.get("IPYTHONDIR", "."), "profile_default")  # noqa: PTH118
     profile = EphemeralProfileDir(location=place)
     shell = JobShell.instance(config=_CONFIG, profile_dir=profile)
+    shell.magics_manager.register_lazy("store", "storemagic")  # upstream loads it at each start
     for _ in range(_WARM_UP_CELLS):
         shell.run_cell("pass", store_history=False).raise_error()
 
