@@ -155,6 +155,16 @@ class MainThreadKernel(IPythonKernel):
     def _supports_kernel_subshells(self) -> bool:
         return False
 
+    def do_complete(self, code: str, cursor_pos: int) -> dict[str, Any]:  # type: ignore[override]
+        """Complete an attribute without its dot, as with Jedi: front ends list the matches."""
+        reply: dict[str, Any] = super().do_complete(code, cursor_pos)
+        matches, start = reply["matches"], reply["cursor_start"]
+        if matches and code[start : start + 1] == "." and all(match.startswith(".") for match in matches):
+            reply |= {"matches": [match[1:] for match in matches], "cursor_start": start + 1}
+            for each in reply["metadata"]["_jupyter_types_experimental"]:
+                each |= {"text": each["text"][1:], "start": start + 1}
+        return reply
+
     def _abort_queues(self, subshell_id: str | None = None) -> None:
         """Abort all requests that were sent before the failed one was answered.
 
@@ -249,7 +259,7 @@ def prepare_shell() -> None:
     place = os.path.join(os.environ.get("IPYTHONDIR", "."), "profile_default")  # noqa: PTH118
     profile = EphemeralProfileDir(location=place)
     shell = JobShell.instance(config=_CONFIG, profile_dir=profile)
-    shell.magics_manager.register_lazy("store", "storemagic")  # upstream loads it at each start
+    shell.run_line_magic("load_ext", "storemagic")  # as upstream does at each start
     for _ in range(_WARM_UP_CELLS):
         shell.run_cell("pass", store_history=False).raise_error()
 
