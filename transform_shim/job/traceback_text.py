@@ -56,7 +56,9 @@ def render(error: BaseException, *, fold: bool = True) -> str:
 
 def script_line(trace: TracebackType | None) -> int | None:
     """Return the innermost line of the script itself."""
-    lines = [frame.lineno for frame in traceback.extract_tb(trace) if Path(frame.filename).name == SCRIPT_FILE]
+    # without a summary of each frame: a recursion may have a million
+    places = ((frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(trace))
+    lines = [line for file_name, line in places if file_name.rpartition("/")[2] == SCRIPT_FILE]
     return lines[-1] if lines else None
 
 
