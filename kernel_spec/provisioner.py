@@ -34,7 +34,6 @@ from kernel_spec.client.front_end import CHANNELS, FrontEndLauncher, debugger_wa
 from kernel_spec.client.gateway_launcher import open_launcher
 from kernel_spec.client.kernel_process import LOST, KernelProcess
 from kernel_spec.client.process import KERNEL_GONE, LauncherError
-from kernel_spec.linux import procfs
 from kernel_spec.protocol.limits import LIMITS, Limits, notebook_limit, notebook_variable
 from kernel_spec.protocol.values import ExitReport, WorkspaceInfo
 from kernel_spec.quantity_traits import trait_of_limit
@@ -98,7 +97,6 @@ class TransformProvisioner(KernelProvisionerBase):
     _companion: CompanionProcess | None = None
     _launcher: FrontEndLauncher | None = None
     _workspace: WorkspaceInfo | None = None
-    _start_ticks = 0
     _report: ExitReport | None = None
     process: KernelProcess | None = None
     pid: int | None = None
@@ -171,7 +169,6 @@ class TransformProvisioner(KernelProvisionerBase):
                 await self._launch_with_launcher(self._launcher, self._workspace, limits, kwargs)
         else:
             raise RuntimeError("pre_launch has not been called")
-        self._start_ticks = (procfs.read_start_ticks(self.pid) if self.pid else None) or 0
         return self.connection_info
 
     @asynccontextmanager
@@ -329,28 +326,6 @@ class TransformProvisioner(KernelProvisionerBase):
             self.log.warning("kernel %s: %s", self.kernel_id, error)
             self._report = self._report or LOST
         return self._report
-
-    # ------------------------------------------------------------------ crash recovery
-    async def get_provisioner_info(self) -> dict[str, Any]:
-        """Return the identity of the kernel; a pid alone is none, because another process may get it later."""
-        info: dict[str, Any] = await super().get_provisioner_info()
-        workspace_dir = self._workspace.workspace_dir if self._workspace is not None else None
-        return {**info, "pid": self.pid, "start_ticks": self._start_ticks, "workspace_dir": workspace_dir}
-
-    async def load_provisioner_info(self, provisioner_info: dict[str, Any]) -> None:
-        """Take over a kernel that still runs with the recorded start time; else there is no process.
-
-        A kernel ends with the launcher that started it, so this finds one only while its first owner lives.
-
-        Parameters
-        ----------
-        provisioner_info : dict
-            From `get_provisioner_info`.
-        """
-        await super().load_provisioner_info(provisioner_info)
-        pid, ticks = provisioner_info.get("pid"), provisioner_info.get("start_ticks", 0)
-        is_same = isinstance(pid, int) and procfs.read_start_ticks(pid) == ticks
-        self.pid, self._start_ticks = (pid, ticks) if is_same else (None, 0)
 
 
 @contextmanager

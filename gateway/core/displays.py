@@ -74,18 +74,7 @@ class DisplayedTable(Struct, frozen=True, forbid_unknown_fields=True, tag="table
 class ColumnProfile(Struct, frozen=True, forbid_unknown_fields=True):
     """One column of a result in figures, as texts where the kernel has chosen how they are shown.
 
-    Attributes
-    ----------
-    name, base_type : str
-    nulls : int
-    distinct : int or None
-        Number of different values other than null; None for nested columns.
-    smallest, largest : str or None
-        None where all values are null or have no order.
-    quartiles : tuple of str or None
-        25 %, 50 % and 75 % quantiles of a column of numbers, by linear interpolation.
-    histogram : tuple of int or None
-        Numbers of values in 12 bins of equal width from the smallest to the largest of a column of numbers.
+    Its members are those of `transform_shim.displays.values.ColumnProfile`; the histogram has 12 bins.
     """
 
     name: Text

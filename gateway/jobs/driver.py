@@ -99,8 +99,10 @@ class JobDriver:
                 verdict = structs.replace(
                     verdict, stages_seconds={"queue": record.queue_seconds, **verdict.stages_seconds}
                 )
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # by `JobService.aclose`, when the drain could not end the job
             is_abandoned = True
+            record.stop.request(FailureCode.SHUTTING_DOWN)
+            verdict = Verdict.of(record.stop.failure())
             raise
         except Exception:
             # the last boundary: after a fault of ours the caller must still get an answer, and not our traceback

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway.core.errors import Conflict, NotFound, ShuttingDown
+from gateway.core.errors import Conflict, FailureCode, JobFailed, NotFound, ShuttingDown
 from gateway.core.job import HeldKernel, RequestId
 from gateway.core.tasks import first_of, started
 from gateway.local.kernel import JobKernel
@@ -137,6 +137,8 @@ class HeldKernels:
             The connection file could not be written. Kernel and place are still the caller's.
         """
         await kernel.set_cpu_limit(math.ceil(seconds))
+        if not kernel.alive:
+            raise JobFailed(FailureCode.KILLED, f"its process has ended ({kernel.exited.result().detail})")
         name = secrets.token_hex(4)
         path = self._directory / f"{name}.json"
         try:
@@ -156,27 +158,7 @@ class HeldKernels:
         return facts
 
     async def console(self, acquire: Callable[[], Awaitable[JobKernel]], seconds: float) -> HeldKernel:
-        """Hold a kernel that never had a job, as a console.
-
-        Parameters
-        ----------
-        acquire : callable
-            Returns a ready kernel.
-        seconds : float
-            How long it is kept.
-
-        Returns
-        -------
-        HeldKernel
-            How to attach to it.
-
-        Raises
-        ------
-        Conflict
-            No more kernels may be held.
-        JobFailed
-            No kernel could be started.
-        """
+        """Hold a kernel from `acquire`, as `gateway.jobs.runner.JobRunner.open_console` describes."""
         self.reserve_place()
         try:
             kernel = await acquire()

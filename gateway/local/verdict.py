@@ -208,7 +208,8 @@ def _without_result(report: ExitReport) -> tuple[FailureCode, str, int]:
         return _failure(FailureCode.LAUNCHER_LOST, "The launcher of kernels ended, and the job's kernel with it")
     return _failure(
         FailureCode.EXITED,
-        "The kernel answered before transform() had returned; the script must not talk to its own kernel",
+        "The job left no result: the script talked to its own kernel, or kept the result from being written (as a "
+        "limit of resource.setrlimit does)",
     )
 
 

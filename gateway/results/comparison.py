@@ -125,7 +125,8 @@ def compare(before: pa.Table, after: pa.Table, key: Sequence[str], tolerance: fl
 
 def _frame(table: pa.Table, names: list[str]) -> pd.DataFrame:
     """Return the columns as Python values, which compare across the types of different file formats."""
-    return pd.DataFrame({name: _plain(table.column(name)) for name in names}, columns=names, dtype=object)
+    columns = {name: _plain(table.column(name)) for name in names}
+    return pd.DataFrame(columns, range(table.num_rows), names, dtype=object)
 
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:

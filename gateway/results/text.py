@@ -96,7 +96,10 @@ def comparison_text(found: Comparison, before: str, tolerance: float) -> str:
     lines += [f"  {name}: {count:,} cell{'s' * (count != 1)} changed" for name, count in found.cells_changed.items()]
     for each in found.examples:
         key = ", ".join(_cell(value) for value in each.key)
-        lines.append(f"    {key}: {each.column} {_cell(each.before)} -> {_cell(each.after)}")
+        shown = [_cell(each.before), _cell(each.after)]
+        if shown[0] == shown[1] and isinstance(each.after, float):  # they differ in a later digit
+            shown = [repr(each.before), repr(each.after)]
+        lines.append(f"    {key}: {each.column} {' -> '.join(shown)}")
     if found.rows_changed is None and found.rows_added and found.rows_removed:
         lines.append("  --key COLUMN shows which cells of a row changed")
     return "\n".join(lines) + "\n"

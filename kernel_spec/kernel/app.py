@@ -23,6 +23,7 @@ Only `kernel_spec.kernel.boot`, in a kernel, and the fork server import this mod
 from __future__ import annotations
 
 import asyncio
+import codecs
 import importlib
 import logging
 import os
@@ -79,6 +80,22 @@ class ForkAwareOutStream(OutStream):
         """Publish what is waiting; a forked child's text never waits."""
         if self._is_master_process():
             super().flush()
+
+    def publish_descriptor(self) -> None:
+        """Publish what C code and child processes write to the descriptor, too, if a thread for that can be started."""
+        with suppress(OSError):  # no descriptor is left
+            readable, writable = os.pipe2(os.O_CLOEXEC)
+            try:
+                threading.Thread(target=self._publish_from, args=(readable,), daemon=True).start()
+                os.dup2(writable, 2 if self.name == "stderr" else 1)
+            except RuntimeError:
+                os.close(readable)
+            os.close(writable)
+
+    def _publish_from(self, readable: int) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        while data := os.read(readable, _READ_BYTES):
+            self.write(decoder.decode(data))
 
 
 class EphemeralProfileDir(ProfileDir):
@@ -137,6 +154,16 @@ class MainThreadKernel(IPythonKernel):
     @property
     def _supports_kernel_subshells(self) -> bool:
         return False
+
+    def do_complete(self, code: str, cursor_pos: int) -> dict[str, Any]:  # type: ignore[override]
+        """Complete an attribute without its dot, as with Jedi: front ends list the matches."""
+        reply: dict[str, Any] = super().do_complete(code, cursor_pos)
+        matches, start = reply["matches"], reply["cursor_start"]
+        if matches and code[start : start + 1] == "." and all(match.startswith(".") for match in matches):
+            reply |= {"matches": [match[1:] for match in matches], "cursor_start": start + 1}
+            for each in reply["metadata"]["_jupyter_types_experimental"]:
+                each |= {"text": each["text"][1:], "start": start + 1}
+        return reply
 
     def _abort_queues(self, subshell_id: str | None = None) -> None:
         """Abort all requests that were sent before the failed one was answered.
@@ -206,8 +233,12 @@ class JobShell(ZMQInteractiveShell):
         """Set up the shell for a user who types cells: `_` and Out, and colours in a traceback.
 
         The fork server prepares one shell for kernels of both styles, because building another one takes 8 ms of the
-        start of a notebook's kernel (measured).
+        start of a notebook's kernel (measured). In the held kernel of a job, nobody reads descriptors 1 and 2 any more.
         """
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, ForkAwareOutStream) and not self.kernel.parent.capture_fd_output:
+                stream.publish_descriptor()
+        self.kernel.parent.capture_fd_output = True
         self.colors = "neutral"
         self.cache_size = self.displayhook.cache_size = _KEPT_RESULTS
         self.displayhook.do_full_cache = 1
@@ -228,6 +259,7 @@ def prepare_shell() -> None:
     place = os.path.join(os.environ.get("IPYTHONDIR", "."), "profile_default")  # noqa: PTH118
     profile = EphemeralProfileDir(location=place)
     shell = JobShell.instance(config=_CONFIG, profile_dir=profile)
+    shell.run_line_magic("load_ext", "storemagic")  # as upstream does at each start
     for _ in range(_WARM_UP_CELLS):
         shell.run_cell("pass", store_history=False).raise_error()
 
@@ -400,6 +432,7 @@ _RUN_AST_NODES = ZMQInteractiveShell.run_ast_nodes.__code__
 _LOG_FORMAT = logging.Formatter("[%(name)s] %(levelname)s | %(message)s")
 #: As in IPython without settings.
 _KEPT_RESULTS = 1000
+_READ_BYTES = 1 << 16
 _CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 _CONFIG = Config(
     {

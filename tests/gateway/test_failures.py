@@ -52,6 +52,15 @@ def test_sys_exit_reports_the_scripts_own_code(running_gateway: GatewayProcess) 
     assert len([message for message in messages if "sys.exit(3)" in message]) == 1, "said once"
 
 
+def test_a_result_that_the_script_keeps_from_being_written_is_not_put_down_to_talk(
+    running_gateway: GatewayProcess,
+) -> None:
+    script = "import resource\ndef transform():\n    resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9))\n    return 1"
+    answer = running_gateway.execute(script, "own-limit")
+    assert (answer.status, answer.body["code"]) == (500, "exited")
+    assert "kept the result from being written" in answer.body["error"]
+
+
 def test_a_file_that_is_too_large_names_the_limit_last(running_gateway: GatewayProcess) -> None:
     script = "def transform():\n    with open('big', 'wb') as file:\n        file.truncate(600_000_000)"
     answer = running_gateway.execute(script, "big-file")

@@ -78,6 +78,23 @@ def evaluate(connection_file: str, **expressions: str) -> dict[str, str]:
         client.stop_channels()
 
 
+def printed(connection_file: str, code: str, *parts: str) -> str:
+    """Return what a cell of a held kernel prints, once it has all parts; they may come after the reply."""
+    client = BlockingKernelClient(connection_file=connection_file)
+    client.load_connection_file()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=SECONDS)
+        client.execute(code)
+        text = ""
+        while not all(part in text for part in parts):
+            message = client.get_iopub_msg(timeout=SECONDS)
+            text += message["content"]["text"] if message["msg_type"] == "stream" else ""
+        return text
+    finally:
+        client.stop_channels()
+
+
 def until(holds: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + SECONDS
     while not holds():
@@ -168,6 +185,15 @@ def test_held_kernel_costs_no_slot_and_is_counted_listed_and_released(gateway: G
     again = command(gateway, "release", first["held"]["id"])
     assert (again.returncode, "no kernel" in again.stderr) == (1, True)
     assert until(lambda: len(descendants(gateway.pid)) <= len(before)), "its processes are gone"
+
+
+@pytest.mark.parametrize("path", ["/v1/execute", "/v1/console"])
+def test_held_kernel_shows_what_child_processes_print(gateway: GatewayProcess, path: str) -> None:
+    failing = {"code": "def transform():\n    return 5", "request_id": "held", "hold_minutes": 5}
+    body = gateway.request("POST", path, failing if path == "/v1/execute" else {}).body
+    file = body.get("held", body)["connection_file"]
+    code = "import os, subprocess\nsubprocess.run(['echo', 'by a child'])\nos.write(2, b'by the descriptor')"
+    assert len(printed(file, code, "by a child\n", "by the descriptor")) == 28, "once"
 
 
 WORKS = """

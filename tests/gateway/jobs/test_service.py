@@ -328,6 +328,22 @@ async def test_drain_refuses_new_jobs_and_ends_the_rest(runner: HeldRunner, tmp_
     assert [(await r.wait()).code for r in (running, waiting)] == [FailureCode.SHUTTING_DOWN] * 2
 
 
+async def test_a_job_that_the_drain_cannot_end_is_answered_with_the_stop(
+    runner: HeldRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deaf(self: HeldRun) -> None:
+        await self.may_end.wait()
+
+    monkeypatch.setattr(HeldRun, "execute", deaf)
+    monkeypatch.setattr("gateway.jobs.service.CANCEL_GRACE_SECONDS", 0.05)
+    service = make_service(runner, tmp_path, drain_seconds=0.05)
+    record = await service.submit(job(1))
+    await turns()
+    await service.drain()
+    await service.aclose()
+    assert (await record.wait()).code is FailureCode.SHUTTING_DOWN
+
+
 async def test_a_fault_of_the_runner_is_an_answer_without_a_stack(
     runner: HeldRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from pathlib import Path
 from typing import Any, cast
 from unittest.mock import Mock
 
@@ -12,6 +13,7 @@ import pytest
 import zmq.asyncio
 
 from gateway.core.errors import FailureCode, JobFailed
+from gateway.local.held_kernels import HeldKernels
 from gateway.local.kernel import JobKernel, KernelParts, start_kernel
 from kernel_spec.client.async_client import LauncherError
 from kernel_spec.protocol.limits import Limits
@@ -114,3 +116,16 @@ async def test_only_a_kernel_that_lives_must_have_its_limit(monkeypatch: pytest.
     with pytest.raises(JobFailed, match="The CPU limit could not be set") as caught:
         await kernel.set_cpu_limit(1)
     assert caught.value.code is FailureCode.SANDBOX_FAILED
+
+
+async def test_a_kernel_that_ends_while_it_is_prepared_is_not_held(tmp_path: Path) -> None:
+    launcher: Any = Refuser()
+    exited: asyncio.Future[ExitReport] = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(0.01, exited.set_result, REPORT)
+    kernels = HeldKernels(tmp_path / "held", 1)
+    kernels.start()
+    kernels.reserve_place()
+    kernel = JobKernel("k", *[Mock()] * 3, exited, KernelParts(launcher, *[Mock()] * 4), 0.0)
+    with pytest.raises(JobFailed, match="its process has ended"):
+        await kernels.hold(kernel, 60)
+    assert not kernels.facts()

@@ -148,6 +148,16 @@ def test_tolerance_holds_for_fractions_and_never_for_whole_numbers(
 
 
 @pytest.mark.filterwarnings("error")
+def test_example_of_a_small_difference_shows_the_digits_that_differ() -> None:
+    found = compare_within(pa.table({"k": [1], "v": [2.0]}), pa.table({"k": [1], "v": [2.00000001]}), ["k"], 1e-9)
+    assert "1: v 2.0 -> 2.00000001" in comparison_text(found, "before", 1e-9)
+
+
+def test_rows_count_also_without_a_common_column() -> None:
+    found = compare_within(pa.table({"a": [1, 2]}), pa.table({"b": [1, 2, 3]}), [], 1e-9)
+    assert (found.rows_added, found.rows_removed) == (1, 0)
+
+
 def test_rows_of_dates_nulls_and_several_key_columns_are_found() -> None:
     days = pa.array([datetime(2020, 1, 1), None, datetime(2020, 1, 3)])
     before, after = (pa.table({"day": days, "nr": [1, 2, 3], "x": [1, 1, x]}) for x in (1, 2))

@@ -128,6 +128,20 @@ def test_message_that_utf8_or_json_cannot_hold_is_packed() -> None:
     assert json_unpacker(pack({"text": "é"})) == {"text": "é"}
 
 
+def test_attribute_is_completed_without_its_dot(front_end: FrontEnd) -> None:
+    front_end.printed("class Order:\n    amount = 1\norder = Order()")
+    code = "x = order.am"
+    reply, _ = front_end.answer(front_end.client.complete(code))
+    (kind,) = reply["metadata"]["_jupyter_types_experimental"]
+    assert (reply["matches"], kind["text"]) == (["amount"], "amount")
+    assert code[: reply["cursor_start"]] == code[: kind["start"]] == "x = order."
+
+
+def test_variable_is_stored_and_restored(front_end: FrontEnd) -> None:
+    front_end.printed("kept = 5\n%store kept\ndel kept")
+    assert front_end.printed("%store -r kept\nprint(kept)") == "5\n"
+
+
 def test_history_has_no_file(front_end: FrontEnd) -> None:
     """nbclient asks for it by an argument of the kernel, which is ignored."""
     assert front_end.printed("print(get_ipython().history_manager.hist_file)") == ":memory:\n"
