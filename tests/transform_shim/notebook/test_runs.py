@@ -414,7 +414,7 @@ def test_tab_completes_tables_files_variables_and_options(notebook: NotebookKern
     assert notebook.complete("%table --drop o") == ["orders"]
     assert "--manifest" in notebook.complete("%table x y --m")
     assert notebook.complete("%%transform --h") == ["--here", "--hold"]
-    assert "tables.orders" in notebook.complete("tables.or") or ".orders" in notebook.complete("tables.or")
+    assert notebook.complete("tables.or") == ["orders"]
     assert any("orders" in match for match in notebook.complete('tables["or'))
 
 
