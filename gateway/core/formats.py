@@ -46,12 +46,14 @@ def _read_jsonl(source: Any, text_columns: Mapping[str, Any]) -> Any:
     if (source.stat().st_size if isinstance(source, Path) else source.size()) == 0:
         return pa.table({name: pa.array([], kind) for name, kind in text_columns.items()})
     schema = pa.schema(list(text_columns.items()))
-    return json.read_json(
-        source,
-        # a block must hold the longest row; the default of 1 MiB is less than a cell may have
-        json.ReadOptions(block_size=64 << 20),
-        json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer"),
-    )
+    # a block must hold the longest row; the default of 1 MiB is less than a cell may have
+    options = json.ReadOptions(block_size=64 << 20)
+    try:
+        return json.read_json(source, options, json.ParseOptions(schema, unexpected_field_behavior="infer"))
+    except pa.ArrowInvalid:  # an earlier result may have numbers where this one has texts
+        if not isinstance(source, Path):
+            source.seek(0)
+        return json.read_json(source, options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,16 @@ import pytest
 from pyarrow import feather, parquet
 
 from gateway.core.displays import ColumnProfile, DisplayedProfile
+from gateway.core.formats import FORMATS
 from gateway.results.comparison import CellChange, Comparison, ComparisonError
 from gateway.results.comparison import compare as compare_within
+from gateway.results.frames import to_pandas
 from gateway.results.result_file import UnreadableResult, read_result
 from gateway.results.text import comparison_text, head_text, profile_text, waterfall_text
 from gateway.telemetry.waterfall import lay_out
+from transform_shim.core.progress import Progress
+from transform_shim.writing.frame_source import open_frame
+from transform_shim.writing.output import write_output
 
 ORDERS = pa.table({"id": [1, 2, 3], "zip": ["007", None, "010"], "amount": [10.5, 3.0, 4.5]})
 TYPES = {"id": "type/Integer", "zip": "type/Text", "amount": "type/Float"}
@@ -175,3 +181,44 @@ def test_head_shows_types_nulls_and_no_control_characters() -> None:
     assert "a\\x1b[31m" in text
     assert "\x1b" not in text
     assert text.endswith("... 1 more row\n")
+
+
+def test_dates_and_times_are_the_same_from_each_format(tmp_path: Path) -> None:
+    paris = pa.timestamp("us", "Europe/Paris")
+    frame = pa.table(
+        {
+            "day": [date(2024, 1, 15), None],
+            "at": [datetime(2024, 1, 15, 10, 30, 0, 500_000), datetime(1500, 1, 1)],
+            "nanos": pa.array([1_705_314_600_123_456_789, None], pa.timestamp("ns")),
+            "instant": pa.array([1_705_314_600_000_001, None], paris),
+            "time": [time(10, 30), time(23, 59, 59, 123_456)],
+            "never": pa.nulls(2, pa.timestamp("us")),
+            "count": pa.nulls(2, pa.int64()),
+        }
+    )
+    tables = [written(frame.slice(0, rows), name, tmp_path) for rows in (2, 0) for name in FORMATS]
+    for of_rows in (tables[:4], tables[4:]):
+        expected = of_rows[-1]
+        assert len({tuple(map(str, to_pandas(table).dtypes)) for table in of_rows}) == 1
+        for table in of_rows:
+            found = compare(expected, table)
+            assert found.is_same
+            assert not found.types_changed
+
+
+def written(table: pa.Table, data_format: Any, folder: Path) -> pa.Table:
+    """Return a table as read from the output of a job."""
+    output, manifest = folder / f"output.{data_format}", folder / "manifest.json"
+    write_output(open_frame(table, []), data_format, output, manifest, Progress(None, "write", None))
+    fields = json.loads(manifest.read_bytes())["fields"]
+    return read_result(output, data_format, {field["name"]: field["base_type"] for field in fields})
+
+
+@pytest.mark.parametrize("data_format", ["csv", "jsonl"])
+@pytest.mark.parametrize("base_type", ["Text", "Date", "DateTime", "DateTimeWithTZ", "Time"])
+def test_an_earlier_result_may_have_other_types(data_format: Any, base_type: str, tmp_path: Path) -> None:
+    path = tmp_path / f"o.{data_format}"
+    path.write_text("id,x\n1,7\n2,8\n" if data_format == "csv" else '{"id":1,"x":7}\n{"id":2,"x":8}\n')
+    table = read_result(path, data_format, {"id": "Integer", "x": base_type})
+    assert table["id"].to_pylist() == [1, 2]
+    assert [str(value) for value in table["x"].to_pylist()] == ["7", "8"]
