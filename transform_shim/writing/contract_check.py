@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from transform_shim.core.contract import Bound, ColumnRule, Contract
 from transform_shim.core.errors import OutputSchemaViolated, shorten
 from transform_shim.core.shared_objects import plain_texts
+from transform_shim.writing.arrow_types import finite
 from transform_shim.writing.frame_source import Batch, OutputFrame
 
 __all__ = ["ContractCheck"]
@@ -103,7 +104,7 @@ def _refuse(breaches: Sequence[str]) -> None:
 
 def _breaches(name: str, rule: ColumnRule, array: pa.Array, first_row: int) -> Iterator[str]:
     if not rule.nullable:
-        nulls = _finite(array).is_null()
+        nulls = finite(array).is_null()
         yield from _broken(name, "nullable false", nulls, array, first_row)
     if rule.type is not None and not _has_type(array.type, rule.type):
         # a column of nulls alone fits each type: pandas and Polars do not know its own
@@ -150,7 +151,7 @@ def _compare(
 
 
 def _repeated(name: str, parts: Mapping[int, pa.Array]) -> str:
-    column = pa.chunked_array([_finite(parts[first]) for first in sorted(parts)], None if parts else pa.null())
+    column = pa.chunked_array([finite(parts[first]) for first in sorted(parts)], None if parts else pa.null())
     counts = pc.value_counts(column.drop_null())
     repeated = counts.filter(pc.greater(counts.field("counts"), 1))
     if not len(repeated):
@@ -160,13 +161,6 @@ def _repeated(name: str, parts: Mapping[int, pa.Array]) -> str:
     places = ", ".join(map(str, rows))
     counted = f"{len(repeated):,} value{'s' * (len(repeated) != 1)} repeated"
     return f"column {name!r}: unique: {counted} (rows {places}: {_shown(value)})"
-
-
-def _finite(array: pa.Array) -> pa.Array:
-    """Return an array without NaN and infinities, which are written as null."""
-    if not pa.types.is_floating(array.type):
-        return array
-    return pc.if_else(pc.is_finite(array), array, pa.scalar(None, array.type))
 
 
 def _shown(scalar: pa.Scalar) -> str:
