@@ -97,7 +97,9 @@ def _types(base_type: Any) -> tuple[pa.DataType, ...]:
 def _typed(column: pa.ChunkedArray, types: Sequence[pa.DataType]) -> pa.ChunkedArray:
     """Return a column of nulls, or of dates or times as text, as the first type that all its values have."""
     is_text = type_name(column.type) == "text"
-    for kind in types if is_text or pa.types.is_null(column.type) else ():
+    for kind in types:
+        if not (pa.types.is_null(column.type) or (is_text and pa.types.is_temporal(kind))):
+            break  # a text of digits is no number
         with contextlib.suppress(pa.ArrowInvalid):
             if is_text and pa.types.is_time(kind):  # Arrow has no cast for them
                 moments = pc.binary_join_element_wise("1970-01-01", column.cast(pa.string()), "T")

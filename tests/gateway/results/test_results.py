@@ -222,3 +222,12 @@ def test_an_earlier_result_may_have_other_types(data_format: Any, base_type: str
     table = read_result(path, data_format, {"id": "Integer", "x": base_type})
     assert table["id"].to_pylist() == [1, 2]
     assert [str(value) for value in table["x"].to_pylist()] == ["7", "8"]
+
+
+@pytest.mark.parametrize("base_type", ["Integer", "Float", "Decimal", "Boolean"])
+def test_a_text_of_digits_is_another_value_than_the_number(base_type: str, tmp_path: Path) -> None:
+    path = tmp_path / "o.parquet"
+    parquet.write_table(pa.table({"zip": ["007", None]}), path)
+    found = compare(read_result(path, "parquet", {"zip": base_type}), pa.table({"zip": [7, None]}))
+    assert found.types_changed == {"zip": ("text", "integer")}
+    assert not found.is_same
