@@ -101,10 +101,10 @@ def _typed(column: pa.ChunkedArray, types: Sequence[pa.DataType]) -> pa.ChunkedA
         if not (pa.types.is_null(column.type) or (is_text and pa.types.is_temporal(kind))):
             break  # a text of digits is no number
         with contextlib.suppress(pa.ArrowInvalid):
+            values = column.cast(pa.string()) if is_text else column
             if is_text and pa.types.is_time(kind):  # Arrow has no cast for them
-                moments = pc.binary_join_element_wise("1970-01-01", column.cast(pa.string()), "T")
-                return moments.cast(pa.timestamp(kind.unit)).cast(kind)
-            return column.cast(kind)
+                return pc.binary_join_element_wise("1970-01-01", values, "T").cast(pa.timestamp(kind.unit)).cast(kind)
+            return values.cast(kind)
     return column
 
 
@@ -125,6 +125,8 @@ def type_name(kind: pa.DataType) -> str:
         "date": (pa.types.is_date,),
         "time": (pa.types.is_time,),
     }
+    if pa.types.is_dictionary(kind):  # a category
+        return type_name(kind.value_type)
     if pa.types.is_timestamp(kind):
         return "date-time" if kind.tz is None else "date-time with zone"
     return next((name for name, tests in names.items() if any(test(kind) for test in tests)), str(kind))

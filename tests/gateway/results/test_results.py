@@ -231,3 +231,11 @@ def test_a_text_of_digits_is_another_value_than_the_number(base_type: str, tmp_p
     found = compare(read_result(path, "parquet", {"zip": base_type}), pa.table({"zip": [7, None]}))
     assert found.types_changed == {"zip": ("text", "integer")}
     assert not found.is_same
+
+
+def test_a_category_is_compared_as_its_values(tmp_path: Path) -> None:
+    days = pa.table({"day": ["2024-01-15", None]})
+    categories = pa.table({"day": days["day"].dictionary_encode()})
+    assert not compare(categories, days).types_changed
+    feather.write_feather(categories, tmp_path / "o.arrow")
+    assert read_result(tmp_path / "o.arrow", "arrow", {"day": "Date"})["day"].to_pylist() == [date(2024, 1, 15), None]
