@@ -76,16 +76,23 @@ def read_result(source: Path | bytes, data_format: DataFormat, base_types: Mappi
         table: pa.Table = FORMATS[data_format].read(file, texts)
     except pa.ArrowException as error:
         raise UnreadableResult(f"{shown}: cannot be read as {data_format}: {error}") from None
-    if data_format == "jsonl" and not table.num_rows:  # without a row, it names no column
-        for name in types:
-            if name not in table.column_names:
-                table = table.append_column(name, pa.nulls(0))
+    if data_format == "jsonl":
+        table = _as_listed(table, list(base_types or {}))
     names = table.column_names
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
         raise UnreadableResult(f"{shown}: two columns have the name {twice!r}")
     columns = [_typed(column, types.get(name, ())) for name, column in zip(names, table.columns, strict=True)]
     return pa.table(columns, names)
+
+
+def _as_listed(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Return the columns of JSON lines in this order: pyarrow puts texts first, and without a row there are none."""
+    for name in names if not table.num_rows else ():
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(0))
+    found = dict.fromkeys([*names, *table.column_names])
+    return table.select([name for name in found if name in table.column_names])
 
 
 def _types(base_type: Any) -> tuple[pa.DataType, ...]:

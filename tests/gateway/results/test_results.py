@@ -187,13 +187,13 @@ def test_dates_and_times_are_the_same_from_each_format(tmp_path: Path) -> None:
     paris = pa.timestamp("us", "Europe/Paris")
     frame = pa.table(
         {
+            "count": pa.nulls(2, pa.int64()),
             "day": [date(2024, 1, 15), None],
             "at": [datetime(2024, 1, 15, 10, 30, 0, 500_000), datetime(1500, 1, 1)],
             "nanos": pa.array([1_705_314_600_123_456_789, None], pa.timestamp("ns")),
             "instant": pa.array([1_705_314_600_000_001, None], paris),
             "time": [time(10, 30), time(23, 59, 59, 123_456)],
             "never": pa.nulls(2, pa.timestamp("us")),
-            "count": pa.nulls(2, pa.int64()),
         }
     )
     tables = [written(frame.slice(0, rows), name, tmp_path) for rows in (2, 0) for name in FORMATS]
@@ -201,6 +201,7 @@ def test_dates_and_times_are_the_same_from_each_format(tmp_path: Path) -> None:
         expected = of_rows[-1]
         assert len({tuple(map(str, to_pandas(table).dtypes)) for table in of_rows}) == 1
         for table in of_rows:
+            assert table.column_names == frame.column_names
             found = compare(expected, table)
             assert found.is_same
             assert not found.types_changed
