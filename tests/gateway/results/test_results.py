@@ -240,3 +240,10 @@ def test_a_category_is_compared_as_its_values(tmp_path: Path) -> None:
     assert not compare(categories, days).types_changed
     feather.write_feather(categories, tmp_path / "o.arrow")
     assert read_result(tmp_path / "o.arrow", "arrow", {"day": "Date"})["day"].to_pylist() == [date(2024, 1, 15), None]
+
+
+@pytest.mark.parametrize("data_format", ["csv", "jsonl"])
+def test_long_texts_and_those_with_line_ends_are_read_whole(data_format: Any, tmp_path: Path) -> None:
+    for texts in (["one\ntwo"] * 200_000, ["x\n" * 1_000_000, "y" * 2_000_000]):
+        table = pa.table({"text": texts, "n": list(range(len(texts)))})
+        assert written(table, data_format, tmp_path).to_pydict() == table.to_pydict()
