@@ -141,6 +141,8 @@ def test_comparison_without_key_matches_whole_rows_in_any_order() -> None:
         (3.0, 3.0000000001, True),
         (10**15, 10**15 + 1, False),  # an id, which the tolerance must not merge with the next one
         (2.0**60, 2.0**60 * (1 + 1e-12), True),  # a sum, whose last digits are noise
+        (1234567.125, 1234567.1250000002, True),  # rounded to nine digits, they end in 12 and in 13
+        (12345678901.0, 12345678901.000002, True),
         (Decimal("0.5"), 0.5, True),
         (Decimal(10**30), Decimal(10**30 + 1), False),  # of NUMERIC(38), beyond the context's precision
         (float("inf"), float("-inf"), False),
@@ -247,3 +249,12 @@ def test_long_texts_and_those_with_line_ends_are_read_whole(data_format: Any, tm
     for texts in (["one\ntwo"] * 200_000, ["x\n" * 1_000_000, "y" * 2_000_000]):
         table = pa.table({"text": texts, "n": list(range(len(texts)))})
         assert written(table, data_format, tmp_path).to_pydict() == table.to_pydict()
+
+
+def test_rows_without_key_are_matched_once() -> None:
+    near, far = 1234567.125, 1234567.1250000002
+    before = pa.table({"s": ["a", "a", "b", None], "n": [1, 2, 1, 1], "x": [near, near, near, None]})
+    after = pa.table({"s": ["a", "b", "a", None], "n": [1, 1, 3, 1], "x": [far, far, far, 0.5]})
+    found = compare(before, after)
+    assert (found.rows_added, found.rows_removed) == (2, 2)
+    assert compare(before, pa.concat_tables([before, before.slice(0, 1)])).rows_added == 1
