@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -219,7 +220,7 @@ def _same(before: Any, after: Any, tolerance: float) -> bool:
         return bool(before == after)
     if before == after or (_is_whole(before) and _is_whole(after)):
         return bool(before == after)
-    return bool(np.isclose(float(before), float(after), rtol=tolerance, atol=0.0))
+    return math.isclose(float(before), float(after), rel_tol=tolerance)
 
 
 def _examples(old: pd.DataFrame, new: pd.DataFrame, changes: pd.DataFrame) -> list[CellChange]:
