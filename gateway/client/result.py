@@ -79,7 +79,7 @@ class TransformResult:
         Returns
         -------
         pyarrow.Table
-            From CSV and JSON lines, only text columns have the type of the manifest; the others are inferred.
+            From CSV and JSON lines, texts, dates and times have the type of the manifest; numbers are inferred.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""The tables of a request as a multipart body: files as they are, data frames as Arrow files."""
+"""The tables of a request as a multipart body: files as they are, data frames as Arrow streams."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class TableFiles:
         return _Part(head.encode(), content, size_bytes)
 
     def _written(self, number: int, frame: Frame) -> Path:
-        """Write a data frame to an Arrow file, which keeps the types, unlike CSV and JSON."""
+        """Write a data frame as an Arrow stream, which keeps the types, unlike CSV and JSON."""
         if not hasattr(frame, "__arrow_c_stream__"):
             raise TypeError(f"a table must be a path or a data frame, not {type(frame).__name__}")
         import pyarrow as pa  # needed for data frames only
@@ -137,13 +137,20 @@ class TableFiles:
             self._directory = tempfile.TemporaryDirectory(prefix="transform-client-")
         path = Path(self._directory.name) / f"{number}.arrow"
         reader = pa.RecordBatchReader.from_stream(frame)
-        for field in reader.schema:  # pandas gives a period as its number of months, days and so on since 1970
+        schema = reader.schema
+        for field in schema:  # pandas gives a period as its number of months, days and so on since 1970
             if isinstance(field.type, pa.BaseExtensionType) and field.type.extension_name.startswith("pandas."):
                 kind = field.type.extension_name.removeprefix("pandas.")
                 raise TypeError(f"column {field.name!r} has the type {kind}: make it text with .astype(str)")
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, reader.schema) as writer:
+        # pandas gives an index without a name, such as that of a filtered frame, as a column of this name
+        levels = (schema.pandas_metadata or {}).get("index_columns", ())
+        unnamed = {f"__index_level_{level}__" for level in range(len(levels))}
+        places = [place for place, name in enumerate(schema.names) if name not in unnamed]
+        schema = pa.schema([schema.field(place) for place in places])
+        # a stream, because a file has one dictionary for all batches, and tables may be of several
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             for batch in reader:
-                writer.write_batch(batch)
+                writer.write_batch(batch.select(places))
         return path
 
 

@@ -17,6 +17,9 @@ DataFormat = Literal["jsonl", "csv", "parquet", "arrow"]
 #: A file, or an open `pyarrow.NativeFile`; and the columns that are read as text: a text file does not have types.
 Reader = Callable[[Any, Mapping[str, Any]], Any]
 
+#: A block of a text file must hold the longest row; pyarrow's default of 1 MiB is less than a cell may have.
+_BLOCK_BYTES = 64 << 20
+
 
 def _read_parquet(source: Any, text_columns: Mapping[str, Any]) -> Any:
     from pyarrow import parquet
@@ -35,7 +38,8 @@ def _read_csv(source: Any, text_columns: Mapping[str, Any]) -> Any:
 
     # an empty field is null, as the gateway writes it; the words "NA" or "null" are text
     options = csv.ConvertOptions(column_types=dict(text_columns), null_values=[""], strings_can_be_null=True)
-    return csv.read_csv(source, convert_options=options)
+    parsing = csv.ParseOptions(newlines_in_values=True)  # else a text that crosses the end of a block is cut there
+    return csv.read_csv(source, csv.ReadOptions(block_size=_BLOCK_BYTES), parsing, options)
 
 
 def _read_jsonl(source: Any, text_columns: Mapping[str, Any]) -> Any:
@@ -46,12 +50,13 @@ def _read_jsonl(source: Any, text_columns: Mapping[str, Any]) -> Any:
     if (source.stat().st_size if isinstance(source, Path) else source.size()) == 0:
         return pa.table({name: pa.array([], kind) for name, kind in text_columns.items()})
     schema = pa.schema(list(text_columns.items()))
-    return json.read_json(
-        source,
-        # a block must hold the longest row; the default of 1 MiB is less than a cell may have
-        json.ReadOptions(block_size=64 << 20),
-        json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer"),
-    )
+    options = json.ReadOptions(block_size=_BLOCK_BYTES)
+    try:
+        return json.read_json(source, options, json.ParseOptions(schema, unexpected_field_behavior="infer"))
+    except pa.ArrowInvalid:  # an earlier result may have numbers where this one has texts
+        if not isinstance(source, Path):
+            source.seek(0)
+        return json.read_json(source, options)
 
 
 @dataclass(frozen=True, slots=True)

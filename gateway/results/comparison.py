@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -19,6 +20,8 @@ __all__ = ["CellChange", "Comparison", "ComparisonError", "compare"]
 EXAMPLES = 5
 #: A float beyond this has no fraction, though the value that it represents may have one (IEEE 754, binary64).
 EXACT_FLOATS = 2.0**53
+
+_Row = tuple[Any, ...]
 
 
 class ComparisonError(Exception):
@@ -84,7 +87,7 @@ def compare(before: pa.Table, after: pa.Table, key: Sequence[str], tolerance: fl
         one changed cell counts as removed and added.
     tolerance : float
         Relative difference up to which two numbers are the same, unless both are whole. Without a key, numbers with
-        a fraction are rounded to as many significant digits.
+        a fraction are also the same if they are when rounded to as many significant digits.
 
     Returns
     -------
@@ -103,8 +106,10 @@ def compare(before: pa.Table, after: pa.Table, key: Sequence[str], tolerance: fl
     removed = tuple(name for name in before.column_names if name not in after.column_names)
     old, new = _frame(before, names), _frame(after, names)
     if not key:
-        gone, come = _whole_rows(old, tolerance), _whole_rows(new, tolerance)
-        return Comparison(added, removed, types, (come - gone).total(), (gone - come).total())
+        (was, old_rows), (now, new_rows) = _whole_rows(old, tolerance), _whole_rows(new, tolerance)
+        gone, come = (was - now), (now - was)
+        alike = _alike(_rows(gone, old_rows), _rows(come, new_rows), tolerance)
+        return Comparison(added, removed, types, come.total() - alike, gone.total() - alike)
     for name in key:
         if name not in names:
             raise ComparisonError(f"the key column {name!r} is not in both results")
@@ -139,10 +144,37 @@ def _hashable(value: Any) -> Any:
     return repr(value) if isinstance(value, list | dict) else value
 
 
-def _whole_rows(frame: pd.DataFrame, tolerance: float) -> Counter[tuple[Any, ...]]:
+def _whole_rows(frame: pd.DataFrame, tolerance: float) -> tuple[Counter[_Row], dict[_Row, _Row]]:
+    """Return how often there is each row, with its numbers rounded, and one that is not rounded for each."""
+    if not len(frame.columns):
+        return Counter({(): len(frame)}), {(): ()}
     digits = max(1, round(-np.log10(tolerance))) if tolerance > 0 else 17
-    columns = [[_rounded(value, digits) for value in frame[name]] for name in frame.columns]
-    return Counter(zip(*columns, strict=True)) if columns else Counter({(): len(frame)})
+    rows = list(zip(*(frame[name] for name in frame.columns), strict=True))
+    rounded = [tuple([_rounded(value, digits) for value in row]) for row in rows]
+    return Counter(rounded), dict(zip(rounded, rows, strict=True))
+
+
+def _rows(counted: Counter[_Row], originals: Mapping[_Row, _Row]) -> list[_Row]:
+    return [originals[row] for row in counted.elements()]
+
+
+def _alike(gone: Sequence[_Row], come: Sequence[_Row], tolerance: float) -> int:
+    """Return how many of these rows are the same: two numbers as close as can be may be rounded apart."""
+    groups: defaultdict[_Row, tuple[list[_Row], list[_Row]]] = defaultdict(lambda: ([], []))
+    for side, rows in enumerate((gone, come)):
+        for row in rows:
+            others = tuple([_is_number(value) or value for value in row])
+            groups[others][side].append(tuple([value for value in row if _is_number(value)]))
+    count = 0
+    for olds, news in groups.values():
+        before, after = sorted(olds), sorted(news)
+        while before and after:
+            if all(_same(old, new, tolerance) for old, new in zip(before[-1], after[-1], strict=True)):
+                count += 1
+                before.pop(), after.pop()
+            else:
+                (before if before[-1] > after[-1] else after).pop()
+    return count
 
 
 def _rounded(value: Any, digits: int) -> Any:
@@ -189,7 +221,7 @@ def _same(before: Any, after: Any, tolerance: float) -> bool:
         return bool(before == after)
     if before == after or (_is_whole(before) and _is_whole(after)):
         return bool(before == after)
-    return bool(np.isclose(float(before), float(after), rtol=tolerance, atol=0.0))
+    return math.isclose(float(before), float(after), rel_tol=tolerance)
 
 
 def _examples(old: pd.DataFrame, new: pd.DataFrame, changes: pd.DataFrame) -> list[CellChange]:

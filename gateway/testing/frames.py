@@ -37,13 +37,11 @@ def assert_frame(found: Any, expected: Any, *, key: Sequence[str] = (), toleranc
     """
     __tracebackhide__ = True
     from gateway.results.comparison import compare
-    from gateway.results.result_file import type_name
+    from gateway.results.result_file import base_types_of
     from gateway.results.text import comparison_text
 
     table = _table(found)
-    # a file does not tell a text of digits from a number
-    texts = {column.name: "type/Text" for column in table.schema if type_name(column.type) == "text"}
-    difference = compare(_table(expected, texts), table, key, tolerance)
+    difference = compare(_table(expected, base_types_of(table)), table, key, tolerance)
     if not difference.is_same or (difference.types_changed and not isinstance(expected, Path)):
         raise AssertionError(comparison_text(difference, "the expected table", tolerance))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -126,4 +127,7 @@ def _histogram(values: Any) -> tuple[int, ...] | None:
 
 def _text(value: Any) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, Decimal):  # the zeros of the column's scale say nothing about the value
+        text = f"{value:f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
     return text if len(text) <= TEXT_CHARACTERS else f"{text[: TEXT_CHARACTERS - 1]}…"

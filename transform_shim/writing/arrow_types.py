@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from transform_shim.core.array_buffers import used_bytes
 from transform_shim.core.decimals import MOST_DIGITS, decimal_type
 from transform_shim.core.errors import OutputInvalid
 from transform_shim.writing.value_groups import nested_text
 
-__all__ = ["canonical", "canonical_type", "decoded"]
+__all__ = ["canonical", "canonical_type", "decoded", "finite"]
 
 _TEXT = pa.large_string()
 _EXTENSIONS = {"arrow.uuid": _TEXT, "arrow.bool8": pa.bool_()}
@@ -179,3 +180,10 @@ _TARGETS: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType], ...] = (
     (pa.types.is_interval, _TEXT),
     (lambda kind: pa.types.is_nested(kind) and not pa.types.is_union(kind), _TEXT),
 )
+
+
+def finite(array: pa.Array) -> pa.Array:
+    """Return an array without NaN and infinities, which are written as null."""
+    if not pa.types.is_floating(array.type):
+        return array
+    return pc.if_else(pc.is_finite(array), array, pa.scalar(None, array.type))

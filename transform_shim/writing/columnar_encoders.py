@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 
+from transform_shim.writing.arrow_types import finite
 from transform_shim.writing.frame_source import OutputFrame
 from transform_shim.writing.hashing_file import HashingFile
 
@@ -24,7 +25,7 @@ class _BatchEncoder(abc.ABC):
     def _open(self, file: pa.NativeFile) -> Any: ...
 
     def encode(self, arrays: list[pa.Array], first_row: int) -> Any:
-        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+        return pa.RecordBatch.from_arrays([finite(array) for array in arrays], schema=self._schema)
 
     def write(self, data: Any) -> None:
         self._writer.write_batch(data)

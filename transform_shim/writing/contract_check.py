@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, time
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 from transform_shim.core.contract import Bound, ColumnRule, Contract
 from transform_shim.core.errors import OutputSchemaViolated, shorten
 from transform_shim.core.shared_objects import plain_texts
+from transform_shim.writing.arrow_types import finite
 from transform_shim.writing.frame_source import Batch, OutputFrame
 
 __all__ = ["ContractCheck"]
@@ -26,6 +28,8 @@ __all__ = ["ContractCheck"]
 _SHOWN_BREACHES = 5
 _SHOWN_ROWS = 3
 _SHOWN_COLUMNS = 20
+#: Nanoseconds hold all of the years between these.
+_NS_YEARS = 1677, 2262
 
 _MATCHES: Mapping[str, Sequence[Callable[[pa.DataType], bool]]] = {
     "integer": (pa.types.is_integer, lambda kind: pa.types.is_decimal(kind) and kind.scale <= 0),
@@ -100,7 +104,7 @@ def _refuse(breaches: Sequence[str]) -> None:
 
 def _breaches(name: str, rule: ColumnRule, array: pa.Array, first_row: int) -> Iterator[str]:
     if not rule.nullable:
-        nulls = pc.is_null(array, nan_is_null=True)  # NaN is written as null
+        nulls = finite(array).is_null()
         yield from _broken(name, "nullable false", nulls, array, first_row)
     if rule.type is not None and not _has_type(array.type, rule.type):
         # a column of nulls alone fits each type: pandas and Polars do not know its own
@@ -133,21 +137,21 @@ def _compare(
 ) -> pa.Array:
     if isinstance(bound, datetime):
         # Arrow has no common type for a moment with and without zone, and cannot bring the year 9999 to nanoseconds
-        micros = array.cast(pa.timestamp("us", getattr(array.type, "tz", None)), safe=False).cast(pa.timestamp("us"))
-        return of_arrow(micros, pa.scalar(bound, pa.timestamp("us")))
-    if pa.types.is_integer(array.type) or pa.types.is_decimal(array.type):
-        # exact: Arrow would compare large integers and decimals with a float as floats
-        if isinstance(bound, int) and -(2**63) <= bound < 2**63 and array.type != pa.uint64():
-            return of_arrow(array, pa.scalar(bound))
-        values = [None if value is None else of_python(value, bound) for value in array.to_pylist()]
-        return pa.array(values, pa.bool_())
-    return of_arrow(array, pa.scalar(float(bound)))
+        unit = "ns" if getattr(array.type, "unit", "") == "ns" and _NS_YEARS[0] < bound.year < _NS_YEARS[1] else "us"
+        zoned = array.cast(pa.timestamp(unit, getattr(array.type, "tz", None)), safe=False)
+        return of_arrow(zoned.cast(pa.timestamp(unit)), pa.scalar(bound, pa.timestamp(unit)))
+    if pa.types.is_floating(array.type):
+        # through Decimal, which takes whole numbers of any size; in the column's width, as 0.1 is written in both
+        return of_arrow(array, pa.scalar(float(Decimal(bound)), pa.float64()).cast(array.type))
+    if isinstance(bound, int) and -(2**63) <= bound < 2**63 and array.type != pa.uint64():
+        return of_arrow(array, pa.scalar(bound))
+    # exact: Arrow would compare large integers and decimals with a float as floats; and 0.1 means 0.1
+    exact = Decimal(repr(bound)) if isinstance(bound, float) else bound
+    return pa.array([None if value is None else of_python(value, exact) for value in array.to_pylist()], pa.bool_())
 
 
 def _repeated(name: str, parts: Mapping[int, pa.Array]) -> str:
-    column = pa.chunked_array([parts[first] for first in sorted(parts)]) if parts else pa.chunked_array([], pa.null())
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)  # NaN is written as null
+    column = pa.chunked_array([finite(parts[first]) for first in sorted(parts)], None if parts else pa.null())
     counts = pc.value_counts(column.drop_null())
     repeated = counts.filter(pc.greater(counts.field("counts"), 1))
     if not len(repeated):
@@ -161,4 +165,4 @@ def _repeated(name: str, parts: Mapping[int, pa.Array]) -> str:
 
 def _shown(scalar: pa.Scalar) -> str:
     value = scalar.as_py()
-    return "null" if value is None else str(value) if isinstance(value, date) else shorten(value)
+    return "null" if value is None else str(value) if isinstance(value, date | time) else shorten(value)

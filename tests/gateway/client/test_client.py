@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from gateway.client import GatewayRefused, GatewayUnreachable, TransformClient, TransformFailed
@@ -397,6 +398,21 @@ def test_real_gateway_refuses_a_wrong_token_even_for_a_large_upload(
     with pytest.raises(GatewayRefused) as caught:
         TransformClient(running_gateway.url, "wrong").run("c", {"t": tmp_path / "t.csv"})
     assert (caught.value.status, caught.value.code) == (401, "unauthorized")
+
+
+def test_frames_of_pandas_and_arrow_arrive_with_their_own_columns(running_gateway: GatewayProcess) -> None:
+    letters = [pa.table({"c": pa.array(values).dictionary_encode()}) for values in (["a", "b"], ["z", "a"])]
+    numbers = pd.DataFrame({"n": [1, 2, 3], "k": ["x", "y", "z"]})
+    code = (
+        "import pandas as pd\n"
+        "def transform(few, named, parts):\n"
+        "    return pd.DataFrame({'few': [list(few)], 'named': [sorted(named)], 'parts': [parts['c'].tolist()]})\n"
+    )
+    tables = {"few": numbers[numbers.n > 1], "named": numbers.set_index("k"), "parts": pa.concat_tables(letters)}
+    result = TransformClient(running_gateway.url, running_gateway.token).run(code, tables)
+    assert result.frame().iloc[0].to_dict() == {
+        "few": '["n","k"]', "named": '["k","n"]', "parts": '["a","b","z","a"]',
+    }  # fmt: skip
 
 
 def test_real_result_is_a_frame_with_the_types_that_a_transform_gets(

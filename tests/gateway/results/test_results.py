@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,16 @@ import pytest
 from pyarrow import feather, parquet
 
 from gateway.core.displays import ColumnProfile, DisplayedProfile
+from gateway.core.formats import FORMATS
 from gateway.results.comparison import CellChange, Comparison, ComparisonError
 from gateway.results.comparison import compare as compare_within
+from gateway.results.frames import to_pandas
 from gateway.results.result_file import UnreadableResult, read_result
 from gateway.results.text import comparison_text, head_text, profile_text, waterfall_text
 from gateway.telemetry.waterfall import lay_out
+from transform_shim.core.progress import Progress
+from transform_shim.writing.frame_source import open_frame
+from transform_shim.writing.output import write_output
 
 ORDERS = pa.table({"id": [1, 2, 3], "zip": ["007", None, "010"], "amount": [10.5, 3.0, 4.5]})
 TYPES = {"id": "type/Integer", "zip": "type/Text", "amount": "type/Float"}
@@ -135,6 +141,8 @@ def test_comparison_without_key_matches_whole_rows_in_any_order() -> None:
         (3.0, 3.0000000001, True),
         (10**15, 10**15 + 1, False),  # an id, which the tolerance must not merge with the next one
         (2.0**60, 2.0**60 * (1 + 1e-12), True),  # a sum, whose last digits are noise
+        (1234567.125, 1234567.1250000002, True),  # rounded to nine digits, they end in 12 and in 13
+        (12345678901.0, 12345678901.000002, True),
         (Decimal("0.5"), 0.5, True),
         (Decimal(10**30), Decimal(10**30 + 1), False),  # of NUMERIC(38), beyond the context's precision
         (float("inf"), float("-inf"), False),
@@ -185,3 +193,78 @@ def test_head_shows_types_nulls_and_no_control_characters() -> None:
     assert "a\\x1b[31m" in text
     assert "\x1b" not in text
     assert text.endswith("... 1 more row\n")
+
+
+def test_dates_and_times_are_the_same_from_each_format(tmp_path: Path) -> None:
+    paris = pa.timestamp("us", "Europe/Paris")
+    frame = pa.table(
+        {
+            "count": pa.nulls(2, pa.int64()),
+            "day": [date(2024, 1, 15), None],
+            "at": [datetime(2024, 1, 15, 10, 30, 0, 500_000), datetime(1500, 1, 1)],
+            "nanos": pa.array([1_705_314_600_123_456_789, None], pa.timestamp("ns")),
+            "instant": pa.array([1_705_314_600_000_001, None], paris),
+            "time": [time(10, 30), time(23, 59, 59, 123_456)],
+            "never": pa.nulls(2, pa.timestamp("us")),
+        }
+    )
+    tables = [written(frame.slice(0, rows), name, tmp_path) for rows in (2, 0) for name in FORMATS]
+    for of_rows in (tables[:4], tables[4:]):
+        expected = of_rows[-1]
+        assert len({tuple(map(str, to_pandas(table).dtypes)) for table in of_rows}) == 1
+        for table in of_rows:
+            assert table.column_names == frame.column_names
+            found = compare(expected, table)
+            assert found.is_same
+            assert not found.types_changed
+
+
+def written(table: pa.Table, data_format: Any, folder: Path) -> pa.Table:
+    """Return a table as read from the output of a job."""
+    output, manifest = folder / f"output.{data_format}", folder / "manifest.json"
+    write_output(open_frame(table, []), data_format, output, manifest, Progress(None, "write", None))
+    fields = json.loads(manifest.read_bytes())["fields"]
+    return read_result(output, data_format, {field["name"]: field["base_type"] for field in fields})
+
+
+@pytest.mark.parametrize("data_format", ["csv", "jsonl"])
+@pytest.mark.parametrize("base_type", ["Text", "Date", "DateTime", "DateTimeWithTZ", "Time"])
+def test_an_earlier_result_may_have_other_types(data_format: Any, base_type: str, tmp_path: Path) -> None:
+    path = tmp_path / f"o.{data_format}"
+    path.write_text("id,x\n1,7\n2,8\n" if data_format == "csv" else '{"id":1,"x":7}\n{"id":2,"x":8}\n')
+    table = read_result(path, data_format, {"id": "Integer", "x": base_type})
+    assert table["id"].to_pylist() == [1, 2]
+    assert [str(value) for value in table["x"].to_pylist()] == ["7", "8"]
+
+
+@pytest.mark.parametrize("base_type", ["Integer", "Float", "Decimal", "Boolean"])
+def test_a_text_of_digits_is_another_value_than_the_number(base_type: str, tmp_path: Path) -> None:
+    path = tmp_path / "o.parquet"
+    parquet.write_table(pa.table({"zip": ["007", None]}), path)
+    found = compare(read_result(path, "parquet", {"zip": base_type}), pa.table({"zip": [7, None]}))
+    assert found.types_changed == {"zip": ("text", "integer")}
+    assert not found.is_same
+
+
+def test_a_category_is_compared_as_its_values(tmp_path: Path) -> None:
+    days = pa.table({"day": ["2024-01-15", None]})
+    categories = pa.table({"day": days["day"].dictionary_encode()})
+    assert not compare(categories, days).types_changed
+    feather.write_feather(categories, tmp_path / "o.arrow")
+    assert read_result(tmp_path / "o.arrow", "arrow", {"day": "Date"})["day"].to_pylist() == [date(2024, 1, 15), None]
+
+
+@pytest.mark.parametrize("data_format", ["csv", "jsonl"])
+def test_long_texts_and_those_with_line_ends_are_read_whole(data_format: Any, tmp_path: Path) -> None:
+    for texts in (["one\ntwo"] * 200_000, ["x\n" * 1_000_000, "y" * 2_000_000]):
+        table = pa.table({"text": texts, "n": list(range(len(texts)))})
+        assert written(table, data_format, tmp_path).to_pydict() == table.to_pydict()
+
+
+def test_rows_without_key_are_matched_once() -> None:
+    near, far = 1234567.125, 1234567.1250000002
+    before = pa.table({"s": ["a", "a", "b", None], "n": [1, 2, 1, 1], "x": [near, near, near, None]})
+    after = pa.table({"s": ["a", "b", "a", None], "n": [1, 1, 3, 1], "x": [far, far, far, 0.5]})
+    found = compare(before, after)
+    assert (found.rows_added, found.rows_removed) == (2, 2)
+    assert compare(before, pa.concat_tables([before, before.slice(0, 1)])).rows_added == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,13 @@ def test_large_numbers_close_together_have_a_histogram(tmp_path: Path, data_form
     near, constant = profile(written(frame, tmp_path, data_format)).columns
     assert (near.distinct, sum(near.histogram or ())) == (2, 2)
     assert sum(constant.histogram or ()) == 2
+
+
+@pytest.mark.parametrize("data_format", ["jsonl", "parquet"])
+def test_decimals_have_no_zeros_of_their_column(tmp_path: Path, data_format: Any) -> None:
+    frame = pa.table({"d": [Decimal("10.00"), Decimal("2.50")], "u": pa.array([1, 2**64 - 1], pa.uint64())})
+    found = profile(written(frame, tmp_path, data_format)).columns
+    assert [(column.smallest, column.largest) for column in found] == [("2.5", "10"), ("1", str(2**64 - 1))]
 
 
 def test_date_that_python_has_not_leaves_out_the_ends_alone(tmp_path: Path) -> None:

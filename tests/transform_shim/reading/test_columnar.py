@@ -130,6 +130,12 @@ def test_csv_row_larger_than_a_block_is_read(tmp_path: Path, last: str) -> None:
     assert frame["b"].value_counts().to_dict() == {1: 1_500_000, 2: 1, 3: 1}
 
 
+def test_csv_whose_first_row_is_larger_than_a_block_needs_no_manifest(tmp_path: Path) -> None:
+    found = read(tmp_path, None, "a,b\n" + '"' + "x\n" * 6_000_000 + '",1\ny,2\n', data_format="csv")
+    assert [len(text) for text in found["a"]] == [12_000_000, 1]
+    assert found["b"].tolist() == [1, 2]
+
+
 @pytest.mark.parametrize(
     "texts", [["2024-13-01"], ["0000-00-00"], ["2024-01-15", "2024-02-30"], ["2024-01-01 25:00:00"]]
 )

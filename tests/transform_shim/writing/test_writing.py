@@ -398,6 +398,17 @@ def test_columnar_output_holds_the_same(tmp_path: Path, data_format: str) -> Non
         write(tmp_path, empty, data_format)
 
 
+@pytest.mark.parametrize("data_format", ["parquet", "arrow"])
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_columnar_output_has_null_where_json_lines_have(tmp_path: Path, data_format: str, kind: Any) -> None:
+    values = pa.array([1.5, math.nan, math.inf, -math.inf, None], kind)
+    for frame in (pd.DataFrame({"x": values.to_numpy(zero_copy_only=False)}), pa.table({"x": values})):
+        write(tmp_path, frame, data_format)
+        path = tmp_path / "output"
+        table = pyarrow.parquet.read_table(path) if data_format == "parquet" else pa.ipc.open_file(path).read_all()
+        assert table.to_pydict() == {"x": [1.5, None, None, None, None]}
+
+
 @pytest.mark.parametrize("data_format", ["jsonl", "csv", "parquet", "arrow"])
 def test_hundreds_are_written_as_whole_numbers(tmp_path: Path, data_format: str) -> None:
     """Parquet has no decimals of a negative scale."""

@@ -17,7 +17,7 @@ from transform_shim.core.manifest import Field
 from transform_shim.core.notices import warn
 from transform_shim.core.table_file import TableFile
 from transform_shim.reading.columnar.csv_types import infer_csv_fields
-from transform_shim.reading.columnar.reader import ColumnarFile, own_fields
+from transform_shim.reading.columnar.reader import ColumnarFile
 from transform_shim.reading.jsonl.blocks import BLOCK_BYTES, open_binary
 from transform_shim.reading.values.column_blocks import ColumnBlock
 
@@ -35,7 +35,10 @@ _COLUMN = re.compile(r"CSV column #(\d+)")
 
 def find_fields(file: TableFile, *, in_first_block: bool = False) -> tuple[tuple[Field, ...], bool]:
     """Return the columns of the header with types that all of their texts fit, and True: these types hold."""
-    fields = own_fields(_CsvFile(file, (), typed=False))
+    # not from the reader, which would look at rows too, and of these the first may be a large one
+    with open_binary(file.data_path, file.compression) as head:
+        first = head.read(_HEADER_BYTES)
+    fields = tuple(Field(name) for name in dict.fromkeys(_header_names(file, first) if first.strip() else ()))
     if len(fields) == 1 and ";" in fields[0].name:
         warn(
             f"Table {file.alias!r} has one column, {fields[0].name[:_SAID_CHARS]!r}: its separator seems to be ';', "
