@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 
+from gateway.core.settings import Settings
+from gateway.jobs.store import JobStore
 from gateway.telemetry.waterfall import lay_out
-from tests.gateway.jobs.store.test_store import job, record_of
+from tests.gateway.jobs.store.test_store import end, job, record_of, settings
+
+__all__ = ["settings"]
 
 
 @pytest.mark.parametrize("hours", [-10, 10])
@@ -18,3 +25,40 @@ def test_a_jump_of_the_wall_clock_moves_no_stage_of_a_job(hours: int, monkeypatc
     spans = lay_out(stages, record.created_at, record.started_at, record.finished_at)
     assert len(spans) == 3
     assert all(0 <= span.begin - record.created_at <= span.end - record.created_at < 3600 for span in spans), spans
+
+
+async def test_a_job_that_is_not_over_keeps_its_log_however_long_it_prints_nothing(
+    settings: Settings, tmp_path: Path
+) -> None:
+    store = JobStore(settings, tmp_path)
+    record = record_of(job(), is_awaited=False)
+    await store.accept(record)
+    record.log.line("stdout", "the only line")
+    await store.suspend(record)
+    store.close()
+
+    again = JobStore(dataclasses.replace(settings, log_keep_seconds=0), tmp_path)
+    (left,) = again.unfinished()
+    assert left.lines is not None
+    assert b"the only line" in b"".join(left.lines.head)
+    again.resume(left.record)
+    left.restore_log()
+    await end(again, left.record)
+    again.close()
+
+    last = JobStore(dataclasses.replace(settings, log_keep_seconds=0), tmp_path)
+    found = await last.get(record.execution_id)
+    assert found is not None
+    assert not list(found.log.lines())
+    last.close()
+
+
+async def test_the_texts_of_a_caller_count_against_the_size_of_the_history(settings: Settings, tmp_path: Path) -> None:
+    store = JobStore(settings, tmp_path)
+    records = [record_of(job(f"{number:0200}", "\N{SNOWMAN}" * 200)) for number in range(300)]
+    for record in records:
+        await store.accept(record)
+        await end(store, record)
+    (counted_bytes,) = store._connection.execute("SELECT sum(row_bytes) FROM jobs").fetchone()
+    store.close()
+    assert counted_bytes > 0.7 * (tmp_path / "jobs.db").stat().st_size
