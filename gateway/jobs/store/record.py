@@ -99,7 +99,11 @@ class JobRecord:
     is_suspended: bool = False
     stored_lines: int = 0
     _queued_since: float = field(default_factory=time.monotonic)
-    _booted_at: float = field(default_factory=lambda: time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))
+    _booted_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        # an earlier process may have accepted the job, before the clock was set back
+        self._booted_at = max(time.time(), self.created_at) - time.clock_gettime(time.CLOCK_BOOTTIME)
 
     @property
     def state(self) -> JobState:

@@ -317,7 +317,7 @@ def record_of(row: sqlite3.Row, log: EventLog) -> JobRecord:
 
 
 def ended_since(connection: sqlite3.Connection, earliest: float) -> list[tuple[str, RequestId, str | None, float]]:
-    """Return the jobs that ended after a moment, in the order in which they ended.
+    """Return the jobs that ended after a moment, in the order in which they were accepted, whatever the clock said.
 
     Parameters
     ----------
@@ -332,7 +332,7 @@ def ended_since(connection: sqlite3.Connection, earliest: float) -> list[tuple[s
         The gateway's id, the caller's, the name of the token, and the moment of the end.
     """
     rows = connection.execute(
-        "SELECT job_id, request_id, token_name, finished_at FROM jobs WHERE finished_at > ? ORDER BY finished_at",
+        "SELECT job_id, request_id, token_name, finished_at FROM jobs WHERE finished_at > ? ORDER BY seq",
         (earliest,),
     )
     return [(job_id, json.loads(request_id), token_name, ended) for job_id, request_id, token_name, ended in rows]
