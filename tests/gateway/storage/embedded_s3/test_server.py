@@ -238,6 +238,15 @@ async def test_old_objects_expire_and_young_ones_stay(server: EmbeddedS3, monkey
     await server.bucket.put("the bucket is still there", b"x")
 
 
+async def test_objects_with_any_key_expire(server: EmbeddedS3) -> None:
+    keys = {"plain", "a b/c+d%20", "a\x01b", "\x1b[0m", "\r", "<&>\"'", "x=y?#", "\N{SNOWMAN}/\ufffe"}
+    for key in keys:
+        await server.bucket.put(key, b"x")
+    assert {key async for key, _ in server.bucket.objects()} == keys | {"ready"}
+    assert await server.bucket.remove_older_than(-60) == len(keys) + 1
+    assert [key async for key, _ in server.bucket.objects()] == []
+
+
 async def test_a_stop_during_expiry_is_not_reported_as_its_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
