@@ -130,7 +130,7 @@ class JobDriver:
         run : JobRun, optional
             Has the job's tables, for the bundle of a failure.
         """
-        record.finished_at = time.time()
+        record.end()
         verdict = structs.replace(verdict, host=record.log.host)
         bundles = self._store.bundles
         if bundles is not None and self._settings.keep_failed_jobs and may_run_again(verdict) and run is not None:

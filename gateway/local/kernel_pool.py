@@ -84,6 +84,7 @@ class KernelPool:
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
         self._oldest_start: float | None = None
+        self._age_timer: asyncio.TimerHandle | None = None
         self.counters = PoolCounters()
         self.last_failure: JobFailed | None = None
 
@@ -107,19 +108,12 @@ class KernelPool:
 
     def replace_dead(self) -> None:
         """Replace the ready kernels that have ended; called when another launcher has begun."""
-        dead = [kernel for kernel in self._ready if not kernel.alive]
-        for kernel in dead:
-            self._ready.remove(kernel)
-            self._discard(kernel)
-        self.refill()
+        self._replace(lambda kernel: not kernel.alive)
 
     def replace_older(self, moment: float) -> None:
         """Replace the kernels that were started before a moment of the monotonic clock, also those that start now."""
         self._oldest_start = moment
-        for kernel in [kernel for kernel in self._ready if self._is_outdated(kernel)]:
-            self._ready.remove(kernel)
-            self._discard(kernel)
-        self.refill()
+        self._replace(self._is_outdated)
 
     async def acquire(self) -> JobKernel:
         """Return a ready kernel, or wait for one.
@@ -164,6 +158,8 @@ class KernelPool:
     async def aclose(self) -> None:
         """Release every kernel that is ready or starting; jobs that wait fail."""
         self._closed = True
+        if self._age_timer is not None:
+            self._age_timer.cancel()
         for turn in self._waiters:
             if not turn.done():
                 turn.set_exception(JobFailed(FailureCode.SHUTTING_DOWN, "The gateway is shutting down"))
@@ -184,10 +180,27 @@ class KernelPool:
     def _pop_healthy(self) -> JobKernel | None:
         while self._ready:
             kernel = self._ready.popleft()
-            if kernel.alive and kernel.age_seconds <= self._max_age_seconds:
+            if kernel.alive:
                 return kernel
             self._discard(kernel)
         return None
+
+    def _replace(self, is_bad: Callable[[JobKernel], bool]) -> None:
+        for kernel in [kernel for kernel in self._ready if is_bad(kernel)]:
+            self._ready.remove(kernel)
+            self._discard(kernel)
+        self.refill()
+
+    def _replace_old(self) -> None:
+        self._age_timer = None
+        self._replace(lambda kernel: kernel.age_seconds >= self._max_age_seconds)
+        self._watch_age()
+
+    def _watch_age(self) -> None:
+        """Set the timer for the oldest ready kernel: if its age were seen by the next job, that job would wait."""
+        if self._age_timer is None and self._ready and not self._closed:
+            left_seconds = self._max_age_seconds - max(kernel.age_seconds for kernel in self._ready)
+            self._age_timer = asyncio.get_running_loop().call_later(left_seconds, self._replace_old)
 
     def _is_outdated(self, kernel: JobKernel) -> bool:
         oldest = self._oldest_start
@@ -210,6 +223,7 @@ class KernelPool:
                 turn.set_result(kernel)
                 return
         self._ready.append(kernel)
+        self._watch_age()
 
     async def _start_one(self) -> None:
         own_task = asyncio.current_task()

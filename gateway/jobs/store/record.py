@@ -99,6 +99,11 @@ class JobRecord:
     is_suspended: bool = False
     stored_lines: int = 0
     _queued_since: float = field(default_factory=time.monotonic)
+    _booted_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        # an earlier process may have accepted the job, before the clock was set back
+        self._booted_at = max(time.time(), self.created_at) - time.clock_gettime(time.CLOCK_BOOTTIME)
 
     @property
     def state(self) -> JobState:
@@ -110,9 +115,12 @@ class JobRecord:
 
     def start(self) -> None:
         """Record that the job has a slot now."""
-        self.started_at = time.time()
-        # not from the times since the epoch: the wall clock may jump by hours
+        self.started_at = self._now()
         self.queue_seconds = time.monotonic() - self._queued_since
+
+    def end(self) -> None:
+        """Record that the job is over now."""
+        self.finished_at = self._now()
 
     def requeue(self) -> None:
         """Record that the job waits for a slot again."""
@@ -179,3 +187,7 @@ class JobRecord:
         if self.log.verdict is None:  # the event is set together with the verdict
             raise AssertionError("a finished job has a verdict")
         return self.log.verdict
+
+    def _now(self) -> float:
+        """Return the time by a clock that nobody sets: the wall clock may jump by hours while the job lives."""
+        return self._booted_at + time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -46,7 +46,7 @@ class RequestIds:
             self._sweep()
 
     def restore(self, request_id: RequestId, token_name: str | None, job_id: str, ended: float) -> None:
-        """Map the id to a job of an earlier process; called in the order in which the jobs ended."""
+        """Map the id to a job of an earlier process; called in the order in which the jobs were accepted."""
         self._newest.setdefault(_key(request_id), {})[token_name] = _Newest(job_id, ended)
 
     def forget(self, record: JobRecord) -> None:

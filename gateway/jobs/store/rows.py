@@ -21,7 +21,7 @@ from gateway.jobs.store.record import IdempotencyKey, JobRecord
 #: How long an Idempotency-Key is known.
 KEY_SECONDS = 86_400.0
 
-#: Size of a row of the history and its indexes, without its verdict, label and names of tables.
+#: Size of a row of the history and its indexes, without its verdict and the texts of the caller.
 ROW_BYTES = 500
 
 
@@ -144,6 +144,8 @@ def update_end(record: JobRecord, verdict: Verdict, log: LogSnapshot, connection
         Inside a transaction.
     """
     encoded = encode_verdict(verdict)
+    request_id = request_id_text(record.request_id)
+    texts = (request_id, request_id, record.label or "", *record.tables)  # an index has the id once more
     row = {
         "job_id": record.execution_id,
         "state": JobState.FINISHED.value,
@@ -154,7 +156,7 @@ def update_end(record: JobRecord, verdict: Verdict, log: LogSnapshot, connection
         "rows": verdict.output.rows if verdict.output is not None else None,
         "attempts": record.attempts,
         "verdict": encoded,
-        "row_bytes": ROW_BYTES + len(encoded) + sum(map(len, record.tables)),
+        "row_bytes": ROW_BYTES + len(encoded) + sum(len(text.encode()) for text in texts),
     }
     changes = ", ".join(f"{name} = :{name}" for name in row)
     connection.execute(f"UPDATE jobs SET {changes} WHERE job_id = :job_id", row)  # noqa: S608
@@ -175,10 +177,10 @@ def update_log(job_id: str, log: LogSnapshot, connection: sqlite3.Connection, en
     connection : sqlite3.Connection
         Inside a transaction.
     ended : float, optional
-        From when its time to be kept counts; by default now, for a job that runs.
+        From when its time to be kept counts; by default never, for a job that runs.
     """
     packed = zlib.compress(encode_log(log), 1)
-    values = (job_id, ended if ended is not None else time.time(), len(packed), packed)
+    values = (job_id, ended if ended is not None else float("inf"), len(packed), packed)
     connection.execute("INSERT OR REPLACE INTO logs VALUES (?, ?, ?, ?)", values)
 
 
@@ -315,7 +317,7 @@ def record_of(row: sqlite3.Row, log: EventLog) -> JobRecord:
 
 
 def ended_since(connection: sqlite3.Connection, earliest: float) -> list[tuple[str, RequestId, str | None, float]]:
-    """Return the jobs that ended after a moment, in the order in which they ended.
+    """Return the jobs that ended after a moment, in the order in which they were accepted, whatever the clock said.
 
     Parameters
     ----------
@@ -330,7 +332,7 @@ def ended_since(connection: sqlite3.Connection, earliest: float) -> list[tuple[s
         The gateway's id, the caller's, the name of the token, and the moment of the end.
     """
     rows = connection.execute(
-        "SELECT job_id, request_id, token_name, finished_at FROM jobs WHERE finished_at > ? ORDER BY finished_at",
+        "SELECT job_id, request_id, token_name, finished_at FROM jobs WHERE finished_at > ? ORDER BY seq",
         (earliest,),
     )
     return [(job_id, json.loads(request_id), token_name, ended) for job_id, request_id, token_name, ended in rows]

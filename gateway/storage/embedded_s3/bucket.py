@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 import xml.etree.ElementTree as ElementTree
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -85,11 +86,12 @@ class S3Bucket:
         tuple of str and datetime
             Key and time of writing.
         """
-        query = {"list-type": "2", "max-keys": "1000"}
+        # XML cannot have every character of a key
+        query = {"list-type": "2", "max-keys": "1000", "encoding-type": "url"}
         while True:
             listing = _parsed(await self._ask("GET", "", query))
             for entry in listing.iter(f"{_NAMESPACE}Contents"):
-                key = entry.findtext(f"{_NAMESPACE}Key") or ""
+                key = urllib.parse.unquote_plus(entry.findtext(f"{_NAMESPACE}Key") or "")
                 written = datetime.fromisoformat(entry.findtext(f"{_NAMESPACE}LastModified") or "")
                 yield key, written
             token = listing.findtext(f"{_NAMESPACE}NextContinuationToken")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import re
 import shutil
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,19 +97,25 @@ def server_environment(directory: Path, access_key: str, secret_key: str) -> dic
     return {"PATH": os.defpath, "HOME": str(directory), "TMPDIR": str(directory), "RCLONE_AUTH_KEY": f'"{pair}"'}
 
 
-def remove_unfinished(objects: Path) -> None:
-    """Remove the partial files of uploads that a server's end interrupted.
+def remove_unfinished(objects: Path, age_seconds: float = 0.0) -> None:
+    """Remove the partial files of uploads that a server's end interrupted, or that were given up in the middle.
 
     The server hides these files from its listings, so nothing else removes them. No upload of theirs was confirmed.
 
     Parameters
     ----------
     objects : Path
-        Directory of the buckets; no server may run on it.
+        Directory of the buckets.
+    age_seconds : float
+        Files that were written later stay; 0 if no server runs on the directory.
     """
-    for path in objects.rglob(_UNFINISHED):
-        with contextlib.suppress(OSError):  # a directory of that name, or no permission
-            path.unlink()
+    limit = time.time() - age_seconds
+    for directory, _, names in os.walk(objects):
+        for name in fnmatch.filter(names, _UNFINISHED):
+            path = Path(directory, name)
+            with contextlib.suppress(OSError):  # it is gone, or no permission
+                if not age_seconds or path.stat().st_mtime < limit:
+                    path.unlink()
 
 
 def rclone_path() -> str:

@@ -294,6 +294,7 @@ class EmbeddedS3:
         """Remove old objects at intervals: Metabase removes its own after a run, but not after a crash."""
         while True:
             try:
+                await asyncio.to_thread(remove_unfinished, self._objects, self.options.expire_seconds)
                 removed = await self.bucket.remove_older_than(self.options.expire_seconds)
                 if removed:
                     log.info("embedded S3: %d objects expired", removed)

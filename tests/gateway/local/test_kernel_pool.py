@@ -9,6 +9,7 @@ import pytest
 
 from gateway.core.errors import FailureCode, JobFailed
 from gateway.local.kernel_pool import KernelPool
+from tests.gateway.http.harness import eventually
 
 
 @dataclass(eq=False)
@@ -109,20 +110,32 @@ async def test_a_claim_without_a_ready_kernel_waits_for_the_one_on_its_way() -> 
     await kernels.aclose()
 
 
-@pytest.mark.parametrize("fault", [{"alive": False}, {"age_seconds": 101.0}])
-async def test_dead_and_old_kernels_are_ended_and_not_handed_out(fault: dict[str, float]) -> None:
+async def test_dead_kernels_are_ended_and_not_handed_out() -> None:
     starter = Starter()
     starter.gate.set()
     kernels = pool(starter, size=2)
     kernels.refill()
     await turns()
     bad = starter.made[0]
-    for name, value in fault.items():
-        setattr(bad, name, value)
+    bad.alive = False
     assert await kernels.acquire() is starter.made[1]  # type: ignore[comparison-overlap]
     await turns()
     assert bad.released
     assert kernels.counters.discarded == 1
+    await kernels.aclose()
+
+
+async def test_an_idle_pool_replaces_old_kernels_so_that_the_next_job_does_not_wait() -> None:
+    starter = Starter()
+    starter.gate.set()
+    kernels = KernelPool(starter, 2, max_age_seconds=0.01)  # type: ignore[arg-type]
+    kernels.refill()
+    await turns()
+    first = starter.made[0]
+    first.age_seconds = 1.0
+    assert await eventually(lambda: first.released and kernels.ready == 2)
+    assert await kernels.acquire() is not first  # type: ignore[comparison-overlap]
+    assert (kernels.counters.hits, kernels.counters.discarded) == (1, 1)
     await kernels.aclose()
 
 

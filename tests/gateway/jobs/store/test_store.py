@@ -393,7 +393,7 @@ async def test_history_and_logs_are_kept_by_time_and_bytes_alone(
     store = JobStore(settings, tmp_path)
     day, records = 86_400.0, []
     for number in range(300):  # beyond any count
-        record = record_of(job(number), created_at=time.time() - number * day / 10)
+        record = record_of(job(1000 + number), created_at=time.time() - number * day / 10)
         record.finished_at = record.created_at
         record.log.line("stdout", "hello")
         records.append(record)

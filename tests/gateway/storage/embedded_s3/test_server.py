@@ -218,6 +218,27 @@ async def test_uploads_cut_off_by_a_kill_are_swept_and_objects_outlive_it(tmp_pa
         await again.stop()
 
 
+async def test_the_parts_of_an_upload_that_was_given_up_expire_while_the_server_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded_s3, "SWEEPS_PER_LIFETIME", 1e5)
+    server = EmbeddedS3(options(tmp_path, expire_seconds=3600))
+    await server.start()
+    client = boto(server)
+    try:
+        for key in ("old", "young"):
+            upload = client.create_multipart_upload(Bucket=BUCKET, Key=f"{key}/x")["UploadId"]
+            client.upload_part(Bucket=BUCKET, Key=f"{key}/x", PartNumber=1, UploadId=upload, Body=b"x" * 6_000_000)
+        objects = server.options.data_dir / "objects" / BUCKET
+        (part,) = (objects / "old").iterdir()
+        os.utime(part, (0, 0))
+        assert await eventually(lambda: not part.exists())
+        assert len(os.listdir(objects / "young")) == 1
+    finally:
+        client.close()
+        await server.stop()
+
+
 async def test_old_objects_expire_and_young_ones_stay(server: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         await server.bucket.put(f"run-1/old {number}", b"x")
@@ -236,6 +257,15 @@ async def test_old_objects_expire_and_young_ones_stay(server: EmbeddedS3, monkey
     assert [key async for key, _ in server.bucket.objects()] == ["run-2/young"]
     assert await server.bucket.remove_older_than(-60) == 1
     await server.bucket.put("the bucket is still there", b"x")
+
+
+async def test_objects_with_any_key_expire(server: EmbeddedS3) -> None:
+    keys = {"plain", "a b/c+d%20", "a\x01b", "\x1b[0m", "\r", "<&>\"'", "x=y?#", "\N{SNOWMAN}/\ufffe"}
+    for key in keys:
+        await server.bucket.put(key, b"x")
+    assert {key async for key, _ in server.bucket.objects()} == keys | {"ready"}
+    assert await server.bucket.remove_older_than(-60) == len(keys) + 1
+    assert [key async for key, _ in server.bucket.objects()] == []
 
 
 async def test_a_stop_during_expiry_is_not_reported_as_its_failure(
