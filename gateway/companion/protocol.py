@@ -165,7 +165,7 @@ class Wire:
 
 
 def _id_of(body: bytes) -> int | None:
-    with contextlib.suppress(ValueError, KeyError, TypeError):
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
         request_id = json.loads(body)["id"]
         return request_id if isinstance(request_id, int) else None
     return None
