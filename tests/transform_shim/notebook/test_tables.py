@@ -48,6 +48,10 @@ def test_state_persists_and_a_frame_that_is_changed_changes_no_other(notebook: N
     notebook.run("%table orders orders.csv")
     notebook.run("mine = tables.orders\nmine['amount'] = 0\nmine.drop(columns='status', inplace=True)")
     assert notebook.value("len(mine.columns), list(tables.orders.columns)") == "(1, ['status', 'amount'])"
+    notebook.run("mine = tables.orders\nmine.loc[0, 'status'] = 'lost'\nmine.iloc[1, 1] = -1.0\nmine.attrs['mine'] = 1")
+    assert notebook.value("mine.iloc[:2].values.tolist()") == "[['lost', 10.5], ['open', -1.0]]"
+    assert notebook.value("tables.orders.iloc[:2].values.tolist()") == "[['paid', 10.5], ['open', 3.0]]"
+    assert notebook.value("'mine' in tables.orders.attrs") == "False"
 
 
 def test_manifest_decides_the_types(notebook: NotebookKernel) -> None:
