@@ -54,6 +54,14 @@ def test_state_persists_and_a_frame_that_is_changed_changes_no_other(notebook: N
     assert notebook.value("'mine' in tables.orders.attrs") == "False"
 
 
+def test_duckdb_that_a_cell_has_imported_reads_tables(notebook: NotebookKernel) -> None:
+    """It then knows that it is in a notebook, where its bar of progress needs ipywidgets."""
+    notebook.run("%table orders orders.csv\nimport duckdb")
+    assert notebook.value("len(tables.read('orders', 'duckdb').fetchall())") == "3"
+    cell = "%%transform --here\nimport duckdb\ndef transform(orders: duckdb.DuckDBPyRelation):\n    return orders"
+    assert "3 rows, 2 columns" in notebook.run(cell).text
+
+
 def test_manifest_decides_the_types(notebook: NotebookKernel) -> None:
     notebook.run("%table days days.jsonl --manifest days.manifest.json")
     assert notebook.value("tables.info('days').fields") == "(('day', 'Date'), ('n', 'BigInteger'))"
