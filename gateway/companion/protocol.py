@@ -46,7 +46,6 @@ class TakeFrame(_Request):
     """Keep a data frame of the kernel as a table; the descriptor with the request is an Arrow file."""
 
     op: Literal["frame"]
-    name: _Name
     manifest: dict[str, Any] | None = None
 
 

@@ -228,7 +228,7 @@ class Tables:
             path, described = _write_frame(frame, Path(directory))
             chosen = described if manifest is None else json.loads(json.dumps(manifest, default=str))
             with path.open("rb") as file:
-                found = connect().ask("frame", None, file.fileno(), name=name, manifest=chosen)
+                found = connect().ask("frame", None, file.fileno(), manifest=chosen)
         return self._keep(name, origin, found)
 
     def drop(self, name: str) -> None:
