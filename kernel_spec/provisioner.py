@@ -218,7 +218,7 @@ class TransformProvisioner(KernelProvisionerBase):
         await self._end_companion()
         if self.companion:
             environment = kwargs.get("env") or os.environ
-            self._companion = CompanionProcess(self.companion, workspace, kwargs.get("cwd"), environment)
+            self._companion = CompanionProcess(self.companion, workspace, kwargs.get("cwd"), environment, self.gateway)
         with _outputs(kwargs) as (_, outputs):
             self.pid = launcher.start(
                 limits,

@@ -25,7 +25,10 @@ STOP_SECONDS = 20.0
 #: Settings of a shared gateway; all other settings of the environment, such as limits, apply here too.
 PLACE_SETTINGS = (
     *("HOST", "PORT", "STATE_DIR", "AUTH_TOKEN", "AUTH_TOKEN_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE"),
-    "TRANSFORM_GATEWAY_URL",
+    *("TRANSFORM_GATEWAY_URL", "ENABLE_INTERNAL_S3"),
+    # a member would take jobs of others, which end with this call
+    *("CLUSTER_URL", "CLUSTER_ADVERTISE_URL", "CLUSTER_CREDENTIALS_FILE"),
+    *("CLUSTER_TLS_CA_FILE", "CLUSTER_TLS_CERT_FILE", "CLUSTER_TLS_KEY_FILE", "SLOTS"),
 )
 
 #: Ends the gateway when this process is killed. PR_SET_PDEATHSIG cannot: Linux clears it when the gateway drops root

@@ -46,7 +46,6 @@ class TakeFrame(_Request):
     """Keep a data frame of the kernel as a table; the descriptor with the request is an Arrow file."""
 
     op: Literal["frame"]
-    name: _Name
     manifest: dict[str, Any] | None = None
 
 
@@ -165,7 +164,7 @@ class Wire:
 
 
 def _id_of(body: bytes) -> int | None:
-    with contextlib.suppress(ValueError, KeyError, TypeError):
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
         request_id = json.loads(body)["id"]
         return request_id if isinstance(request_id, int) else None
     return None

@@ -63,6 +63,8 @@ def _serve(endpoint: socket.socket, inputs_dir: Path) -> None:
                     wire.send(error.request_id, "error", message=f"invalid request: {error}")
                 continue
             if isinstance(request, Cancel):
+                if descriptor is not None:
+                    os.close(descriptor)
                 worker.cancel(request.id)
             else:
                 worker.begin(request, descriptor)

@@ -43,6 +43,10 @@ from kernel_spec.protocol.limits import Limits
 #: (measured).
 INTERRUPT_GRACE_SECONDS = 0.25
 
+#: Time for the answer of a job whose time is over: a gateway that was paused (SIGSTOP, a frozen container or machine)
+#: finds the time over before it has read what came meanwhile.
+SETTLE_SECONDS = 0.1
+
 #: Number of lines at the end of a log that may have the last message of a process.
 LAST_LINES = 20
 
@@ -213,6 +217,7 @@ class Execution:
         exited = self._kernel.exited
         async with started(self._answer(code), self._stop.wait()) as (answered, stop):
             await first_of(answered, stop, exited, timeout_seconds=self._timeout_seconds)
+            await first_of(answered, stop, exited, timeout_seconds=SETTLE_SECONDS)
             if answered.done() or exited.done():
                 return None, answered.done()
             stopped = self._stop.cause or FailureCode.TIMEOUT

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from kernel_spec.protocol.values import WorkspaceInfo
 
@@ -38,6 +39,8 @@ class CompanionProcess:
         The companion's working directory, if it exists.
     environment : mapping of str to str
         The companion's environment.
+    gateway : str or None
+        State directory of the gateway from which kernels are taken, if one is named; else that of `environment` counts.
 
     Attributes
     ----------
@@ -46,11 +49,18 @@ class CompanionProcess:
     """
 
     def __init__(
-        self, command: Sequence[str], workspace: WorkspaceInfo, working_dir: str | None, environment: Mapping[str, str]
+        self,
+        command: Sequence[str],
+        workspace: WorkspaceInfo,
+        working_dir: str | None,
+        environment: Mapping[str, str],
+        gateway: str | None = None,
     ) -> None:
         self._command = [*command, "--inputs", workspace.inputs_dir]
         self._working_dir = working_dir if working_dir and os.path.isdir(working_dir) else None  # noqa: PTH112
-        self._environment = dict(environment)
+        # in it are the packages of the notebook's jobs and the address for %submit; absolute, for another working_dir
+        state_dir = Path(gateway or environment.get("STATE_DIR") or ".state").absolute()
+        self._environment = {**environment, "STATE_DIR": str(state_dir)}
         self._process: subprocess.Popen[bytes] | None = None
         self._ours, kernels = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.kernel_end = kernels.detach()

@@ -67,12 +67,13 @@ def _check(fields: dict[str, Any]) -> None:
 
 def _run(fields: dict[str, Any]) -> int:
     debugger = debugger_wanted()
-    launcher, workspace = open_launcher("standalone", os.environ.get("TRANSFORM_GATEWAY"), log, debugger=debugger)
+    gateway = os.environ.get("TRANSFORM_GATEWAY")
+    launcher, workspace = open_launcher("standalone", gateway, log, debugger=debugger)
     companion: CompanionProcess | None = None
     try:
         write_connection_file(workspace, fields)
         with _reachable(fields, workspace) as kernel_is_there, _signals_as_descriptor() as signals:
-            companion = CompanionProcess(DEFAULT_COMMAND, workspace, None, os.environ)
+            companion = CompanionProcess(DEFAULT_COMMAND, workspace, None, os.environ, gateway)
             # a front end that restarts its kernel starts another process of this command for the same clients
             launcher.start(notebook_limits(), (1, 2), companion, debugger=debugger, has_clients=True)
             kernel_is_there()

@@ -233,6 +233,20 @@ def test_a_launcher_without_its_supervisor_ends_the_gateway_with_its_end(
 
 
 @LOSES_ITS_JOBS
+def test_job_that_ends_in_time_while_the_gateway_is_paused_has_a_result(
+    start_gateway: Callable[..., GatewayProcess],
+) -> None:
+    gateway = start_gateway()
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(gateway.execute, SLOW.format(seconds=1), "paused", timeout=3)
+        gateway.wait_for_line("paused", "script started")
+        gateway.process.send_signal(signal.SIGSTOP)
+        time.sleep(4)  # beyond the timeout
+        gateway.process.send_signal(signal.SIGCONT)
+        answer = slow.result()
+    assert answer.body["exit_code"] == 0, answer.raw
+
+
 def test_second_interrupt_ends_the_jobs_that_run(start_gateway: Callable[..., GatewayProcess]) -> None:
     gateway = start_gateway(DRAIN_SECONDS="100")
     with ThreadPoolExecutor(1) as pool:

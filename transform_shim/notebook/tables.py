@@ -69,7 +69,7 @@ class Table:
 class Tables:
     """The loaded tables by name: ``tables.orders`` and ``tables["orders"]`` are the frames that transform() gets.
 
-    Each access gives a frame of its own (a lazy copy of one that was read once): changing it changes no other.
+    Each access gives a frame of its own (a copy of one that was read once): changing it changes no other.
     """
 
     def __init__(self) -> None:
@@ -79,9 +79,8 @@ class Tables:
     def __getitem__(self, name: str) -> Any:
         if name not in self._frames:
             self._frames[name] = self.read(name)
-        frame = self._frames[name].copy(deep=False)
-        frame.attrs = dict(self._frames[name].attrs)
-        return frame
+        # a shallow copy shares the values before pandas 3: transform(tables.t), called by hand, could change the table
+        return self._frames[name].copy()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -229,7 +228,7 @@ class Tables:
             path, described = _write_frame(frame, Path(directory))
             chosen = described if manifest is None else json.loads(json.dumps(manifest, default=str))
             with path.open("rb") as file:
-                found = connect().ask("frame", None, file.fileno(), name=name, manifest=chosen)
+                found = connect().ask("frame", None, file.fileno(), manifest=chosen)
         return self._keep(name, origin, found)
 
     def drop(self, name: str) -> None:

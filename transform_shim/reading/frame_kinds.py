@@ -169,7 +169,8 @@ def _polars_lazy(table: TableReader) -> Any:
 def _duckdb(table: TableReader) -> Any:
     duckdb = sys.modules["duckdb"]
     # DuckDB treats every kernel as a notebook, and would draw a bar into the log of a query of more than two seconds
-    duckdb.execute("set enable_progress_bar = false")
+    with contextlib.suppress(duckdb.InvalidInputException):  # without ipywidgets it cannot draw it, and refuses this
+        duckdb.execute("set enable_progress_bar = false")
     return duckdb.from_arrow(table.stream(engine_decimal))
 
 

@@ -363,6 +363,22 @@ def test_run_is_not_led_astray_by_modules_of_the_users_directory(here: Path) -> 
     assert done.returncode == 0, done.stderr
 
 
+def test_run_where_a_member_of_a_cluster_is_configured_stays_alone(here: Path) -> None:
+    member = {
+        "CLUSTER_URL": "nats://127.0.0.1:1",  # where no broker is
+        "CLUSTER_ADVERTISE_URL": "http://127.0.0.1:1",
+        "CLUSTER_TLS_KEY_FILE": "/of/the/gateways/user/alone",
+        "SLOTS": "0",
+        "ENABLE_INTERNAL_S3": "true",
+        "INTERNAL_S3_PORT": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "run", "totals.py", "--table", "orders=orders.csv", "--quiet"],
+        cwd=here, env=environment() | member, capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_run_with_internal_s3_starts_a_gateway_with_storage(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr(cli, "_start_gateway", lambda arguments: started.append(arguments) or 0)

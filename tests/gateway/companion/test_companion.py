@@ -221,6 +221,7 @@ def test_invalid_request_is_refused_and_the_next_one_accepted(ends: tuple[socket
         (b'{"id": 7, "op": "files", "prefix": 1}', 7),
         (b"[1]", None),
         (b"no json", None),
+        (b'{"id": 7, "op": ' + b"[" * 100_000, None),
     ],
 )
 def test_a_refused_request_is_reported_with_its_id(

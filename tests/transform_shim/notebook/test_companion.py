@@ -60,6 +60,17 @@ def test_restart_brings_a_new_companion_and_forgets_the_tables(tmp_path: Path, r
         assert notebook.run("%table t t.csv").stdout == 't: 1 row, 1 column (t.csv); look at it: tables["t"]\n'
 
 
+def test_companion_knows_the_gateway_of_the_kernel(
+    tmp_path: Path, running_gateway: GatewayProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The front end and the notebook have different directories, and the gateway is named relative to the first."""
+    monkeypatch.chdir(running_gateway.state_dir)
+    environment = {"AUTH_TOKEN": running_gateway.token, **companion_environment(running_gateway)}
+    with NotebookKernel(tmp_path, environment, {"companion": companion_command(), "gateway": "s"}) as notebook:
+        script = TRANSFORM.removeprefix("%%transform\n")
+        assert notebook.value(f"__import__('transform_shim').submit({script!r}).where") == repr(running_gateway.url)
+
+
 def test_kernel_that_dies_takes_its_companion_with_it(tmp_path: Path) -> None:
     with NotebookKernel(tmp_path) as notebook:
         companion = notebook.companion_pid

@@ -48,6 +48,18 @@ def test_state_persists_and_a_frame_that_is_changed_changes_no_other(notebook: N
     notebook.run("%table orders orders.csv")
     notebook.run("mine = tables.orders\nmine['amount'] = 0\nmine.drop(columns='status', inplace=True)")
     assert notebook.value("len(mine.columns), list(tables.orders.columns)") == "(1, ['status', 'amount'])"
+    notebook.run("mine = tables.orders\nmine.loc[0, 'status'] = 'lost'\nmine.iloc[1, 1] = -1.0\nmine.attrs['mine'] = 1")
+    assert notebook.value("mine.iloc[:2].values.tolist()") == "[['lost', 10.5], ['open', -1.0]]"
+    assert notebook.value("tables.orders.iloc[:2].values.tolist()") == "[['paid', 10.5], ['open', 3.0]]"
+    assert notebook.value("'mine' in tables.orders.attrs") == "False"
+
+
+def test_duckdb_that_a_cell_has_imported_reads_tables(notebook: NotebookKernel) -> None:
+    """It then knows that it is in a notebook, where its bar of progress needs ipywidgets."""
+    notebook.run("%table orders orders.csv\nimport duckdb")
+    assert notebook.value("len(tables.read('orders', 'duckdb').fetchall())") == "3"
+    cell = "%%transform --here\nimport duckdb\ndef transform(orders: duckdb.DuckDBPyRelation):\n    return orders"
+    assert "3 rows, 2 columns" in notebook.run(cell).text
 
 
 def test_manifest_decides_the_types(notebook: NotebookKernel) -> None:
