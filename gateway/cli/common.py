@@ -260,8 +260,9 @@ def guarded(action: Callable[[], int]) -> int:
     except OSError as error:
         if error.filename is None and error.errno in OUTPUT_ERRORS:
             raise  # of standard output, see `with_output`
-        name = f"{error.filename}: " if error.filename is not None else ""
-        return _fail(f"{name}{error.strerror or error}", EXIT_USAGE)
+        is_nowhere = isinstance(error, FileNotFoundError)  # only getcwd(2) misses a file without a name
+        name = error.filename or ("the current directory" if is_nowhere else None)
+        return _fail(f"{name}: {error.strerror}" if name else str(error.strerror or error), EXIT_USAGE)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
 

@@ -28,7 +28,7 @@ from gateway.scripts.contract import contract_path
 from gateway.table_files.kinds import FileKind, kind_of
 from gateway.table_files.parsed import ParsedTables
 from gateway.table_files.readable import FileVersion, ReadableFiles, UnreadableTable, file_version
-from gateway.table_files.writing import UnwritableResult, write_as
+from gateway.table_files.writing import UnwritableResult, check_writer, write_as
 from gateway.telemetry.waterfall import lay_out
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def _check(options: argparse.Namespace) -> None:
         raise common.UsageError("--hold: needs --url, because the gateway of this call ends with it")
     if options.out is not None:
         common.check_output("--out", options.out)
+        _check_kind(options.out, options.format)
     if options.head is not None and options.head < 1:
         raise common.UsageError(f"--head {options.head}: expected a number of rows above 0")
     if not 0 <= options.tolerance < 1:
@@ -113,8 +114,16 @@ def _check(options: argparse.Namespace) -> None:
     if options.against is not None:
         common.check_input(options.against, option="--against")
         _kind_of(options.against)
-    if options.out is not None and options.format is not None and not _kind_of(options.out, options.format).is_plain:
-        raise common.UsageError(f"--format: the ending of --out {options.out} gives the format; leave one of them out")
+
+
+def _check_kind(out: Path, data_format: DataFormat | None) -> None:
+    kind = _kind_of(out, data_format)
+    if data_format is not None and not kind.is_plain:
+        raise common.UsageError(f"--format: the ending of --out {out} gives the format; leave one of them out")
+    try:
+        check_writer(kind)
+    except UnwritableResult as error:
+        raise common.UsageError(f"--out {out}: {error}") from None
 
 
 def _inputs(options: argparse.Namespace, files: ReadableFiles) -> JobInputs:

@@ -32,6 +32,7 @@ from gateway.core.events import LogLine
 from gateway.core.formats import DEFAULT_FORMAT, DataFormat
 from gateway.core.job import RequestId
 from gateway.table_files.kinds import FileKind, kind_of
+from gateway.table_files.writing import check_writer, write_as
 
 __all__ = ["TransformClient"]
 
@@ -130,6 +131,8 @@ class TransformClient:
         if path is not None and not path.absolute().parent.is_dir():  # before the job, whose result would be lost
             raise FileNotFoundError(errno.ENOENT, "there is no such directory", str(path.parent))
         kind = None if path is None or output_format else kind_of(path)
+        if kind is not None:
+            check_writer(kind)
         output_format = output_format or (kind.data_format if kind is not None else "arrow")
         request = job_request(
             source_of(script),
@@ -454,8 +457,6 @@ def _follow(follower: Follower) -> None:
 
 def _written(result: TransformResult, kind: FileKind, path: Path) -> TransformResult:
     """Write a result in memory to a file that no job writes itself, and return the result with it."""
-    from gateway.table_files.writing import write_as  # most results are files that a job writes
-
     with tempfile.TemporaryDirectory(prefix="transform-client-") as directory:
         plain = Path(directory) / "output"
         plain.write_bytes(result.output or b"")

@@ -230,3 +230,19 @@ def remove(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()
+
+
+def make_state_dir(state_dir: Path) -> None:
+    """Create the state directory and those above it if they are missing; if root does, all users can enter them.
+
+    Raises
+    ------
+    OSError
+        It cannot be created.
+    """
+    umask = os.umask(0)
+    os.umask(0o022 if os.geteuid() == 0 else umask)  # the gateway and kernels of root are other users
+    try:
+        state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    finally:
+        os.umask(umask)

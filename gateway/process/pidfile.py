@@ -36,6 +36,7 @@ from types import TracebackType
 from typing import Self
 
 from gateway.core.addresses import local_url
+from gateway.core.directories import make_state_dir
 from gateway.core.errors import ConfigurationError
 from gateway.core.settings import Settings
 from kernel_spec.linux import procfs
@@ -247,7 +248,7 @@ def locked(state_dir: Path) -> Iterator[None]:
         The directory cannot be used, or the pid file belongs to another user.
     """
     try:
-        state_dir.mkdir(parents=True, exist_ok=True)
+        make_state_dir(state_dir)
         descriptor = open_own(pid_file_path(state_dir), os.O_RDWR | os.O_CREAT)
     except OSError as error:
         text = f"the state directory {state_dir} cannot be used: {error.strerror}; set STATE_DIR to another one"

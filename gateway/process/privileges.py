@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.core.directories import make_state_dir
 from gateway.core.errors import ConfigurationError, NotReady
 from gateway.storage.state_directory import DiskSpace
 from kernel_spec.launcher.user_leases import FIRST_WORKSPACE_UID, LAST_WORKSPACE_UID
@@ -88,7 +89,7 @@ def prepare_state_dir(state_dir: Path, user: GatewayUser) -> None:
         Its disk is full.
     """
     try:
-        state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_state_dir(state_dir)
         shortage = DiskSpace.of(state_dir).shortage(START_BYTES, START_INODES)
         if shortage:
             raise NotReady(

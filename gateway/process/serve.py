@@ -103,7 +103,7 @@ def serve(settings: Settings) -> None:
         launcher = _launcher(settings, user) if settings.slots else None
         if launcher is not None:
             stack.callback(launcher.close)
-            _check_tier(settings, launcher.hello.tier)
+            _check_tier(settings, launcher.hello.tier, user)
         url = local_url(settings.host, sockets[0].getsockname()[1], "http" if tls is None else "https")
         running = pid_file.write(url, str(settings.tls_cert_file or ""))
         privileges.drop(user, launcher.hello.workspace_gids if launcher is not None else ())
@@ -144,7 +144,7 @@ def _check_root(settings: Settings, user: privileges.GatewayUser) -> None:
         )
 
 
-def _check_tier(settings: Settings, tier: str) -> None:
+def _check_tier(settings: Settings, tier: str, user: privileges.GatewayUser) -> None:
     """Refuse to start with less isolation than required; tiers are letters, and A is the strongest."""
     if settings.require_tier and tier > settings.require_tier:
         raise ConfigurationError(
@@ -152,8 +152,9 @@ def _check_tier(settings: Settings, tier: str) -> None:
             "--require-tier); `transform-gateway doctor` lists the missing layers and how to turn them on"
         )
     if tier == "D" and not settings.allow_unsandboxed:
+        reason = f" ({user.problem})" if user.uid == 0 else ""
         raise ConfigurationError(
-            "no layer of the sandbox is available here (tier D): jobs could do whatever the gateway's user can. "
+            f"the sandbox does not work here (tier D){reason}: jobs could do whatever the gateway's user can. "
             "See `transform-gateway doctor`; to start anyway, set ALLOW_UNSANDBOXED (--allow-unsandboxed)"
         )
 

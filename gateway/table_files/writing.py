@@ -6,6 +6,7 @@ import datetime
 import math
 import uuid
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,20 @@ EXACT_INTEGERS = 1 << 53
 
 class UnwritableResult(ValueError):
     """A result does not fit into a file of the wanted kind; the text says why."""
+
+
+def check_writer(kind: FileKind) -> None:
+    """Refuse a kind of file that this environment cannot write, before a job runs for it.
+
+    Raises
+    ------
+    UnwritableResult
+        It is a workbook, and openpyxl is not installed.
+    """
+    if kind.shape == "workbook" and find_spec("openpyxl") is None:
+        raise UnwritableResult(
+            "a workbook needs the package openpyxl (pip install openpyxl); or choose .csv or .parquet"
+        )
 
 
 def write_as(source: Path, kind: FileKind, target: Path) -> None:
@@ -37,10 +52,11 @@ def write_as(source: Path, kind: FileKind, target: Path) -> None:
     Raises
     ------
     UnwritableResult
-        The result does not fit.
+        The result does not fit, or `check_writer` refuses the kind.
     OSError
         A file cannot be read or written.
     """
+    check_writer(kind)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         if kind.shape == "workbook":
@@ -84,14 +100,9 @@ def _array(source: BinaryIO, target: Any) -> None:
 
 
 def _write_workbook(source: Path, target: Path) -> None:
-    try:
-        import openpyxl
-        from openpyxl.cell import WriteOnlyCell
-        from openpyxl.utils.exceptions import IllegalCharacterError
-    except ImportError:
-        raise UnwritableResult(
-            "a workbook needs the package openpyxl (pip install openpyxl); or choose .csv or .parquet"
-        ) from None
+    import openpyxl
+    from openpyxl.cell import WriteOnlyCell
+    from openpyxl.utils.exceptions import IllegalCharacterError
     from pyarrow import feather
 
     table = feather.read_table(source, memory_map=False)

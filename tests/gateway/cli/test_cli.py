@@ -147,6 +147,31 @@ def test_wrong_call_is_refused_before_anything_is_started(arguments: tuple[str, 
     assert "Traceback" not in done.stderr
 
 
+def test_removed_current_directory_is_named(here: Path) -> None:
+    (here / "gone").mkdir()
+    code = "import os, sys; os.rmdir(os.getcwd()); from gateway.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, "packages"],
+        cwd=here / "gone",
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    said = "transform-gateway: the current directory: No such file or directory\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_workbook_that_cannot_be_written_is_refused_before_anything_is_started(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(here)
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    assert cli.main(["run", "totals.py", "--url", "http://127.0.0.1:1", "--out", "x.xlsx"]) == 2
+    assert "--out x.xlsx: a workbook needs the package openpyxl" in capsys.readouterr().err
+
+
 def test_unreachable_gateway_and_wrong_token_exit_with_3(here: Path, running_gateway: GatewayProcess) -> None:
     nobody = call(here, "run", "totals.py", "--table", "orders=orders.csv", "--url", "http://127.0.0.1:1")
     assert (nobody.returncode, "unreachable: no answer" in nobody.stderr) == (3, True)

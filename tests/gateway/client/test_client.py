@@ -6,6 +6,7 @@ import email
 import gzip
 import hashlib
 import json
+import sys
 import threading
 import time
 from pathlib import Path
@@ -313,6 +314,13 @@ def test_frame_whose_values_would_become_others_is_not_sent(index: Any) -> None:
 def test_job_whose_output_has_no_directory_does_not_run(tmp_path: Path) -> None:
     with FakeGateway() as fake, pytest.raises(FileNotFoundError, match=r"no such directory: '.*/gone'"):
         TransformClient(fake.url).run("c", output=tmp_path / "gone" / "o.csv")
+    assert fake.asked == []
+
+
+def test_job_whose_workbook_cannot_be_written_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with FakeGateway() as fake, pytest.raises(ValueError, match="a workbook needs the package openpyxl"):
+        TransformClient(fake.url).run("c", output=tmp_path / "o.xlsx")
     assert fake.asked == []
 
 

@@ -15,6 +15,19 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files
 USER = GatewayUser(FALLBACK_UID, FALLBACK_UID)
 
 
+def test_state_directory_of_root_can_be_entered_by_other_users_whatever_the_umask_is(tmp_path: Path) -> None:
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_mode & 0o001 == 0:
+            parent.chmod(0o755)
+    umask = os.umask(0o077)
+    try:
+        prepare_state_dir(tmp_path / "new" / "s", USER)
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(umask)
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "new", tmp_path / "new" / "s")] == [0o755, 0o755]
+
+
 def test_only_outputs_of_jobs_become_the_gateways(tmp_path: Path) -> None:
     for parent in (tmp_path, *tmp_path.parents):
         if parent.stat().st_mode & 0o001 == 0:
