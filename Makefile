@@ -328,7 +328,7 @@ soak: $(VENV)/.project ## run the long tests, which `make test` leaves out or ru
 	@$(PYTEST); $(RUN_SANDBOX_TESTS) -m soak; run --ignore=$(SANDBOX_TESTS) -m soak; exit $$failed
 
 # the tests of one gateway that hold for a cluster too
-FOR_BOTH := $(patsubst %,tests/gateway/test_%.py,execute failures formats live_log displays refusals progress lifecycle held parity legacy)
+FOR_BOTH := tests/end_to_end/both_runners
 
 .PHONY: cluster-test
 cluster-test: $(VENV)/.project ## run the tests of clusters, and those of one gateway against a cluster; needs nats-server
@@ -345,7 +345,7 @@ $(VENV)/helm/helm_python: | $(VENV)/.project
 
 .PHONY: helm-test
 helm-test: $(VENV)/helm/helm_python ## lint and render the Helm chart (installs Helm's library from PyPI, 75 MB)
-	@export PYTHONPATH="$(HERE)$(VENV)/helm"; $(PYTEST); run tests/test_helm.py; exit $$failed
+	@export PYTHONPATH="$(HERE)$(VENV)/helm"; $(PYTEST); run tests/deploy/test_helm.py; exit $$failed
 
 .PHONY: test-pandas3
 test-pandas3: ## run the tests of shim and notebooks with pandas 3, in an environment of its own
@@ -382,7 +382,7 @@ $(VENV)/.docs: docs/site/requirements.lock $(VENV)/.project
 
 .PHONY: docs
 docs: $(VENV)/.docs ## write the generated tables of README.md and docs/ again, and build the site in docs/site/built
-	@env -u PYTHONSAFEPATH "$(PY)" -m tests.docs --write
+	@env -u PYTHONSAFEPATH "$(PY)" -m tests.docs.generated --write
 	@rm -rf docs/site/built
 	@PYTHONPATH="$(HERE)$(VENV)/docs" "$(PY)" -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs/site \
 		--doctree-dir "$(VENV)/doctrees" . docs/site/built $(ARGS)

@@ -18,8 +18,8 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.cluster_process import ClusterProcess
-from tests.gateway_process import GatewayProcess
+from tests.support.cluster_process import ClusterProcess
+from tests.support.gateway_process import GatewayProcess
 
 # An example that takes 200 ms fails by default, and so does one that is slow to make: both say how busy the machine is.
 hypothesis.settings.register_profile(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway_process import alive
-from tests.ports import free_port
+from tests.support.gateway_process import alive
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 120

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.gateway_process import GatewayProcess
-from tests.ordinary_container import POD_UID
+from tests.support.gateway_process import GatewayProcess
+from tests.support.ordinary_container import POD_UID
 from tests.test_security import CONTAINER, HERE, IN_CONTAINER, IN_POD, why_not_contained
 
 TRY_LOOPBACK = """

@@ -26,13 +26,13 @@ from gateway.core.errors import ConfigurationError
 from gateway.core.settings import Settings
 from gateway.process import privileges, serve
 from kernel_spec.sandbox import LAYERS
-from tests.gateway_process import GatewayProcess, command_of, descendants
 from tests.kernel_spec.sandbox.children import PLAIN_USER, in_child
-from tests.ordinary_container import POD_UID
+from tests.support.gateway_process import GatewayProcess, command_of, descendants
+from tests.support.ordinary_container import POD_UID
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "SECURITY.md").read_text()
-CONTAINER = ("-m", "tests.ordinary_container")
+CONTAINER = ("-m", "tests.support.ordinary_container")
 HERE, IN_CONTAINER, IN_POD = "as it is here", "ordinary container", "restricted pod"
 
 NEIGHBOUR = """

@@ -9,25 +9,23 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarks import (
-    chart,
+from tests.benchmarks.parts import (
     cluster,
     codecs,
     durability,
     floor,
-    floors,
     large,
     logs,
     notebook,
-    report,
     sandbox,
     shapes,
     small,
     tables,
 )
-from tests.benchmarks.results import Results
+from tests.benchmarks.report import chart, floors, report
+from tests.benchmarks.report.results import Results
 from tests.benchmarks.workload import Jobs, small_orders
-from tests.s3 import S3Server
+from tests.support.s3 import S3Server
 
 PARTS = (
     "small",

@@ -17,7 +17,7 @@ from typing import IO
 
 import psutil
 
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 HEALTHY_SECONDS = 60.0
 STOP_SECONDS = 40.0
@@ -66,7 +66,7 @@ def subprocess_runner(slots: int = 1) -> Iterator[Server]:
     """Run the subprocess design on a free port."""
     with _state_dir() as directory:
         port_file, log_path = directory / "port", directory / "runner.log"
-        command = [sys.executable, "-m", "tests.benchmarks.subprocess_runner"]
+        command = [sys.executable, "-m", "tests.benchmarks.baseline.subprocess_runner"]
         command += ["--slots", str(slots), "--port-file", str(port_file)]
         with log_path.open("wb") as log:
             process = _spawn(command, log, _plain_environment())

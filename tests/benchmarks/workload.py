@@ -16,8 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from tests import nyc_flights
-from tests.s3 import S3Server
+from tests.support import nyc_flights
+from tests.support.s3 import S3Server
 
 SMALL_CODE = """
 import pandas as pd

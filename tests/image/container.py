@@ -16,7 +16,7 @@ import boto3
 from botocore.config import Config
 
 from tests.image.engine import Engine, EngineError
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 HEALTHY_SECONDS = 60
 JOB_SECONDS = 60

@@ -31,7 +31,7 @@ from kernel_spec.install import RESOURCE_DIR, install
 from kernel_spec.protocol.limits import notebook_limit
 from kernel_spec.provisioner import TransformProvisioner
 from tests.kernel_spec.conftest import Desk, is_alive, wait_until
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 RUN_SECONDS = 60
 

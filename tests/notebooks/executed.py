@@ -14,8 +14,8 @@ import nbformat
 from nbclient import NotebookClient
 from traitlets.config import Config
 
-from tests.gateway_process import GatewayProcess
-from tests.notebook_kernel import companion_command, companion_environment, plain
+from tests.support.gateway_process import GatewayProcess
+from tests.support.notebook_kernel import companion_command, companion_environment, plain
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 CELL_SECONDS = 90

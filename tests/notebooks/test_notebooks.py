@@ -16,9 +16,9 @@ import nbformat
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from tests import nyc_flights
-from tests.gateway_process import GatewayProcess
 from tests.notebooks.executed import NOTEBOOKS, Executed, execute, paths
+from tests.support import nyc_flights
+from tests.support.gateway_process import GatewayProcess
 
 ROOT = NOTEBOOKS.parent
 PLOT_PIXELS = (500, 250)

@@ -1,4 +1,4 @@
-"""The run of `tests.gateway.test_chaos` at full length: 2,000 jobs under 50 kills, ten of each kind of process."""
+"""The run of `tests.end_to_end.faults.test_chaos` at full length: 2,000 jobs under 50 kills, ten of each kind of process."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.gateway.chaos import run_chaos
-from tests.gateway_process import GatewayProcess
+from tests.end_to_end.faults.chaos import run_chaos
+from tests.support.gateway_process import GatewayProcess
 
 
 @pytest.mark.soak

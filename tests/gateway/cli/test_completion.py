@@ -11,7 +11,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.gateway.cli.test_cli import SECONDS, call, environment
+from tests.gateway.cli.commands import SECONDS, call, environment
 
 CLEAR = "\x15"
 

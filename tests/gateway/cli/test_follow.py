@@ -11,10 +11,10 @@ import pytest
 
 from gateway.cli import history, jobs
 from gateway.client.client import TransformClient
-from tests.gateway.cli.test_cli import SECONDS, call, environment
-from tests.gateway.fake_gateway import Asked, FakeGateway, Handle, Reply
-from tests.gateway_process import GatewayProcess
+from tests.gateway.cli.commands import SECONDS, call, environment
 from tests.kernel_spec.conftest import wait_until
+from tests.support.fake_gateway import Asked, FakeGateway, Handle, Reply
+from tests.support.gateway_process import GatewayProcess
 
 WAITS = "import time\ndef transform():\n    print('begun', flush=True)\n    time.sleep(600)\n"
 JOB_ID = "c0" * 16

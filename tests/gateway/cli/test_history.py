@@ -13,8 +13,8 @@ import pytest
 from gateway.cli.history import described, main
 from gateway.client.client import TransformClient
 from gateway.client.errors import GatewayRefused
-from tests.gateway.cli.test_cli import ROOT, TOTALS, call, environment
-from tests.gateway_process import GatewayProcess
+from tests.gateway.cli.commands import ROOT, TOTALS, call, environment
+from tests.support.gateway_process import GatewayProcess
 
 JOB: dict[str, Any] = {
     "job_id": "a" * 32,

@@ -15,8 +15,8 @@ import pytest
 from gateway.cli import run
 from gateway.client.client import TransformClient
 from gateway.table_files.parsed import WORTHWHILE_BYTES, ParsedTables
-from tests.gateway.cli.test_cli import SECONDS, TOTALS, call, environment
-from tests.gateway_process import GatewayProcess
+from tests.gateway.cli.commands import SECONDS, TOTALS, call, environment
+from tests.support.gateway_process import GatewayProcess
 
 RUN = ("run", "totals.py", "--table", "orders=orders.csv")
 

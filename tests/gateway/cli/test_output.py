@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.cli.test_cli import SECONDS, call, environment
-from tests.gateway_process import GatewayProcess
+from tests.gateway.cli.commands import SECONDS, call, environment
+from tests.support.gateway_process import GatewayProcess
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

@@ -11,9 +11,9 @@ import pytest
 
 from gateway.process.daemon import describe
 from gateway.process.pidfile import Running
-from tests.gateway.cli.test_cli import call
-from tests.gateway.fake_gateway import FakeGateway
-from tests.gateway_process import GatewayProcess
+from tests.gateway.cli.commands import call
+from tests.support.fake_gateway import FakeGateway
+from tests.support.gateway_process import GatewayProcess
 
 
 def test_status_says_how_the_gateway_is(tmp_path: Path, running_gateway: GatewayProcess) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.install.systemd import DROPPED_CAPABILITIES, UNIT, unit
-from tests.gateway.cli.test_cli import ROOT, SECONDS, call, environment
+from tests.gateway.cli.commands import ROOT, SECONDS, call, environment
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")

@@ -11,8 +11,8 @@ import pytest
 
 from gateway.client import AsyncTransformClient, TransformClient, failures
 from gateway.core.events import Event, LogLine
-from tests.gateway.fake_gateway import Asked, FakeGateway, Reply
-from tests.gateway_process import GatewayProcess
+from tests.support.fake_gateway import Asked, FakeGateway, Reply
+from tests.support.gateway_process import GatewayProcess
 
 SECONDS = 60
 

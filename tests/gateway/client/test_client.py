@@ -20,8 +20,8 @@ from gateway.client import GatewayRefused, GatewayUnreachable, TransformClient, 
 from gateway.client.tables import Frame
 from gateway.core.events import Event, LogLine, Progress, StateChanged
 from gateway.core.job import JobState
-from tests.gateway.fake_gateway import Asked, FakeGateway, Reply
-from tests.gateway_process import GatewayProcess
+from tests.support.fake_gateway import Asked, FakeGateway, Reply
+from tests.support.gateway_process import GatewayProcess
 
 OUTPUT = b'{"n":1}\n'
 SUCCESS = {

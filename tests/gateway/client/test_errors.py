@@ -7,8 +7,8 @@ import pytest
 from gateway.client import TransformClient, TransformFailed, VersionMismatch, failures, refusals
 from gateway.client.errors import GatewayRefused
 from gateway.core.errors import FAILURES, FailureCode, refusal_kinds
-from tests.gateway.fake_gateway import FakeGateway
-from tests.gateway_process import GatewayProcess
+from tests.support.fake_gateway import FakeGateway
+from tests.support.gateway_process import GatewayProcess
 
 
 def name_of(code: str) -> str:

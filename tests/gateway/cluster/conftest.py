@@ -9,9 +9,9 @@ from contextlib import ExitStack
 import pytest
 
 from tests.gateway.cluster.members import members
-from tests.gateway_process import GatewayProcess
-from tests.nats_server import NatsServer
-from tests.s3 import S3Server
+from tests.support.gateway_process import GatewayProcess
+from tests.support.nats_server import NatsServer
+from tests.support.s3 import S3Server
 
 NEEDS_SERVER = "nats-server is not installed (Debian: apt install nats-server)"
 

@@ -8,7 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 WAIT_SECONDS = 60
 

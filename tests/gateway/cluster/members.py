@@ -7,9 +7,9 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-from tests.gateway_process import TOKEN, Answer, GatewayProcess
-from tests.nats_server import NatsServer
-from tests.s3 import S3Server
+from tests.support.gateway_process import TOKEN, Answer, GatewayProcess
+from tests.support.nats_server import NatsServer
+from tests.support.s3 import S3Server
 
 OUTPUT = "import pandas as pd\ndef transform():\n    return pd.DataFrame({'x': [1, 2]})\n"
 SLOW = (

@@ -16,9 +16,9 @@ import pytest
 
 from gateway.process import privileges
 from tests.gateway.cluster.members import OUTPUT, SLOW, cluster_of, in_background, members, urls
-from tests.gateway_process import GatewayProcess
-from tests.nats_server import NatsServer
-from tests.s3 import S3Server
+from tests.support.gateway_process import GatewayProcess
+from tests.support.nats_server import NatsServer
+from tests.support.s3 import S3Server
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from gateway.core.errors import ConfigurationError, DiskFull, FailureCode
 from gateway.core.job import Verdict
 from tests.gateway.cluster.test_runner import InProcess, cluster, until
 from tests.gateway.http.harness import ScriptedRun
-from tests.nats_server import NatsServer
+from tests.support.nats_server import NatsServer
 
 LOST = Verdict(FailureCode.GATEWAY_DISK_FAILED, "its disk failed", 1)
 

@@ -24,9 +24,9 @@ from tests.gateway.cluster.members import (
     members,
     urls,
 )
-from tests.gateway_process import GatewayProcess, gateway_command
-from tests.nats_server import NatsServer
-from tests.s3 import S3Server
+from tests.support.gateway_process import GatewayProcess, gateway_command
+from tests.support.nats_server import NatsServer
+from tests.support.s3 import S3Server
 
 #: tries to reach the broker, and to read what a member shows it
 ATTACK = """

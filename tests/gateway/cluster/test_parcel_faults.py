@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.faults.test_full_disk import filled
 from tests.gateway.cluster.gate import Gate
 from tests.gateway.cluster.members import OUTPUT, ROWS, SLOW, cluster_of, in_background
 from tests.gateway.cluster.test_parcels import ECHO, HOST, MANIFEST, TABLE, multipart, wait_until_empty
-from tests.gateway.test_full_disk import filled
-from tests.gateway_process import Answer, GatewayProcess
-from tests.nats_server import NatsServer
+from tests.support.gateway_process import Answer, GatewayProcess
+from tests.support.nats_server import NatsServer
 
 #: Says which run of the job it is.
 UNIQUE = "import os\nimport pandas as pd\ndef transform():\n    return pd.DataFrame({'run': [os.urandom(8).hex()]})\n"

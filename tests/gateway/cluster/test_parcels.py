@@ -28,10 +28,10 @@ from gateway.storage.parcels import Parcels
 from tests.gateway.cluster.conftest import NEEDS_SERVER
 from tests.gateway.cluster.gate import Gate
 from tests.gateway.cluster.members import OUTPUT, ROWS, urls, wait_for_members
-from tests.gateway_process import Answer, GatewayProcess, gateway_command
-from tests.nats_server import NatsServer
-from tests.ports import free_port
-from tests.s3 import S3Server
+from tests.support.gateway_process import Answer, GatewayProcess, gateway_command
+from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
+from tests.support.s3 import S3Server
 
 HOST = ("-m", "gateway", "host")
 ECHO = "def transform(t):\n    print('rows:', len(t), flush=True)\n    return t\n"

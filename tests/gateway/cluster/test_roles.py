@@ -12,10 +12,10 @@ import pytest
 
 from gateway.cli.install.systemd import unit
 from tests.gateway.cluster.members import OUTPUT, ROWS, SLOW, cluster_of, in_background, urls, wait_for_members
-from tests.gateway_process import GatewayProcess, descendants, gateway_command
-from tests.nats_server import NatsServer
-from tests.ports import free_port
-from tests.s3 import S3Server
+from tests.support.gateway_process import GatewayProcess, descendants, gateway_command
+from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
+from tests.support.s3 import S3Server
 
 HOST = ("-m", "gateway", "host")
 

@@ -35,7 +35,7 @@ from gateway.jobs.peers import PeerRequest
 from gateway.jobs.store import JobStore
 from gateway.storage import KeptResultStore, ObjectClient
 from tests.gateway.http.harness import ScriptedRun, ScriptedRunner
-from tests.nats_server import NatsServer
+from tests.support.nats_server import NatsServer
 
 
 class Machine(ScriptedRunner):

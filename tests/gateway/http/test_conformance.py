@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.http.routes import ROUTES
-from tests.gateway_process import TOKEN, GatewayProcess
+from tests.support.gateway_process import TOKEN, GatewayProcess
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 

@@ -16,8 +16,8 @@ from gateway.http.application import make_app
 from gateway.http.routes import ROUTES
 from gateway.jobs.service import JobService
 from gateway.telemetry.metrics import Metrics
+from tests.gateway.http.handlers.test_stream import opened
 from tests.gateway.http.harness import Caller, ScriptedRunner, body, eventually, head, raw
-from tests.gateway.http.test_stream import opened
 
 TOKENS = {name: f"{name}-0123456789abcdef" for name in ("one", "two", "new", "viewer", "ops", "local")}
 KINDS = {"one": TokenKind.RUN, "two": TokenKind.RUN, "viewer": TokenKind.READ, "ops": TokenKind.ADMIN}

@@ -23,7 +23,7 @@ from gateway.jobs.delivery import Deliverer, JobOutputs
 from gateway.storage import KeptResultStore, ObjectClient, open_output
 from gateway.storage.objects import retries
 from tests.gateway.storage.faulty_server import Behave, Conversation, FaultyServer, answer
-from tests.s3 import S3Server
+from tests.support.s3 import S3Server
 
 ROWS, MANIFEST = b'{"n":1}\n', b'{"fields":[]}'
 OK = Verdict(None, "", 0, output=OutputFacts(1, 1, len(ROWS), None, "jsonl"))

@@ -18,7 +18,6 @@ from gateway.core.errors import FailureCode, JobFailed
 from gateway.local.kernel import _or_death
 from gateway.local.kernel_client import FLOOD_BYTES, KernelClient, resident_bytes, shared_context
 from kernel_spec.protocol.values import ExitReport
-from tests import kernels
 
 KEY = "the key of this test"
 
@@ -26,7 +25,7 @@ KEY = "the key of this test"
 @asynccontextmanager
 async def client_of(mode: str, directory: Path) -> AsyncIterator[KernelClient]:
     """Start a misbehaving kernel and yield the client with it; both are ended afterwards."""
-    program, prefix = Path(kernels.__file__).parent / "misbehaving.py", str(directory / "k")
+    program, prefix = Path(__file__).with_name("misbehaving_kernel.py"), str(directory / "k")
     command = [sys.executable, str(program), prefix, KEY, mode]
     # blocking for a moment: nothing else runs in this loop
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: ASYNC220

@@ -9,7 +9,7 @@ import pytest
 
 from gateway import cli
 from gateway.scripts.notebook import plain_python, read_notebook
-from tests.gateway_process import GatewayProcess
+from tests.support.gateway_process import GatewayProcess
 
 CELLS = (
     "import pandas as pd\nfactor = 2",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway import cli
-from tests.gateway_process import GatewayProcess
+from tests.support.gateway_process import GatewayProcess
 
 FILES = [
     "README.md", "monthly_totals.ipynb", "monthly_totals.py", "monthly_totals.schema.yaml", "months.py",

@@ -13,7 +13,7 @@ from tornado.ioloop import IOLoop
 from gateway.core.events import Event
 from gateway.core.settings import Settings
 from gateway.storage import ObjectClient
-from tests.s3 import S3Server
+from tests.support.s3 import S3Server
 
 
 @pytest.fixture(scope="session")

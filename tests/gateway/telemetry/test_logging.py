@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.telemetry.logging import JsonFormatter
-from tests.gateway_process import GatewayProcess
+from tests.support.gateway_process import GatewayProcess
 
 SECRET = "c0nfidential"
 """Stands, with a number behind it, wherever somebody's secret may stand."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.gateway.otlp_receiver import OtlpReceiver
-from tests.gateway_process import GatewayProcess
+from tests.support.gateway_process import GatewayProcess
+from tests.support.otlp_receiver import OtlpReceiver
 
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 OK = "import pandas as pd\ndef transform():\n    return pd.DataFrame({'x': [1, 2]})"

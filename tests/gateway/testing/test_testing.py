@@ -15,7 +15,7 @@ import pytest
 
 from gateway.client import TransformClient
 from gateway.testing import TransformTester, assert_frame
-from tests.gateway_process import GatewayProcess
+from tests.support.gateway_process import GatewayProcess
 from tests.test_house import ROOT
 
 TYPES = "import pandas as pd\ndef transform(t):\n    return pd.DataFrame({'type': [str(k) for k in t.dtypes]})\n"

@@ -14,7 +14,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from kernel_spec.install import RESOURCE_DIR
-from tests.gateway_process import GatewayProcess
+from tests.support.gateway_process import GatewayProcess
 
 ANSWER_SECONDS = 60
 PROVISIONER = "transform-provisioner"

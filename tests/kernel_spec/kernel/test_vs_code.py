@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.gateway_process import GatewayProcess
 from tests.kernel_spec.kernel.conftest import ANSWER_SECONDS, FrontEnd, text_of
+from tests.support.gateway_process import GatewayProcess
 
 #: A result that arrives after the cell has ended, from a thread: first an empty output with an id, then its content.
 IN_BACKGROUND = """

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.gateway_process import GatewayProcess
+from tests.support.gateway_process import GatewayProcess
 from tests.transform_shim.jobs import Outcome
 
 Job = Callable[..., Outcome]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.gateway_process import GatewayProcess
-from tests.notebook_kernel import NotebookKernel
+from tests.support.gateway_process import GatewayProcess
+from tests.support.notebook_kernel import NotebookKernel
 from tests.transform_shim.notebook.fake_metabase import KEY, FakeMetabase
 
 ORDERS = "status,amount\npaid,10.5\nopen,3\npaid,4.5\n"

@@ -15,9 +15,9 @@ import pytest
 from nbclient import NotebookClient
 from traitlets.config import Config
 
-from tests.gateway_process import GatewayProcess, alive, descendants, ephemeral_gateway_below
 from tests.kernel_spec.conftest import wait_until
-from tests.notebook_kernel import NotebookKernel, companion_command, companion_environment
+from tests.support.gateway_process import GatewayProcess, alive, descendants, ephemeral_gateway_below
+from tests.support.notebook_kernel import NotebookKernel, companion_command, companion_environment
 
 ROOT = Path(__file__).parents[3]
 TRANSFORM = "%%transform\nimport pandas as pd\ndef transform():\n    return pd.DataFrame({'x': [1]})\n"
@@ -82,7 +82,7 @@ def test_companion_goes_when_the_front_end_is_killed(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from tests.notebook_kernel import NotebookKernel
+from tests.support.notebook_kernel import NotebookKernel
 with NotebookKernel(Path({str(tmp_path)!r})) as notebook:
     notebook.run({TRANSFORM!r})
     print(notebook.companion_pid, flush=True)

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 
-from tests.notebook_kernel import NotebookKernel
+from tests.support.notebook_kernel import NotebookKernel
 from transform_shim.notebook.packages import NO_INSTALLATION
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.notebook_kernel import NotebookKernel
+from tests.support.notebook_kernel import NotebookKernel
 
 TOTALS = """print('imported')
 RATE = 2

@@ -10,7 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.notebook_kernel import NotebookKernel
+from tests.support.notebook_kernel import NotebookKernel
 from tests.transform_shim.notebook.fake_metabase import KEY, ROWS
 
 

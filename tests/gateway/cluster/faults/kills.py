@@ -22,12 +22,12 @@ from datetime import datetime
 from http.client import HTTPException
 from typing import Any
 
-from tests.gateway.chaos import find
+from tests.end_to_end.faults.chaos import find
 from tests.gateway.cluster.faults.site import ASYNC, HOST, state_of, until
 from tests.gateway.cluster.faults.storage import CountingStorage
 from tests.gateway.cluster.members import wait_for_members
-from tests.gateway_process import GatewayProcess
-from tests.nats_server import NatsServer
+from tests.support.gateway_process import GatewayProcess
+from tests.support.nats_server import NatsServer
 
 SCRIPT = (
     "import time\nimport pandas as pd\n"

@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Literal, TypeVar
 
 from kernel_spec.linux import syscalls
-from tests.machines import Machine
+from tests.support.machines import Machine
 
 Link = Literal["broker", "storage"]
 T = TypeVar("T")

@@ -15,9 +15,9 @@ from typing import Any
 from tests.gateway.cluster.faults.network import Network
 from tests.gateway.cluster.faults.storage import CountingStorage
 from tests.gateway.cluster.members import wait_for_members
-from tests.gateway_process import Answer, GatewayProcess
-from tests.machines import HERE
-from tests.nats_server import NatsServer
+from tests.support.gateway_process import Answer, GatewayProcess
+from tests.support.machines import HERE
+from tests.support.nats_server import NatsServer
 
 HOST = ("-m", "gateway", "host")
 ASYNC = {"Prefer": "respond-async"}

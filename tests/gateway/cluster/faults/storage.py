@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tests.machines import HERE, Machine
+from tests.support.machines import HERE, Machine
 
 #: Small, so that an upload stands still soon while nobody reads it.
 RECEIVE_BYTES = 65_536

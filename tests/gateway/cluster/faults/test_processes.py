@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.gateway.chaos import find
+from tests.end_to_end.faults.chaos import find
 from tests.gateway.cluster.faults.site import Site, counted, frozen, site, until
 from tests.gateway.cluster.members import cluster_of
 

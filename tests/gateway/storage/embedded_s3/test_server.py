@@ -42,7 +42,7 @@ from gateway.storage.objects.errors import StorageError
 from gateway.storage.outputs.upload import put_object
 from tests.gateway.http.harness import eventually
 from tests.gateway.storage.conftest import Recorder
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 ACCESS_KEY, SECRET_KEY = 'read"er', """a/secret+key with "quotes" and 'such' ${HOME}"""
 KEYS = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}

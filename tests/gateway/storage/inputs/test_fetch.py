@@ -28,7 +28,7 @@ from gateway.storage.inputs.fetch import fetch_tables
 from gateway.storage.objects import bodies, retries
 from tests.gateway.storage.conftest import Recorder, files_in, open_descriptors
 from tests.gateway.storage.faulty_server import Conversation, FaultyServer, answer, drip, reset, stall, truncate
-from tests.s3 import S3Server
+from tests.support.s3 import S3Server
 
 ROWS = b'{"n":1}\n{"n":2}\n'
 MANY_ROWS = ROWS * 200_000

@@ -20,7 +20,7 @@ from gateway.storage.objects.errors import StorageError
 from tests.gateway.storage.conftest import Recorder, open_descriptors
 from tests.gateway.storage.faulty_server import Behave, Conversation, FaultyServer, answer, reset
 from tests.gateway.storage.inputs.test_fetch import table
-from tests.s3 import S3Server
+from tests.support.s3 import S3Server
 
 
 def serve(*bodies: bytes, then: str = "wait", headers: str = "") -> Behave:

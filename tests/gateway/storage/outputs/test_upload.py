@@ -19,7 +19,7 @@ from gateway.storage.outputs.job_files import OpenOutput, open_output
 from gateway.storage.outputs.upload import put_object
 from tests.gateway.storage.conftest import open_descriptors
 from tests.gateway.storage.faulty_server import Conversation, FaultyServer, answer, reset
-from tests.s3 import BUCKET, S3Server
+from tests.support.s3 import BUCKET, S3Server
 
 CONTENT = os.urandom(1 << 20) * 5 + b"tail"
 

@@ -1,1 +1,0 @@
-"""Kernels that misbehave on purpose: small real processes that speak the protocol, up to where they do not."""
