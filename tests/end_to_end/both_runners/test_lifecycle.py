@@ -247,6 +247,7 @@ def test_job_that_ends_in_time_while_the_gateway_is_paused_has_a_result(
     assert answer.body["exit_code"] == 0, answer.raw
 
 
+@LOSES_ITS_JOBS
 def test_second_interrupt_ends_the_jobs_that_run(start_gateway: Callable[..., GatewayProcess]) -> None:
     gateway = start_gateway(DRAIN_SECONDS="100")
     with ThreadPoolExecutor(1) as pool:
