@@ -154,6 +154,7 @@ def test_debugging(running_gateway: GatewayProcess) -> None:
         )
 
     notebook = execute(NOTEBOOKS / "3-debugging.ipynb", running_gateway, before_end=attach)
+    running_gateway.release_all()
     message = "cannot convert float NaN to integer"
     log = notebook.log("fails")
     assert log[0] == f"ERROR: Transform function failed: {message}"

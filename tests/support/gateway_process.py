@@ -149,6 +149,11 @@ class GatewayProcess:
         answer = self.request("GET", f"/v1/logs?request_id={urllib.parse.quote(str(request_id))}")
         return answer.body["events"] if answer.status == 200 else []
 
+    def release_all(self) -> None:
+        """End the held kernels, of which there may be a few at a time only."""
+        for kernel in self.request("GET", "/v1/held").body["held"]:
+            self.request("POST", "/v1/release", {"id": kernel["id"]})
+
     def wait_for_line(self, request_id: int | str, text: str, seconds: float = 60) -> None:
         """Return when the job has printed `text`: the log is polled, as Metabase does."""
         deadline = time.monotonic() + seconds

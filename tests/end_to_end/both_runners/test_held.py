@@ -45,8 +45,7 @@ def _nothing_stays_held(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "gateway" in request.fixturenames:
         process: GatewayProcess = request.getfixturevalue("gateway")
-        for kernel in held(process):
-            process.request("POST", "/v1/release", {"id": kernel["id"]})
+        process.release_all()
 
 
 def held(gateway: GatewayProcess) -> list[dict[str, Any]]:

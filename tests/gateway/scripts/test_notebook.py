@@ -87,5 +87,4 @@ def test_run_takes_a_notebook(
     said = capsys.readouterr().err
     assert "line 3, in transform" in said
     assert "its kernel is held: " in said
-    for kernel in running_gateway.request("GET", "/v1/held").body["held"]:
-        running_gateway.request("POST", "/v1/release", {"id": kernel["id"]})
+    running_gateway.release_all()

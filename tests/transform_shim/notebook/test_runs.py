@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.gateway_process import GatewayProcess
 from tests.support.notebook_kernel import NotebookKernel
 
 TOTALS = """print('imported')
@@ -181,7 +182,7 @@ def test_each_run_has_a_fresh_kernel(notebook: NotebookKernel) -> None:
     assert notebook.value("'left.txt' in last_run.frame.files[0]") == "False"
 
 
-def test_kernel_of_a_failed_run_is_held_on_request(notebook: NotebookKernel) -> None:
+def test_kernel_of_a_failed_run_is_held_on_request(notebook: NotebookKernel, running_gateway: GatewayProcess) -> None:
     cell = notebook.run(f"%%transform --hold 5\n{FAILS}")
     attach = eval(notebook.value("last_run.held['attach']"))
     assert f"attach with: {attach}" in cell.stderr
@@ -189,6 +190,7 @@ def test_kernel_of_a_failed_run_is_held_on_request(notebook: NotebookKernel) -> 
     command, _, connection_file = attach.rpartition(" ")
     assert command.endswith("jupyter console --existing")
     assert Path(connection_file).is_file()
+    running_gateway.release_all()
     gone = notebook.run("%%transform --hold 5\nimport os\nos._exit(3)")
     assert "The kernel of this job is not held: " in gone.stderr
 
