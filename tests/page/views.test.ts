@@ -373,7 +373,7 @@ test("a long queue does not stop the page", async () => {
     job_id: `job${at}`, request_id: at, label: `wait ${at}`, tables: [], state: "queued", stage: null, code: null,
     created_at: new Date(Date.UTC(2026, 0, 1) + at).toISOString(), progress: [], timeout: null,
   }));
-  const state = { healthy: true, slots: 1, busy_slots: 1, queue_size: 3000, max_queue_size: 5000, ready_kernels: {}, held: 0, completed: 0 };
+  const state = { healthy: true, slots: 1, busy_slots: 1, queue_size: 3000, max_queue_size: 5000, ready_kernels: {}, held: 0, completed: 0, failed: 0, failures_by_code: {} };
   const body = `event: snapshot\nid: a-1-0\ndata: ${JSON.stringify({ gateway: state, jobs })}\n\n`;
   await page.route("**/v1/stream*", (stream) => stream.fulfill({ contentType: "text/event-stream", body }));
   await page.getByLabel("Token").fill(TOKEN);

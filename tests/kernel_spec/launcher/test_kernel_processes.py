@@ -157,7 +157,8 @@ def test_a_directory_that_is_closed_to_the_launcher_ends_the_kernel(desk: Desk) 
 
 
 MEMORY_OF_CHILDREN = """
-import mmap, os, signal
+import mmap, os, signal, warnings
+warnings.simplefilter("ignore")  # from Python 3.12 on, of fork() in a process with threads
 for _ in range(3):
     if os.fork() == 0:
         block = mmap.mmap(-1, 150 << 20)

@@ -108,9 +108,9 @@ def test_csv_with_another_separator_gives_a_warning_with_the_remedy(
 
 @pytest.mark.parametrize("data", ["a,b", "a,b\n", "\ufeffa,b", '"a","b"'])
 def test_csv_with_a_header_only_is_a_table_without_rows(tmp_path: Path, data: str) -> None:
-    for entries, dtype in ((None, "object"), (fields(a="Integer", b="Text"), "int64")):
+    for entries, dtypes in ((None, ("object", "str")), (fields(a="Integer", b="Text"), ("int64",))):
         frame = read(tmp_path, entries, data.encode(), data_format="csv")
-        assert (list(frame.columns), len(frame), str(frame["a"].dtype)) == (["a", "b"], 0, dtype)
+        assert (list(frame.columns), len(frame), str(frame["a"].dtype) in dtypes) == (["a", "b"], 0, True)
 
 
 def test_csv_line_in_a_later_block_is_counted_through(tmp_path: Path) -> None:
