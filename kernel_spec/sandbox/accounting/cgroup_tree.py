@@ -154,7 +154,8 @@ def _make_and_lock(root: Path) -> int | None:
     """
     deadline = time.monotonic() + REMOVE_SECONDS
     while True:
-        root.mkdir(exist_ok=True)
+        with suppress(FileExistsError):  # exist_ok=True raises it too, if a sweep removes the directory just then
+            root.mkdir()
         lock = _lock(root)
         if lock is not None or time.monotonic() > deadline:
             return lock

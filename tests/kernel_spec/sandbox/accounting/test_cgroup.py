@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -235,6 +236,24 @@ def test_tree_is_never_swept_by_another_launcher_that_starts_at_the_same_time() 
         for pid in sweepers:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+
+
+def test_tree_is_made_although_a_sweep_removes_its_directory_just_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    mkdir = os.mkdir
+
+    def mkdir_beside_a_sweep(path: Path, mode: int = 0o777) -> None:
+        monkeypatch.setattr(os, "mkdir", mkdir)
+        root.rmdir()
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+
+    monkeypatch.setattr(os, "mkdir", mkdir_beside_a_sweep)
+    lock = cgroup_tree._make_and_lock(root)
+    assert lock is not None
+    os.close(lock)
 
 
 def test_abandoned_trees_are_swept_and_used_ones_are_kept(tree: Tree) -> None:
