@@ -241,8 +241,11 @@ def test_job_that_ends_in_time_while_the_gateway_is_paused_has_a_result(
         slow = pool.submit(gateway.execute, SLOW.format(seconds=1), "paused", timeout=3)
         gateway.wait_for_line("paused", "script started")
         gateway.process.send_signal(signal.SIGSTOP)
-        time.sleep(4)  # beyond the timeout
-        gateway.process.send_signal(signal.SIGCONT)
+        try:
+            _wait_until(lambda: list((gateway.state_dir / "s" / "workspaces").glob("*/out/result.json")))
+            time.sleep(3)  # the timeout: by the gateway's clock the job's time is over
+        finally:
+            gateway.process.send_signal(signal.SIGCONT)
         answer = slow.result()
     assert answer.body["exit_code"] == 0, answer.raw
 
