@@ -351,11 +351,26 @@ class ClusterHost:
             await attempt.keeper.begin_delivery()
             verdict = await run.deliver()
         attempt.is_delivered = True
-        if await attempt.keeper.finish(self._named(verdict), attempt.relay.count, is_lost=is_lost):
-            await attempt.relay.tell(attempt.keeper.lease.record)
+        if await self._conclude(attempt, self._named(verdict), is_lost=is_lost) or attempt.answered.is_set():
             await set_within(attempt.answered, ANSWER_FIRST_SECONDS)
         else:
             log.warning("job %s: its verdict could not be recorded", attempt.assignment.id)
+
+    async def _conclude(self, attempt: _Attempt, verdict: Verdict, *, is_lost: bool) -> bool:
+        """Send the verdict to the member that waits for it, and record it; return whether it is recorded.
+
+        While the lease holds, that member has given the job to no other host, so it gets the verdict at once: the
+        record is for the next process of that member. It may remove the record before this write arrives.
+        """
+        keeper, relay, events = attempt.keeper, attempt.relay, attempt.relay.count
+        is_sent = not is_lost and keeper.lease.may_run()
+        async with started(keeper.finish(verdict, events, is_lost=is_lost)) as (finishing,):
+            if is_sent:
+                await relay.tell(replace(keeper.lease.record, phase=Phase.DONE, verdict=verdict, events=events))
+            is_recorded: bool = await finishing
+        if is_recorded and not is_sent:
+            await relay.tell(keeper.lease.record)
+        return is_recorded
 
     def _named(self, verdict: Verdict) -> Verdict:
         """Return a verdict for the record: its held kernel names this host, and its size fits into a message."""

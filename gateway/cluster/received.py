@@ -70,10 +70,6 @@ class ReceivedEvents:
         """Expect the events of another attempt."""
         self.attempt, self._next = attempt, 0
 
-    def has_all_before(self, number: int) -> bool:
-        """Return whether no event before a number is missing."""
-        return self._next >= number
-
     def take(self, batch: EventBatch) -> None:
         """Process events of the attempt; request those that are missing before them."""
         if batch.first > self._next:

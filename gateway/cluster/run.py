@@ -230,7 +230,7 @@ class ClusterRun:
             self._news.set()
             return
         if batch.lease is not None:
-            self._take_record(batch.lease, has_all=self._events.has_all_before(batch.first))
+            self._take_record(batch.lease)
         elif not batch.events or not self._events.host:
             self._news.set()
         self._events.take(batch)
@@ -239,12 +239,12 @@ class ClusterRun:
         if self._parcels is not None and state.stage == "claim":
             self._parcels.are_fetched()
 
-    def _take_record(self, record: LeaseRecord, *, has_all: bool) -> None:
-        """Accept the record of the host; the follower reads it after a lost machine, or if events are missing."""
+    def _take_record(self, record: LeaseRecord) -> None:
+        """Accept the record that the host has written or is about to write, unless its machine was lost."""
         if record.phase is Phase.RUNNING:
             self._events.place(record.host)
             self._begin()
-        elif record.phase is Phase.DONE and not record.is_lost and has_all:
+        elif record.phase is Phase.DONE and not record.is_lost:
             self._events.place(record.host)
             self._event_count, self._is_delivered = record.events, True
             self._conclude(record.verdict or Verdict.internal())
@@ -381,6 +381,8 @@ class ClusterRun:
             self._revision = await self._cluster.broker.leases.update(self.execution_id, encode(again), revision)
         except NoReply:
             return  # the next look finds the outcome
+        if self._ended.is_set():  # the host that seemed lost has sent its verdict meanwhile
+            return
         self._next_attempt(again.attempt, why)
         await self._publish()
 

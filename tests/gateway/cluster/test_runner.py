@@ -24,7 +24,7 @@ from gateway.cluster.member import Member
 from gateway.cluster.owners import Owners
 from gateway.cluster.run import ClusterRun
 from gateway.cluster.runner import ClusterRunner
-from gateway.cluster.wire import Assignment, LeaseRecord, Phase, decode, encode
+from gateway.cluster.wire import Assignment, EventBatch, LeaseRecord, Phase, decode, encode
 from gateway.core.cancellation import StopSignal
 from gateway.core.errors import Conflict, FailureCode, MemberDown
 from gateway.core.events import EventLog
@@ -135,6 +135,60 @@ async def test_a_host_lets_the_answer_go_first(
         assert host.machine.closed == []
         await run.close()  # the caller has the answer
         await until(lambda: len(host.machine.closed) == 1)
+
+
+async def test_a_verdict_does_not_wait_for_its_record(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster(nats_server, tmp_path, 0, 1) as (front, host):
+        update, answered = host.broker.leases.update, asyncio.Event()
+
+        async def late(key: str, data: bytes, revision: int) -> int:
+            if decode(LeaseRecord, data).phase is Phase.DONE:
+                await answered.wait()
+            return await update(key, data, revision)
+
+        monkeypatch.setattr(host.broker.leases, "update", late)
+        *_, log, _, verdict = front.start("ok")
+        assert (await asyncio.wait_for(verdict, 55)).ok
+        assert [line.message for line in log.lines()] == ["begin", "end"]
+        answered.set()  # the record is removed already, and stays so
+        await until(lambda: len(host.machine.closed) == 1)
+        assert await front.broker.leases.get("job") is None
+        assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+async def test_a_host_that_has_lost_its_lease_sends_no_verdict(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(nats_server, tmp_path, 0, 1) as (front, host):
+        sent: list[EventBatch] = []
+        send = host.broker.send
+
+        async def seen(subject: str, data: bytes) -> None:
+            if subject.startswith("tg.v1.ev."):
+                sent.append(decode(EventBatch, data))
+            await send(subject, data)
+
+        monkeypatch.setattr(host.broker, "send", seen)
+        *_, verdict = front.start("hold")
+        await until(host.machine.begun.is_set)
+        attempt = host.runner._host._attempts["job"]
+        whole = attempt.run.deliver
+
+        async def long() -> Verdict:
+            ended = await whole()
+            stored = await front.broker.leases.get("job")
+            assert stored is not None
+            await front.broker.leases.update("job", encode(LeaseRecord(Phase.QUEUED, 2, "front")), stored.revision)
+            attempt.keeper.lease._confirmed_at -= attempt.keeper.lease.seconds  # the upload took so long
+            return ended
+
+        monkeypatch.setattr(attempt.run, "deliver", long)
+        host.machine.release.set()
+        await until(lambda: len(host.machine.closed) == 1)
+        assert [batch.lease.phase for batch in sent if batch.lease is not None] == [Phase.RUNNING]
+        verdict.cancel()
 
 
 async def test_a_job_does_not_wait_for_a_slot_that_was_taken_meanwhile(nats_server: NatsServer, tmp_path: Path) -> None:
