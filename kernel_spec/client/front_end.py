@@ -60,15 +60,6 @@ class FrontEndLauncher:
     def reserve(self, kernel_id: str) -> WorkspaceInfo:
         """Reserve the workspace.
 
-        Parameters
-        ----------
-        kernel_id : str
-            Id of the kernel.
-
-        Returns
-        -------
-        WorkspaceInfo
-
         Raises
         ------
         LauncherError
