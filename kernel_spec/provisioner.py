@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -30,6 +29,7 @@ from traitlets import Bool, List, Unicode, default
 
 from kernel_spec.client.async_client import LauncherClient
 from kernel_spec.client.companion import DEFAULT_COMMAND, CompanionProcess
+from kernel_spec.client.connection import resolve
 from kernel_spec.client.front_end import CHANNELS, FrontEndLauncher, debugger_wanted, write_connection_file
 from kernel_spec.client.gateway_launcher import open_launcher
 from kernel_spec.client.kernel_process import LOST, KernelProcess
@@ -239,7 +239,7 @@ class TransformProvisioner(KernelProvisionerBase):
         if self.process is not None:
             exited = self.process.exited
             return exited.result().return_code if exited.done() else None
-        if self._launcher is None or not _is_readable(self._launcher.pidfd):
+        if self._launcher is None or not self._launcher.is_over:
             return None
         return self._end_kernel(self._launcher).return_code
 
@@ -250,7 +250,7 @@ class TransformProvisioner(KernelProvisionerBase):
         if self.process is not None:
             self._report = await asyncio.shield(self.process.exited)
         elif self._launcher is not None:
-            await _readable(self._launcher.pidfd)
+            await _end_of(self._launcher)
             self._end_kernel(self._launcher)
         self.pid = None
         return None if self._report is None else self._report.return_code
@@ -349,24 +349,14 @@ def _descriptor(stream: Any, otherwise: int) -> int:
     return otherwise if stream is None else int(stream.fileno())
 
 
-def _is_readable(descriptor: int) -> bool:
-    # A kernel whose end was handled already has no pidfd any more.
-    return descriptor < 0 or bool(select.select([descriptor], [], [], 0)[0])
-
-
-async def _readable(descriptor: int) -> None:
-    """Return when the descriptor is readable, in the running loop."""
-    if _is_readable(descriptor):
+async def _end_of(launcher: FrontEndLauncher) -> None:
+    """Return when the launcher's kernel has ended."""
+    if launcher.is_over:
         return
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
-
-    def ended() -> None:
-        if not future.done():
-            future.set_result(None)
-
-    loop.add_reader(descriptor, ended)
+    ended: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(launcher.pidfd, resolve, ended, None)
     try:
-        await future
+        await ended
     finally:
-        loop.remove_reader(descriptor)
+        loop.remove_reader(launcher.pidfd)

@@ -62,6 +62,7 @@ FOLDERS = (
     "gateway/jobs/bundles",
     "gateway/jobs/store",
     "gateway/jobs",
+    "gateway/local/output",
     "gateway/local",
     "gateway/cluster/broker",
     "gateway/cluster",

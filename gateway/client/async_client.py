@@ -13,8 +13,9 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from gateway.client.client import TransformClient
 from gateway.client.errors import TransformError
+from gateway.client.log_follower import POLL_SECONDS
 from gateway.client.request import new_request_id
-from gateway.client.waiting import CANCEL_SECONDS, POLL_SECONDS
+from gateway.client.waiting import CANCEL_SECONDS
 from gateway.core.job import RequestId
 
 #: Threads, thus calls that wait at the same time; a thread is started when all others are busy.

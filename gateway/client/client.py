@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import ssl
-import tempfile
-import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,17 +19,16 @@ import msgspec
 from gateway.client.errors import GatewayRefused, GatewayUnreachable, TransformFailed
 from gateway.client.job_stream import StreamEvent, read_stream
 from gateway.client.log_follower import Follower, OnEvent, OnLost, id_query, log_line
+from gateway.client.output import Output, result_path
 from gateway.client.request import format_of, job_request, new_request_id, source_of
 from gateway.client.result import TransformResult
 from gateway.client.tables import Frame, TableFiles
 from gateway.client.transport import GatewayHttp
-from gateway.client.waiting import POLL_SECONDS, PendingJob
+from gateway.client.waiting import PendingJob
 from gateway.core.displays import Display, DisplayedProfile
 from gateway.core.events import LogLine
 from gateway.core.formats import DEFAULT_FORMAT, DataFormat
 from gateway.core.job import RequestId
-from gateway.table_files.kinds import FileKind, kind_of
-from gateway.table_files.writing import check_writer, write_as
 
 __all__ = ["TransformClient"]
 
@@ -127,18 +123,12 @@ class TransformClient:
         An exception while this waits (KeyboardInterrupt, or one raised by `on_event`) cancels the job.
         """
         request_id = new_request_id() if request_id is None else request_id
-        path = None if output is None else Path(output)
-        if path is not None and not path.absolute().parent.is_dir():  # before the job, whose result would be lost
-            raise FileNotFoundError(errno.ENOENT, "there is no such directory", str(path.parent))
-        kind = None if path is None or output_format else kind_of(path)
-        if kind is not None:
-            check_writer(kind)
-        output_format = output_format or (kind.data_format if kind is not None else "arrow")
+        place = Output.of(output, output_format)
         request = job_request(
             source_of(script),
             request_id,
             library,
-            output_format,
+            place.data_format,
             timeout,
             hold_minutes,
             label,
@@ -149,13 +139,10 @@ class TransformClient:
             follower = Follower(self._http, f"/v1/logs{id_query(request_id)}", on_event or (lambda event: None))
             answer = PendingJob(self._http, request).run(files, follower)
         follower.catch_up()
-        if answer.get("exit_code") != 0:
-            raise TransformFailed.of(answer, tuple(follower.lines))
         log = tuple(follower.lines)
-        if path is None or kind is None or kind.is_plain:
-            found = self._collect(request_id, answer, path, output_format, log)
-        else:
-            found = _written(self._collect(request_id, answer, None, output_format, log), kind, path)
+        if answer.get("exit_code") != 0:
+            raise TransformFailed.of(answer, log)
+        found = place.fetch(self._http, request_id, answer, log)
         if not profile:
             return found
         profiles: list[DisplayedProfile] = []
@@ -205,7 +192,7 @@ class TransformClient:
             There is no result (404): the job is not finished or failed, or the result has expired.
         """
         path = Path(output)
-        self._http.download(_result_path(request_id, "output"), path, None)
+        self._http.download(result_path(request_id, "output"), path, None)
         return path
 
     def jobs(self, /, **query: str | float) -> dict[str, Any]:
@@ -336,7 +323,7 @@ class TransformClient:
         GatewayUnreachable
             The gateway has not responded for half a minute.
         """
-        _follow(Follower(self._http, f"/v1/logs{id_query(request_id)}", on_event))
+        Follower(self._http, f"/v1/logs{id_query(request_id)}", on_event).follow()
 
     def follow_job(self, job_id: str, on_event: OnEvent, on_lost: OnLost = lambda error: None) -> None:
         """Call `on_event` with each event of a job, by the gateway's own id, from its beginning to its end.
@@ -358,7 +345,7 @@ class TransformClient:
             The gateway has not responded for half a minute.
         """
         self.job(job_id)  # a gateway that does not answer at all is not waited for
-        _follow(Follower(self._http, f"{_job_path(job_id)}/logs?", on_event, on_lost))
+        Follower(self._http, f"{_job_path(job_id)}/logs?", on_event, on_lost).follow()
 
     def cancel(self, request_id: RequestId) -> None:
         """Cancel a job.
@@ -418,54 +405,6 @@ class TransformClient:
     def resume(self) -> None:
         """Make the gateway accept new jobs again."""
         self._http.post_json("/v1/resume", {})
-
-    def _collect(
-        self,
-        request_id: RequestId,
-        answer: dict[str, Any],
-        path: Path | None,
-        output_format: DataFormat,
-        log: tuple[LogLine, ...],
-    ) -> TransformResult:
-        sha256 = answer.get("sha256")
-        content = self._http.download(_result_path(request_id, "output"), path, sha256)
-        manifest = self._http.get_json(_result_path(request_id, "manifest"))
-        return TransformResult(
-            request_id=request_id,
-            execution_id=str(answer.get("execution_id", "")),
-            data_format=output_format,
-            rows=int(answer.get("rows") or 0),
-            fields=int(answer.get("fields") or 0),
-            output_bytes=int(answer.get("bytes_out") or 0),
-            output_path=path,
-            output=content,
-            manifest=manifest,
-            log=log,
-            execution_seconds=float(answer.get("execution_time") or 0.0),
-            stages_seconds=dict(answer.get("stages") or {}),
-            peak_memory_bytes=answer.get("peak_memory_bytes"),
-            display_count=int(answer.get("displays") or 0),
-        )
-
-
-def _follow(follower: Follower) -> None:
-    while not follower.finished:
-        follower.poll()
-        if not follower.finished:
-            time.sleep(POLL_SECONDS)
-
-
-def _written(result: TransformResult, kind: FileKind, path: Path) -> TransformResult:
-    """Write a result in memory to a file that no job writes itself, and return the result with it."""
-    with tempfile.TemporaryDirectory(prefix="transform-client-") as directory:
-        plain = Path(directory) / "output"
-        plain.write_bytes(result.output or b"")
-        write_as(plain, kind, path)
-    return dataclasses.replace(result, output_path=path)
-
-
-def _result_path(request_id: RequestId, what: str) -> str:
-    return f"/v1/results/{urllib.parse.quote(str(request_id), safe='')}/{what}"
 
 
 def _job_path(job_id: str) -> str:

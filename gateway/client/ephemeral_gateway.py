@@ -38,12 +38,14 @@ import os, select, shutil, signal, sys
 pipe, pidfd, directory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if os.read(pipe, 1):
     sys.exit()
+end = select.poll()  # not select(2): the number of the inherited pidfd may be above those that it takes
+end.register(pidfd, select.POLLIN)
 for number, patience in ((signal.SIGTERM, 20), (signal.SIGKILL, 5)):
     try:
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
         break
-    if select.select([pidfd], [], [], patience)[0]:
+    if end.poll(1000 * patience):
         break
 shutil.rmtree(directory, ignore_errors=True)
 """

@@ -15,6 +15,9 @@ from gateway.client.transport import GatewayHttp
 from gateway.core.events import Event, LogLine, Progress, StateChanged, StreamName
 from gateway.core.job import JobState, RequestId
 
+#: Interval between two requests for the log.
+POLL_SECONDS = 0.2
+
 _STATES = frozenset(state.value for state in JobState)
 
 OnEvent = Callable[[Event], None]
@@ -91,6 +94,13 @@ class Follower:
         self._lost_since = None
         if is_answered or answer.get("state") != JobState.FINISHED:
             self._take(answer)
+
+    def follow(self) -> None:
+        """Read the log until the job is finished; raises as `poll` does."""
+        self.poll()
+        while not self.finished:
+            time.sleep(POLL_SECONDS)
+            self.poll()
 
     def catch_up(self) -> None:
         """Read the rest of the log of a finished job; a failure to read it must not fail the job."""

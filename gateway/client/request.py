@@ -27,19 +27,18 @@ def job_request(
     profile: bool = False,
 ) -> dict[str, Any]:
     """Return the JSON of ``POST /v1/execute``; a member that is None is left to the gateway's default."""
-    request: dict[str, Any] = {"code": code, "request_id": request_id, "output_format": output_format}
-    request["library"] = dict(library or {})
-    if timeout is not None:
-        request["timeout"] = timeout
-    if hold_minutes is not None:
-        request["hold_minutes"] = hold_minutes
-    if label is not None:
-        request["label"] = label
-    if output_schema is not None:
-        request["output_schema"] = output_schema
-    if profile:
-        request["profile"] = True
-    return request
+    request: dict[str, Any] = {
+        "code": code,
+        "request_id": request_id,
+        "output_format": output_format,
+        "library": dict(library or {}),
+        "timeout": timeout,
+        "hold_minutes": hold_minutes,
+        "label": label,
+        "output_schema": output_schema,
+        "profile": profile or None,
+    }
+    return {name: value for name, value in request.items() if value is not None}
 
 
 def format_of(path: Path) -> DataFormat:

@@ -8,12 +8,10 @@ import time
 from typing import Any
 
 from gateway.client.errors import TransformError
-from gateway.client.log_follower import Follower, id_query
+from gateway.client.log_follower import POLL_SECONDS, Follower, id_query
 from gateway.client.tables import TableFiles
 from gateway.client.transport import GatewayHttp
 
-#: Interval between two requests for the log.
-POLL_SECONDS = 0.2
 #: How long to repeat the cancel of a job whose request is not answered.
 CANCEL_SECONDS = 10.0
 
@@ -76,9 +74,7 @@ class PendingJob:
     def _await_result(self, follower: Follower) -> dict[str, Any]:
         """Wait for a job that was accepted with 202."""
         try:
-            while not follower.finished:
-                follower.poll()
-                time.sleep(POLL_SECONDS)
+            follower.follow()
         except BaseException:
             self._cancel()
             raise

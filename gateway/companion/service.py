@@ -34,8 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _is_first_request(endpoint: socket.socket) -> bool:
     """Wait for the first request; return False when the front end has ended before."""
+    # not select(2): the number of the inherited socket may be above those that it takes
+    poll = select.poll()
+    for descriptor in (endpoint.fileno(), _STANDARD_INPUT):
+        poll.register(descriptor, select.POLLIN)
     while True:
-        ready, _, _ = select.select([endpoint.fileno(), _STANDARD_INPUT], [], [])
+        ready = [descriptor for descriptor, _ in poll.poll()]
         if _STANDARD_INPUT in ready and not os.read(_STANDARD_INPUT, 4096):
             return False
         if endpoint.fileno() in ready:

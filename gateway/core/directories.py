@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
 import stat
@@ -18,6 +19,8 @@ from pathlib import Path, PurePosixPath
 
 from gateway.core.addresses import is_loopback
 from gateway.core.settings import Settings
+
+log = logging.getLogger(__name__)
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -230,6 +233,16 @@ def remove(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()
+
+
+def remove_tree(directory: Path, what: str) -> None:
+    """Remove a directory if it is there; a failure is only logged, with the name of its content."""
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.warning("%s in %s could not be removed: %s", what, directory, error)
 
 
 def make_state_dir(state_dir: Path) -> None:

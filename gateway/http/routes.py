@@ -34,7 +34,7 @@ from gateway.http.handlers.status import StatusHandler
 from gateway.http.handlers.stream import StreamHandler
 from gateway.http.parcels import ParcelHandler
 from gateway.http.probes import LiveHandler, MetricsHandler, ReadyHandler
-from gateway.http.schemas import bundle, history, responses
+from gateway.http.schemas import bundle, gateway_state, history, responses
 from gateway.http.schemas.requests import (
     CancelRequest,
     ConsoleRequest,
@@ -93,13 +93,15 @@ _JOB: dict[int, Answer] = {
 _LOG_QUERY = _ID_QUERY | {"offset": "Number of lines already seen."}
 _LOG: dict[int, Answer] = {200: responses.LogsResponse, 304: None}
 _STATUS: dict[int, Answer] = {
-    200: (responses.StatusResponse, responses.JobStatusResponse),
-    503: responses.StatusResponse,
+    200: (gateway_state.StatusResponse, responses.JobStatusResponse),
+    503: gateway_state.StatusResponse,
 }
 _KEPT: dict[int, Answer] = {200: (*sorted({facts.content_type for facts in FORMATS.values()}), "application/json")}
 
 ROUTES: tuple[Route, ...] = (
-    Route("get", "/", RootHandler, "Links to the other routes; in a browser, the page", {200: responses.RootResponse}),
+    Route(
+        "get", "/", RootHandler, "Links to the other routes; in a browser, the page", {200: gateway_state.RootResponse}
+    ),
     Route(
         "get",
         "/page/{name}",
@@ -251,7 +253,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/packages",
         PackagesHandler,
         "List the packages that jobs can import",
-        {200: responses.PackagesResponse},
+        {200: gateway_state.PackagesResponse},
         refusals=(401, 403),
     ),
     Route(
@@ -259,7 +261,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/packages/reload",
         ReloadPackagesHandler,
         "Apply added and removed packages to later jobs",
-        {200: responses.PackagesResponse},
+        {200: gateway_state.PackagesResponse},
         refusals=(401, 403, 413, 503),
     ),
     Route(
@@ -293,7 +295,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/pause",
         PauseHandler,
         "Refuse new jobs until `/v1/resume`, also after a restart; accepted jobs go on",
-        {200: responses.PauseResponse},
+        {200: gateway_state.PauseResponse},
         refusals=(401, 403, 413, 503),
     ),
     Route(
@@ -301,7 +303,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/resume",
         ResumeHandler,
         "Accept new jobs again",
-        {200: responses.PauseResponse},
+        {200: gateway_state.PauseResponse},
         refusals=(401, 403, 413, 503),
     ),
     Route(
@@ -341,13 +343,13 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("get", "/openapi.json", OpenApiHandler, "This API description", {200: ("application/json",)}),
     Route("get", "/docs", DocsHandler, "This API description as a page", {200: ("text/html",)}),
-    Route("get", "/healthz/live", LiveHandler, "Probe: the process answers", {200: responses.LiveResponse}),
+    Route("get", "/healthz/live", LiveHandler, "Probe: the process answers", {200: gateway_state.LiveResponse}),
     Route(
         "get",
         "/healthz/ready",
         ReadyHandler,
         "Probe: jobs are accepted",
-        {200: responses.ReadyResponse, 503: responses.ReadyResponse},
+        {200: gateway_state.ReadyResponse, 503: gateway_state.ReadyResponse},
     ),
     Route("get", "/metrics", MetricsHandler, "Metrics for Prometheus", {200: METRICS_TYPES}),
 )

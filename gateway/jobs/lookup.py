@@ -21,6 +21,8 @@ SAME_MOMENT = "another request with this Idempotency-Key came at the same moment
 class JobLookup:
     """The part of a job service that starts nothing and ends nothing.
 
+    A `Scope` says which jobs the caller may see; the others are not found.
+
     Parameters
     ----------
     store : JobStore
@@ -68,36 +70,11 @@ class JobLookup:
         return record
 
     async def find(self, request_id: RequestId, scope: Scope = ALL_JOBS) -> JobRecord | None:
-        """Return the newest job with this id that is live, or that ended within the last ten minutes.
-
-        Parameters
-        ----------
-        request_id : int or str
-            The caller's id; 7 and "7" differ.
-        scope : Scope
-            The jobs that the caller may see.
-
-        Returns
-        -------
-        JobRecord or None
-            None if no such job is known.
-        """
+        """Return the newest job with this id that is live, or that ended within the last ten minutes; 7 is not "7"."""
         return await self._store.find(request_id, scope)
 
     async def get(self, job_id: str, scope: Scope = ALL_JOBS) -> JobRecord:
-        """Return a job by the gateway's own id.
-
-        Parameters
-        ----------
-        job_id : str
-            `JobRecord.execution_id`.
-        scope : Scope
-            The jobs that the caller may see.
-
-        Returns
-        -------
-        JobRecord
-            A live job, or one of the history.
+        """Return a job, live or of the history, by the gateway's own id.
 
         Raises
         ------
@@ -110,17 +87,7 @@ class JobLookup:
         return record
 
     async def history(self, query: HistoryQuery) -> HistoryPage:
-        """Return one page of the history.
-
-        Parameters
-        ----------
-        query : HistoryQuery
-            Which jobs, and in which order.
-
-        Returns
-        -------
-        HistoryPage
-            Live jobs and finished ones.
+        """Return one page of the history, of live jobs and finished ones.
 
         Raises
         ------
@@ -131,13 +98,6 @@ class JobLookup:
 
     async def forget(self, job_id: str, scope: Scope = ALL_JOBS) -> None:
         """Remove a finished job, its log, its kept result and its bundle.
-
-        Parameters
-        ----------
-        job_id : str
-            `JobRecord.execution_id`.
-        scope : Scope
-            The jobs that the caller may see.
 
         Raises
         ------
@@ -160,11 +120,6 @@ class JobLookup:
     def current(self, scope: Scope = ALL_JOBS) -> JobRecord | None:
         """Return the job for a request that names none.
 
-        Parameters
-        ----------
-        scope : Scope
-            The jobs that the caller may see.
-
         Returns
         -------
         JobRecord or None
@@ -174,42 +129,15 @@ class JobLookup:
         return live[-1] if live else self._store.newest_finished(scope)
 
     def running(self, scope: Scope = ALL_JOBS) -> list[JobRecord]:
-        """Return the jobs that run.
-
-        Parameters
-        ----------
-        scope : Scope
-            The jobs that the caller may see.
-
-        Returns
-        -------
-        list of JobRecord
-            The oldest first.
-        """
+        """Return the jobs that run, the oldest first."""
         return [r for r in self._live(scope) if r.state is JobState.RUNNING]
 
     def queued(self, scope: Scope = ALL_JOBS) -> list[JobRecord]:
-        """Return the jobs that wait.
-
-        Parameters
-        ----------
-        scope : Scope
-            The jobs that the caller may see.
-
-        Returns
-        -------
-        list of JobRecord
-            The oldest first.
-        """
+        """Return the jobs that wait, the oldest first."""
         return [r for r in self._live(scope) if r.state is JobState.QUEUED and r.is_accepted]
 
     def kept_result(self, record: JobRecord) -> KeptResult | None:
-        """Return the result that is kept of a job.
-
-        Parameters
-        ----------
-        record : JobRecord
-            A job that is over.
+        """Return the result that is kept of a job that is over.
 
         Returns
         -------
@@ -219,30 +147,11 @@ class JobLookup:
         return self._runner.kept_result(record.execution_id)
 
     def has_bundle(self, record: JobRecord) -> bool:
-        """Return whether a job has a bundle.
-
-        Parameters
-        ----------
-        record : JobRecord
-            A job that is over.
-
-        Returns
-        -------
-        bool
-        """
+        """Return whether a job that is over has a bundle."""
         return self._bundles is not None and self._bundles.has(record.execution_id)
 
     async def bundle(self, record: JobRecord) -> Bundle:
         """Return the bundle of a failed job.
-
-        Parameters
-        ----------
-        record : JobRecord
-            As `get` returned it.
-
-        Returns
-        -------
-        Bundle
 
         Raises
         ------

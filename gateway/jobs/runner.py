@@ -84,12 +84,7 @@ class ResultReader(Protocol):
     def size_bytes(self) -> int: ...
 
     def blocks(self) -> AsyncGenerator[bytes]:
-        """Yield the whole part.
-
-        Yields
-        ------
-        bytes
-            `size_bytes` in all.
+        """Yield the whole part, `size_bytes` in all.
 
         Raises
         ------
@@ -106,18 +101,7 @@ class KeptResult(Protocol):
         """Size of each part that there is; a failed job has no output and no manifest."""
 
     def open(self, part: ResultPart) -> AbstractAsyncContextManager[ResultReader | None]:
-        """Open a part during an ``async with`` block.
-
-        Parameters
-        ----------
-        part : {'output', 'manifest', 'events'}
-            The part.
-
-        Returns
-        -------
-        async context manager
-            Gives the reader, or None if there is no such part or it is no longer kept.
-        """
+        """Open a part during an ``async with`` block, which gets None if there is none or it is no longer kept."""
 
 
 class JobRun(Protocol):
@@ -142,13 +126,7 @@ class JobRun(Protocol):
         """
 
     def take_slot(self) -> bool:
-        """Take a slot if one is free now.
-
-        Returns
-        -------
-        bool
-            Whether the job may run now.
-        """
+        """Take a slot if one is free now; return whether the job may run now."""
 
     async def execute(self) -> None:
         """Run the job in its slot, until its verdict is known and nothing of it can run any more but a held kernel.
@@ -163,22 +141,10 @@ class JobRun(Protocol):
         """
 
     async def deliver(self) -> Verdict:
-        """Deliver results and log to the places that the request names. Needs no slot.
-
-        Returns
-        -------
-        Verdict
-            The final verdict.
-        """
+        """Deliver results and log to the places that the request names; return the final verdict. Needs no slot."""
 
     def fail(self, verdict: Verdict) -> None:
-        """Set the verdict on a job that never got a slot; `deliver` then delivers only the log.
-
-        Parameters
-        ----------
-        verdict : Verdict
-            A failure.
-        """
+        """Set the failure of a job that never got a slot; `deliver` then delivers only the log."""
 
     async def close(self) -> None:
         """Free everything that the job held; called when its answer is known. Never raises."""
@@ -212,22 +178,10 @@ class JobRunner(Protocol):
     """A place where jobs run."""
 
     def on_slot_free(self, callback: Callable[[], None]) -> None:
-        """Set the function that is called whenever a slot has become free.
-
-        Parameters
-        ----------
-        callback : callable
-            Never blocks and never raises.
-        """
+        """Set the function that is called whenever a slot has become free; it never blocks and never raises."""
 
     def slots(self) -> SlotCount:
-        """Return how many slots there are and how many of them are busy.
-
-        Returns
-        -------
-        SlotCount
-            The state of this moment.
-        """
+        """Return how many slots there are, and how many of them are busy at this moment."""
 
     def open(
         self,
@@ -264,90 +218,32 @@ class JobRunner(Protocol):
     def has_output(self, execution_id: str) -> bool:
         """Return whether an earlier process computed the output of a job, so that a run only delivers it.
 
-        Parameters
-        ----------
-        execution_id : str
-            The gateway's own id of the job, before it is opened.
-
-        Returns
-        -------
-        bool
+        Asked before the job is opened.
         """
 
     def runs_elsewhere(self, job: Job) -> bool:
-        """Return whether a job that waits may still begin on another machine while this one stops.
-
-        Parameters
-        ----------
-        job : Job
-            A job that was opened.
-
-        Returns
-        -------
-        bool
-        """
+        """Return whether a job that was opened and waits may still begin on another machine while this one stops."""
 
     def status(self) -> RunnerStatus:
-        """Return the known state, without a request to other processes; never blocks.
-
-        Returns
-        -------
-        RunnerStatus
-            The state of this moment.
-        """
+        """Return the known state, without a request to other processes; never blocks."""
 
     async def packages(self, *, renew: bool = False) -> Sequence[PackageFacts]:
         """Return the packages that jobs can import, by name.
 
-        Parameters
-        ----------
-        renew : bool
-            First apply added and removed packages to the kernels of later jobs.
-
-        Returns
-        -------
-        sequence of PackageFacts
+        `renew` first applies added and removed packages to the kernels of later jobs.
         """
 
     def kept_result(self, execution_id: str) -> KeptResult | None:
-        """Return the result that is kept of a job.
-
-        Parameters
-        ----------
-        execution_id : str
-            The gateway's own id of the job.
-
-        Returns
-        -------
-        KeptResult or None
-            None if the result went elsewhere or is no longer kept.
-        """
+        """Return the result that is kept of a job; None if it went elsewhere or is no longer kept."""
 
     def drop_result(self, execution_id: str) -> None:
-        """Remove the result that is kept of a job, if there is one.
-
-        Parameters
-        ----------
-        execution_id : str
-            The gateway's own id of the job.
-        """
+        """Remove the result that is kept of a job, if there is one."""
 
     def held_kernels(self) -> list[HeldKernel]:
-        """Return the kernels that are held for inspection or as a console.
-
-        Returns
-        -------
-        list of HeldKernel
-            The oldest first.
-        """
+        """Return the kernels that are held for inspection or as a console, the oldest first."""
 
     async def release(self, name: str) -> None:
-        """End a held kernel and return when nothing of it is left.
-
-        Parameters
-        ----------
-        name : str
-            Its `HeldKernel.id`.
+        """End the kernel with this `HeldKernel.id` and return when nothing of it is left.
 
         Raises
         ------
@@ -358,17 +254,7 @@ class JobRunner(Protocol):
         """
 
     async def open_console(self, seconds: float) -> HeldKernel:
-        """Hold a kernel that never had a job, as a console.
-
-        Parameters
-        ----------
-        seconds : float
-            How long it is kept.
-
-        Returns
-        -------
-        HeldKernel
-            How to attach to it.
+        """Hold a kernel that never had a job, as a console; return how to attach to it.
 
         Raises
         ------

@@ -20,7 +20,6 @@ from gateway.core.uploads import UploadPermit
 from gateway.jobs.delivery import JobOutputs
 from gateway.local.held_kernels import HeldKernels
 from gateway.local.hold import HOLD_GRACE_SECONDS, Held, NotHeld, hold, hold_message, read_small
-from gateway.local.job_displays import DISPLAYS_CAP_BYTES, parse_displays
 from gateway.local.job_request import (
     DISPLAYS_FILE,
     MANIFEST_FILE,
@@ -30,8 +29,9 @@ from gateway.local.job_request import (
     SOURCES_IN_REQUEST_CHARACTERS,
     JobRequest,
 )
-from gateway.local.job_result import RESULT_CAP_BYTES, parse_result
 from gateway.local.kernel import JobKernel
+from gateway.local.output.job_displays import DISPLAYS_CAP_BYTES, parse_displays
+from gateway.local.output.job_result import RESULT_CAP_BYTES, parse_result
 from gateway.local.verdict import ExecutionFacts, decide
 from gateway.storage import FetchedTable, Outbox, OutboxNote, open_output
 from gateway.storage.inputs.fetch import table_paths

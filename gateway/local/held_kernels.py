@@ -174,18 +174,7 @@ class HeldKernels:
             raise
 
     async def release(self, name: str) -> None:
-        """End a held kernel and return when nothing of it is left.
-
-        Parameters
-        ----------
-        name : str
-            Its `HeldKernel.id`.
-
-        Raises
-        ------
-        NotFound
-            No kernel of this name is held.
-        """
+        """End a kernel, as `gateway.jobs.runner.JobRunner.release` describes."""
         holding = self._held.get(name)
         if holding is None:
             raise NotFound(f"no kernel {name[:40]!r} is held; `transform-gateway held` lists them")

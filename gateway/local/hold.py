@@ -20,8 +20,8 @@ from gateway.core.errors import Conflict, FailureCode, JobFailed, ShuttingDown
 from gateway.core.job import HeldKernel, RequestId
 from gateway.local.held_kernels import HeldKernels
 from gateway.local.job_request import PRESENT_CODE, RESULT_FILE
-from gateway.local.job_result import RESULT_CAP_BYTES, JobResult, parse_result
 from gateway.local.kernel import JobKernel
+from gateway.local.output.job_result import RESULT_CAP_BYTES, JobResult, parse_result
 from gateway.local.verdict import reported_code
 from gateway.storage import open_output
 from kernel_spec.client.async_client import LauncherError

@@ -24,7 +24,7 @@ from gateway.core.errors import FailureCode, JobFailed
 from gateway.core.tasks import first_of, started
 from gateway.local.job_request import OutputRules
 from gateway.local.kernel_client import KernelClient
-from gateway.local.output_pipes import OutputPipes
+from gateway.local.output.pipes import OutputPipes
 from kernel_spec.client.async_client import LauncherClient, LauncherError
 from kernel_spec.fork_server.preload import REHEARSAL_CODE
 from kernel_spec.protocol.limits import Limits

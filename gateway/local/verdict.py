@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from gateway.core.errors import FAILURES, FailureCode
 from gateway.core.formats import DataFormat
 from gateway.core.job import OutputFacts, TableFacts, Verdict
-from gateway.local.job_result import JobResult
+from gateway.local.output.job_result import JobResult
 from kernel_spec.protocol.limits import Limits
 from kernel_spec.protocol.values import ExitReport
 

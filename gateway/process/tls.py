@@ -1,5 +1,7 @@
 """TLS: certificate and key of the gateway's own port, trust of clients on this machine, and the gateway as a client of
 the broker.
+
+A `uid` is that of `gateway.process.private_file.read_private`.
 """
 
 from __future__ import annotations
@@ -15,13 +17,6 @@ from gateway.process.private_file import check_private
 def server_context(settings: Settings, uid: int) -> ssl.SSLContext | None:
     """Return the TLS context of the server, or None if the settings name no certificate.
 
-    Parameters
-    ----------
-    settings : Settings
-        Of the gateway.
-    uid : int
-        The user that the gateway runs as once it has dropped root.
-
     Raises
     ------
     ConfigurationError
@@ -36,13 +31,6 @@ def server_context(settings: Settings, uid: int) -> ssl.SSLContext | None:
 
 def broker_context(settings: Settings, uid: int) -> ssl.SSLContext | None:
     """Return the TLS context of connections to the NATS servers of a cluster, or None without one.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of the gateway.
-    uid : int
-        The user that the gateway runs as once it has dropped root.
 
     Raises
     ------
@@ -97,18 +85,7 @@ def _load_authorities(context: ssl.SSLContext, settings: Settings) -> None:
 
 
 def load_certificate(context: ssl.SSLContext, settings: Settings, setting: str, uid: int) -> None:
-    """Load the certificate and key in the files into a context, for its next connection.
-
-    Parameters
-    ----------
-    context : ssl.SSLContext
-        Of a server or a client.
-    settings : Settings
-        Of the gateway.
-    setting : str
-        The setting that names the certificate; the one that names its key is found by its name.
-    uid : int
-        The user that the gateway runs as once it has dropped root.
+    """Load the certificate that a setting names, and its key, into a context, for its next connection.
 
     Raises
     ------

@@ -11,19 +11,7 @@ from gateway.process.private_file import read_private
 
 
 def read_tokens(settings: Settings, uid: int) -> tuple[Token, ...]:
-    """Return the tokens that the settings name.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of the gateway.
-    uid : int
-        The user that the gateway runs as once it has dropped root.
-
-    Returns
-    -------
-    tuple of Token
-        Empty if no token is needed.
+    """Return the tokens that the settings name, none if no token is needed; `uid` as in `read_private`.
 
     Raises
     ------

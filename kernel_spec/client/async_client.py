@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
-from kernel_spec.client.connection import resolve
 from kernel_spec.client.fork_server_state import ForkServerState
-from kernel_spec.client.kernel_process import LOST, KernelProcess
+from kernel_spec.client.kernel_process import KernelProcess
 from kernel_spec.client.link import LauncherLink
+from kernel_spec.client.live_kernels import LiveKernels
 from kernel_spec.client.process import LauncherError, LauncherProcess
 from kernel_spec.protocol.channel import close_all
 from kernel_spec.protocol.limits import Limits
@@ -86,11 +85,9 @@ class LauncherClient:
 
     def __init__(self, process: LauncherProcess) -> None:
         self._process = process
-        self._link = LauncherLink(process, self._on_event, self._end_processes)
+        self._kernels = LiveKernels()
+        self._link = LauncherLink(process, self._on_event, self._kernels.end_all)
         self._ids = itertools.count(1)
-        self._workspaces: dict[str, WorkspaceInfo] = {}
-        self._processes: dict[str, KernelProcess] = {}
-        self._unclaimed_exits: dict[str, ExitReport] = {}
         self._fork_server = ForkServerState()
         self._closed = False
 
@@ -174,13 +171,7 @@ class LauncherClient:
         await self._link.available()
 
     def on_restart(self, callback: Callable[[], None]) -> None:
-        """Set the function that is called when a restarted launcher accepts requests.
-
-        Parameters
-        ----------
-        callback : callable
-            Called in the loop.
-        """
+        """Set the function that is called, in the loop, when a restarted launcher accepts requests."""
         self._link.on_restart(callback)
 
     async def aclose(self) -> None:
@@ -218,7 +209,7 @@ class LauncherClient:
             ``no_workspace``: all are taken.
         """
         answer = await self._ask(Reserve(next(self._ids), kernel_id, style), Reserved)
-        self._workspaces[kernel_id] = answer.workspace
+        self._kernels.reserved(kernel_id, answer.workspace)
         return answer.workspace
 
     async def start_kernel(
@@ -271,38 +262,12 @@ class LauncherClient:
             has_log=len(output_fds) > 2,
             has_clients=has_clients,
         )
-        # The report of an earlier start in this workspace, which failed; the answer to that start said it all.
-        self._unclaimed_exits.pop(kernel_id, None)
+        self._kernels.starting(kernel_id)
         answer, (pidfd,) = await self._link.exchange(request, Started, START_SECONDS, output_fds)
-        workspace = self._workspaces.get(kernel_id)
-        if workspace is None:  # the launcher ended just after its answer
-            os.close(pidfd)
-            raise LauncherError("launcher_lost", "the launcher is gone")
-        process = KernelProcess(
-            kernel_id=kernel_id,
-            pid=answer.pid,
-            pidfd=pidfd,
-            workspace=workspace,
-            exited=asyncio.get_running_loop().create_future(),
-            started_by=answer.started_by,
-            is_prefaulted=answer.is_prefaulted,
-        )
-        if (former := self._processes.get(kernel_id)) is not None:
-            former.close()
-        self._processes[kernel_id] = process
-        if kernel_id in self._unclaimed_exits:
-            process.exited.set_result(self._unclaimed_exits.pop(kernel_id))
-        return process
+        return self._kernels.started(kernel_id, answer, pidfd)
 
     async def signal(self, kernel_id: str, number: int) -> None:
         """Send a signal to the kernel's process group; does nothing if it has ended.
-
-        Parameters
-        ----------
-        kernel_id : str
-            The kernel.
-        number : int
-            The signal.
 
         Raises
         ------
@@ -313,13 +278,6 @@ class LauncherClient:
 
     async def limit_cpu(self, kernel_id: str, cpu_seconds: int) -> None:
         """Limit the processor time of all processes of the kernel, counted from now.
-
-        Parameters
-        ----------
-        kernel_id : str
-            The kernel.
-        cpu_seconds : int
-            The limit.
 
         Raises
         ------
@@ -346,10 +304,6 @@ class LauncherClient:
     async def kill(self, kernel_id: str) -> ExitReport:
         """Kill all processes of a kernel, and return when none lives; safe to repeat.
 
-        Returns
-        -------
-        ExitReport
-
         Raises
         ------
         LauncherError
@@ -366,11 +320,7 @@ class LauncherClient:
             The kernel was not killed, or its directory cannot be removed.
         """
         await self._ask(Remove(next(self._ids), kernel_id), Removed, seconds=REMOVE_SECONDS)
-        self._workspaces.pop(kernel_id, None)
-        self._unclaimed_exits.pop(kernel_id, None)
-        process = self._processes.pop(kernel_id, None)
-        if process is not None:
-            process.close()
+        self._kernels.removed(kernel_id)
 
     async def usage(self, kernel_id: str) -> UsageReport:
         """Return what all processes of the kernel use now."""
@@ -422,26 +372,10 @@ class LauncherClient:
     # ------------------------------------------------------------------ events
     def _on_event(self, message: Message) -> None:
         if isinstance(message, Exited):
-            self._on_exited(message.kernel_id, message.report)
+            self._kernels.exited(message.kernel_id, message.report)
         elif isinstance(message, ForkServerChanged):
             self._fork_server.on_changed(message)
 
-    def _on_exited(self, kernel_id: str, report: ExitReport) -> None:
-        process = self._processes.get(kernel_id)
-        if process is not None:
-            resolve(process.exited, report)
-        elif kernel_id in self._workspaces:
-            # The kernel ended before its start was answered, or after that request was cancelled.
-            self._unclaimed_exits[kernel_id] = report
-
     def _detach(self) -> None:
         self._link.detach()
-        self._end_processes()
-
-    def _end_processes(self) -> None:
-        for process in self._processes.values():
-            resolve(process.exited, LOST)
-            process.close()
-        self._processes.clear()
-        self._workspaces.clear()
-        self._unclaimed_exits.clear()
+        self._kernels.end_all()

@@ -53,21 +53,15 @@ class FrontEndLauncher:
     @property
     def is_lost(self) -> bool:
         """Whether the launcher is gone, and its kernel with it."""
-        poll = select.poll()
-        poll.register(self._channel.fileno(), 0)
-        return bool(poll.poll(0))
+        return _has_event(self._channel.fileno(), 0)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no kernel runs, as far as `pidfd` shows."""
+        return self.pidfd < 0 or _has_event(self.pidfd, select.POLLIN)
 
     def reserve(self, kernel_id: str) -> WorkspaceInfo:
         """Reserve the workspace.
-
-        Parameters
-        ----------
-        kernel_id : str
-            Id of the kernel.
-
-        Returns
-        -------
-        WorkspaceInfo
 
         Raises
         ------
@@ -221,6 +215,13 @@ class StandaloneLauncher(FrontEndLauncher):
     def close(self) -> None:
         self._close_pidfd()
         self._process.close()
+
+
+def _has_event(descriptor: int, events: int) -> bool:
+    # not select(2): a front end may have more than the 1024 descriptors that it takes
+    poll = select.poll()
+    poll.register(descriptor, events)
+    return bool(poll.poll(0))
 
 
 def debugger_wanted() -> bool:

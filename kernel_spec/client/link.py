@@ -103,13 +103,7 @@ class LauncherLink:
             raise LauncherError("launcher_lost", "the launcher is gone")
 
     def on_restart(self, callback: Callable[[], None]) -> None:
-        """Set the function that is called when a restarted launcher accepts requests.
-
-        Parameters
-        ----------
-        callback : callable
-            Called in the loop.
-        """
+        """Set the function that is called, in the loop, when a restarted launcher accepts requests."""
         self._on_restart = callback
 
     async def exchange(

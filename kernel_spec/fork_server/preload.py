@@ -68,9 +68,9 @@ def import_all(modules: Sequence[str] = DEFAULT_MODULES, *, rehearsals: int = 1)
     shim = sys.modules.get(SHIM_MODULE)
     if shim is not None and hasattr(shim, "warm_up"):
         shim.warm_up(rehearsals)
-    kernel = sys.modules.get("kernel_spec.kernel.app")
-    if kernel is not None:
-        kernel.prepare_shell()
+    shell = sys.modules.get("kernel_spec.kernel.shell")
+    if shell is not None:
+        shell.prepare_shell()
     return missing
 
 

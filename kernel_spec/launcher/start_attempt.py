@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,15 +89,11 @@ class StartAttempt:
     Parameters
     ----------
     context : StartContext
-        The parts of the launcher that it uses.
     request : Start
-        The gateway's request.
     number : int
         The number of this attempt, for the fork server.
     kernel : Kernel
-        The kernel to start.
     plan : KernelPlan
-        Its plan.
     outputs : list of int
         Descriptors for standard output, standard error and perhaps the log pipe.
     """
@@ -133,14 +130,12 @@ class StartAttempt:
             self._fail("sandbox_failed", str(error))
             return
         self.plan = msgspec.structs.replace(self.plan, group_entrances=entrances)
-        barrier = self._open_barrier()
-        try:
-            if self.is_plain or not self._ask_fork_server(barrier):
-                self._start_plainly(barrier)
-        except (SandboxError, OSError) as error:
-            self._fail("sandbox_failed", str(error))
-        finally:
-            os.close(barrier)
+        with self._open_barrier() as barrier:
+            try:
+                if self.is_plain or not self._ask_fork_server(barrier):
+                    self._start_plainly(barrier)
+            except (SandboxError, OSError) as error:
+                self._fail("sandbox_failed", str(error))
 
     def _ask_fork_server(self, barrier: int) -> bool:
         """Ask the fork server for the kernel, and return whether it has taken the request."""
@@ -185,8 +180,7 @@ class StartAttempt:
 
     def forked(self, pid: int) -> None:
         """Go on after the fork server has forked the kernel, or, with pid 0, has reaped the intermediate process."""
-        if self._fork_deadline is not None:
-            self._fork_deadline.cancel()
+        self._cancel_fork_deadline()
         if self.is_over:
             self._orphan_late_child(pid)
             return
@@ -216,8 +210,7 @@ class StartAttempt:
 
     def fork_refused(self, reason: str) -> None:
         """Start the kernel plainly instead, unless it exists already."""
-        if self._fork_deadline is not None:
-            self._fork_deadline.cancel()
+        self._cancel_fork_deadline()
         if self.is_over:
             return
         if self._is_forked:
@@ -227,11 +220,8 @@ class StartAttempt:
         # A kernel that was forked but not reported finds its barrier closed, and ends.
         self._close_barrier()
         self._end_init()
-        barrier = self._open_barrier()
-        try:
+        with self._open_barrier() as barrier:
             self._start_plainly(barrier)
-        finally:
-            os.close(barrier)
 
     def intermediate_reaped(self, status: int) -> None:
         """Go on after the intermediate process of a plain start has ended."""
@@ -258,12 +248,15 @@ class StartAttempt:
         """Give up without a report; the kernel is being terminated."""
         self._finish()
 
-    def _open_barrier(self) -> int:
+    @contextmanager
+    def _open_barrier(self) -> Iterator[int]:
+        """Read the barrier from now on, and yield the kernel's end of it for a start."""
         ours, theirs = pair()
-        self._barrier = Channel(ours, accepts=BARRIER_REPORTS)
-        self._barrier.set_blocking(False)
-        self._context.loop.watch(self._barrier.fileno(), self._read_barrier)
-        return theirs.detach()
+        with theirs:
+            self._barrier = Channel(ours, accepts=BARRIER_REPORTS)
+            self._barrier.set_blocking(False)
+            self._context.loop.watch(self._barrier.fileno(), self._read_barrier)
+            yield theirs.fileno()
 
     def _close_barrier(self) -> None:
         if self._barrier is not None:
@@ -359,6 +352,10 @@ class StartAttempt:
     def _out_of_time(self) -> None:
         self._fail("kernel_start_failed", f"the kernel did not start within {START_SECONDS:g} s")
 
+    def _cancel_fork_deadline(self) -> None:
+        if self._fork_deadline is not None:
+            self._fork_deadline.cancel()
+
     def _fail(self, code: str, message: str) -> None:
         if self.is_over:
             return
@@ -368,8 +365,7 @@ class StartAttempt:
     def _finish(self) -> None:
         self.is_over = True
         self._deadline.cancel()
-        if self._fork_deadline is not None:
-            self._fork_deadline.cancel()
+        self._cancel_fork_deadline()
         self._close_barrier()
         close_all(self._outputs)
         self._outputs = []

@@ -91,6 +91,14 @@ def started(manager: KernelManager) -> Iterator[BlockingKernelClient]:
     client.stop_channels()
 
 
+@contextmanager
+def open_files(count: int) -> Iterator[None]:
+    descriptors = [os.open(os.devnull, os.O_RDONLY) for _ in range(count)]
+    yield
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
 @pytest.fixture
 def manager() -> Iterator[KernelManager]:
     with new_manager() as manager:
@@ -163,6 +171,13 @@ def test_end_of_a_kernel_is_seen_and_waited_for(manager: KernelManager, client: 
     assert asyncio.run(manager.provisioner.wait()) == 3
     assert not manager.provisioner.has_process
     assert not is_alive(pid)
+
+
+def test_end_of_a_kernel_is_seen_where_a_thousand_files_are_open(manager: KernelManager) -> None:
+    with open_files(1100), started(manager) as client:
+        assert manager.is_alive()
+        client.execute("import os; os._exit(3)")
+        assert asyncio.run(manager.provisioner.wait()) == 3
 
 
 def test_polite_shutdown_and_interrupt_work(manager: KernelManager, client: BlockingKernelClient) -> None:

@@ -1,7 +1,7 @@
 """The job result inside the kernel: result.json, written by rename as the last act of a job.
 
 The gateway decides about a job only by this file and the files that it finds; a file that exists is complete. The
-gateway's side of the same contract, with the bounds that it accepts, is `gateway.local.job_result`.
+gateway's side of the same contract, with the bounds that it accepts, is `gateway.local.output.job_result`.
 """
 
 from __future__ import annotations

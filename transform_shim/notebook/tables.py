@@ -232,18 +232,7 @@ class Tables:
         return self._keep(name, origin, found)
 
     def drop(self, name: str) -> None:
-        """Forget a table and remove its files.
-
-        Parameters
-        ----------
-        name : str
-            Of a loaded table.
-
-        Raises
-        ------
-        NotebookError
-            There is no table of this name; the text names the loaded ones.
-        """
+        """Forget a table and remove its files; an unknown name is refused as by `info`."""
         table = self.info(name)
         del self._loaded[name]
         self._frames.pop(name, None)

@@ -11,8 +11,9 @@ from tornado.log import gen_log
 from tornado.web import Application, RequestHandler
 
 from gateway.http.access.peer_connection import PeerConnection
+from gateway.http.base_handler.answers import shown_path
 from gateway.http.base_handler.context import Context
-from gateway.http.base_handler.handler import BaseHandler, NotFoundHandler, shown_path
+from gateway.http.base_handler.handler import BaseHandler, NotFoundHandler
 
 access_log = logging.getLogger("gateway.access")
 

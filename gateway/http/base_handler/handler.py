@@ -1,4 +1,4 @@
-"""The base of all handlers: checks before the body is read, JSON responses, ids and clean-up.
+"""The base of all handlers: checks before the body is read, the body, and clean-up.
 
 All handlers stream their body (`stream_request_body`), also those that need none: only then Tornado calls `prepare`
 before it reads the first byte, so a request can be refused without reading 64 MB first.
@@ -7,52 +7,40 @@ before it reads the first byte, so a request can be refused without reading 64 M
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import re
 import time
-import uuid
 from collections.abc import Callable, Collection
 from http.client import responses
-from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
-from tornado.web import HTTPError, RequestHandler, stream_request_body
+from tornado.web import stream_request_body
 
 from gateway.core.errors import (
     BadRequest,
     GatewayError,
-    InsufficientScope,
     MethodNotAllowed,
     NotFound,
     UnsupportedMediaType,
 )
 from gateway.core.job import Scope
-from gateway.core.version import VERSION
 from gateway.http.access.peer_connection import PeerConnection, is_for_peers
 from gateway.http.access.tokens import Token, TokenKind
+from gateway.http.base_handler.answers import AnsweringHandler
 from gateway.http.base_handler.context import Context
 from gateway.http.base_handler.lingering_close import LINGER_BYTES, answer_and_linger
 from gateway.http.bodies.receivers import SMALL_BODY_BYTES, BodyReceiver, JsonBody, NoBody, too_large
 from gateway.http.schemas.query import check_names
-from gateway.storage.parcels import ROUTE
-
-log = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
-RETRY_AFTER_SECONDS = 5
 
 #: A larger JSON body is parsed in a thread: 1 MB of small objects takes some 40 ms, which would delay other requests.
 PARSED_ON_LOOP_BYTES = 262_144
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 T = TypeVar("T")
-_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
-_TRACE_PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @stream_request_body
-class BaseHandler(RequestHandler):
+class BaseHandler(AnsweringHandler):
     """Base class of all handlers.
 
     Attributes
@@ -80,8 +68,6 @@ class BaseHandler(RequestHandler):
     context: Context
     token: Token
     body: BodyReceiver
-    trace_parent: str | None
-    call_id: str
     began_at: float
 
     def initialize(self, context: Context, query_names: Collection[str] = ()) -> None:
@@ -90,31 +76,11 @@ class BaseHandler(RequestHandler):
         self.began_at = time.monotonic()
         self._query_names = query_names
         self.body = NoBody()
-        self.client_disconnected = False
-
-    def set_default_headers(self) -> None:
-        # Tornado calls this before `initialize` and again before error pages
-        headers = self.request.headers
-        given = headers.get("X-Request-Id", "")
-        self.call_id = given if _ID.fullmatch(given) else getattr(self, "call_id", "") or uuid.uuid4().hex
-        parent = headers.get("traceparent", "").strip()
-        self.trace_parent = parent if _TRACE_PARENT.fullmatch(parent) else None
-        self.set_header("Server", "transform-gateway")
-        self.set_header("X-Gateway-Version", VERSION)
-        self.set_header("Content-Type", "application/json")
-        self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("X-Request-Id", self.call_id)
-        if self.trace_parent:
-            self.set_header("traceparent", self.trace_parent)
 
     @property
     def scope(self) -> Scope:
         """The jobs that the caller may see."""
         return self.token.scope
-
-    def compute_etag(self) -> None:
-        """Return None: a hash over a result of gigabytes would cost more than any cache saves."""
 
     # --- before the body
 
@@ -190,11 +156,6 @@ class BaseHandler(RequestHandler):
     def kind_for(cls, method: str) -> TokenKind:
         """Return the least kind of a token for a method of this route."""
         return cls.read_kind if method in ("GET", "HEAD") else cls.write_kind
-
-    @classmethod
-    def allowed_methods(cls) -> tuple[str, ...]:
-        """Return the methods of this route."""
-        return tuple(m for m in METHODS if getattr(cls, m.lower()) is not getattr(RequestHandler, m.lower()))
 
     def _expects_body(self) -> bool:
         if isinstance(self.request.connection, PeerConnection):
@@ -283,71 +244,6 @@ class BaseHandler(RequestHandler):
         if rest is not None:
             self.context.background(rest)
 
-    # --- responses
-
-    def respond(self, body: dict[str, Any], status: int = 200) -> None:
-        """Send a JSON object, unless the client has disconnected."""
-        if self.client_disconnected:
-            return
-        self.set_status(status)
-        if status == 503:
-            self.set_header("Retry-After", RETRY_AFTER_SECONDS)
-        self.finish(self._encode(body))
-
-    def send_refusal(self, refusal: GatewayError, *, close: bool = False) -> None:
-        """Respond with an error; `close` announces that the connection closes, because the body was not read."""
-        if self.client_disconnected or self._finished:
-            return
-        self.clear()
-        self._set_error(refusal)
-        if close:
-            self.set_header("Connection", "close")
-        self.finish(self._encode(refusal.body()))
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
-        refusal = error if isinstance(error, GatewayError) else _generic(status_code, self.request.method or "")
-        self._set_error(refusal)
-        self.finish(self._encode(refusal.body()))
-
-    def log_exception(
-        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        # refusals are not logged, and never the query string, which Tornado would log
-        if isinstance(value, HTTPError | GatewayError):
-            return
-        if typ is not None and value is not None:
-            log.error(
-                "%s %s failed (call %s)",
-                self.request.method,
-                shown_path(self.request.path),
-                self.call_id,
-                exc_info=(typ, value, tb),
-            )
-
-    def _set_error(self, refusal: GatewayError) -> None:
-        self.set_status(refusal.status)
-        if refusal.status == 401:
-            self.set_header("WWW-Authenticate", "Bearer")
-        if isinstance(refusal, InsufficientScope):
-            self.set_header("WWW-Authenticate", 'Bearer error="insufficient_scope"')  # RFC 6750, section 3.1
-        if refusal.status == 405:
-            self.set_header("Allow", ", ".join(refusal.details.get("allowed", self.allowed_methods())))
-        if refusal.status == 503:
-            self.set_header("Retry-After", RETRY_AFTER_SECONDS)
-
-    @staticmethod
-    def _encode(body: dict[str, Any]) -> bytes:
-        # a lone surrogate in a user's message must not turn a response into a failure
-        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
-
-
-def shown_path(path: str) -> str:
-    """Return a path for logs: without the token of a parcel, and as one word of bounded length."""
-    if path.startswith(ROUTE):
-        path = f"{ROUTE}..."
-    return re.sub(r"[^\x21-\x7e]", "?", path)[:200]
-
 
 class _RefusedBody:
     """Drops the rest of a body that was refused."""
@@ -364,14 +260,6 @@ class _RefusedBody:
 
     def close(self) -> None:
         pass
-
-
-def _generic(status: int, method: str) -> GatewayError:
-    if status == 405:
-        return MethodNotAllowed(f"the method {method[:20]} is not accepted here")
-    if status == 400:  # the only error of this status that Tornado raises here
-        return BadRequest("the path or the query of the URL is not valid UTF-8 when its percent-escapes are decoded")
-    return GatewayError("the gateway itself failed; see its log")
 
 
 class NotFoundHandler(BaseHandler):

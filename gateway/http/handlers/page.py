@@ -10,7 +10,7 @@ from gateway.core.errors import NotFound
 from gateway.core.formats import FORMATS
 from gateway.core.version import VERSION
 from gateway.http.base_handler.handler import BaseHandler
-from gateway.http.schemas.responses import RootResponse
+from gateway.http.schemas.gateway_state import RootResponse
 from gateway.page.assets import Asset, asset
 
 LINKS = {

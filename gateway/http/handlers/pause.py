@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.http.access.tokens import TokenKind
 from gateway.http.base_handler.handler import BaseHandler
-from gateway.http.schemas.responses import PauseResponse
+from gateway.http.schemas.gateway_state import PauseResponse
 
 
 class PauseHandler(BaseHandler):

@@ -10,10 +10,9 @@ from gateway.http.access.tokens import TokenKind
 from gateway.http.base_handler.elsewhere import anywhere
 from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.handlers.job_lookup import asked_in_query, require_by_text
+from gateway.http.schemas.gateway_state import StatusMetrics, StatusResponse
 from gateway.http.schemas.responses import (
     JobStatusResponse,
-    StatusMetrics,
-    StatusResponse,
     iso_utc,
     job_response,
     kept_links,

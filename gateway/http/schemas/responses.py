@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import quote
@@ -11,9 +10,8 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.core.errors import FAILURES
-from gateway.core.events import EventLog, Progress
+from gateway.core.events import EventLog
 from gateway.core.job import HeldKernel, JobState, RequestId, Verdict
-from gateway.jobs.runner import PackageFacts
 from gateway.jobs.store import JobRecord
 
 
@@ -48,29 +46,6 @@ class KeptLinks(ResponseModel):
     output: str | None = None
     manifest: str | None = None
     events: str
-
-
-class PackageResponse(ResponseModel):
-    """A package that jobs can import."""
-
-    name: str
-    version: str
-    preloaded: bool = Field(description="Whether it is imported before a job begins, so that its import takes no time.")
-    added: bool = Field(description="Whether the operator has added it with `transform-gateway packages add`.")
-
-
-class PackagesResponse(ResponseModel):
-    """The packages that jobs can import, by name."""
-
-    packages: list[PackageResponse]
-
-
-def packages_response(packages: Iterable[PackageFacts]) -> PackagesResponse:
-    """Return the list of packages."""
-    names = ("name", "version", "preloaded", "added")
-    return PackagesResponse(
-        packages=[PackageResponse(**{name: getattr(each, name) for name in names}) for each in packages]
-    )
 
 
 class HeldResponse(ResponseModel):
@@ -225,53 +200,6 @@ class CancelResponse(ResponseModel):
         )
 
 
-class StatusMetrics(ResponseModel):
-    """Counters since the start of the gateway."""
-
-    total_requests: int
-    completed: int
-    succeeded: int
-    failed: int
-    success_rate: float = Field(description="Share of completed jobs that succeeded, 0 to 1.")
-    timeouts: int
-    cancelled: int
-    rejected: int
-    avg_execution_time: float
-    failures_by_code: dict[str, int]
-
-
-class StatusResponse(ResponseModel):
-    """The state of the gateway. It has no secrets and needs no token."""
-
-    healthy: bool
-    draining: bool
-    paused: bool = Field(description="Whether an operator has paused the intake of jobs.")
-    version: str
-    state: Literal["idle", "queued", "running", "finished"] = Field(
-        description="State of the current job, else of the last one."
-    )
-    result: dict[str, Any] | None = Field(
-        description="Outcome of the last job when `state` is finished; its message only for callers with the token."
-    )
-    queue_size: int
-    max_queue_size: int
-    slots: int
-    busy_slots: int
-    currently_executing: bool
-    current_execution_id: int | str | None
-    metrics: StatusMetrics
-    ready_kernels: dict[str, Any]
-    kernels: dict[str, Any]
-    sandbox: dict[str, Any]
-    launcher: dict[str, Any]
-    fork_server: dict[str, Any]
-    outbox: dict[str, Any]
-    disk: dict[str, Any]
-    internal_s3: dict[str, Any] | None
-    cluster: dict[str, Any] | None = None
-    limits: dict[str, Any]
-
-
 class JobStatusResponse(ResponseModel):
     """The state of one job."""
 
@@ -284,32 +212,6 @@ class JobStatusResponse(ResponseModel):
     finished_at: str | None = None
     progress: list[StageProgress]
     result: dict[str, Any] | None = Field(None, description="The response of execute, once the job is finished.")
-
-
-class PauseResponse(ResponseModel):
-    """Whether the gateway is paused now."""
-
-    paused: bool
-
-
-class LiveResponse(ResponseModel):
-    """The gateway answers."""
-
-    live: Literal[True]
-
-
-class ReadyResponse(ResponseModel):
-    """Whether the gateway accepts jobs; `/v1/status` has the reason if it does not."""
-
-    ready: bool
-
-
-class RootResponse(ResponseModel):
-    """Links to the other routes."""
-
-    name: str
-    version: str
-    links: dict[str, str]
 
 
 def iso_utc(seconds: float) -> str:
@@ -388,17 +290,4 @@ def kept_links(request_id: RequestId, *, with_output: bool) -> KeptLinks:
 
 def progress_of(log: EventLog) -> list[StageProgress]:
     """Return the progress of each stage."""
-    return [_stage_progress(p) for p in log.progress.values()]
-
-
-def _stage_progress(progress: Progress) -> StageProgress:
-    return StageProgress(
-        stage=progress.stage,
-        table=progress.table,
-        rows=progress.rows,
-        bytes=progress.bytes,
-        bar=progress.bar,
-        description=progress.description,
-        done=progress.done,
-        total=progress.total,
-    )
+    return [StageProgress.model_validate(each, from_attributes=True) for each in log.progress.values()]

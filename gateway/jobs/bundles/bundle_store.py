@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.core.async_files import create_file
+from gateway.core.directories import remove_tree
 from gateway.jobs.bundles.bundle import Bundle
 from gateway.jobs.bundles.table_data import FILE_MODE, file_name
 from gateway.storage.outputs.job_files import OpenOutput
@@ -156,7 +156,7 @@ class BundleStore:
             with self._lock:
                 size_bytes = self._sizes_bytes.pop(job_id, None)
             if size_bytes is not None:
-                _remove(self._directory / job_id)
+                remove_tree(self._directory / job_id, "the bundle")
 
     def _make_room(self) -> None:
         gone = []
@@ -174,19 +174,9 @@ def _removed_draft(path: Path) -> bool:
     """Remove a directory that an earlier process has not finished; return whether it was one."""
     if not path.name.startswith(DRAFT) and (path / DESCRIPTION_FILE).is_file():
         return False
-    _remove(path)
+    remove_tree(path, "the bundle")
     return True
 
 
 def _size_bytes(directory: Path) -> int:
     return max(LEAST_BYTES, sum(path.stat().st_size for path in directory.iterdir()))
-
-
-def _remove(directory: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            shutil.rmtree(directory)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            log.warning("the bundle in %s could not be removed: %s", directory, error)

@@ -24,93 +24,37 @@ class RecentJobs:
         self._uncommitted: set[str] = set()
 
     def add(self, record: JobRecord) -> None:
-        """Keep a job that has just ended; the oldest ones go.
-
-        Parameters
-        ----------
-        record : JobRecord
-            A finished job.
-        """
+        """Keep a job that has just ended; the oldest ones go."""
         self.set_newest(record)
         self._jobs[record.execution_id] = record
         self._trim()
 
     def set_newest(self, record: JobRecord) -> None:
-        """Record a job as the last ended one of its token name.
-
-        Parameters
-        ----------
-        record : JobRecord
-            A finished job.
-        """
+        """Record a job as the last ended one of its token name."""
         self._newest.pop(record.token_name, None)
         self._newest[record.token_name] = record
 
     def hold(self, record: JobRecord) -> None:
-        """Keep a job beyond the bounds until its end is on the disk, so that it can be found at any time.
-
-        Parameters
-        ----------
-        record : JobRecord
-            A job whose end is being written.
-        """
+        """Keep a job beyond the bounds until its end is on the disk, so that it can be found at any time."""
         self._uncommitted.add(record.execution_id)
 
     def release(self, record: JobRecord) -> None:
-        """Drop a job as soon as the bounds require it.
-
-        Parameters
-        ----------
-        record : JobRecord
-            As given to `hold`.
-        """
+        """Drop a job as soon as the bounds require it."""
         self._uncommitted.discard(record.execution_id)
         self._trim()
 
     def get(self, job_id: str) -> JobRecord | None:
-        """Return a job if it is still in memory.
-
-        Parameters
-        ----------
-        job_id : str
-            `JobRecord.execution_id`.
-
-        Returns
-        -------
-        JobRecord or None
-        """
+        """Return the job with this id of the gateway's if it is still in memory."""
         return self._jobs.get(job_id)
 
     def newest(self, scope: Scope) -> JobRecord | None:
-        """Return the job that ended last.
-
-        Parameters
-        ----------
-        scope : Scope
-            The jobs that the caller may see.
-
-        Returns
-        -------
-        JobRecord or None
-            None if no job has ended.
-        """
+        """Return the job that ended last, of those that the caller may see."""
         if scope.sees_all:
             return next(reversed(self._newest.values()), None)
         return self._newest.get(scope.token_name)
 
     def remove(self, job_id: str) -> JobRecord | None:
-        """Forget a job.
-
-        Parameters
-        ----------
-        job_id : str
-            `JobRecord.execution_id`.
-
-        Returns
-        -------
-        JobRecord or None
-            The job, if it was in memory.
-        """
+        """Forget a job, and return it if it was in memory."""
         for name, newest in tuple(self._newest.items()):
             if newest.execution_id == job_id:
                 del self._newest[name]

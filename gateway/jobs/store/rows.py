@@ -1,4 +1,8 @@
-"""The statements of the job store: rows of its tables from records, and records from rows."""
+"""The statements of the job store: rows of its tables from records, and records from rows.
+
+A change takes the connection last and runs inside a transaction; a query takes it first. A `job_id` is the gateway's
+own id.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,12 @@ import json
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 from gateway.core.errors import FailureCode
 from gateway.core.events import EventLog, LogSnapshot
 from gateway.core.job import JobState, RequestId, Verdict
-from gateway.core.settings import Settings
 from gateway.core.uploads import Uploads
 from gateway.core.wire import WireError, decode_log, encode_job, encode_log, encode_verdict
 from gateway.jobs.store.history import request_id_text, verdict_of
@@ -28,11 +31,6 @@ ROW_BYTES = 500
 def encoded_request(record: JobRecord) -> bytes | None:
     """Return the request as it is stored.
 
-    Parameters
-    ----------
-    record : JobRecord
-        A new job.
-
     Returns
     -------
     bytes or None
@@ -47,16 +45,7 @@ def encoded_request(record: JobRecord) -> bytes | None:
 
 
 def insert_job(record: JobRecord, request: bytes | None, connection: sqlite3.Connection) -> None:
-    """Store a new job.
-
-    Parameters
-    ----------
-    record : JobRecord
-        A new job.
-    request : bytes or None
-        As `encoded_request` returned it.
-    connection : sqlite3.Connection
-        Inside a transaction.
+    """Store a new job, with its `encoded_request`.
 
     Raises
     ------
@@ -90,22 +79,7 @@ def insert_job(record: JobRecord, request: bytes | None, connection: sqlite3.Con
 
 
 def update_state(record: JobRecord, state: JobState, has_network: bool) -> Callable[[sqlite3.Connection], None]:
-    """Return the change that stores the state of a live job.
-
-    Parameters
-    ----------
-    record : JobRecord
-        Read now, not when the change runs.
-    state : JobState
-        Its state now.
-    has_network : bool
-        Whether the job has access to the network.
-
-    Returns
-    -------
-    callable
-        Takes the connection.
-    """
+    """Return the change that stores the state of a live job; the record is read now, not when the change runs."""
     values = (state.value, record.attempts, has_network, record.started_at, record.execution_id)
 
     def change(connection: sqlite3.Connection) -> None:
@@ -116,33 +90,13 @@ def update_state(record: JobRecord, state: JobState, has_network: bool) -> Calla
 
 
 def mark_cancelled(job_id: str, connection: sqlite3.Connection) -> None:
-    """Give an unfinished job the code of its coming verdict, so that no later process runs it.
-
-    Parameters
-    ----------
-    job_id : str
-        The gateway's own id.
-    connection : sqlite3.Connection
-        Inside a transaction.
-    """
+    """Give an unfinished job the code of its coming verdict, so that no later process runs it."""
     text = "UPDATE jobs SET code = ? WHERE job_id = ? AND state != 'finished'"
     connection.execute(text, (FailureCode.CANCELLED.value, job_id))
 
 
 def update_end(record: JobRecord, verdict: Verdict, log: LogSnapshot, connection: sqlite3.Connection) -> None:
-    """Store the end of a job, and delete its request.
-
-    Parameters
-    ----------
-    record : JobRecord
-        With ``finished_at``.
-    verdict : Verdict
-        How it ended.
-    log : LogSnapshot
-        Its log.
-    connection : sqlite3.Connection
-        Inside a transaction.
-    """
+    """Store the end of a job, and delete its request."""
     encoded = encode_verdict(verdict)
     request_id = request_id_text(record.request_id)
     texts = (request_id, request_id, record.label or "", *record.tables)  # an index has the id once more
@@ -166,19 +120,7 @@ def update_end(record: JobRecord, verdict: Verdict, log: LogSnapshot, connection
 
 
 def update_log(job_id: str, log: LogSnapshot, connection: sqlite3.Connection, ended: float | None = None) -> None:
-    """Store the log of a job in place of an earlier one.
-
-    Parameters
-    ----------
-    job_id : str
-        The gateway's own id.
-    log : LogSnapshot
-        Its log.
-    connection : sqlite3.Connection
-        Inside a transaction.
-    ended : float, optional
-        From when its time to be kept counts; by default never, for a job that runs.
-    """
+    """Store the log of a job in place of an earlier one; its time to be kept counts from `ended`, None for never."""
     packed = zlib.compress(encode_log(log), 1)
     values = (job_id, ended if ended is not None else float("inf"), len(packed), packed)
     connection.execute("INSERT OR REPLACE INTO logs VALUES (?, ?, ?, ?)", values)
@@ -186,13 +128,6 @@ def update_log(job_id: str, log: LogSnapshot, connection: sqlite3.Connection, en
 
 def delete_job(job_id: str, connection: sqlite3.Connection) -> bool:
     """Delete a finished job with its log.
-
-    Parameters
-    ----------
-    job_id : str
-        The gateway's own id.
-    connection : sqlite3.Connection
-        Inside a transaction.
 
     Returns
     -------
@@ -204,65 +139,26 @@ def delete_job(job_id: str, connection: sqlite3.Connection) -> bool:
 
 
 def delete_unfinished(job_id: str, connection: sqlite3.Connection) -> None:
-    """Delete a job that was not accepted after all, with its request.
-
-    Parameters
-    ----------
-    job_id : str
-        The gateway's own id.
-    connection : sqlite3.Connection
-        Inside a transaction.
-    """
+    """Delete a job that was not accepted after all, with its request."""
     connection.execute("DELETE FROM jobs WHERE job_id = ? AND state != 'finished'", (job_id,))
     connection.execute("DELETE FROM requests WHERE job_id = ?", (job_id,))
 
 
 def job_id_of_key(connection: sqlite3.Connection, key: bytes) -> str | None:
-    """Return the id of the job that came with an Idempotency-Key.
-
-    Parameters
-    ----------
-    connection : sqlite3.Connection
-        To the job store.
-    key : bytes
-        `IdempotencyKey.key`.
-
-    Returns
-    -------
-    str or None
-        None if the key is new, or older than `KEY_SECONDS`.
-    """
+    """Return the id of the job that came with an `IdempotencyKey.key`, unless that is older than `KEY_SECONDS`."""
     text = "SELECT job_id FROM jobs WHERE key = ? AND created_at >= ?"
     row = connection.execute(text, (key, time.time() - KEY_SECONDS)).fetchone()
     return row[0] if row is not None else None
 
 
 def known_keys(connection: sqlite3.Connection) -> list[bytes]:
-    """Return the Idempotency-Keys that came within `KEY_SECONDS`.
-
-    Parameters
-    ----------
-    connection : sqlite3.Connection
-        To the job store.
-
-    Returns
-    -------
-    list of bytes
-        Each an `IdempotencyKey.key`.
-    """
+    """Return each `IdempotencyKey.key` that came within `KEY_SECONDS`."""
     text = "SELECT key FROM jobs WHERE key IS NOT NULL AND created_at >= ?"
     return [row[0] for row in connection.execute(text, (time.time() - KEY_SECONDS,))]
 
 
 def finished_job(connection: sqlite3.Connection, job_id: str) -> JobRecord | None:
     """Return a finished job with its log.
-
-    Parameters
-    ----------
-    connection : sqlite3.Connection
-        To the job store.
-    job_id : str
-        The gateway's own id.
 
     Returns
     -------
@@ -319,13 +215,6 @@ def record_of(row: sqlite3.Row, log: EventLog) -> JobRecord:
 def ended_since(connection: sqlite3.Connection, earliest: float) -> list[tuple[str, RequestId, str | None, float]]:
     """Return the jobs that ended after a moment, in the order in which they were accepted, whatever the clock said.
 
-    Parameters
-    ----------
-    connection : sqlite3.Connection
-        To read from.
-    earliest : float
-        Seconds since the epoch.
-
     Returns
     -------
     list of tuple
@@ -349,58 +238,6 @@ def update_paused(paused: bool, connection: sqlite3.Connection) -> None:
         connection.execute("INSERT OR IGNORE INTO flags VALUES ('paused')")
     else:
         connection.execute("DELETE FROM flags WHERE name = 'paused'")
-
-
-def prune(settings: Settings, connection: sqlite3.Connection) -> None:
-    """Delete what is older than its time to be kept, and the oldest beyond the size limits.
-
-    Parameters
-    ----------
-    settings : Settings
-        How long, and how much of, history and logs are kept.
-    connection : sqlite3.Connection
-        Inside a transaction, or in autocommit mode.
-    """
-    now = time.time()
-    connection.execute("DELETE FROM logs WHERE finished_at < ?", (now - settings.log_keep_seconds,))
-    _shrink(connection, "logs", "bytes", settings.log_keep_bytes)
-    connection.execute("UPDATE jobs SET key = NULL WHERE key IS NOT NULL AND created_at < ?", (now - KEY_SECONDS,))
-    oldest = now - settings.history_keep_seconds
-    connection.execute("DELETE FROM jobs WHERE finished_at < ? AND key IS NULL", (oldest,))
-    _shrink(connection, "jobs", "row_bytes", settings.history_keep_bytes)
-
-
-def unknown_jobs(connection: sqlite3.Connection, job_ids: Collection[str]) -> list[str]:
-    """Return those ids that no job of the store has.
-
-    Parameters
-    ----------
-    connection : sqlite3.Connection
-        To the job store.
-    job_ids : collection of str
-        The gateway's own ids.
-
-    Returns
-    -------
-    list of str
-    """
-    text = "SELECT 1 FROM jobs WHERE job_id = ?"
-    return [job_id for job_id in job_ids if connection.execute(text, (job_id,)).fetchone() is None]
-
-
-def _shrink(connection: sqlite3.Connection, table: str, column: str, keep_bytes: int) -> None:
-    """Delete the oldest rows of finished jobs until the rest has at most `keep_bytes`."""
-    finished = f"FROM {table} WHERE finished_at IS NOT NULL"
-    excess = connection.execute(f"SELECT COALESCE(SUM({column}), 0) {finished}").fetchone()[0] - keep_bytes
-    if excess <= 0:
-        return
-    gone = []
-    for row, size in connection.execute(f"SELECT rowid, {column} {finished} ORDER BY finished_at"):
-        gone.append((row,))
-        excess -= size
-        if excess <= 0:
-            break
-    connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", gone)  # noqa: S608
 
 
 def snapshot_of(packed: bytes | None) -> LogSnapshot:

@@ -19,6 +19,7 @@ from gateway.jobs.store.reader import Reader
 from gateway.jobs.store.recent import RecentJobs
 from gateway.jobs.store.record import JobRecord
 from gateway.jobs.store.request_ids import FOUND_BY_REQUEST_ID_SECONDS, RequestIds
+from gateway.jobs.store.retention import prune, unknown_jobs
 from gateway.jobs.store.rows import (
     delete_job,
     delete_unfinished,
@@ -30,19 +31,13 @@ from gateway.jobs.store.rows import (
     job_id_of_key,
     known_keys,
     mark_cancelled,
-    prune,
-    unknown_jobs,
     update_end,
-    update_log,
     update_paused,
     update_state,
 )
+from gateway.jobs.store.running_logs import RunningLogs
 from gateway.jobs.store.unfinished import StoredJob, read_unfinished
 from gateway.jobs.store.writer import Writer
-
-#: Interval at which the logs of running jobs are stored if they have grown, so that a job keeps its lines when the
-#: process ends.
-LOG_SECONDS = 5.0
 
 
 class JobStore:
@@ -91,22 +86,16 @@ class JobStore:
         prune(settings, self._connection)
         self._drop_forgotten_bundles()
         self._live: dict[str, JobRecord] = {}
-        self._suspended: dict[str, JobRecord] = {}
         self._recent = RecentJobs()
         self._request_ids = RequestIds()
-        self._log_timer: asyncio.TimerHandle | None = None
         self._load_recent()
         self._writer = Writer(self._connection, lock, partial(prune, settings), on_commit, self._drop_forgotten_bundles)
+        self._logs = RunningLogs(self._writer, self.live)
 
     # -- live jobs
 
     def accept(self, record: JobRecord) -> asyncio.Future[None]:
         """Store a new job; it is live at once, and accepted when the future is done.
-
-        Parameters
-        ----------
-        record : JobRecord
-            With its ``job``.
 
         Returns
         -------
@@ -119,89 +108,52 @@ class JobStore:
         return self._writer.write(partial(insert_job, record, encoded_request(record)))
 
     def discard(self, record: JobRecord, *, is_stored: bool = False) -> None:
-        """Forget a job that could not be accepted.
-
-        Parameters
-        ----------
-        record : JobRecord
-            As given to `accept`.
-        is_stored : bool
-            Whether it may be on the disk, and would run at the next start.
-        """
+        """Forget a job that could not be accepted; one that may be on the disk would run at the next start."""
         self._live.pop(record.execution_id, None)
         self._request_ids.forget(record)
         if is_stored:
             self._writer.write(partial(delete_unfinished, record.execution_id), is_kept=True, erases=True)
 
     def resume(self, record: JobRecord) -> None:
-        """Make a job of an earlier process live again.
-
-        Parameters
-        ----------
-        record : JobRecord
-            As `unfinished` returned it.
-        """
+        """Make a job that `unfinished` returned live again."""
         self._live[record.execution_id] = record
         self._request_ids.begin(record)
 
     def begin(self, record: JobRecord, *, has_network: bool) -> None:
         """Record that a job has its slot; counts the attempt.
 
-        Parameters
-        ----------
-        record : JobRecord
-            A live job.
-        has_network : bool
-            Whether it has access to the network, and so may have effects that a second run would repeat.
+        A job with access to the network may have effects that a second run would repeat.
         """
         record.attempts += 1
         change = update_state(record, JobState.RUNNING, has_network)
         self._writer.write(change, is_lazy=record.is_awaited, is_kept=True)
-        if self._log_timer is None:
-            self._log_timer = asyncio.get_running_loop().call_later(LOG_SECONDS, self._store_logs)
+        self._logs.watch()
 
     def give_back(self, record: JobRecord) -> None:
-        """Record that a job waits again because it got no kernel in its slot; the attempt is not counted.
-
-        Parameters
-        ----------
-        record : JobRecord
-            A live job that no caller waits for.
-        """
+        """Record that a job waits again because it got no kernel in its slot; the attempt is not counted."""
         record.attempts -= 1
         record.requeue()
         self._writer.write(update_state(record, JobState.QUEUED, has_network=False), is_kept=True)
 
     def suspend(self, record: JobRecord) -> asyncio.Future[None]:
-        """Leave a job for the next process, because this one stops; the attempt that was cut off is not counted.
+        """Leave a job that no caller waits for to the next process; the attempt that was cut off is not counted.
 
-        Parameters
-        ----------
-        record : JobRecord
-            A live job that no caller waits for.
+        The job is found until this process ends: whoever follows it must not read that it was forgotten.
 
         Returns
         -------
         Future
             Done when it is on the disk.
         """
-        self._live.pop(record.execution_id, None)
-        # known until the process ends: whoever follows the job must not read that it was forgotten
-        self._suspended[record.execution_id] = record
         record.is_suspended = True
         if record.started_at is not None:
             record.attempts -= 1
             record.started_at = None
-        self._store_log(record)
+        self._logs.store(record)
         return self._writer.write(update_state(record, JobState.QUEUED, has_network=False), is_kept=True)
 
     def mark_cancelled(self, record: JobRecord) -> asyncio.Future[None]:
         """Record that a job was cancelled, so that the next process does not run it if this one dies before its end.
-
-        Parameters
-        ----------
-        record : JobRecord
-            A live job.
 
         Returns
         -------
@@ -240,104 +192,38 @@ class JobStore:
         )
 
     def forget_live(self, record: JobRecord) -> None:
-        """Remove a job whose end was announced from the live jobs.
-
-        Parameters
-        ----------
-        record : JobRecord
-            As given to `finish`.
-        """
+        """Remove a job whose end was announced from the live jobs."""
         self._live.pop(record.execution_id, None)
         self._request_ids.end(record, time.monotonic())
         self._recent.add(record)
 
     def live(self) -> list[JobRecord]:
-        """Return the jobs that are not over.
-
-        Returns
-        -------
-        list of JobRecord
-            The oldest first.
-        """
-        return list(self._live.values())
+        """Return the jobs that this process will end, the oldest first."""
+        return [record for record in self._live.values() if not record.is_suspended]
 
     def find_live(self, request_id: RequestId, scope: Scope = ALL_JOBS) -> JobRecord | None:
-        """Return the job with this id that is not over.
-
-        Parameters
-        ----------
-        request_id : int or str
-            The JSON type counts, so 7 is not "7".
-        scope : Scope
-            The jobs that the caller may see.
-
-        Returns
-        -------
-        JobRecord or None
-            None if there is none.
-        """
+        """Return the job with this id that is not over; 7 is not "7"."""
         job_id = self._request_ids.find(request_id, scope)
-        return self._live.get(job_id) or self._suspended.get(job_id) if job_id is not None else None
+        return self._live.get(job_id) if job_id is not None else None
 
     def newest_finished(self, scope: Scope = ALL_JOBS) -> JobRecord | None:
-        """Return the job that ended last.
-
-        Parameters
-        ----------
-        scope : Scope
-            The jobs that the caller may see.
-
-        Returns
-        -------
-        JobRecord or None
-            None if no job has ended.
-        """
+        """Return the job that ended last."""
         return self._recent.newest(scope)
 
     def unfinished(self) -> list[StoredJob]:
-        """Return the jobs that an earlier process left; called once, before any job is accepted.
-
-        Returns
-        -------
-        list of StoredJob
-            The oldest first.
-        """
+        """Return the jobs that an earlier process left, the oldest first; called once, before any job is accepted."""
         return self._reader.ask(partial(read_unfinished, settings=self._settings))
 
     # -- finished jobs
 
     async def find(self, request_id: RequestId, scope: Scope = ALL_JOBS) -> JobRecord | None:
-        """Return the newest job with this id, if it is live or ended within the last ten minutes.
-
-        Parameters
-        ----------
-        request_id : int or str
-            The JSON type counts, so 7 is not "7".
-        scope : Scope
-            The jobs that the caller may see.
-
-        Returns
-        -------
-        JobRecord or None
-            None if there is no such job.
-        """
+        """Return the newest job with this id, if it is live or ended within the last ten minutes; 7 is not "7"."""
         job_id = self._request_ids.find(request_id, scope)
         return await self.get(job_id) if job_id is not None else None
 
     async def get(self, job_id: str) -> JobRecord | None:
-        """Return the job with this id of the gateway's, however old.
-
-        Parameters
-        ----------
-        job_id : str
-            `JobRecord.execution_id`.
-
-        Returns
-        -------
-        JobRecord or None
-            None if it is not known, or not any more.
-        """
-        known = self._live.get(job_id) or self._suspended.get(job_id) or self._recent.get(job_id)
+        """Return the job with this id of the gateway's, however old."""
+        known = self._live.get(job_id) or self._recent.get(job_id)
         if known is not None:
             return known
         return await self._reader.ask_after(self._writer, lambda connection: finished_job(connection, job_id))
@@ -360,13 +246,12 @@ class JobStore:
         ShuttingDown
             The next process of this gateway runs the job.
         """
-        live = next((r for r in self._live.values() if r.key is not None and r.key.key == key), None)
-        if live is not None:
-            return live
-        job_id = await self._reader.ask_after(self._writer, lambda connection: job_id_of_key(connection, key))
-        if job_id is None:
-            return None
-        found = await self.get(job_id)
+        found = next((r for r in self._live.values() if r.key is not None and r.key.key == key), None)
+        if found is None:
+            job_id = await self._reader.ask_after(self._writer, lambda connection: job_id_of_key(connection, key))
+            if job_id is None:
+                return None
+            found = await self.get(job_id)
         if found is None or found.is_suspended:  # None: not yet discarded; another job might run beside it
             raise ShuttingDown("the job with this Idempotency-Key is left to the next process of this gateway")
         return found
@@ -376,33 +261,11 @@ class JobStore:
         return await self._reader.ask_after(self._writer, known_keys)
 
     async def page(self, query: HistoryQuery) -> HistoryPage:
-        """Return one page of the history.
-
-        Parameters
-        ----------
-        query : HistoryQuery
-            Which jobs, and in which order.
-
-        Returns
-        -------
-        HistoryPage
-            Jobs of all states.
-        """
+        """Return one page of the history, of jobs of all states."""
         return await self._reader.ask_after(self._writer, lambda connection: read_page(connection, query))
 
     async def delete(self, job_id: str) -> bool:
-        """Remove a finished job with its log and its bundle.
-
-        Parameters
-        ----------
-        job_id : str
-            `JobRecord.execution_id`.
-
-        Returns
-        -------
-        bool
-            Whether there was such a job.
-        """
+        """Remove a finished job with its log and its bundle; return whether there was such a job."""
         record = self._recent.remove(job_id)
         if record is not None:
             self._request_ids.forget(record)
@@ -418,11 +281,6 @@ class JobStore:
     def set_paused(self, paused: bool) -> asyncio.Future[None]:
         """Store whether the intake of jobs is paused.
 
-        Parameters
-        ----------
-        paused : bool
-            The return value of `is_paused` from now on.
-
         Returns
         -------
         Future
@@ -432,8 +290,7 @@ class JobStore:
 
     def close(self) -> None:
         """Commit everything and close the file; blocks. It may be called twice."""
-        if self._log_timer is not None:
-            self._log_timer.cancel()
+        self._logs.close()
         self._writer.close()
         self._reader.close()
 
@@ -444,21 +301,6 @@ class JobStore:
         if self.bundles is not None:
             job_ids = self.bundles.job_ids()
             self.bundles.drop(self._reader.ask(lambda connection: unknown_jobs(connection, job_ids)))
-
-    def _store_logs(self) -> None:
-        """Store the output of running jobs; ends by itself when no job runs."""
-        self._log_timer = None
-        running = [r for r in self._live.values() if r.started_at is not None and r.finished_at is None]
-        for record in running:
-            self._store_log(record)
-        if running:
-            self._log_timer = asyncio.get_running_loop().call_later(LOG_SECONDS, self._store_logs)
-
-    def _store_log(self, record: JobRecord) -> None:
-        count = record.log.line_count
-        if count != record.stored_lines:
-            record.stored_lines = count
-            self._writer.write(partial(update_log, record.execution_id, record.log.snapshot()), is_lazy=True)
 
     def _load_recent(self) -> None:
         """Load the ids of jobs that ended recently, so that they are found as before the restart."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.core.async_files import copy_file, create_file
+from gateway.core.directories import remove_tree
 from gateway.core.errors import FailureCode, JobFailed
 from gateway.core.job import ResultPart
 from gateway.core.settings import Settings
@@ -152,7 +152,7 @@ class KeptResultStore:
             draft.rename(directory)
         except BaseException as error:
             self._used_bytes -= total_bytes
-            _remove(draft)
+            remove_tree(draft, "kept results")
             if isinstance(error, OSError):
                 text = f"The result could not be kept: {error.strerror or error}"
                 raise JobFailed(FailureCode.RESULT_NOT_KEPT, text) from None
@@ -218,7 +218,7 @@ class KeptResultStore:
         result = self._kept.pop(execution_id, None)
         if result is not None:
             self._used_bytes -= result.total_bytes
-            _remove(result.directory)
+            remove_tree(result.directory, "kept results")
 
     def close(self) -> None:
         """Stop the timer; the results stay for the next process."""
@@ -231,7 +231,7 @@ class KeptResultStore:
         for directory in self._directory.iterdir():
             result = None if directory.name.startswith(DRAFT) else _loaded(directory, self._keep_seconds)
             if result is None:
-                _remove(directory)
+                remove_tree(directory, "kept results")
             else:
                 found.append(result)
         for result in sorted(found, key=lambda each: each.expires_at):
@@ -294,13 +294,3 @@ async def _copy(path: Path, output: OpenOutput) -> None:
         await copy_file(output.fd, fd, output.size_bytes)
     finally:
         os.close(fd)
-
-
-def _remove(directory: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            shutil.rmtree(directory)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            log.warning("kept results in %s could not be removed: %s", directory, error)

@@ -87,25 +87,7 @@ def seal(plan: SandboxPlan) -> None:
 
 @lru_cache(maxsize=8)
 def program(policy: Policy, machine: str = syscalls.MACHINE) -> bytes:
-    """Return the filter of a policy.
-
-    Parameters
-    ----------
-    policy : Policy
-        The facts that the rules depend on.
-    machine : str
-        The architecture, as `platform.machine` names it.
-
-    Returns
-    -------
-    bytes
-        Instructions, see `kernel_spec.linux.bpf.assemble`.
-
-    Raises
-    ------
-    SandboxError
-        The architecture is neither x86_64 nor aarch64.
-    """
+    """Return the filter of a policy, as `assemble` makes it."""
     return assemble(seccomp_rules.rules_of(policy), machine)
 
 

@@ -65,8 +65,10 @@ def test_run_with_internal_s3_starts_a_gateway_with_storage(monkeypatch: pytest.
     assert cli.main(["run", "totals.py", "--internal-s3"]) == 2
 
 
-def test_ephemeral_gateway_goes_when_the_command_is_killed(here: Path) -> None:
-    command = [sys.executable, "-m", "gateway", "run", "sleeps.py", "--out", "x.csv"]
+@pytest.mark.parametrize("open_files", [0, 1100])
+def test_ephemeral_gateway_goes_when_the_command_is_killed(here: Path, open_files: int) -> None:
+    program = f"import os; files = [os.open('/dev/null', 0) for _ in range({open_files})]\nfrom gateway import cli\n"
+    command = [sys.executable, "-c", f"{program}cli.main(['run', 'sleeps.py', '--out', 'x.csv'])"]
     settings = environment() | {"TMPDIR": str(here)}  # nobody removes the scratch directory of a process that is killed
     with subprocess.Popen(command, cwd=here, env=settings, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

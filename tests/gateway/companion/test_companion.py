@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import os
 import socket
 import struct
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -248,6 +250,18 @@ def test_request_that_fails_leaves_no_files(
         assert (answer["event"], list(tmp_path.iterdir())) == ("error", [])
     finally:
         worker.close()
+
+
+def test_companion_with_a_socket_of_a_high_number_ends_with_its_front_end(inputs: Path) -> None:
+    ours, theirs = socket.socketpair()
+    number = fcntl.fcntl(theirs, fcntl.F_DUPFD, 1100)
+    command = [sys.executable, "-m", "gateway.companion", "--socket", str(number), "--inputs", str(inputs)]
+    try:
+        with ours, theirs:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, pass_fds=[number], timeout=60, check=False)
+    finally:
+        os.close(number)
+    assert done.returncode == 0
 
 
 def test_too_long_a_message_and_end_of_file_end_the_conversation(ends: tuple[socket.socket, Wire]) -> None:

@@ -14,6 +14,7 @@ from tornado.web import Application
 from gateway.core.settings import Settings
 from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.routes import ROUTES
+from gateway.http.schemas.gateway_state import RootResponse, StatusResponse
 from gateway.http.schemas.responses import (
     AcceptedResponse,
     CancelResponse,
@@ -24,8 +25,6 @@ from gateway.http.schemas.responses import (
     LegacyLogsResponse,
     LogsResponse,
     ResponseModel,
-    RootResponse,
-    StatusResponse,
 )
 from gateway.http.schemas.validation import RequestModel, expected_words
 from tests.gateway.http.harness import Caller, ScriptedRunner, body

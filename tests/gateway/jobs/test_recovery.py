@@ -16,7 +16,7 @@ from gateway.core.job import InputTable, Job, UrlDelivery, UrlSource
 from gateway.core.settings import Settings
 from gateway.core.uploads import Uploads
 from gateway.jobs.service import JobService
-from gateway.jobs.store import HistoryQuery, JobRecord, JobStore, store
+from gateway.jobs.store import HistoryQuery, JobRecord, JobStore
 from gateway.local.slots import Slots
 from tests.gateway.jobs.test_service import HeldRunner, turns
 
@@ -175,7 +175,7 @@ async def test_an_output_that_is_computed_waits_for_no_other_job(
 async def test_the_log_keeps_the_lines_of_the_first_attempt(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, is_awaited: bool
 ) -> None:
-    monkeypatch.setattr(store, "LOG_SECONDS", 0.01)
+    monkeypatch.setattr("gateway.jobs.store.running_logs.LOG_SECONDS", 0.01)
     gateway.start()
     (record,) = await submit(gateway, job(1), is_awaited=is_awaited)
     record.log.line("stdout", "step 1 of 9")

@@ -20,7 +20,7 @@ from gateway.local.execution import Execution
 from gateway.local.held_kernels import HeldKernels
 from gateway.local.job_request import OutputRules
 from gateway.local.kernel import JobKernel
-from gateway.local.output_pipes import OutputPipes
+from gateway.local.output.pipes import OutputPipes
 from gateway.storage import FetchedTable, Outbox
 from kernel_spec.protocol.limits import Limits
 

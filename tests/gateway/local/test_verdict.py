@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.core.errors import FailureCode
-from gateway.local.job_result import parse_result
+from gateway.local.output.job_result import parse_result
 from gateway.local.verdict import ExecutionFacts, decide
 from kernel_spec.protocol.limits import Limits
 from kernel_spec.protocol.values import ExitReport

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from gateway.core.displays import MOST_PROFILE_COLUMNS, DisplayedProfile
-from gateway.local.job_displays import parse_displays
+from gateway.local.output.job_displays import parse_displays
 from transform_shim.core.progress import Progress
 from transform_shim.core.table_file import TableFile
 from transform_shim.displays import profile as module

@@ -29,8 +29,7 @@ from gateway.core.job import (
 )
 from gateway.core.settings import Settings
 from gateway.jobs.store import HistoryQuery, IdempotencyKey, JobRecord, JobStore
-from gateway.jobs.store import store as store_module
-from gateway.jobs.store.rows import prune
+from gateway.jobs.store.retention import prune
 from gateway.jobs.store.writer import Writer
 from tests.gateway.http.harness import eventually
 from tests.gateway.jobs.test_bundles import bundle_of
@@ -220,7 +219,7 @@ async def test_many_jobs_share_a_commit(settings: Settings, tmp_path: Path) -> N
 async def test_log_lines_are_stored_while_a_job_runs(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "LOG_SECONDS", 0.01)
+    monkeypatch.setattr("gateway.jobs.store.running_logs.LOG_SECONDS", 0.01)
     store = JobStore(settings, tmp_path)
     record, waiting = record_of(job(1)), record_of(job(2))
     for each in (record, waiting):
@@ -234,7 +233,7 @@ async def test_log_lines_are_stored_while_a_job_runs(
                 await asyncio.sleep(0.01)
     await end(store, record)
     async with asyncio.timeout(60):
-        while store._log_timer is not None:  # noqa: ASYNC110
+        while store._logs._timer is not None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     finished = await store.page(HistoryQuery(state=JobState.FINISHED))
     assert [entry.job_id for entry in finished.entries] == [record.execution_id]
@@ -249,7 +248,7 @@ async def test_a_log_that_another_version_compressed_is_empty_and_its_job_there(
     for record in (finished, left):
         await store.accept(record)
         record.log.line("stdout", "first")
-    store._store_log(left)
+    store._logs.store(left)
     await end(store, finished)
     store._connection.execute("UPDATE logs SET log = ?", (b"of another version",))
     store.close()

@@ -18,7 +18,7 @@ from gateway.core.formats import FORMATS
 from gateway.core.job import LibraryModule
 from gateway.local import job_request
 from gateway.local.job_request import JobRequest, OutputRules
-from gateway.local.job_result import RESULT_CAP_BYTES, parse_result
+from gateway.local.output.job_result import RESULT_CAP_BYTES, parse_result
 from gateway.storage import FetchedTable
 from kernel_spec.protocol.limits import Limits
 from transform_shim.core import formats as shim_formats

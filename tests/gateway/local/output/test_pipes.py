@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from gateway.core.events import Event, LogLine, Progress
-from gateway.local import output_pipes
-from gateway.local.output_pipes import FLOOD_LINES, TURN_ITEMS, OutputPipes
+from gateway.local.output.pipes import FLOOD_LINES, TURN_ITEMS, OutputPipes
 
 
 class Collected:
@@ -282,7 +281,7 @@ async def test_a_flood_leaves_the_loop_its_turns_and_loses_no_line(pipes: Output
 async def test_writes_that_follow_a_flood_wait_for_the_next_turn_together(
     pipes: OutputPipes, monkeypatch: pytest.MonkeyPatch, pause_seconds: float
 ) -> None:
-    monkeypatch.setattr(output_pipes, "FLOOD_PAUSE_SECONDS", pause_seconds)
+    monkeypatch.setattr("gateway.local.output.pipes.FLOOD_PAUSE_SECONDS", pause_seconds)
     sink = Collected()
     pipes.start(sink)
     _, _, log = pipes.write_fds
