@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,37 +52,47 @@ def _jobs(client: TransformClient, options: argparse.Namespace) -> int:
     query |= {name: value for name in ("since", "label") if (value := getattr(options, name)) is not None}
     if options.follow:
         query |= {"state": "finished", "sort": "-finished_at"}
-    shown: set[str] = set()
-    if not options.follow:
-        for member in _show_new(client, query, shown, options, print):
-            sys.stderr.write(f"the member {printable(member)} does not answer; its jobs are not in this list\n")
-        return 0
-    with RunningJobs() as running:
-        _show_new(client, query, shown, options, running.print)
-        query["limit"] = 500  # more than finish between two events
-        for event in client.stream(lambda error: running.tell(common.lost_text(error))):
-            jobs, is_snapshot = event.data.get("jobs", []), event.name == "snapshot"
-            running.take(jobs, is_all=is_snapshot)
-            if is_snapshot or any(job["state"] == "finished" for job in jobs):
-                _show_new(client, query, shown, options, running.print)
+    if options.follow:
+        return _follow(client, query, options.json)
+    page = client.jobs(**query)
+    for job in reversed(page["jobs"]):
+        sys.stdout.write(f"{_line(job, options.json)}\n")
+    for member in page.get("missing_members") or ():
+        sys.stderr.write(f"the member {printable(member)} does not answer; its jobs are not in this list\n")
     return 0
 
 
-def _show_new(
-    client: TransformClient,
-    query: dict[str, str | float],
-    shown: set[str],
-    options: argparse.Namespace,
-    write: Callable[[str], None],
-) -> Sequence[str]:
-    """Write the jobs that were not shown yet, and return the members of a cluster whose jobs are missing."""
-    page = client.jobs(**query)
-    for job in reversed(page["jobs"]):
-        if job["job_id"] not in shown:
-            shown.add(job["job_id"])
-            write(json.dumps(job) if options.json else described(job))
-    missing: Sequence[str] = page.get("missing_members") or ()
-    return missing
+def _follow(client: TransformClient, query: dict[str, str | float], as_json: bool) -> int:
+    """Write the newest jobs, and then those that finish."""
+    all_kept = query | {"limit": 500}  # more than finish while the connection is lost
+    older = {job["job_id"] for job in client.jobs(**all_kept)["jobs"]}
+    shown: set[str] = set()
+    with RunningJobs() as running:
+
+        def show(jobs: list[dict[str, Any]]) -> None:
+            for job in reversed(jobs):
+                if job["job_id"] not in shown:
+                    shown.add(job["job_id"])
+                    running.print(_line(job, as_json))
+
+        show(client.jobs(**query)["jobs"])
+        shown |= older
+        for event in client.stream(lambda error: running.tell(common.lost_text(error))):
+            jobs, is_snapshot = event.data.get("jobs", []), event.name == "snapshot"
+            running.take(jobs, is_all=is_snapshot)
+            if is_snapshot:
+                show(client.jobs(**all_kept)["jobs"])
+            for job_id, request_id in [
+                (job["job_id"], job["request_id"]) for job in jobs if job["state"] == "finished"
+            ]:
+                # by its id: after a step back of the clock, it is not among those that finished last
+                found = client.jobs(**all_kept, request_id=request_id)["jobs"]
+                show([job for job in found if job["job_id"] == job_id])
+    return 0
+
+
+def _line(job: dict[str, Any], as_json: bool) -> str:
+    return json.dumps(job) if as_json else described(job)
 
 
 def _result(client: TransformClient, options: argparse.Namespace) -> int:

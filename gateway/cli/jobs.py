@@ -142,12 +142,13 @@ def _described(status: dict[str, Any], is_job: bool) -> str:
             f"personal  {kernels.get('personal', 0)} of {kernels.get('personal_limit', 0)} kernels",
             f"jobs      {metrics.get('completed')} finished, {metrics.get('failed')} of them failed",
             f"sandbox   tier {sandbox.get('tier', '?')}{root}",
-            *_cluster(status.get("cluster") or {}),
+            *_cluster(status.get("cluster") or {}, status.get("slots")),
         )
     )
 
 
-def _cluster(cluster: dict[str, Any]) -> Iterator[str]:
+def _cluster(cluster: dict[str, Any], slots: int | None) -> Iterator[str]:
     if cluster:
+        members = common.counted(len(cluster.get("members") or ()), "member")
         missing = f"; missing: {', '.join(cluster['missing'])}" if cluster.get("missing") else ""
-        yield f"cluster   {common.counted(len(cluster.get('members') or ()), 'member')}{missing}"
+        yield f"cluster   {members}{'' if slots else ', no slots'}{missing}"

@@ -216,7 +216,10 @@ class ClusterRunner:
             "hosts_lost": self._cluster.lost,
             "republished": self._cluster.republished,
         }
-        healthy = self._broker.is_connected and any(each.healthy and each.slots for each in members)
+        # Without slots, a member takes jobs before there is a host, and they wait for one. If it said that it takes
+        # none, a load balancer would hide all such members at once, and with them the jobs that they keep.
+        can_run = not self._settings.slots or any(each.healthy and each.slots for each in members)
+        healthy = self._broker.is_connected and can_run
         return dataclasses.replace(
             own, healthy=healthy, slots=self._roster.slots(), details={**own.details, "cluster": cluster}
         )

@@ -65,7 +65,8 @@ def health_of(status: Mapping[str, Any]) -> str:
     """Return ``ok``, or ``not healthy`` with the reason."""
     if status.get("healthy"):
         return "ok"
-    s3, kernels, disk, launcher = (status.get(name) or {} for name in ("internal_s3", "kernels", "disk", "launcher"))
+    parts = ("internal_s3", "kernels", "disk", "launcher", "cluster")
+    s3, kernels, disk, launcher, cluster = (status.get(name) or {} for name in parts)
     if status.get("draining"):
         why = "it is stopping and waits for running jobs"
     elif status.get("paused"):
@@ -74,6 +75,8 @@ def health_of(status: Mapping[str, Any]) -> str:
         why = str(disk["problem"])
     elif s3.get("failure"):
         why = str(s3["failure"])
+    elif cluster.get("connected") is False:
+        why = "no broker of the cluster answers; it accepts jobs again when one does"
     elif launcher.get("up") is False:
         why = "the launcher of kernels has ended and is being restarted"
     elif kernels.get("last_start_failure"):

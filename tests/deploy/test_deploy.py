@@ -106,7 +106,7 @@ def test_a_member_has_the_same_pod_as_a_gateway_that_is_alone() -> None:
 
 
 def test_only_a_gateway_that_does_not_answer_is_restarted() -> None:
-    """One that is paused, or has no hosts, is not ready for as long as that takes."""
+    """One that is paused is not ready for as long as that takes."""
     container = of_kind("Deployment")["spec"]["template"]["spec"]["containers"][0]
     for probe in ("startupProbe", "livenessProbe"):
         assert container[probe]["httpGet"]["path"] == "/healthz/live"

@@ -74,7 +74,7 @@ containers:
       timeoutSeconds: 5
       failureThreshold: 6
     {{- else }}
-    # alive, not ready: one that starts paused, or without hosts, is not restarted
+    # alive, not ready: one that starts paused is not restarted
     startupProbe:
       httpGet: {path: /healthz/live, port: http}
       periodSeconds: 1

@@ -266,6 +266,20 @@ class Broker:
                 log.exception("the records of this member could not be written to the broker; trying again")
             await asyncio.sleep(PREPARE_SECONDS)
 
+    async def _enter_queue(self) -> JetStreamContext.PullSubscription:
+        """Return a subscription of the queue; its consumer is made, or changed if another version made it."""
+        config = ConsumerConfig(
+            name=subjects.JOBS_CONSUMER,
+            durable_name=subjects.JOBS_CONSUMER,
+            filter_subject=subjects.ALL_JOBS,
+            ack_wait=ACK_WAIT_SECONDS,
+            max_deliver=-1,
+            max_ack_pending=10_000,
+        )
+        # `pull_subscribe` would take a consumer that exists as it is
+        await self._js.add_consumer(subjects.JOBS_STREAM, config)
+        return await self._js.pull_subscribe_bind(durable=subjects.JOBS_CONSUMER, stream=subjects.JOBS_STREAM)
+
     async def _leave_queue(self) -> None:
         """Make `next_job` subscribe again: its request, or its consumer too, is gone with the server that had it."""
         if self._asking is not None and not self._asking.expired():
@@ -313,10 +327,7 @@ class Broker:
         try:
             async with asyncio.timeout(wait_seconds + REPLY_SECONDS) as self._asking:
                 if self._jobs is None:
-                    config = ConsumerConfig(ack_wait=ACK_WAIT_SECONDS, max_deliver=-1, max_ack_pending=10_000)
-                    self._jobs = await self._js.pull_subscribe(
-                        subjects.ALL_JOBS, durable=subjects.JOBS_CONSUMER, stream=subjects.JOBS_STREAM, config=config
-                    )
+                    self._jobs = await self._enter_queue()
                 message = (await self._jobs.fetch(1, timeout=wait_seconds))[0]
                 return Taking(message.subject.rpartition(".")[2], message.data, message)
         except (TimeoutError, nats.errors.TimeoutError):

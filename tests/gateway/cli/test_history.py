@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 from gateway.cli.history import described, main
 from gateway.client.client import TransformClient
 from gateway.client.errors import GatewayRefused
-from tests.gateway.cli.commands import ROOT, TOTALS, call, environment
+from tests.gateway.cli.commands import ROOT, SECONDS, TOTALS, call, environment
 from tests.support.gateway_process import GatewayProcess
 
 JOB: dict[str, Any] = {
@@ -103,6 +106,40 @@ def test_follow_shows_jobs_as_they_finish(here: Path, running_gateway: GatewayPr
                 code = "import pandas as pd\ndef transform():\n    return pd.DataFrame({'a': [1]})"
                 running_gateway.execute(code, f"f{number}", label=f"cli-follow {number}")
                 assert f"cli-follow {number}" in following.stdout.readline()
+        finally:
+            following.terminate()
+
+
+def test_follow_begins_with_the_newest_and_shows_what_finishes_after_a_step_back_of_the_clock(
+    start_gateway: Callable[..., GatewayProcess],
+) -> None:
+    code = "import pandas as pd\ndef transform():\n    return pd.DataFrame({'a': [1]})"
+    gateway = start_gateway(SLOTS="1")
+    gateway.execute(code, "before")
+    gateway.process.terminate()
+    gateway.process.wait(SECONDS)
+    state = str(gateway.state_dir / "s")
+    with closing(sqlite3.connect(f"{state}/store/jobs.db")) as store, store:  # 600 jobs of a clock that was ahead
+        columns = [name for _, name, *_ in store.execute("PRAGMA table_info(jobs)") if name != "seq"]
+        changed = {
+            "job_id": "printf('%032x', n)", "request_id": "json_quote('ahead-' || n)", "key": "NULL",
+            "created_at": "created_at + 1e5 + n", "finished_at": "finished_at + 1e5 + n",
+        }  # fmt: skip
+        store.execute(
+            "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 600) "
+            f"INSERT INTO jobs ({', '.join(columns)}) "
+            f"SELECT {', '.join(changed.get(name, name) for name in columns)} FROM jobs, numbers"
+        )
+    again = start_gateway(STATE_DIR=state, SLOTS="1")
+    command = [sys.executable, "-m", "gateway", "jobs", "--follow", "--limit", "2"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(again), stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        try:
+            for expected in ("ahead-599", "ahead-600"):
+                assert f"  {expected}  ok  " in following.stdout.readline()
+            for expected in ("now-1", "now-2"):
+                again.execute(code, expected)
+                assert f"  {expected}  ok  " in following.stdout.readline()
         finally:
             following.terminate()
 

@@ -23,11 +23,9 @@ HOST = ("-m", "gateway", "host")
 def test_one_accepts_and_another_one_runs(stack: ExitStack, nats_server: NatsServer, storage: S3Server) -> None:
     as_host = {**nats_server.settings("host"), "SLOTS": "1", "READY_KERNELS": "0"}
     front = stack.enter_context(GatewayProcess({**nats_server.settings("acceptor"), "SLOTS": "0"}))
-    assert front.request("GET", "/healthz/ready").status == 503  # nobody could run a job
     assert len(descendants(front.pid)) == 0  # no launcher, no kernel
     host = stack.enter_context(GatewayProcess({**as_host, "HOST": "0.0.0.0"}, launch=HOST))
     wait_for_members([front], 2)
-    assert front.request("GET", "/healthz/ready").status == 200
     status = front.request("GET", "/v1/status").body
     assert (status["slots"], status["busy_slots"]) == (1, 0)
 
@@ -56,6 +54,30 @@ def test_one_accepts_and_another_one_runs(stack: ExitStack, nats_server: NatsSer
     assert b"transform_gateway_launcher_up 1.0" in host.request("GET", "/metrics", headers=nobody).raw
     for path in ("/v1/status", "/v1/execute", "/", "/v1/jobs"):
         assert host.request("GET", path).status == 404, path
+
+
+def test_a_member_without_slots_is_ready_before_there_is_a_host(
+    stack: ExitStack, nats_server: NatsServer, storage: S3Server
+) -> None:
+    front = stack.enter_context(GatewayProcess({**nats_server.settings("acceptor"), "SLOTS": "0"}))
+    prefix = storage.new_prefix()
+    thread, answers = in_background(front, OUTPUT, "early", **urls(storage, prefix))
+    deadline = time.monotonic() + 60
+    while not front.request("GET", "/v1/jobs?state=queued").body["jobs"]:
+        assert time.monotonic() < deadline
+    assert front.request("GET", "/healthz/ready").status == 200  # a load balancer must still find the job that waits
+    shown = gateway_command("status", PORT=str(front.port))
+    assert (shown.returncode, "cluster   1 member, no slots\n" in shown.stdout) == (0, True), shown
+    stack.enter_context(GatewayProcess({**nats_server.settings("host"), "READY_KERNELS": "0"}, launch=HOST))
+    thread.join(60)
+    assert answers[0].status == 200, answers[0].raw
+    assert storage.get(f"{prefix}/output") == ROWS
+
+    nats_server.kill()
+    deadline = time.monotonic() + 60
+    while front.request("GET", "/healthz/ready").status == 200:
+        assert time.monotonic() < deadline
+    assert "not healthy: no broker of the cluster answers" in gateway_command("status", PORT=str(front.port)).stdout
 
 
 def test_a_host_that_is_stopped_lets_its_job_end(stack: ExitStack, nats_server: NatsServer, storage: S3Server) -> None:

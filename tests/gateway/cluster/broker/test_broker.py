@@ -146,6 +146,24 @@ async def test_an_assignment_goes_to_another_host_unless_its_host_says_that_it_g
         assert again.deliveries == 2
 
 
+@pytest.mark.parametrize("role", ["member", "host"])
+async def test_the_queue_of_another_version_is_taken_over(
+    role: str, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(nats_server) as member:
+        with monkeypatch.context() as earlier:
+            earlier.setattr(connection, "ACK_WAIT_SECONDS", 500.0)
+            await member.publish_job("job", "1", b"body")
+            assert await member.next_job(30)
+        other = await Broker.connect(nats_server.url_of(role), "other", role=role)
+        try:
+            again = await other.next_job(300)  # an assignment that nobody took is not kept back for 500 s
+            assert again is not None
+            await other.settle(again)
+        finally:
+            await other.aclose()
+
+
 @pytest.mark.parametrize("loss", ["request", "replies for longer than the lease"])
 async def test_a_claim_outlasts_a_loss(loss: str, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     async with connected(nats_server) as broker:

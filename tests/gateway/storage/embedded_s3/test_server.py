@@ -268,6 +268,22 @@ async def test_objects_with_any_key_expire(server: EmbeddedS3) -> None:
     assert [key async for key, _ in server.bucket.objects()] == []
 
 
+async def test_an_object_that_cannot_be_removed_keeps_no_other_one(
+    server: EmbeddedS3, caplog: pytest.LogCaptureFixture
+) -> None:
+    for key in ("a/stays", "b/goes"):
+        await server.bucket.put(key, b"x")
+    stays = server.options.data_dir / "objects" / BUCKET / "a" / "stays"
+    if shutil.which("chattr") is None or subprocess.run(["chattr", "+i", stays], check=False).returncode:
+        pytest.skip("needs root, and a file system with the attribute `i`")
+    try:
+        assert await server.bucket.remove_older_than(-60) == 2  # with "ready"
+        assert [key async for key, _ in server.bucket.objects()] == ["a/stays"]
+    finally:
+        subprocess.run(["chattr", "-i", stays], check=True)
+    assert "1 of 3 expired objects could not be removed: the storage answered 500" in caplog.text
+
+
 async def test_a_stop_during_expiry_is_not_reported_as_its_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
