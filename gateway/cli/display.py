@@ -16,6 +16,11 @@ from gateway.core.job import JobState
 if TYPE_CHECKING:
     from rich.status import Status
 
+#: They change the order in which a terminal shows the characters of a line (Unicode Standard Annex 9).
+_DIRECTIONS = "\u202a-\u202e\u2066-\u2069"
+#: Control characters but those of colours, bars and tabs.
+_HARMFUL = re.compile(rf"(\x1b\[[0-9;]*m)|[\x00-\x07\x0a-\x0c\x0e-\x1f\x7f-\x9f{_DIRECTIONS}]")
+
 
 class Display:
     """Shows events; use it in a ``with`` statement, which removes the progress line at the end.
@@ -78,7 +83,10 @@ class Display:
         self._refresh()
 
     def _line(self, file: TextIO, message: str) -> None:
-        if self._status is None or not file.isatty():
+        is_terminal = file.isatty()
+        if is_terminal:
+            message = harmless(message)
+        if self._status is None or not is_terminal:
             file.write(f"{message}\n")
             file.flush()
             return
@@ -155,9 +163,17 @@ class RunningJobs:
             sys.stdout.flush()
 
 
+def harmless(text: str) -> str:
+    """Return a text of a job for a terminal: with colours, bars and tabs, without other control characters.
+
+    Those change the terminal itself, its title or the clipboard, or clear what it showed.
+    """
+    return _HARMFUL.sub(lambda found: found[1] or "?", text)
+
+
 def printable(text: str) -> str:
     """Return a text of a job without control characters, which a terminal would interpret."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", text)
+    return re.sub(rf"[\x00-\x1f\x7f-\x9f{_DIRECTIONS}]", "?", text)
 
 
 def stage_text(stage: str, progress: Iterable[Progress]) -> str:

@@ -62,7 +62,7 @@ def _lines(client: TransformClient, text: str | None) -> list[LogLine]:
 def _follow(client: TransformClient, text: str | None) -> int:
     job = _current_job(client) if text is None else client.job(job_id_of(client, text))
     if text is None:
-        sys.stderr.write(f"following job {job['request_id']}\n")
+        sys.stderr.write(f"following job {printable(str(job['request_id']))}\n")
     with Display() as display:
 
         def tell(error: GatewayUnreachable) -> None:
@@ -70,11 +70,12 @@ def _follow(client: TransformClient, text: str | None) -> int:
 
         client.follow_job(job["job_id"], display, tell)
     job = client.job(job["job_id"])
+    name = printable(str(job["request_id"]))
     # the log ends with the reason of a failure; it was shown, so the exit code is 0, as that of `kubectl logs`
     if job["code"] == "ok":
-        sys.stderr.write(f"job {job['request_id']} succeeded: {common.counted(job['rows'] or 0, 'row')}\n")
+        sys.stderr.write(f"job {name} succeeded: {common.counted(job['rows'] or 0, 'row')}\n")
     else:
-        sys.stderr.write(f"job {job['request_id']} failed: {job['code']}\n")
+        sys.stderr.write(f"job {name} failed: {job['code']}\n")
     return 0
 
 

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from gateway.cli import common
-from gateway.cli.display import Display, stage_times
+from gateway.cli.display import Display, harmless, stage_times
 from gateway.cli.job_options import JobInputs, add_job, add_look, job_inputs
 from gateway.client.client import TransformClient
 from gateway.client.ephemeral_gateway import EphemeralGateway
@@ -234,6 +234,7 @@ def _changes(options: argparse.Namespace) -> dict[Path, FileVersion | None]:
 def _report_failure(failure: TransformFailed) -> int:
     is_told = any(failure.message.strip() in line.message for line in failure.log)  # as the last line of the log
     text = f"exit code {failure.exit_code}; the reason is above" if is_told else failure.message
+    text = "\n".join(map(harmless, text.split("\n")))
     sys.stderr.write(f"transform-gateway: {failure.code}: {text}\n")
     if held := failure.answer.get("held"):
         sys.stderr.write(f"its kernel is held: {held['attach']}\n")

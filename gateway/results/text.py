@@ -87,19 +87,20 @@ def comparison_text(found: Comparison, before: str, tolerance: float) -> str:
     if found.is_same and not found.types_changed:
         return f"same as {before}: columns, types and rows (tolerance {tolerance:g})\n"
     lines = [f"compared with {before}:"]
-    lines += [f"  columns added: {', '.join(found.columns_added)}"] if found.columns_added else []
-    lines += [f"  columns removed: {', '.join(found.columns_removed)}"] if found.columns_removed else []
-    lines += [f"  type of {name}: {old} -> {new}" for name, (old, new) in found.types_changed.items()]
+    for change, names in (("added", found.columns_added), ("removed", found.columns_removed)):
+        lines += [f"  columns {change}: {', '.join(map(_printable, names))}"] if names else []
+    lines += [f"  type of {_printable(name)}: {old} -> {new}" for name, (old, new) in found.types_changed.items()]
     rows = [f"{found.rows_added:,} added", f"{found.rows_removed:,} removed"]
     rows += [] if found.rows_changed is None else [f"{found.rows_changed:,} changed"]
     lines.append(f"  rows: {', '.join(rows)}")
-    lines += [f"  {name}: {count:,} cell{'s' * (count != 1)} changed" for name, count in found.cells_changed.items()]
+    for name, count in found.cells_changed.items():
+        lines.append(f"  {_printable(name)}: {count:,} cell{'s' * (count != 1)} changed")
     for each in found.examples:
         key = ", ".join(_cell(value) for value in each.key)
         shown = [_cell(each.before), _cell(each.after)]
         if shown[0] == shown[1] and isinstance(each.after, float):  # they differ in a later digit
             shown = [repr(each.before), repr(each.after)]
-        lines.append(f"    {key}: {each.column} {' -> '.join(shown)}")
+        lines.append(f"    {key}: {_printable(each.column)} {' -> '.join(shown)}")
     if found.rows_changed is None and found.rows_added and found.rows_removed:
         lines.append("  --key COLUMN shows which cells of a row changed")
     return "\n".join(lines) + "\n"
@@ -126,9 +127,13 @@ def _cell(value: Any, null: str = "null") -> str:
     if value is None:
         return null
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    # control characters of a job's data must not reach the terminal
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:CELL_CHARACTERS])
+    text = _printable(text[:CELL_CHARACTERS])
     return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    """Escape control characters: those of a job's data and column names must not reach the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _bars(counts: Sequence[int]) -> str:

@@ -114,7 +114,8 @@ def _missing(table: Mapping[str, Any]) -> str:
 
 def _introduction(bundle: Mapping[str, Any], notes: Sequence[str]) -> str:
     message = (bundle["message"].splitlines() or [""])[-1]
-    lines = [f"job {bundle['request_id']} failed with {bundle['failure_code']}: {printable(message)}", *notes]
+    text = f"job {bundle['request_id']} failed with {bundle['failure_code']}: {message}"
+    lines = [printable(text), *notes]
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -94,7 +94,7 @@ def hidden_shared_bytes() -> int:
     """Return the space in /dev/shm of files that were removed but are still open or mapped."""
     try:
         filesystem = os.statvfs(_SHARED_MEMORY_DIR)
-        visible = sum(found.st_blocks * 512 for found in _shared_files())
+        visible = sum({found.st_ino: found.st_blocks * 512 for found in _shared_files()}.values())
     except OSError:
         return 0
     return max(0, (filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize - visible)

@@ -15,7 +15,9 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from kernel_spec.linux import syscalls
@@ -58,13 +60,27 @@ SHARED_MEMORY: Final = READ_FILE | WRITE_FILE | MAKE_REG | REMOVE_FILE | TRUNCAT
 _FOR_FILES: Final = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV | RESOLVE_UNIX
 
 
+#: The control groups of a process.
+_MEMBERSHIP: Final = "/proc/self/cgroup"
+#: Limits of a control group, of version 2 and version 1, below the mount point of each.
+_GROUP_LIMITS: Final = (
+    *(("", "cpu.max"), ("", "memory.max"), ("/memory", "memory.limit_in_bytes")),
+    *(("/cpu", "cpu.cfs_quota_us"), ("/cpu", "cpu.cfs_period_us")),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class PathRule:
-    """A path and the rights on it and on everything beneath it; an `optional` path may be absent."""
+    """A path and the rights on it and on everything beneath it.
+
+    An `optional` path may be absent. A path that `stays_open` is open until the process ends: Linux makes the file of a
+    process in /proc anew when it has dropped it from its cache, and the rule does not apply to the new one.
+    """
 
     path: str
     access: int
     optional: bool = True
+    stays_open: bool = False
 
 
 def abi() -> int:
@@ -82,6 +98,7 @@ def rules_of(plan: SandboxPlan) -> tuple[PathRule, ...]:
         rules = [PathRule("/", READ_ONLY, optional=False)]
     else:
         rules = [PathRule(path, READ_ONLY) for path in plan.read_only_paths]
+        rules += _own_group()
     rules += [PathRule(f"/dev/{name}", DEVICE) for name in ("null", "zero", "full", "random", "urandom")]
     for name in ("ipc", "work", "out"):
         rules.append(PathRule(f"{plan.workspace_dir}/{name}", WORKSPACE, optional=False))
@@ -92,6 +109,21 @@ def rules_of(plan: SandboxPlan) -> tuple[PathRule, ...]:
         # Shared with the host, but files there belong to the workspace's uid and are removed with the workspace.
         rules.append(PathRule("/dev/shm", SHARED_MEMORY))  # noqa: S108
     return tuple(rules)
+
+
+def _own_group() -> Iterator[PathRule]:
+    """Yield rules for the files about the control groups of this process, without which DuckDB opens no database.
+
+    A process that the job starts has another file in /proc, which stays closed.
+    """
+    try:
+        lines = Path(_MEMBERSHIP).read_text().splitlines()
+    except OSError:  # /proc is absent, or of another pid namespace
+        return
+    yield PathRule(_MEMBERSHIP, READ_FILE, stays_open=True)
+    for group in {line.split(":", 2)[2].rstrip("/") for line in lines}:
+        for controller, name in _GROUP_LIMITS:
+            yield PathRule(f"/sys/fs/cgroup{controller}{group}/{name}", READ_FILE)
 
 
 def apply(plan: SandboxPlan) -> None:
@@ -178,4 +210,5 @@ def _allow(ruleset_fd: int, rule: PathRule, handled: int) -> None:
     except OSError as error:
         raise SandboxError(LANDLOCK, f"rule for {rule.path}: {error}") from error
     finally:
-        os.close(path_fd)
+        if not rule.stays_open:
+            os.close(path_fd)

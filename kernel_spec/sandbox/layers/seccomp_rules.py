@@ -64,7 +64,11 @@ _ABSENT: Final = (
     *("uselib", "ustat", "sysfs", "_sysctl", "lookup_dcookie", "modify_ldt"),
     # These report the file names that others use, in every directory that may be read: they do not ask Landlock.
     *("inotify_init", "inotify_init1", "inotify_add_watch"),
+    # A ruleset takes rules without a bound, in memory that belongs to no process.
+    *("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"),
 )
+#: Refused as by a file system that has no attributes: those of a file in /dev/shm are in memory and count nowhere.
+_ATTRIBUTES: Final = ("setxattr", "lsetxattr", "fsetxattr", "setxattrat")
 #: Refused with EPERM. Also those that make no object: SysV objects of other processes are reached by a small number.
 _FORBIDDEN: Final = (
     *("unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "fsopen", "fsconfig", "fsmount", "fspick"),
@@ -80,7 +84,7 @@ _FORBIDDEN: Final = (
 #: Change metadata of a file by its path; refused with EPERM where jobs share files' uid with others.
 _METADATA: Final = (
     *("chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat", "utime", "utimes", "futimesat"),
-    *("setxattr", "lsetxattr", "setxattrat", "removexattr", "lremovexattr", "removexattrat"),
+    *("removexattr", "lremovexattr", "removexattrat"),
 )
 #: Options of a TCP socket that send data before an answer came (Fast Open), put another protocol on top, or change who
 #: has to sign (see `tcp_md5`): TCP_FASTOPEN*, TCP_ULP, TCP_MD5SIG*, TCP_AO_*.
@@ -139,6 +143,7 @@ def rules_of(policy: Policy) -> Iterator[Rule]:
     """
     yield refuse(_ABSENT, errno.ENOSYS)
     yield refuse(_FORBIDDEN, errno.EPERM)
+    yield refuse(_ATTRIBUTES, errno.EOPNOTSUPP)
     if not policy.allow_connect:
         yield refuse(("connect",), errno.EACCES)
     if policy.shares_files:
@@ -263,8 +268,11 @@ def _own_attributes() -> Iterator[Rule]:
     yield Rule(("clone",), [_argument(0), *bpf.if_any_bit(_NAMESPACE_FLAGS, [bpf.end(eperm)]), bpf.end(ALLOW)])
     yield Rule(("personality",), _by_argument(0, {0: ALLOW, _PERSONALITY_QUERY: ALLOW}, eperm))
     yield Rule(("ioctl",), _by_argument(1, dict.fromkeys((_TIOCSTI, _TIOCLINUX, *_LASTING), eperm), ALLOW))
-    # dnotify, the predecessor of inotify; a Linux that is built without it returns the same errno.
-    yield Rule(("fcntl",), _by_argument(1, {fcntl.F_NOTIFY: _error(errno.EINVAL)}, ALLOW))
+    # dnotify, the predecessor of inotify, and leases: where the job's user owns Python's files, whoever opens one of
+    # them would wait 45 s for the job (/proc/sys/fs/lease-break-time). A Linux without dnotify, and a file system
+    # without leases, return the same errno.
+    refused = dict.fromkeys((fcntl.F_NOTIFY, fcntl.F_SETLEASE), _error(errno.EINVAL))
+    yield Rule(("fcntl",), _by_argument(1, refused, ALLOW))
     # A kernel must die with its launcher and stay closed to other processes of its uid.
     keep_death = _by_argument(1, {int(signal.SIGKILL): ALLOW}, eperm)
     keep_closed = _by_argument(1, {0: ALLOW}, eperm)

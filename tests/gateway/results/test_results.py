@@ -185,6 +185,15 @@ def test_key_that_identifies_no_row_is_refused() -> None:
         compare(ORDERS, twice, ["id"])
 
 
+def test_comparison_shows_no_control_characters_of_column_names() -> None:
+    evil = "v\x1b]0;x\x07"
+    before = pa.table({"id": [1], evil: [1], f"old {evil}": [1]})
+    after = pa.table({"id": [1], evil: [2.5], f"new {evil}": [1]})
+    lines = comparison_text(compare(before, after, ["id"]), "before", 1e-9).splitlines()
+    assert sum("v\\x1b]0;x\\x07" in line for line in lines) == 5, "added, removed, type, number of cells, example"
+    assert all(line.isprintable() for line in lines)
+
+
 def test_head_shows_types_nulls_and_no_control_characters() -> None:
     table = pa.table({"name[red]": ["a\x1b[31m", None, "b" * 100], "n": [1, 2, 3]})
     text = head_text(table, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -133,8 +134,6 @@ def unreadable_for(uid: int) -> str:
     def child() -> str:
         os.setgroups([])
         os.setresuid(uid, uid, uid)
-        import importlib.util
-
         pandas = importlib.util.find_spec("pandas")
         for path in (sys.executable, os.__file__, pandas.origin if pandas is not None else None):
             if path is None:
@@ -209,6 +208,13 @@ def test_real_work_passes(tier: Sandboxed) -> None:
     # A manager is reached by connect, refused where nothing hides the host's sockets.
     assert manager is True or not tier.layers & NAMESPACES
     assert Path(tier.workspace_dir, "out", "output.jsonl").read_text() == "{}"
+
+
+def test_duckdb_opens_a_database(tier: Sandboxed) -> None:
+    if importlib.util.find_spec("duckdb") is None:
+        pytest.skip("DuckDB is not installed")
+    code = "import duckdb, json\nprint(json.dumps({'sum': duckdb.connect().sql('select 6 * 7').fetchall()[0][0]}))"
+    assert said(tier.run(code)) == {"sum": 42}
 
 
 def test_nothing_outside_is_reached(tier: Sandboxed) -> None:

@@ -141,3 +141,22 @@ def test_removed_files_in_shared_memory_show_as_hidden() -> None:
     # Others on the machine may free or take some at the same time.
     assert 4 * MIB < grown < 64 * MIB
     assert usage.memory_bytes == grown
+
+
+def test_more_names_of_a_file_in_shared_memory_hide_no_removed_one() -> None:
+    before = memory_use.hidden_shared_bytes()
+    visible = SHM / f"tg-test-{os.getpid()}"
+    names = [visible.with_name(f"{visible.name}-{number}") for number in range(20)]
+    try:
+        visible.write_bytes(bytes(8 * MIB))
+        for name in names:
+            name.hardlink_to(visible)
+        with (SHM / f"tg-test-{os.getpid()}-removed").open("wb") as file:
+            os.unlink(file.name)
+            file.write(bytes(32 * MIB))
+            file.flush()
+            grown = memory_use.hidden_shared_bytes() - before
+    finally:
+        for name in (visible, *names):
+            name.unlink(missing_ok=True)
+    assert 24 * MIB < grown < 64 * MIB

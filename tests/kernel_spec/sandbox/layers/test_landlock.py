@@ -14,6 +14,10 @@ from tests.kernel_spec.sandbox.children import in_child, make_plan, outcome
 
 pytestmark = pytest.mark.skipif(landlock.abi() == 0, reason="this kernel has no Landlock")
 needs_scopes = pytest.mark.skipif(landlock.abi() < landlock.ABI_SCOPES, reason="scopes came with ABI 6")
+GROUP_LIMITS = (
+    *("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/memory.max"),
+    *("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
 needs_network = pytest.mark.skipif(landlock.abi() < landlock.ABI_NETWORK, reason="TCP rules came with ABI 4")
 
 
@@ -69,6 +73,33 @@ def test_inputs_can_be_read_and_not_changed(workspace_dir: str) -> None:
         return [before, outcome(data.read_text), outcome(lambda: data.write_text("")), outcome(data.unlink)]
 
     assert in_child(child) == ["worked", "worked", "EACCES", "EACCES"]
+
+
+def is_file(fd: int, file: os.stat_result) -> bool:
+    return outcome(lambda: os.fstat(fd)) == "worked" and os.path.samestat(os.fstat(fd), file)
+
+
+def test_limits_of_the_own_control_group_can_be_read_and_nothing_else_about_it(workspace_dir: str) -> None:
+    limits = [place for place in map(Path, GROUP_LIMITS) if place.exists()]
+
+    def child() -> dict[str, object]:
+        enter(workspace_dir)
+        own = Path("/proc/self/cgroup").stat()
+        return {
+            "own": outcome(Path("/proc/self/cgroup").read_text),
+            "limits": [outcome(place.read_text) for place in limits],
+            "other": outcome(Path(f"/proc/{os.getppid()}/cgroup").read_text),
+            "rest": [outcome(Path("/proc/self", name).read_text) for name in ("status", "cmdline", "mountinfo")],
+            "processes": [outcome(place.with_name("cgroup.procs").read_text) for place in limits],
+            # Linux may drop a file in /proc from its cache while nothing refers to it; the rule would not hold for the next
+            "kept": any(is_file(fd, own) for fd in range(1024)),
+        }
+
+    found = in_child(child)
+    assert (found["own"], found["other"], found["kept"]) == ("worked", "EACCES", True)
+    assert set(found["limits"]) <= {"worked"}
+    assert set(found["rest"]) == {"EACCES"}
+    assert set(found["processes"]) <= {"EACCES"}
 
 
 def test_interpreter_starts_inside_and_other_programs_outside_do_not(workspace_dir: str, scratch_dir: str) -> None:
