@@ -49,33 +49,12 @@ class _VerdictMessage(Struct, frozen=True, forbid_unknown_fields=True, tag="verd
 
 
 def encode_job(job: Job) -> bytes:
-    """Return the JSON form of a job.
-
-    Parameters
-    ----------
-    job : Job
-        A validated job.
-
-    Returns
-    -------
-    bytes
-        One JSON object.
-    """
+    """Return the JSON form of a job; raises UnicodeEncodeError where a text has a lone surrogate."""
     return _ENCODER.encode(_JobMessage(1, job))
 
 
 def decode_job(data: bytes) -> Job:
     """Return the job that `encode_job` wrote.
-
-    Parameters
-    ----------
-    data : bytes
-        One JSON object.
-
-    Returns
-    -------
-    Job
-        A job that equals the one that was encoded.
 
     Raises
     ------
@@ -86,33 +65,12 @@ def decode_job(data: bytes) -> Job:
 
 
 def encode_log(log: LogSnapshot) -> bytes:
-    """Return the JSON form of a job's log.
-
-    Parameters
-    ----------
-    log : LogSnapshot
-        Of an `EventLog`.
-
-    Returns
-    -------
-    bytes
-        One JSON object.
-    """
+    """Return the JSON form of a job's log."""
     return to_json(_LogMessage(1, log))
 
 
 def decode_log(data: bytes) -> LogSnapshot:
     """Return the log that `encode_log` wrote.
-
-    Parameters
-    ----------
-    data : bytes
-        One JSON object.
-
-    Returns
-    -------
-    LogSnapshot
-        A log that equals the one that was encoded.
 
     Raises
     ------
@@ -123,33 +81,12 @@ def decode_log(data: bytes) -> LogSnapshot:
 
 
 def encode_verdict(verdict: Verdict) -> bytes:
-    """Return the JSON form of a verdict.
-
-    Parameters
-    ----------
-    verdict : Verdict
-        How a job ended.
-
-    Returns
-    -------
-    bytes
-        One JSON object.
-    """
+    """Return the JSON form of a verdict."""
     return to_json(_VerdictMessage(1, verdict))
 
 
 def decode_verdict(data: bytes) -> Verdict:
     """Return the verdict that `encode_verdict` wrote.
-
-    Parameters
-    ----------
-    data : bytes
-        One JSON object.
-
-    Returns
-    -------
-    Verdict
-        A verdict that equals the one that was encoded.
 
     Raises
     ------
@@ -160,18 +97,7 @@ def decode_verdict(data: bytes) -> Verdict:
 
 
 def to_json(message: Struct) -> bytes:
-    """Return a message as JSON; a lone surrogate, which UTF-8 cannot encode, becomes text.
-
-    Parameters
-    ----------
-    message : Struct
-        Of this module, or of one that has messages of its own.
-
-    Returns
-    -------
-    bytes
-        One JSON object.
-    """
+    """Return a message as JSON; a lone surrogate, which UTF-8 cannot encode, becomes text."""
     try:
         return _ENCODER.encode(message)
     except UnicodeEncodeError:

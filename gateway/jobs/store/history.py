@@ -123,35 +123,12 @@ class HistoryPage:
 
 
 def request_id_text(request_id: RequestId) -> str:
-    """Return the JSON form of an id, in which 7 and "7" differ.
-
-    Parameters
-    ----------
-    request_id : int or str
-        The caller's id.
-
-    Returns
-    -------
-    str
-        ASCII only.
-    """
+    """Return the JSON form of an id, in ASCII, in which 7 and "7" differ."""
     return json.dumps(request_id)
 
 
 def read_page(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
     """Return one page of the history.
-
-    Parameters
-    ----------
-    connection : sqlite3.Connection
-        To the job store.
-    query : HistoryQuery
-        Which jobs, and in which order.
-
-    Returns
-    -------
-    HistoryPage
-        At most `HistoryQuery.limit` jobs.
 
     Raises
     ------
@@ -182,15 +159,6 @@ def read_page(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPag
 def sorted_value(cursor: str) -> float:
     """Return the value by which the entry of a cursor was sorted, to bring those of several stores into one order.
 
-    Parameters
-    ----------
-    cursor : str
-        Of a page.
-
-    Returns
-    -------
-    float
-
     Raises
     ------
     BadRequest
@@ -200,18 +168,7 @@ def sorted_value(cursor: str) -> float:
 
 
 def entry_of(row: sqlite3.Row) -> HistoryEntry:
-    """Return a row of the table ``jobs``.
-
-    Parameters
-    ----------
-    row : sqlite3.Row
-        With all columns.
-
-    Returns
-    -------
-    HistoryEntry
-        The job.
-    """
+    """Return a row of the table ``jobs`` with all columns."""
     return HistoryEntry(
         job_id=row["job_id"],
         request_id=json.loads(row["request_id"]),
@@ -228,18 +185,7 @@ def entry_of(row: sqlite3.Row) -> HistoryEntry:
 
 
 def verdict_of(row: sqlite3.Row) -> Verdict | None:
-    """Return the verdict in a row of the table ``jobs``.
-
-    Parameters
-    ----------
-    row : sqlite3.Row
-        With all columns.
-
-    Returns
-    -------
-    Verdict or None
-        None while the job is not over. A verdict that another version wrote keeps its code.
-    """
+    """Return the verdict in a row of the table ``jobs``; of one that another version wrote, the code."""
     if row["verdict"] is None:
         return None
     try:
@@ -276,34 +222,12 @@ def _conditions(query: HistoryQuery) -> tuple[list[str], list[object]]:
 
 
 def encode_cursor(place: object) -> str:
-    """Return a place in the history as a cursor.
-
-    Parameters
-    ----------
-    place : object
-        JSON.
-
-    Returns
-    -------
-    str
-        For a URL.
-    """
+    """Return a place in the history, as JSON has it, in a form for a URL."""
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
 
 
 def decode_cursor(text: str) -> object:
-    """Return the JSON in a cursor, which the caller may have made itself.
-
-    Parameters
-    ----------
-    text : str
-        From a URL.
-
-    Returns
-    -------
-    object
-        None if it has no JSON.
-    """
+    """Return the JSON in a cursor, which the caller may have made itself; None if it has none."""
     try:
         return json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, RecursionError):
