@@ -90,6 +90,9 @@ def overview() -> str:
 
 
 def _start_gateway(arguments: list[str], *, runs_only: bool = False) -> int:
+    from gateway.process.signals import keep_hangups
+
+    keep_hangups()
     from gateway.process.app import TransformGatewayApp
 
     try:

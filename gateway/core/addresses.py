@@ -25,5 +25,10 @@ def local_host(host: str) -> str:
 
 def local_url(host: str, port: int | str, scheme: str = "http") -> str:
     """Return the URL at which this machine reaches a server that listens on `host` and `port`."""
-    name = local_host(host)
-    return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
+    return f"{scheme}://{authority(local_host(host), port)}"
+
+
+def authority(host: str, port: int | str) -> str:
+    """Return host and port as in a URL; an empty host, which means all addresses, is ``[::]``."""
+    host = host or "::"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

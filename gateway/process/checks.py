@@ -165,14 +165,15 @@ def _check_token(settings: Settings) -> None:
             "AUTH_TOKEN is blank or has spaces around it, so no client could send it. "
             "Make one with `openssl rand -hex 32`"
         )
+    where = settings.host or "all addresses"
     if not token and beyond:
         raise ConfigurationError(
-            f"refusing to listen on {settings.host} without a token: everyone who can reach it could run code. "
+            f"refusing to listen on {where} without a token: everyone who can reach it could run code. "
             "Set AUTH_TOKEN or AUTH_TOKEN_FILE, or listen on 127.0.0.1 (HOST, --host)"
         )
     if beyond and len(token) < MIN_TOKEN_CHARACTERS:
         raise ConfigurationError(
-            f"refusing to listen on {settings.host} with a token of less than {MIN_TOKEN_CHARACTERS} characters: it "
+            f"refusing to listen on {where} with a token of less than {MIN_TOKEN_CHARACTERS} characters: it "
             "can be guessed. Set AUTH_TOKEN to the output of `openssl rand -hex 32`"
         )
 

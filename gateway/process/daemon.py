@@ -53,13 +53,14 @@ def log_path(state_dir: Path) -> Path:
 
 def _check_port(settings: Settings) -> None:
     try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+        host = settings.host or None  # all addresses
+        found = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        where = f"port {settings.port} on {settings.host}"
+        where = f"port {settings.port} on {settings.host or 'all addresses'}"
         if error.errno != errno.EADDRINUSE:
             raise DaemonError(f"cannot listen on {where}: {error.strerror}; change HOST or PORT") from None
         advice = f"choose another with PORT, for example `make run PORT={settings.port + 1}`"

@@ -17,7 +17,7 @@ from functools import partial
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from gateway.core.addresses import local_url
+from gateway.core.addresses import authority, local_url
 from gateway.core.errors import ConfigurationError, FailureCode, NotReady
 from gateway.core.settings import FILES, Settings
 from gateway.http.access.auth import Guard
@@ -150,7 +150,7 @@ def _bind(settings: Settings) -> list[socket.socket]:
         return bind_sockets(settings.port, settings.host or None, backlog=512)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. "
+            f"cannot listen on {authority(settings.host, settings.port)}: {error.strerror or error}. "
             "Set another port with PORT (--port), or another address with HOST (--host)"
         ) from error
 
@@ -181,7 +181,7 @@ async def _run(
         server.add_sockets(sockets)
         scheme, port = "http" if tls is None else "https", sockets[0].getsockname()[1]
         tier = f"tier {launcher.hello.tier}" if launcher is not None else "without kernels"
-        log.info("listening on %s://%s:%d, %s", scheme, settings.host, port, tier)
+        log.info("listening on %s://%s, %s", scheme, authority(settings.host, port), tier)
         # The objects made so far live as long as the process. The garbage collector scanned all 52,000 of them every
         # hundred jobs, which delayed all requests by 70 ms (measured).
         gc.freeze()

@@ -6,6 +6,17 @@ import asyncio
 import signal
 from collections.abc import Callable
 
+_early: list[int] = []
+
+
+def keep_hangups() -> None:
+    """Let a SIGHUP of the start wait until the gateway can read its files again.
+
+    It would end the process, and systemd does not start a service again that SIGHUP ended. With nohup it stays ignored.
+    """
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, _frame: _early.append(number))
+
 
 class StopSignals:
     """Turns signals into events of the running loop.
@@ -13,7 +24,7 @@ class StopSignals:
     Attributes
     ----------
     stop : asyncio.Event
-        Set by SIGTERM or SIGINT, and by SIGHUP if there is nothing to read again.
+        Set by SIGTERM or SIGINT, and by SIGHUP if there is nothing to read again, except after nohup(1).
     hurry : asyncio.Event
         Set by a SIGINT that follows another of these signals.
     """
@@ -32,8 +43,12 @@ class StopSignals:
         """
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stop.set)
-        loop.add_signal_handler(signal.SIGHUP, on_hangup or self.stop.set)
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        if on_hangup is not None or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            hang_up = on_hangup or self.stop.set
+            loop.add_signal_handler(signal.SIGHUP, hang_up)
+            if _early:
+                hang_up()
 
     def _interrupt(self) -> None:
         if self.stop.is_set():

@@ -75,6 +75,16 @@ def test_a_port_in_use_says_which_setting_to_change() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("host", "shown"), [("", "[::]"), ("::1", "[::1]"), ("127.0.0.2", "127.0.0.2")])
+def test_the_log_has_the_address_as_in_a_url(
+    host: str, shown: str, start_gateway: Callable[..., GatewayProcess]
+) -> None:
+    if ":" in host and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    gateway = start_gateway(HOST=host, READY_KERNELS="0")
+    assert gateway.url == f"http://{shown}:{gateway.port}"
+
+
 def test_a_wrong_environment_variable_is_named(tmp_path: Path) -> None:
     done = gateway_command(SLOTS="many", STATE_DIR=str(tmp_path))
     assert done.returncode == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -57,6 +58,14 @@ def test_start_beside_a_gateway_that_is_not_healthy_starts_no_other(
     with pytest.raises(DaemonError, match="did not become healthy"):
         daemon.start(Settings(state_dir=tmp_path, port=0))
     assert earlier.poll() is None
+
+
+def test_start_on_all_addresses_looks_at_the_port(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("0.0.0.0", 0)) as taken,
+        pytest.raises(DaemonError, match="on all addresses is in use by another program"),
+    ):
+        daemon.start(Settings(state_dir=tmp_path, host="", port=taken.getsockname()[1]))
 
 
 @pytest.mark.parametrize(
