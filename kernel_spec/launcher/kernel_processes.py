@@ -22,6 +22,8 @@ from kernel_spec.sandbox.policy.plan import MEMORY_WATCH
 _BLOCKING_SECONDS = 0.03
 #: Directory entries beyond which a workspace counts as over its limit, so that a measurement takes bounded time.
 _MOST_ENTRIES = 20_000
+#: The same for a shared /dev/shm, which is read more often, and whose files one by one when a kernel ends.
+_MOST_SHARED_FILES = 1_000
 
 #: The kernel and, where an intermediate process starts them, the init of its pid namespace and the broker of its
 #: sockets; they do not count as the job's. Where there are fewer, RLIMIT_NPROC keeps the job from having more.
@@ -190,10 +192,8 @@ class KernelProcesses:
             return limit_bytes + 1
         except OSError:  # too many open files: the next measurement follows soon
             return 0
-        entries = found.entries
-        if self._identity is not None:
-            entries += memory_use.count_shared_files(self._identity.uid)
-        is_countable = found.complete and entries <= _MOST_ENTRIES
+        shared = 0 if self._identity is None else memory_use.count_shared_files(self._identity.uid)
+        is_countable = found.complete and found.entries <= _MOST_ENTRIES and shared <= _MOST_SHARED_FILES
         return found.used_bytes if is_countable else max(found.used_bytes, limit_bytes + 1)
 
     def oom_kills(self) -> int:

@@ -12,7 +12,9 @@ subtracted for each process.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +25,8 @@ from kernel_spec.linux.rmtree import remove_tree
 
 _SHARED_MEMORY_DIR: Final = "/dev/shm"  # noqa: S108
 _MEMORY_FILES: Final = ("/memfd:", "/dev/shm/", "/SYSV")  # noqa: S108
+#: Reading /dev/shm takes one part of eleven of this process's time at most.
+_PAUSE: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +95,13 @@ def measure(
 
 
 def hidden_shared_bytes() -> int:
-    """Return the space in /dev/shm of files that were removed but are still open or mapped."""
-    try:
-        filesystem = os.statvfs(_SHARED_MEMORY_DIR)
-        visible = sum({found.st_ino: found.st_blocks * 512 for found in _shared_files()}.values())
-    except OSError:
-        return 0
-    return max(0, (filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize - visible)
+    """Return the space in /dev/shm of files that were removed but are still open or mapped; see `SharedFiles`."""
+    return _SHARED_MEMORY.current().hidden_bytes
 
 
 def count_shared_files(uid: int) -> int:
     """Return the number of files of a user in /dev/shm; an empty one takes memory that counts nowhere."""
-    return sum(found.st_uid == uid for found in _shared_files())
+    return _SHARED_MEMORY.current().files[uid]
 
 
 def sweep_shared_files(uid: int) -> int:
@@ -127,11 +126,60 @@ def sweep_shared_files(uid: int) -> int:
     return swept
 
 
-def _shared_files() -> Iterator[os.stat_result]:
-    with suppress(FileNotFoundError), os.scandir(_SHARED_MEMORY_DIR) as entries:
-        for entry in entries:
-            with suppress(FileNotFoundError):
-                yield entry.stat(follow_symlinks=False)
+@dataclass(frozen=True, slots=True)
+class SharedFiles:
+    """The contents of /dev/shm.
+
+    Attributes
+    ----------
+    files : Counter
+        Number of names by the user that owns them.
+    sizes : dict
+        Space of each file by device and inode, by the same user.
+    hidden_bytes : int
+        Space of files that were removed but are still open or mapped.
+    """
+
+    files: Counter[int]
+    sizes: dict[int, dict[tuple[int, int], int]]
+    hidden_bytes: int
+
+    @classmethod
+    def read(cls) -> SharedFiles:
+        """Read them anew."""
+        files: Counter[int] = Counter()
+        sizes: dict[int, dict[tuple[int, int], int]] = {}
+        try:
+            filesystem = os.statvfs(_SHARED_MEMORY_DIR)
+            with os.scandir(_SHARED_MEMORY_DIR) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        found = entry.stat(follow_symlinks=False)
+                        files[found.st_uid] += 1
+                        sizes.setdefault(found.st_uid, {})[found.st_dev, found.st_ino] = found.st_blocks * 512
+        except OSError:
+            return cls(files, sizes, 0)
+        visible = sum(size for of_user in sizes.values() for size in of_user.values())
+        return cls(files, sizes, max(0, (filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize - visible))
+
+
+class _SharedMemory:
+    """Reads /dev/shm once for all workspaces: it takes as long as all jobs together have files there."""
+
+    def __init__(self) -> None:
+        self._found: SharedFiles | None = None
+        self._valid_until = 0.0
+
+    def current(self) -> SharedFiles:
+        """Return the contents, at most ten times as old as the CPU time that it took to read them."""
+        if self._found is None or time.monotonic() >= self._valid_until:
+            began = time.thread_time()
+            self._found = SharedFiles.read()
+            self._valid_until = time.monotonic() + _PAUSE * (time.thread_time() - began)
+        return self._found
+
+
+_SHARED_MEMORY: Final = _SharedMemory()
 
 
 def _by_share(living: Iterable[ProcessStatus], template_bytes: int) -> tuple[int, bool]:
@@ -155,7 +203,5 @@ def _memory_files(pids: Collection[int], uid: int | None) -> int:
         for file in procfs.open_files(pid, prefixes=_MEMORY_FILES):
             sizes[file.device, file.inode] = file.allocated_bytes
     if uid is not None:
-        for found in _shared_files():
-            if found.st_uid == uid:
-                sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
+        sizes |= _SHARED_MEMORY.current().sizes.get(uid, {})
     return sum(sizes.values())

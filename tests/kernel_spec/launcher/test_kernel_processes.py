@@ -142,7 +142,7 @@ def test_too_many_empty_files_in_shared_memory_end_the_kernel(new_desk: Callable
     desk = new_desk(workspaces=1, fork_server=False, without_layers=(*NAMESPACES, CGROUP))
     with desk.kernel() as kernel:
         desk.do(desk.launcher.limit_cpu(kernel.kernel_id, 60))
-        code = "import os, time\nfor n in range(21_000): os.close(os.open(f'/dev/shm/{os.getpid()}-{n}', os.O_CREAT))"
+        code = "import os, time\nfor n in range(1_100): os.close(os.open(f'/dev/shm/{os.getpid()}-{n}', os.O_CREAT))"
         kernel.run(f"{code}\ntime.sleep(60)", waits=False)
         assert kernel.ended().cause == "disk_limit"
 

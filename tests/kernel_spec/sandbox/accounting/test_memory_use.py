@@ -5,6 +5,7 @@ import ctypes
 import mmap
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,12 +132,12 @@ def test_files_of_the_workspaces_user_in_shared_memory_count_and_are_swept(owner
 
 
 def test_removed_files_in_shared_memory_show_as_hidden() -> None:
-    before = memory_use.hidden_shared_bytes()
+    before = memory_use.SharedFiles.read().hidden_bytes
     with (SHM / f"tg-test-{os.getpid()}").open("wb") as file:
         os.unlink(file.name)
         file.write(bytes(8 * MIB))
         file.flush()
-        grown = memory_use.hidden_shared_bytes() - before
+        grown = memory_use.SharedFiles.read().hidden_bytes - before
         usage = memory_use.measure([], limit_bytes=0, unlinked_shm_bytes=grown)
     # Others on the machine may free or take some at the same time.
     assert 4 * MIB < grown < 64 * MIB
@@ -144,7 +145,7 @@ def test_removed_files_in_shared_memory_show_as_hidden() -> None:
 
 
 def test_more_names_of_a_file_in_shared_memory_hide_no_removed_one() -> None:
-    before = memory_use.hidden_shared_bytes()
+    before = memory_use.SharedFiles.read().hidden_bytes
     visible = SHM / f"tg-test-{os.getpid()}"
     names = [visible.with_name(f"{visible.name}-{number}") for number in range(20)]
     try:
@@ -155,8 +156,30 @@ def test_more_names_of_a_file_in_shared_memory_hide_no_removed_one() -> None:
             os.unlink(file.name)
             file.write(bytes(32 * MIB))
             file.flush()
-            grown = memory_use.hidden_shared_bytes() - before
+            grown = memory_use.SharedFiles.read().hidden_bytes - before
     finally:
         for name in (visible, *names):
             name.unlink(missing_ok=True)
     assert 24 * MIB < grown < 64 * MIB
+
+
+def test_files_in_shared_memory_are_read_once_for_many_measurements() -> None:
+    """A job with many files there must not keep the launcher busy, on which all other jobs wait."""
+    names = [SHM / f"tg-test-{os.getpid()}-{number}" for number in range(2_000)]
+
+    def child() -> int:
+        reads = []
+        sys.addaudithook(lambda event, arguments: reads.append(1) if event == "os.scandir" else None)
+        for _ in range(50):
+            memory_use.measure([], limit_bytes=0, uid=os.getuid())
+            memory_use.hidden_shared_bytes()
+            memory_use.count_shared_files(os.getuid())
+        return len(reads)
+
+    try:
+        for name in names:
+            name.touch()
+        assert 1 <= in_child(child) <= 50
+    finally:
+        for name in names:
+            name.unlink(missing_ok=True)
