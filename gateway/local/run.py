@@ -180,7 +180,7 @@ class LocalRun:
         if self._stop.cause is FailureCode.SHUTTING_DOWN and not self._is_delivered:
             self._machine.outbox.leave(self._execution_id)
         else:
-            self._machine.outbox.remove(self._execution_id)
+            await self._machine.outbox.remove(self._execution_id)
         releasing = self._release_kernel()
         if releasing is not None:
             await asyncio.wait({releasing})

@@ -7,12 +7,13 @@ import contextlib
 import logging
 import os
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gateway.core.async_files import copy_file, create_file
+from gateway.core.async_files import BLOCK_BYTES, copy_file, create_file
 from gateway.core.directories import remove_tree
 from gateway.core.errors import FailureCode, JobFailed
 from gateway.core.job import ResultPart
@@ -25,7 +26,10 @@ FILE_MODE = 0o600
 
 FILE_NAMES: Mapping[ResultPart, str] = {"output": "output", "manifest": "manifest.json", "events": "events.jsonl"}
 
-#: Prefix of a directory whose files are not all written yet.
+#: Name of the content in a warning of `remove_tree`.
+KIND = "kept results"
+
+#: Prefix of a directory whose files are not all written yet, or are being removed.
 DRAFT = "."
 
 
@@ -96,6 +100,7 @@ class KeptResultStore:
         self._kept: OrderedDict[str, KeptFiles] = OrderedDict()
         self._used_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._removals: set[asyncio.Future[None]] = set()
         self._closed = False
         # the directory itself stays: its parent may belong to root
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -141,6 +146,8 @@ class KeptResultStore:
         draft, directory = self._directory / f"{DRAFT}{execution_id}", self._directory / execution_id
         try:
             self._make_room()
+            if self._removals:  # their bytes are on the disk until then
+                await asyncio.wait(self._removals)
             draft.mkdir(mode=0o700, parents=True)  # the store's own directory may have been removed
             _write(draft / FILE_NAMES["events"], events)
             if manifest is not None:
@@ -152,7 +159,7 @@ class KeptResultStore:
             draft.rename(directory)
         except BaseException as error:
             self._used_bytes -= total_bytes
-            remove_tree(draft, "kept results")
+            self._remove(draft, total_bytes)
             if isinstance(error, OSError):
                 text = f"The result could not be kept: {error.strerror or error}"
                 raise JobFailed(FailureCode.RESULT_NOT_KEPT, text) from None
@@ -218,7 +225,7 @@ class KeptResultStore:
         result = self._kept.pop(execution_id, None)
         if result is not None:
             self._used_bytes -= result.total_bytes
-            remove_tree(result.directory, "kept results")
+            self._remove(result.directory, result.total_bytes)
 
     def close(self) -> None:
         """Stop the timer; the results stay for the next process."""
@@ -231,12 +238,28 @@ class KeptResultStore:
         for directory in self._directory.iterdir():
             result = None if directory.name.startswith(DRAFT) else _loaded(directory, self._keep_seconds)
             if result is None:
-                remove_tree(directory, "kept results")
+                remove_tree(directory, KIND)
             else:
                 found.append(result)
         for result in sorted(found, key=lambda each: each.expires_at):
             self._kept[result.execution_id] = result
             self._used_bytes += result.total_bytes
+
+    def _remove(self, directory: Path, size_bytes: int) -> None:
+        """Remove a directory; if it is large, in a thread, because a gigabyte takes a tenth of a second."""
+        try:
+            loop = asyncio.get_running_loop() if size_bytes > BLOCK_BYTES else None
+        except RuntimeError:
+            loop = None
+        if loop is not None:
+            gone = self._directory / f"{DRAFT}{uuid.uuid4().hex}"  # its name may be used again before it is removed
+            with contextlib.suppress(OSError):
+                directory = directory.rename(gone)
+                removal = loop.run_in_executor(None, remove_tree, directory, KIND)
+                self._removals.add(removal)
+                removal.add_done_callback(self._removals.discard)
+                return
+        remove_tree(directory, KIND)
 
     def _make_room(self) -> None:
         self._expire()

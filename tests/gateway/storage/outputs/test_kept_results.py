@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +144,31 @@ async def test_unfinished_results_of_an_earlier_process_are_removed(settings: Se
     (settings.state_dir / "results" / ".a1" / "events.jsonl").write_bytes(b"x")
     KeptResultStore(settings)
     assert files_below(settings.state_dir) == []
+
+
+async def test_the_loop_runs_while_a_slow_disk_removes_a_large_result(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, loop_ran, remove = KeptResultStore(settings), threading.Event(), shutil.rmtree
+
+    def slow_remove(path: Path) -> None:
+        assert loop_ran.wait(60), "the loop waits for the disk"
+        remove(path)
+
+    monkeypatch.setattr("gateway.storage.outputs.kept_results.shutil.rmtree", slow_remove)
+    with opened(tmp_path, bytes(2 << 20)) as output:
+        kept = await store.keep("a1", output, b"", b"log")
+        store.drop("a1")
+        assert store.get("a1") is None
+        assert await read(kept, "events") is None
+        following = asyncio.create_task(store.keep("a1", output, b"", b"other log"))
+        await asyncio.sleep(0)
+        assert not following.done()
+        loop_ran.set()
+        async with asyncio.timeout(60):
+            assert await read(await following, "events") == b"other log"
+    assert [path.name for path in (settings.state_dir / "results").iterdir()] == ["a1"]
+    store.close()
 
 
 async def test_failed_copy_leaves_nothing_and_frees_its_bytes(settings: Settings, tmp_path: Path) -> None:

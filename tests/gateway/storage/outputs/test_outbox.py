@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 from msgspec import Raw
 from msgspec.structs import replace
 
-from gateway.core.async_files import SMALL_BYTES
+from gateway.core.async_files import BLOCK_BYTES, SMALL_BYTES
+from gateway.core.directories import remove
 from gateway.core.displays import DisplayedTable
 from gateway.core.events import LogSnapshot
 from gateway.core.job import OutputFacts, Verdict
@@ -48,7 +51,27 @@ def test_next_process_reclaims_the_outputs_of_the_last(tmp_path: Path, size_byte
     assert again.reclaim("job") is None
     again.remove_unclaimed()
     assert again.status()["jobs"] == 1
-    again.remove("job")
+    asyncio.run(again.remove("job"))
+    assert list((tmp_path / "outbox").iterdir()) == []
+
+
+async def test_the_loop_runs_while_a_slow_disk_removes_a_large_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop_ran, outbox = threading.Event(), Outbox(tmp_path)
+
+    def slow_remove(path: Path) -> None:
+        assert loop_ran.wait(60), "the loop waits for the disk"
+        remove(path)
+
+    put(tmp_path, outbox, bytes(BLOCK_BYTES + 1))
+    monkeypatch.setattr("gateway.storage.outputs.outbox.remove", slow_remove)
+    removing = asyncio.create_task(outbox.remove("job"))
+    await asyncio.sleep(0)
+    assert outbox.status()["jobs"] == 0
+    loop_ran.set()
+    async with asyncio.timeout(60):
+        await removing
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
@@ -107,7 +130,7 @@ def test_only_one_of_two_outputs_of_a_job_is_reclaimed(tmp_path: Path) -> None:
     found[1].close()
     again.remove_unclaimed()
     assert again.status()["jobs"] == 1
-    again.remove("job")
+    asyncio.run(again.remove("job"))
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
