@@ -17,7 +17,7 @@ FORMAT_OF_ENDING: dict[str, DataFormat] = {**ENDINGS, ".json": "jsonl"}
 def job_request(
     code: str,
     request_id: RequestId,
-    library: Mapping[str, str] | None,
+    library: Mapping[str, str | Path] | None,
     output_format: DataFormat,
     timeout: float | None,
     hold_minutes: float | None,
@@ -28,7 +28,7 @@ def job_request(
 ) -> dict[str, Any]:
     """Return the JSON of ``POST /v1/execute``; a member that is None is left to the gateway's default."""
     request: dict[str, Any] = {"code": code, "request_id": request_id, "output_format": output_format}
-    request["library"] = dict(library or {})
+    request["library"] = {name: source_of(source) for name, source in (library or {}).items()}
     if timeout is not None:
         request["timeout"] = timeout
     if hold_minutes is not None:
@@ -69,5 +69,11 @@ def source_of(script: str | Path) -> str:
     ------
     OSError
         The file cannot be read.
+    ValueError
+        The text is the name of a file.
     """
-    return script.read_text(encoding="utf-8") if isinstance(script, Path) else script
+    if isinstance(script, Path):
+        return script.read_text(encoding="utf-8")
+    if script.endswith(".py") and "\n" not in script:  # as a source, it can define nothing
+        raise ValueError(f"{script!r} is taken for the source, not for the name of a file: pass Path({script!r})")
+    return script

@@ -119,13 +119,17 @@ def test_tables_and_manifests_are_parts_named_after_them(tmp_path: Path) -> None
 
 
 def test_nothing_is_sent_when_a_table_is_missing_or_of_no_known_format(tmp_path: Path) -> None:
-    (tmp_path / "t.xlsx").write_bytes(b"x")
+    (tmp_path / "t.csv.gz").write_bytes(b"a\n1\n")
+    (tmp_path / "t.xls").write_bytes(b"x")
     with FakeGateway() as fake:
         client = TransformClient(fake.url)
-        with pytest.raises(FileNotFoundError):
-            client.run("c", {"t": tmp_path / "gone.csv"})
-        with pytest.raises(ValueError, match=r"unknown ending '\.xlsx'"):
-            client.run("c", {"t": tmp_path / "t.xlsx"})
+        for gone in ("gone.csv", "gone.csv.gz"):
+            with pytest.raises(FileNotFoundError, match=gone):
+                client.run("c", {"t": tmp_path / gone})
+        with pytest.raises(ValueError, match=r"unknown ending '\.xls'"):
+            client.run("c", {"t": tmp_path / "t.xls"})
+        with pytest.raises(ValueError, match=r"t\.csv\.gz: not valid gzip"):
+            client.run("c", {"t": tmp_path / "t.csv.gz"})
         with pytest.raises(TypeError, match="not list"):
             client.run("c", {"t": [1]})  # type: ignore[dict-item]
     assert fake.asked == []
@@ -311,6 +315,23 @@ def test_frame_whose_values_would_become_others_is_not_sent(index: Any) -> None:
     assert fake.asked == []
 
 
+def test_integers_beyond_64_bits_are_refused_with_the_name_of_their_column() -> None:
+    frame = pd.DataFrame({"a": [1, 2], "b": [1 << 70, 2]})
+    with FakeGateway() as fake, pytest.raises(TypeError, match=r"column 'b' has integers beyond 64 bits: .*Decimal"):
+        TransformClient(fake.url).run("c", {"t": frame})
+    assert fake.asked == []
+
+
+def test_name_of_a_file_is_not_taken_for_a_source() -> None:
+    with FakeGateway() as fake:
+        client = TransformClient(fake.url)
+        with pytest.raises(ValueError, match=r"pass Path\('dir/totals\.py'\)"):
+            client.run("dir/totals.py")
+        with pytest.raises(ValueError, match=r"pass Path\('common\.py'\)"):
+            client.submit("c", library={"common": "common.py"})
+    assert fake.asked == []
+
+
 def test_job_whose_output_has_no_directory_does_not_run(tmp_path: Path) -> None:
     with FakeGateway() as fake, pytest.raises(FileNotFoundError, match=r"no such directory: '.*/gone'"):
         TransformClient(fake.url).run("c", output=tmp_path / "gone" / "o.csv")
@@ -363,6 +384,28 @@ def test_real_job_takes_files_and_frames_and_gives_a_file(running_gateway: Gatew
     assert [field["name"] for field in result.manifest["fields"]] == ["name", "amount"]
     assert result.log[0].message.startswith("joining datetime64")
     assert [line.message for line in result.log] == [e.message for e in seen if isinstance(e, LogLine)]
+
+
+def test_real_job_takes_files_that_are_converted_first_and_a_library_from_a_file(
+    running_gateway: GatewayProcess, tmp_path: Path
+) -> None:
+    frame = pd.DataFrame({"id": [1, 2], "name": ["007", None]})
+    frame.to_csv(tmp_path / "packed.csv.gz", index=False)
+    frame.to_excel(tmp_path / "book.xlsx", index=False)
+    frame.to_json(tmp_path / "array.json", orient="records")
+    frame.to_json(tmp_path / "lines.json", orient="records", lines=True)
+    (tmp_path / "helper.py").write_text("def names(table):\n    return [str(name) for name in table['name']]\n")
+    tables = {path.name.split(".")[0]: path for path in tmp_path.glob("*.*") if path.suffix != ".py"}
+    code = (
+        "import helper\n"
+        "import pandas as pd\n"
+        "def transform(**tables):\n"
+        "    return pd.DataFrame({name: [helper.names(table)] for name, table in sorted(tables.items())})\n"
+    )
+    client = TransformClient(running_gateway.url, running_gateway.token)
+    result = client.run(code, tables, library={"helper": tmp_path / "helper.py"})
+    names = '["007","None"]'
+    assert result.frame().iloc[0].to_dict() == {"array": names, "book": names, "lines": names, "packed": names}
 
 
 def test_real_job_that_raises_is_a_failure_with_its_traceback(running_gateway: GatewayProcess) -> None:
