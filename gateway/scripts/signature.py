@@ -72,7 +72,17 @@ def _binding(module: Module) -> ast.AST | None:
             if any(isinstance(target, ast.Name) and target.id == "transform" for target in targets):
                 name = node.value.id if isinstance(node.value, ast.Name) else ""
                 found = functions.get(name, node.value)
-    return found
+            elif any(_stores(target) for target in targets):  # `transform, x = ...`
+                found = node
+    return found or next((node for node in executed(module.tree.body) if _stores(node)), None)
+
+
+def _stores(node: ast.AST) -> bool:
+    """Return whether a statement binds ``transform`` in a way that tells nothing of its value, such as a loop."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return any(isinstance(each, ast.Global) and "transform" in each.names for each in ast.walk(node))
+    names = (each for each in ast.walk(node) if isinstance(each, ast.Name))
+    return any(name.id == "transform" and isinstance(name.ctx, ast.Store) for name in names)
 
 
 def _check_kind(module: Module, function: _Function) -> Iterator[Finding]:
