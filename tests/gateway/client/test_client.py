@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 import pytest
 
 from gateway.client import GatewayRefused, GatewayUnreachable, TransformClient, TransformFailed
@@ -308,20 +307,6 @@ def test_following_a_job_that_is_unknown_or_forgotten_ends() -> None:
     assert seen == [StateChanged(JobState.QUEUED, "")]
 
 
-@pytest.mark.parametrize("index", [pd.period_range("2024", periods=2, freq="M"), pd.interval_range(0, 2)])
-def test_frame_whose_values_would_become_others_is_not_sent(index: Any) -> None:
-    with FakeGateway() as fake, pytest.raises(TypeError, match=r"column 'a' has the type \w+: make it text"):
-        TransformClient(fake.url).run("c", {"t": pd.DataFrame({"a": index})})
-    assert fake.asked == []
-
-
-def test_integers_beyond_64_bits_are_refused_with_the_name_of_their_column() -> None:
-    frame = pd.DataFrame({"a": [1, 2], "b": [1 << 70, 2]})
-    with FakeGateway() as fake, pytest.raises(TypeError, match=r"column 'b' has integers beyond 64 bits: .*Decimal"):
-        TransformClient(fake.url).run("c", {"t": frame})
-    assert fake.asked == []
-
-
 def test_name_of_a_file_is_not_taken_for_a_source() -> None:
     with FakeGateway() as fake:
         client = TransformClient(fake.url)
@@ -386,28 +371,6 @@ def test_real_job_takes_files_and_frames_and_gives_a_file(running_gateway: Gatew
     assert [line.message for line in result.log] == [e.message for e in seen if isinstance(e, LogLine)]
 
 
-def test_real_job_takes_files_that_are_converted_first_and_a_library_from_a_file(
-    running_gateway: GatewayProcess, tmp_path: Path
-) -> None:
-    frame = pd.DataFrame({"id": [1, 2], "name": ["007", None]})
-    frame.to_csv(tmp_path / "packed.csv.gz", index=False)
-    frame.to_excel(tmp_path / "book.xlsx", index=False)
-    frame.to_json(tmp_path / "array.json", orient="records")
-    frame.to_json(tmp_path / "lines.json", orient="records", lines=True)
-    (tmp_path / "helper.py").write_text("def names(table):\n    return [str(name) for name in table['name']]\n")
-    tables = {path.name.split(".")[0]: path for path in tmp_path.glob("*.*") if path.suffix != ".py"}
-    code = (
-        "import helper\n"
-        "import pandas as pd\n"
-        "def transform(**tables):\n"
-        "    return pd.DataFrame({name: [helper.names(table)] for name, table in sorted(tables.items())})\n"
-    )
-    client = TransformClient(running_gateway.url, running_gateway.token)
-    result = client.run(code, tables, library={"helper": tmp_path / "helper.py"})
-    names = '["007","None"]'
-    assert result.frame().iloc[0].to_dict() == {"array": names, "book": names, "lines": names, "packed": names}
-
-
 def test_real_job_that_raises_is_a_failure_with_its_traceback(running_gateway: GatewayProcess) -> None:
     with pytest.raises(TransformFailed) as caught:
         TransformClient(running_gateway.url, running_gateway.token).run("def transform():\n    raise KeyError('k')\n")
@@ -449,21 +412,6 @@ def test_real_gateway_refuses_a_wrong_token_even_for_a_large_upload(
     with pytest.raises(GatewayRefused) as caught:
         TransformClient(running_gateway.url, "wrong").run("c", {"t": tmp_path / "t.csv"})
     assert (caught.value.status, caught.value.code) == (401, "unauthorized")
-
-
-def test_frames_of_pandas_and_arrow_arrive_with_their_own_columns(running_gateway: GatewayProcess) -> None:
-    letters = [pa.table({"c": pa.array(values).dictionary_encode()}) for values in (["a", "b"], ["z", "a"])]
-    numbers = pd.DataFrame({"n": [1, 2, 3], "k": ["x", "y", "z"]})
-    code = (
-        "import pandas as pd\n"
-        "def transform(few, named, parts):\n"
-        "    return pd.DataFrame({'few': [list(few)], 'named': [sorted(named)], 'parts': [parts['c'].tolist()]})\n"
-    )
-    tables = {"few": numbers[numbers.n > 1], "named": numbers.set_index("k"), "parts": pa.concat_tables(letters)}
-    result = TransformClient(running_gateway.url, running_gateway.token).run(code, tables)
-    assert result.frame().iloc[0].to_dict() == {
-        "few": '["n","k"]', "named": '["k","n"]', "parts": '["a","b","z","a"]',
-    }  # fmt: skip
 
 
 def test_real_result_is_a_frame_with_the_types_that_a_transform_gets(
