@@ -41,7 +41,7 @@ export function endingsOf(formats: Formats): string[] {
 
 export function columnsOf(fileName: string, head: string): string[] {
   const line = head.split(/\r?\n/, 1)[0] ?? "";
-  if (/\.csv$/i.test(fileName)) return line.split(",").map((name) => name.trim().replace(/^"|"$/g, ""));
+  if (/\.csv$/i.test(fileName)) return [...line.matchAll(/(?:^|,)(?:\s*"((?:[^"]|"")*)"\s*|([^,]*))/g)].map(([, quoted, plain]) => (quoted?.replaceAll('""', '"') ?? plain ?? "").trim());
   try {
     return Object.keys(JSON.parse(line) as object);
   } catch {
@@ -62,6 +62,17 @@ export async function readTable(file: File, formats: Formats): Promise<Playgroun
 async function fromArray(file: File): Promise<PlaygroundTable> {
   const lines = arrayToLines(await file.text());
   return { name: tableName(file.name), source: new File([lines], file.name), columns: columnsOf(file.name, lines) };
+}
+
+/** Return tables of different names: files of one name and two formats, or of two folders, may come together. */
+export function numbered(tables: readonly PlaygroundTable[]): PlaygroundTable[] {
+  const taken = new Set<string>();
+  return tables.map((table) => {
+    let name = table.name;
+    for (let number = 2; taken.has(name); number += 1) name = `${table.name}_${number}`;
+    taken.add(name);
+    return { ...table, name };
+  });
 }
 
 /** Return the name and the format that the path of a URL suggests, as far as it does; its query may be a signature. */
