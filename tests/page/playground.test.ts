@@ -329,6 +329,11 @@ test("a file of another kind is refused with its name, and those that came with 
   await listed("users");
 });
 
+test("a JSON array that is cut off is refused, as the command line does", async () => {
+  await drop("cut.json", '[{"a": 1}, {"a": 2},');
+  await page.getByRole("alert").filter({ hasText: "cut.json: the JSON array has no end, so rows may be missing" }).waitFor();
+});
+
 test("files of one name are all taken, and a file that replaces a table says so", async () => {
   await dropAll({ "visits.csv": CSV, "visits.jsonl": '{"more": 1}\n' });
   await listed("visits");

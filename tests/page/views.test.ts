@@ -92,6 +92,7 @@ test("a job's view follows it over a reload to its end", async () => {
   await page.getByRole("button", { name: "Cancel", exact: true }).click();
   await page.getByRole("heading", { name: "Stages" }).waitFor();
   await page.locator(".badge.cancelled").waitFor();
+  await page.getByRole("heading", { name: "Why it ended" }).waitFor(); // a cancel is no failure
 });
 
 test("a running job is held, its view says how to attach, and it is released", async () => {
@@ -393,6 +394,11 @@ test("the keyboard reaches everything", async () => {
   await page.getByRole("link", { name: "Jobs", exact: true }).focus();
   await page.keyboard.press("Enter");
   await page.getByRole("heading", { name: "Jobs", level: 1 }).waitFor();
+  const { execution_id } = await gateway.execute(GOOD, { request_id: "by-keys", label: "reached by keys" });
+  await page.getByRole("link", { name: "reached by keys" }).focus();
+  await page.keyboard.press("Enter");
+  await page.getByText(String(execution_id)).waitFor();
+  await expect.poll(() => page.evaluate(() => document.activeElement?.id)).toBe("main"); // not the top of the page again
 });
 
 test.for(["light", "dark"] as const)("every view meets WCAG AA and fits a phone, %s", async (colorScheme) => {

@@ -1,4 +1,5 @@
 /** The tables of a run: files that were dropped, and URLs that the gateway fetches as it does for Metabase. */
+import { messageOf } from "../core/api.ts";
 import { arrayToLines } from "../core/json.ts";
 import type { Manifest } from "../core/types.ts";
 
@@ -60,7 +61,13 @@ export async function readTable(file: File, formats: Formats): Promise<Playgroun
 }
 
 async function fromArray(file: File): Promise<PlaygroundTable> {
-  const lines = arrayToLines(await file.text());
+  const text = await file.text();
+  let lines = "";
+  try {
+    lines = arrayToLines(text);
+  } catch (error) {
+    throw new Error(`${file.name}: ${messageOf(error)}`);
+  }
   return { name: tableName(file.name), source: new File([lines], file.name), columns: columnsOf(file.name, lines) };
 }
 
