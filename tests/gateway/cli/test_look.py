@@ -55,6 +55,43 @@ def test_terminal_shows_a_table_and_a_pipe_gets_the_data(here: Path, running_gat
     ]
 
 
+#: As a follower reports them: what was fetched is reported last, in the answer that reports the next stage first.
+LATE = """from gateway.cli.display import Display, RunningJobs
+from gateway.core.events import Progress, StateChanged
+from gateway.core.job import JobState
+with Display() as display:
+    for event in (StateChanged(JobState.RUNNING, "execute"), Progress("fetch", "orders", bytes=9), *{more}):
+        display(event)
+progress = dict(table=None, rows=None, bytes=None, bar=None, description="", done=None, total=None)
+with RunningJobs() as running:
+    stages = [dict(progress, stage=stage) for stage in ["fetch", *{stages}]]
+    running.take([dict(job_id="a", request_id=1, state="running", stage="execute", progress=stages)], is_all=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "stages", "shown"),
+    [("()", "()", "execute"), ("(Progress('read', 'orders', rows=1),)", "['read']", "read")],
+)
+def test_progress_line_does_not_say_that_tables_are_fetched_while_the_script_runs(
+    more: str, stages: str, shown: str, here: Path
+) -> None:
+    terminal = pexpect.spawn(
+        sys.executable,
+        ["-c", LATE.format(more=more, stages=stages)],
+        cwd=str(here),
+        env=environment(),
+        encoding="utf-8",
+        timeout=SECONDS,
+    )
+    lines = terminal.read()
+    terminal.close()
+    assert terminal.exitstatus == 0, lines
+    assert shown in lines
+    assert f"1: {shown}" in lines
+    assert "fetch" not in lines
+
+
 def test_head_and_profile_go_with_a_file(here: Path, running_gateway: GatewayProcess) -> None:
     done = call(here, *RUN, "--out", "o.csv", "--head", "1", "--profile", gateway=running_gateway)
     assert done.returncode == 0, done.stderr
