@@ -63,3 +63,11 @@ def test_frames_of_pandas_and_arrow_arrive_with_their_own_columns(running_gatewa
     assert result.frame().iloc[0].to_dict() == {
         "few": '["n","k"]', "named": '["k","n"]', "parts": '["a","b","z","a"]',
     }  # fmt: skip
+
+
+def test_frame_of_a_result_keeps_integers_of_each_width_with_nulls(running_gateway: GatewayProcess) -> None:
+    kinds = [pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()]
+    table = pa.table({str(kind): pa.array([1, None], kind) for kind in kinds})
+    code = "def transform(t):\n    print(','.join(map(str, t.dtypes)))\n    return t\n"
+    result = TransformClient(running_gateway.url, running_gateway.token).run(code, {"t": table})
+    assert ",".join(map(str, result.frame().dtypes)) == result.log[0].message
