@@ -91,8 +91,8 @@ def _fits(source: Field, kind: pa.DataType, facts: ColumnFacts) -> bool:
     base = (source.base_type or "").removeprefix("type/")
     wanted = source.kind
     if wanted in (Kind.INTEGER, Kind.NUMBER):
-        if not pa.types.is_integer(kind):
-            return wanted is Kind.NUMBER and pa.types.is_decimal(kind)
+        if not pa.types.is_integer(kind):  # Metabase makes a Number a BIGINT, which holds no decimal
+            return False
         needed = _integer_type(facts)
         return needed == "Integer" or (needed == "BigInteger" and base != "Integer")
     if wanted is Kind.FLOAT and not pa.types.is_floating(kind):  # the column's doubles would take digits away

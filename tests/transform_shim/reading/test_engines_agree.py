@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tests.transform_shim.jobs import Outcome
+from tests.transform_shim.jobs import Outcome, columns, table
 from tests.transform_shim.writing.test_writing import cells, text, write
 from transform_shim.core.errors import OutputInvalid
 
@@ -67,6 +67,15 @@ def test_distinct_texts_of_each_group_are_lists_in_every_pandas(job: Job) -> Non
         "    return df.groupby('g')['t'].unique().reset_index()"
     )
     assert job(code).cells("t") == ['["a","b"]', "[null]"]
+
+
+@pytest.mark.parametrize("frame", ["pd.DataFrame", "pl.DataFrame", "pa.Table"])
+@pytest.mark.parametrize("value", ["9223372036854775808", "36893488147419103232"])
+def test_numbers_beyond_64_bits_are_decimals_in_every_frame(job: Job, frame: str, value: str) -> None:
+    code = f"import pandas as pd, polars as pl, pyarrow as pa\ndef transform(t: {frame}):\n    return t"
+    outcome = job(code, {"t": table(columns(c="Number"), f'{{"c":{value}}}\n{{"c":1}}\n')})
+    assert outcome.types == {"c": "Decimal"}  # Metabase would make a Number a BIGINT
+    assert outcome.output == f'{{"c":{value}}}\n{{"c":1}}\n'
 
 
 def bad_utf8() -> pa.Array:
