@@ -21,6 +21,12 @@ _DIRECTIONS = "\u202a-\u202e\u2066-\u2069"
 #: Control characters but those of colours, bars and tabs.
 _HARMFUL = re.compile(rf"(\x1b\[[0-9;]*m)|[\x00-\x07\x0a-\x0c\x0e-\x1f\x7f-\x9f{_DIRECTIONS}]")
 
+#: The gateway's stage for the whole script, which reports the stages within it by its progress.
+_SCRIPT = "execute"
+
+#: Stages of the gateway with a progress, whose last part may come when the script runs already.
+_OF_GATEWAY = ("fetch", "deliver")
+
 
 class Display:
     """Shows events; use it in a ``with`` statement, which removes the progress line at the end.
@@ -39,6 +45,7 @@ class Display:
         self._status: Status | None = None
         self._began = time.monotonic()
         self._text = "starting"
+        self._stage = _SCRIPT
         self._done: dict[tuple[str, str | int | None], Progress] = {}
 
     def __enter__(self) -> Self:
@@ -67,9 +74,10 @@ class Display:
             case LogLine(_, stream, message):
                 self._line(self._job_stdout if stream == "stdout" else sys.stderr, message)
             case StateChanged(state, stage):
-                self._text = stage or state
+                self._text = self._stage = stage or state
             case Progress(stage):
-                self._text = stage
+                if self._stage == _SCRIPT and stage not in _OF_GATEWAY:
+                    self._text = stage
                 self._done[event.key] = event
             case Displayed() | Placed():
                 pass  # the log has the text of a display; a command runs without a cluster
@@ -140,8 +148,8 @@ class RunningJobs:
             if job["state"] == JobState.RUNNING:
                 stage = job["stage"] or ""
                 progress = [progress_from(each) for each in job["progress"]]
-                # the gateway has one stage `execute` for the whole script; the script reports the stage within it
-                stage = progress[-1].stage if stage == "execute" and progress else stage
+                if stage == _SCRIPT:
+                    stage = next((each.stage for each in reversed(progress) if each.stage not in _OF_GATEWAY), stage)
                 self._jobs[job["job_id"]] = f"{job['request_id']}: {stage_text(stage, progress)}"
             else:
                 self._jobs.pop(job["job_id"], None)

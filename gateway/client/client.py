@@ -20,7 +20,7 @@ from gateway.client.errors import GatewayRefused, GatewayUnreachable, TransformF
 from gateway.client.job_stream import StreamEvent, read_stream
 from gateway.client.log_follower import Follower, OnEvent, OnLost, id_query, log_line
 from gateway.client.output import Output, result_path
-from gateway.client.request import format_of, job_request, new_request_id, source_of
+from gateway.client.request import job_request, new_request_id, source_of
 from gateway.client.result import TransformResult
 from gateway.client.tables import Frame, TableFiles
 from gateway.client.transport import GatewayHttp
@@ -58,7 +58,7 @@ class TransformClient:
         script: str | Path,
         tables: Mapping[str, str | Path | Frame] | None = None,
         *,
-        library: Mapping[str, str] | None = None,
+        library: Mapping[str, str | Path] | None = None,
         timeout: float | None = None,
         output: str | Path | None = None,
         output_format: DataFormat | None = None,
@@ -77,9 +77,10 @@ class TransformClient:
         script : str or Path
             The source that defines ``transform()``, or its file.
         tables : mapping, optional
-            Parameter name to a file, whose ending gives the format, or to a data frame.
+            Parameter name to a file, whose ending gives the format (also ``.json``, ``.csv.gz`` and ``.xlsx``), or to a
+            data frame.
         library : mapping, optional
-            Module name to source text.
+            Module name to its source, or the `Path` of its file.
         timeout : float, optional
             Seconds that the job may run; default: the gateway's.
         output : path, optional
@@ -135,7 +136,7 @@ class TransformClient:
             output_schema,
             profile=profile,
         )
-        with TableFiles(tables or {}, manifests or {}, format_of) as files:
+        with TableFiles(tables or {}, manifests or {}) as files:
             follower = Follower(self._http, f"/v1/logs{id_query(request_id)}", on_event or (lambda event: None))
             answer = PendingJob(self._http, request).run(files, follower)
         follower.catch_up()
@@ -155,7 +156,7 @@ class TransformClient:
         script: str | Path,
         tables: Mapping[str, str | Path | Frame] | None = None,
         *,
-        library: Mapping[str, str] | None = None,
+        library: Mapping[str, str | Path] | None = None,
         timeout: float | None = None,
         output_format: DataFormat = DEFAULT_FORMAT,
         manifests: Mapping[str, str | Path | Mapping[str, Any]] | None = None,
@@ -179,7 +180,7 @@ class TransformClient:
         request = job_request(
             source_of(script), request_id, library, output_format, timeout, hold_minutes, label, output_schema
         )
-        with TableFiles(tables or {}, manifests or {}, format_of) as files:
+        with TableFiles(tables or {}, manifests or {}) as files:
             self._http.post_job(request, files, wait=False)
         return request_id
 

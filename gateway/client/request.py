@@ -17,7 +17,7 @@ FORMAT_OF_ENDING: dict[str, DataFormat] = {**ENDINGS, ".json": "jsonl"}
 def job_request(
     code: str,
     request_id: RequestId,
-    library: Mapping[str, str] | None,
+    library: Mapping[str, str | Path] | None,
     output_format: DataFormat,
     timeout: float | None,
     hold_minutes: float | None,
@@ -31,7 +31,7 @@ def job_request(
         "code": code,
         "request_id": request_id,
         "output_format": output_format,
-        "library": dict(library or {}),
+        "library": {name: source_of(source) for name, source in (library or {}).items()},
         "timeout": timeout,
         "hold_minutes": hold_minutes,
         "label": label,
@@ -68,5 +68,11 @@ def source_of(script: str | Path) -> str:
     ------
     OSError
         The file cannot be read.
+    ValueError
+        The text is the name of a file.
     """
-    return script.read_text(encoding="utf-8") if isinstance(script, Path) else script
+    if isinstance(script, Path):
+        return script.read_text(encoding="utf-8")
+    if script.endswith(".py") and "\n" not in script:  # as a source, it can define nothing
+        raise ValueError(f"{script!r} is taken for the source, not for the name of a file: pass Path({script!r})")
+    return script

@@ -60,7 +60,7 @@ class TransformResult:
         Returns
         -------
         pandas.DataFrame
-            Integers with nulls are ``Int64``, booleans with nulls ``boolean``, dates ``datetime64``.
+            Integers with nulls are ``Int64`` and the like, booleans with nulls ``boolean``, dates ``datetime64``.
 
         Raises
         ------

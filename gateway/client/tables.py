@@ -6,13 +6,15 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from gateway.core.formats import DataFormat
+from gateway.core.formats import ENDINGS
+from gateway.table_files.kinds import kind_of
+from gateway.table_files.readable import ReadableFiles
 
 CHUNK_BYTES = 1 << 20
 
@@ -37,23 +39,20 @@ class TableFiles:
     Parameters
     ----------
     tables : mapping
-        Name to a file or a data frame.
+        Name to a file or a data frame. A file that no job reads, such as a workbook, is converted before anything is
+        sent.
     manifests : mapping
         Name to a file or the manifest itself.
-    format_of : callable
-        Returns a file's format, or raises ValueError; called before anything is sent.
     """
 
     def __init__(
         self,
         tables: Mapping[str, str | Path | Frame],
         manifests: Mapping[str, str | Path | Mapping[str, Any]],
-        format_of: Callable[[Path], DataFormat],
     ) -> None:
         self._boundary = f"transform-{uuid.uuid4().hex}"
         self._tables = tables
         self._manifests = manifests
-        self._format_of = format_of
         self._parts: list[_Part] = []
         self._directory: tempfile.TemporaryDirectory[str] | None = None
 
@@ -64,8 +63,11 @@ class TableFiles:
     def __enter__(self) -> Self:
         try:
             for number, (name, table) in enumerate(self._tables.items()):
-                path = Path(table) if isinstance(table, str | os.PathLike) else self._written(number, table)
-                self._add_file(f"table:{name}", path, self._format_of(path))
+                if isinstance(table, str | os.PathLike):
+                    path = self._readable(Path(table))
+                else:
+                    path = self._written(number, table)
+                self._add_file(f"table:{name}", path, ENDINGS[path.suffix.lower()])
             for name, manifest in self._manifests.items():
                 if isinstance(manifest, Mapping):
                     self._add(f"manifest:{name}", "manifest.json", json.dumps(manifest).encode())
@@ -127,16 +129,31 @@ class TableFiles:
         head = f"--{self._boundary}\r\nContent-Disposition: {disposition}\r\n\r\n"
         return _Part(head.encode(), content, size_bytes)
 
+    def _place(self) -> Path:
+        if self._directory is None:
+            self._directory = tempfile.TemporaryDirectory(prefix="transform-client-")
+        return Path(self._directory.name)
+
+    def _readable(self, path: Path) -> Path:
+        if kind_of(path).is_plain:
+            return path
+        place = self._place() / f"{len(self._parts)}"
+        place.mkdir()
+        return ReadableFiles(place).readable(path)
+
     def _written(self, number: int, frame: Frame) -> Path:
         """Write a data frame as an Arrow stream, which keeps the types, unlike CSV and JSON."""
         if not hasattr(frame, "__arrow_c_stream__"):
             raise TypeError(f"a table must be a path or a data frame, not {type(frame).__name__}")
         import pyarrow as pa  # needed for data frames only
 
-        if self._directory is None:
-            self._directory = tempfile.TemporaryDirectory(prefix="transform-client-")
-        path = Path(self._directory.name) / f"{number}.arrow"
-        reader = pa.RecordBatchReader.from_stream(frame)
+        path = self._place() / f"{number}.arrow"
+        try:
+            reader = pa.RecordBatchReader.from_stream(frame)
+        except OverflowError:  # from objects of pandas, without the name of the column
+            raise TypeError(
+                f"{_beyond_64_bits(frame)} has integers beyond 64 bits: make them decimal.Decimal"
+            ) from None
         schema = reader.schema
         for field in schema:  # pandas gives a period as its number of months, days and so on since 1970
             if isinstance(field.type, pa.BaseExtensionType) and field.type.extension_name.startswith("pandas."):
@@ -163,6 +180,17 @@ def _pieces(path: Path, size_bytes: int) -> Iterator[bytes]:
                 raise OSError(5, "became shorter while it was sent", str(path))
             left -= len(piece)
             yield piece
+
+
+def _beyond_64_bits(frame: Any) -> str:
+    import pyarrow as pa
+
+    for name, column in frame.items():
+        try:
+            pa.array(column, from_pandas=True)
+        except OverflowError:
+            return f"column {name!r}"
+    return "a column"
 
 
 def _escaped(text: str) -> str:

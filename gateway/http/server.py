@@ -18,7 +18,7 @@ from typing import Any
 from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
-from tornado.iostream import IOStream
+from tornado.iostream import IOStream, SSLIOStream
 from tornado.web import Application
 
 from gateway.core.errors import BadRequest, GatewayError, TooManyConnections
@@ -61,6 +61,13 @@ REFUSAL = _refusal(
     BadRequest("the request is not valid HTTP/1.1: its request line, a header or its chunks are malformed"),
     "Bad Request",
 )
+
+HTTP_ONLY = _refusal(
+    BadRequest("this port takes HTTP only: begin the URL with http://, or set TLS_CERT_FILE"), "Bad Request"
+)
+
+#: First byte of a client that begins with TLS (RFC 8446, section 5.1). No method of HTTP has it.
+TLS_HANDSHAKE = 0x16
 
 HTTPS_ONLY = _refusal(BadRequest("this port takes HTTPS only: begin the URL with https://"), "Bad Request")
 
@@ -109,6 +116,8 @@ class GatewayServer(HTTPServer):
         # a strong reference would be a cycle, and each connection's buffers would wait for the garbage collector
         stream.write = partial(self._write, weakref.ref(stream), address)  # type: ignore[method-assign]
         stream.close_fd = partial(self._close_fd, weakref.ref(stream))  # type: ignore[method-assign]
+        if not isinstance(stream, SSLIOStream):
+            stream.read_from_fd = partial(self._read_first, weakref.ref(stream), address)  # type: ignore[method-assign]
         super().handle_stream(stream, address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
@@ -178,6 +187,25 @@ class GatewayServer(HTTPServer):
             self._next_log_at = time.monotonic() + LOG_SECONDS
             text = "%d connections are open (MAX_CONNECTIONS); new ones replace those without a request"
             log.warning(text, self._max_connections)
+
+    def _read_first(
+        self, stream: weakref.ref[IOStream], address: tuple[Any, ...], buffer: bytearray | memoryview
+    ) -> int | None:
+        """Read the first bytes of a connection; refuse one that begins with TLS, which would wait for an answer."""
+        reader = stream()
+        if reader is None:
+            raise AssertionError("the caller holds a reference to the stream")
+        count = type(reader).read_from_fd(reader, buffer)
+        if count is None:  # nothing has arrived yet
+            return None
+        del reader.read_from_fd
+        if not count or buffer[0] != TLS_HANDSHAKE:
+            return count
+        self._metrics.malformed_request()
+        access_log.info("request by HTTPS 400 from %s: this port takes HTTP only", address[0] if address else "-")
+        with contextlib.suppress(OSError):
+            reader.socket.send(HTTP_ONLY)  # TLS clients tell by an answer in plain text that there is no TLS
+        return 0  # as if the client had closed it
 
     def _close_fd(self, stream: weakref.ref[IOStream]) -> None:
         """Close a connection; one whose handshake failed because the caller speaks HTTP gets an answer in HTTP."""

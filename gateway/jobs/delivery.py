@@ -12,7 +12,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from gateway.core.cancellation import StopSignal
-from gateway.core.errors import FAILURES, JobFailed
+from gateway.core.errors import FAILURES, FailureCode, JobFailed
 from gateway.core.events import EventSink, JobLog, Progress
 from gateway.core.formats import FORMATS
 from gateway.core.job import DirectoryDelivery, Job, KeptDelivery, ParcelDelivery, UrlDelivery, Verdict
@@ -138,7 +138,9 @@ class Deliverer:
         deadline = (outputs.computed_at if outputs else time.monotonic()) + self._settings.delivery_retry_seconds
         if verdict.ok and outputs is not None:
             try:
-                await stop.guard(self._deliver_outputs(job, outputs, events, execution_id, deadline, permit))
+                if stop.cause is FailureCode.CANCELLED:  # a guard lets a result pass that is kept without a wait
+                    raise stop.failure()
+                await stop.guard(self._deliver_outputs(job, outputs, events, stop, execution_id, deadline, permit))
             except JobFailed as failure:
                 failed = Verdict.of(failure)
                 verdict = replace(
@@ -190,6 +192,7 @@ class Deliverer:
         job: Job,
         outputs: JobOutputs,
         events: JobLog,
+        stop: StopSignal,
         execution_id: str,
         deadline: float,
         permit: UploadPermit | None,
@@ -209,6 +212,7 @@ class Deliverer:
                 await deliver_files(working_dir, self._settings, {"output.csv": outputs.output})
             case KeptDelivery():
                 await self._store.keep(execution_id, outputs.output, outputs.manifest, events_object(events))
+        stop.decide()  # not later: a cancel before the caller goes on would be granted, and the result would stay
 
     async def _put(
         self,

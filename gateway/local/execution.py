@@ -266,9 +266,8 @@ class Execution:
         try:
             manifest = read_small(kernel, MANIFEST_FILE, MANIFEST_CAP_BYTES)
             if manifest is None:
-                raise JobFailed(
-                    FailureCode.OUTPUT_MISSING, "The job's manifest is missing or is not a regular file of its own"
-                )
+                text = f"is missing, larger than {MANIFEST_CAP_BYTES} bytes, or not a regular file of its own"
+                raise JobFailed(FailureCode.OUTPUT_MISSING, f"The job's manifest {text}")
             # from here on neither the kernel nor its workspace is needed
             note = OutboxNote(verdict, manifest, self._log.snapshot())
             self._outbox.put(self._execution_id, path, output, note)

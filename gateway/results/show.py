@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
+from pyarrow import feather
 
 from gateway.core.displays import DisplayedProfile
 from gateway.results.comparison import ComparisonError, compare
-from gateway.results.result_file import read_result
+from gateway.results.result_file import read_result, type_name
 from gateway.results.text import comparison_text, head_text, profile_text, waterfall_text
 from gateway.table_files.kinds import kind_of
 from gateway.table_files.readable import ReadableFiles
+from gateway.table_files.writing import UnwritableResult, write_as
 from gateway.telemetry.waterfall import StageSpan
 
 __all__ = ["Found", "show"]
@@ -83,8 +87,10 @@ def show(options: argparse.Namespace, found: Found, before: pa.Table | None, fil
     if options.against is not None:
         against = files.readable(options.against)
         earlier = read_result(against, kind_of(against).data_format, found.base_types)
+        is_workbook = kind_of(options.against).shape == "workbook"
+        later = _as_in_a_workbook(found, earlier) if is_workbook else table
         try:
-            difference = compare(earlier, table, key, options.tolerance)
+            difference = compare(earlier, later, key, options.tolerance)
         except ComparisonError as error:
             if options.head is None:  # the job took time: its result is shown, though it is not compared
                 sys.stdout.write(head_text(table, TERMINAL_ROWS, width))
@@ -100,3 +106,25 @@ def show(options: argparse.Namespace, found: Found, before: pa.Table | None, fil
             sys.stdout.write(comparison_text(difference, "the run before", options.tolerance))
     sys.stdout.flush()
     return is_same
+
+
+def _as_in_a_workbook(found: Found, earlier: pa.Table) -> pa.Table:
+    """Return a result with what a workbook keeps of it: no decimals, dates without a time, or microseconds.
+
+    A column has its own values if the workbook's are of another type than those of the earlier one, which may come from
+    somebody else: decimals that are numbers there are compared as such.
+    """
+    table = found.table
+    with tempfile.TemporaryDirectory(prefix="transform-workbook-") as directory:
+        source, book, copies = (Path(directory) / name for name in ("result.arrow", "result.xlsx", "copies"))
+        feather.write_feather(table, source, compression="uncompressed")
+        copies.mkdir()
+        try:
+            write_as(source, kind_of(book), book)
+        except UnwritableResult:  # then the earlier workbook is of another result
+            return table
+        kept = read_result(ReadableFiles(copies).readable(book), "arrow", found.base_types)
+    for place, name in enumerate(table.column_names):
+        if name in earlier.column_names and type_name(kept[name].type) == type_name(earlier[name].type):
+            table = table.set_column(place, name, kept[name])
+    return table

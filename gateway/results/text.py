@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +23,7 @@ DEFAULT_WIDTH_COLUMNS = 120
 CELL_CHARACTERS = 40
 BARS = " ▁▂▃▄▅▆▇█"
 WATERFALL_COLUMNS = 50
+SEPARATOR_COLUMNS = 2
 
 
 def head_text(table: pa.Table, rows: int, width: int | None = None) -> str:
@@ -65,7 +67,7 @@ def profile_text(profile: DisplayedProfile, rows: int, width: int | None = None)
         for each in profile.columns
     )
     part = f"the first {profile.rows:,} of {rows:,} rows:\n" if profile.rows < rows else ""
-    return part + _rendered(head, lines, [False, False, *[True] * 7, False], width)
+    return part + _rendered(head, lines, [False, False, *[True] * 7, False], width, has_names=True)
 
 
 def waterfall_text(spans: Sequence[StageSpan]) -> str:
@@ -106,17 +108,44 @@ def comparison_text(found: Comparison, before: str, tolerance: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rendered(head: Sequence[str], lines: Iterable[Sequence[str]], right: Sequence[bool], width: int | None) -> str:
-    table = Table(box=None, pad_edge=False, header_style="")
-    for name, is_right in zip(head, right, strict=True):
-        # Text, because rich would read brackets in names and cells as markup
-        table.add_column(Text(name), justify="right" if is_right else "left", overflow="ellipsis", no_wrap=True)
-    for line in lines:
-        table.add_row(*(Text(cell) for cell in line))
+def _rendered(
+    head: Sequence[str],
+    lines: Iterable[Sequence[str]],
+    right: Sequence[bool],
+    width: int | None,
+    *,
+    has_names: bool = False,
+) -> str:
+    """Return a table, in blocks below each other if it is too wide; with `has_names` each one has the first column."""
+    lines, width = list(lines), width or DEFAULT_WIDTH_COLUMNS
     target = io.StringIO()
-    console = Console(file=target, width=width or DEFAULT_WIDTH_COLUMNS, color_system=None, force_terminal=False)
-    console.print(table)
+    console = Console(file=target, width=width, color_system=None, force_terminal=False)
+    for number, block in enumerate(_blocks([head, *lines], width, has_names=has_names)):
+        table = Table(box=None, pad_edge=False, header_style="")
+        for place in block:
+            # Text, because rich would read brackets in names and cells as markup
+            justify: Literal["right", "left"] = "right" if right[place] else "left"
+            table.add_column(Text(head[place]), justify=justify, overflow="ellipsis", no_wrap=True)
+        for line in lines:
+            table.add_row(*(Text(line[place]) for place in block))
+        console.print(*([""] if number else []), table, sep="\n")
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines()) + "\n"
+
+
+def _blocks(lines: Sequence[Sequence[str]], width: int, *, has_names: bool) -> list[list[int]]:
+    """Return the places of the columns that fit beside each other: rich would cut all of them, down to nothing."""
+    widths = [
+        max(cell_len(part) for cell in column for part in cell.split("\n")) for column in zip(*lines, strict=True)
+    ]
+    blocks: list[list[int]] = [[]]
+    for place in range(len(widths)):
+        block = [*blocks[-1], place]
+        is_full = sum(widths[each] for each in block) + SEPARATOR_COLUMNS * (len(block) - 1) > width
+        if is_full and len(block) > 1 + has_names:
+            blocks.append([0, place] if has_names else [place])
+        else:
+            blocks[-1] = block
+    return blocks
 
 
 def _nulls(column: pa.ChunkedArray) -> str:

@@ -72,7 +72,18 @@ def _binding(module: Module) -> ast.AST | None:
             if any(isinstance(target, ast.Name) and target.id == "transform" for target in targets):
                 name = node.value.id if isinstance(node.value, ast.Name) else ""
                 found = functions.get(name, node.value)
-    return found
+            elif any(_store(target) is not None for target in targets):  # `transform, x = ...`
+                found = node
+    return found or next((bound for node in executed(module.tree.body) if (bound := _store(node))), None)
+
+
+def _store(node: ast.AST) -> ast.AST | None:
+    """Return the part of a statement that binds ``transform`` and tells nothing of its value, such as a loop's name."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        found = (each for each in ast.walk(node) if isinstance(each, ast.Global))
+        return next((each for each in found if "transform" in each.names), None)
+    names = (each for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store))
+    return next((name for name in names if name.id == "transform"), None)
 
 
 def _check_kind(module: Module, function: _Function) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 import yaml
 
 from gateway.process.app import TransformGatewayApp
+from tests.support.fake_gateway import FakeGateway
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES_VERSIONS = ("1.29", "1.37")
@@ -111,6 +113,19 @@ def test_only_a_gateway_that_does_not_answer_is_restarted() -> None:
     for probe in ("startupProbe", "livenessProbe"):
         assert container[probe]["httpGet"]["path"] == "/healthz/live"
     assert container["readinessProbe"]["httpGet"]["path"] == "/healthz/ready"
+
+
+def test_the_probes_of_a_host_ask_past_a_proxy() -> None:
+    template = (ROOT / "deploy/helm/templates/_pod.tpl").read_text()
+    probes: list[list[str]] = [
+        yaml.safe_load(text) for text in re.findall(r"^ +command: (\[python, .*\])$", template, re.MULTILINE)
+    ]
+    assert len(probes) == 2
+    with FakeGateway({f"GET /healthz/{name}": lambda asked: (200, {}) for name in ("live", "ready")}) as host:
+        for _python, option, code in probes:
+            asks = [sys.executable, option, code.replace("http://127.0.0.1:5000", host.url)]
+            subprocess.run(asks, env={"http_proxy": "http://127.0.0.1:9"}, check=True)
+        assert [asked.path for asked in host.asked] == ["/healthz/live", "/healthz/ready"]
 
 
 def test_members_and_broker_find_each_other() -> None:

@@ -1,5 +1,5 @@
 /** The page's computations, without a browser. */
-import { bytes, clock, doneOf, memory, seconds } from "../../gateway/page/src/core/format.ts";
+import { bytes, clock, doneOf, memory, seconds, shownLine } from "../../gateway/page/src/core/format.ts";
 import { arrayToLines, parseRow } from "../../gateway/page/src/core/json.ts";
 import { failures, jobName, lineOf, tracebackOf } from "../../gateway/page/src/core/names.ts";
 import { EventParser } from "../../gateway/page/src/core/sse.ts";
@@ -11,7 +11,7 @@ import { expectedWait } from "../../gateway/page/src/now/expected_wait.ts";
 import { differenceOf } from "../../gateway/page/src/playground/difference.ts";
 import { positionsOf } from "../../gateway/page/src/playground/plot.tsx";
 import { ratesOf } from "../../gateway/page/src/system/figures.tsx";
-import { columnsOf, guessOf, tableName } from "../../gateway/page/src/playground/tables.ts";
+import { columnsOf, guessOf, numbered, tableName } from "../../gateway/page/src/playground/tables.ts";
 import { selectLines } from "../../gateway/page/src/parts/log_view.tsx";
 
 const line = (stream: "stdout" | "stderr", message: string) => ({ timestamp: "2026-01-01T00:00:00.000Z", stream, message });
@@ -97,9 +97,8 @@ test("a number keeps the digits that JavaScript would round", () => {
 test("a JSON array becomes JSON lines, character by character", () => {
   const text = '\ufeff [ {"n": 9007199254740993, "x": 1.0, "t": "a, ]}\\"\\n"},\r\n  {"o": {"a": [1, [2]]},\n   "t": ""}\n]\n';
   expect(arrayToLines(text)).toBe('{"n": 9007199254740993, "x": 1.0, "t": "a, ]}\\"\\n"}\n{"o": {"a": [1, [2]]},    "t": ""}\n');
-  const open = `[{"a": "${"x".repeat(60)}`; // a file that is cut within a text
-  expect(arrayToLines(open)).toBe(`${open.slice(1)}\n`);
-  expect(["[]", "[ ]", "[1,2]", '[{"a":1}', '[{"a":1}] x'].map(arrayToLines)).toEqual(["", "", "1\n2\n", '{"a":1}\n', '{"a":1}\nx\n']);
+  for (const open of [`[{"a": "${"x".repeat(60)}`, '[{"a": 1},', '[{"a": 1}', "["]) expect(() => arrayToLines(open)).toThrow("has no end"); // a file that is cut off
+  expect(["[]", "[ ]", "[1,2]", '[{"a":1}] x'].map(arrayToLines)).toEqual(["", "", "1\n2\n", '{"a":1}\nx\n']);
 });
 
 test("quantities read well", () => {
@@ -174,4 +173,20 @@ test("a day of a result is plotted at that day, wherever the viewer is", () => {
   const { positions } = positionsOf({ name: "d", base_type: "Date" }, values);
   expect(positions).toEqual(["2024-01-01T05:00:00Z", "2024-01-01T17:00:00Z", "2024-01-01T12:00:00Z"].map((text) => Date.parse(text) / 1000).concat([null as never]));
   vi.unstubAllEnvs();
+});
+
+test("a line is shown as a terminal leaves it, and found by that", () => {
+  expect(shownLine("\x1b[1;31mred\x1b[0m \x1b]8;;http://x\x07link\x1b]8;;\x07")).toBe("red link");
+  expect(shownLine("\r 1 %\r 2 %\r100 %\r")).toBe("100 %");
+  expect(shownLine("as it is")).toBe("as it is");
+  expect(selectLines([line("stdout", "a \x1b[1mbold\x1b[0m word")], "all", "bold word")).toHaveLength(1);
+});
+
+test("columns of a CSV file are named as its reader names them", () => {
+  expect(columnsOf("a.csv", '"a,b","say ""hi""",,plain ,"last"\n1,2,3,4,5')).toEqual(["a,b", 'say "hi"', "", "plain", "last"]);
+});
+
+test("tables that come together have different names", () => {
+  const tables = ["a", "b", "a", "a"].map((name) => ({ name, source: { url: "http://x", format: "csv" }, columns: [] }));
+  expect(numbered(tables).map((table) => table.name)).toEqual(["a", "b", "a_2", "a_3"]);
 });

@@ -1,5 +1,6 @@
 /** The playground in a real browser: from a dropped file to a result and a plot, through a failure and its repair. */
 import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Browser, Page, Route } from "playwright-core";
@@ -41,17 +42,21 @@ afterEach(async () => {
 });
 
 async function drop(name: string, content: string): Promise<void> {
-  const files = await page.evaluateHandle(([fileName, text]) => {
+  await dropAll({ [name]: content });
+}
+
+async function dropAll(contents: Record<string, string>): Promise<void> {
+  const files = await page.evaluateHandle((all) => {
     const transfer = new DataTransfer();
-    transfer.items.add(new File([text!], fileName!));
+    for (const [name, text] of Object.entries(all)) transfer.items.add(new File([text], name));
     return transfer;
-  }, [name, content]);
+  }, contents);
   await page.getByLabel("Script").dispatchEvent("drop", { dataTransfer: files });
 }
 
 /** Wait until a file is read: a run takes only the tables that are listed. */
 async function listed(table: string): Promise<void> {
-  await page.getByRole("button", { name: `Remove ${table}` }).waitFor();
+  await page.getByRole("button", { name: `Remove ${table}`, exact: true }).waitFor();
 }
 
 async function addUrl(url: string): Promise<void> {
@@ -252,6 +257,17 @@ test("a run that ends while another view is open is shown, not the one before", 
   await result().getByText("1 row, 2 columns").waitFor();
 });
 
+test("a wide table and a wide difference name some of their columns", async () => {
+  const names = Array.from({ length: 100 }, (_, at) => `column_${at}`);
+  await drop("wide.csv", `${names.join(",")}\n${names.map((_, at) => at).join(",")}\n`);
+  await page.getByText("column_19 and 80 more", { exact: false }).waitFor();
+  await page.getByRole("button", { name: "Run", exact: true }).click();
+  await result().getByText("1 row, 100 columns").waitFor();
+  await write("def transform(wide):\n    return wide[['column_0']]");
+  await page.getByRole("button", { name: "Run", exact: true }).click();
+  await page.getByText(/columns removed: column_1, .*column_20 and 79 more$/).waitFor();
+});
+
 test("names of tables and columns are completed", async () => {
   await drop("visits.csv", "day,unusual_column\n1,2\n");
   await listed("visits");
@@ -306,7 +322,50 @@ test("a failed job whose table was not kept names it, and the script is saved as
   expect((await saved).suggestedFilename()).toBe("transform.py");
 });
 
-test("a file of another kind is refused with its name", async () => {
-  await drop("notes.docx", "x");
+test("a file of another kind is refused with its name, and those that came with it are taken", async () => {
+  await dropAll({ "visits.csv": CSV, "notes.docx": "x", "users.csv": "id\n1\n" });
   await page.getByRole("alert").filter({ hasText: "notes.docx: expected a file that ends in" }).waitFor();
+  await listed("visits");
+  await listed("users");
+});
+
+test("a JSON array that is cut off is refused, as the command line does", async () => {
+  await drop("cut.json", '[{"a": 1}, {"a": 2},');
+  await page.getByRole("alert").filter({ hasText: "cut.json: the JSON array has no end, so rows may be missing" }).waitFor();
+});
+
+test("files of one name are all taken, and a file that replaces a table says so", async () => {
+  await dropAll({ "visits.csv": CSV, "visits.jsonl": '{"more": 1}\n' });
+  await listed("visits");
+  await listed("visits_2");
+  const told = page.getByText("Replaced by the new file: visits");
+  expect(await told.count()).toBe(0);
+  await drop("Visits.csv", "other\n1\n");
+  await told.waitFor();
+  await page.getByText("other", { exact: true }).waitFor();
+  await listed("visits_2");
+  expect(await violations(page)).toEqual([]);
+  await page.getByRole("button", { name: "Remove visits", exact: true }).click();
+  expect(await told.count()).toBe(0);
+});
+
+test("a file that was changed since it was chosen is named, and can be chosen again", async () => {
+  const directory = mkdtempSync("/tmp/tg-files-");
+  const path = `${directory}/visits.csv`;
+  try {
+    writeFileSync(path, CSV);
+    utimesSync(path, 1_700_000_000, 1_700_000_000); // a browser compares whole seconds
+    await page.getByLabel("Choose files").setInputFiles(path);
+    await listed("visits");
+    expect(await page.getByLabel("Choose files").inputValue()).toBe(""); // else the same choice is no change
+    writeFileSync(path, `${CSV}2024-01-04,40\n`);
+    await page.getByRole("button", { name: "Run", exact: true }).click();
+    await page.getByRole("alert").filter({ hasText: "visits.csv was changed, moved or removed since it was chosen" }).waitFor();
+    await page.getByLabel("Choose files").setInputFiles(path);
+    await page.getByText("Replaced by the new file: visits").waitFor();
+    await page.getByRole("button", { name: "Run", exact: true }).click();
+    await result().getByText("4 rows, 2 columns").waitFor();
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
 });

@@ -92,6 +92,7 @@ test("a job's view follows it over a reload to its end", async () => {
   await page.getByRole("button", { name: "Cancel", exact: true }).click();
   await page.getByRole("heading", { name: "Stages" }).waitFor();
   await page.locator(".badge.cancelled").waitFor();
+  await page.getByRole("heading", { name: "Why it ended" }).waitFor(); // a cancel is no failure
 });
 
 test("a running job is held, its view says how to attach, and it is released", async () => {
@@ -222,6 +223,11 @@ test("the history is filtered and sorted, and the URL keeps that", async () => {
   await text(page, "No job matches").waitFor();
 });
 
+/** Have at least so many jobs in the history. */
+async function atLeast(jobs: number): Promise<void> {
+  for (let number = 0; number < jobs; number += 1) await gateway.execute("def transform(missing): pass", { request_id: `filler-${number}` });
+}
+
 test("jobs that were asked for with Show more stay when the list changes", async () => {
   for (let number = 0; number < 55; number += 1) await gateway.execute("def transform(missing): pass", { request_id: `old-${number}` });
   const page = await openTab(browser, gateway);
@@ -233,6 +239,65 @@ test("jobs that were asked for with Show more stay when the list changes", async
   await page.getByRole("link", { name: "came later" }).waitFor();
   await page.getByRole("row").filter({ hasText: "#old-0" }).waitFor();
   expect(await page.locator("tbody tr").count()).toBeGreaterThan(50);
+});
+
+test("the way back from a job leads to the same rows at the same place", async () => {
+  await atLeast(60);
+  const page = await openTab(browser, gateway);
+  await page.goto(`${gateway.url}/#/jobs`);
+  await page.getByRole("button", { name: "Show more" }).click();
+  const row = page.locator("tbody tr").nth(55);
+  await row.scrollIntoViewIfNeeded();
+  const top = await page.evaluate(() => scrollY);
+  await row.getByRole("link").click();
+  await page.getByText("Job id", { exact: true }).waitFor();
+  await page.goBack();
+  await row.waitFor();
+  await expect.poll(() => page.evaluate(() => scrollY)).toBe(top);
+  await page.getByRole("link", { name: "Now", exact: true }).click();
+  await page.getByRole("heading", { name: "Now", level: 1 }).waitFor();
+  await page.getByRole("link", { name: "Jobs", exact: true }).click();
+  await row.waitFor();
+  expect(await page.evaluate(() => scrollY)).toBe(0); // not the way back
+  await page.getByRole("button", { name: "Forget token" }).click();
+  await page.getByLabel("Token").fill(TOKEN);
+  await page.keyboard.press("Enter");
+  await expect.poll(() => page.locator("tbody tr").count()).toBe(50); // nothing of another token is kept
+});
+
+test("jobs that Show more brings late are not those of other filters", async () => {
+  await atLeast(60);
+  await gateway.execute(GOOD, { request_id: "late", label: "of the other filter" });
+  const page = await openTab(browser, gateway);
+  await page.goto(`${gateway.url}/#/jobs`);
+  const asked: Route[] = [];
+  await page.route(/cursor=/, (route) => void asked.push(route));
+  await page.getByRole("button", { name: "Show more" }).click();
+  await expect.poll(() => asked.length).toBe(1);
+  await page.getByLabel("Name contains").fill("of the other filter");
+  await expect.poll(() => page.locator("tbody tr").count()).toBe(1);
+  const answered = page.waitForResponse(/cursor=/);
+  await page.unroute(/cursor=/); // which lets it go on
+  await (await answered).finished();
+  await page.evaluate(() => new Promise((resolve) => setTimeout(resolve))); // after what the answer does
+  await page.getByRole("link", { name: "of the other filter" }).waitFor();
+  expect(await page.locator("tbody tr").count()).toBe(1);
+});
+
+test("a job that ended while the page was not connected is listed as the latest", async () => {
+  const page = await openTab(browser, gateway);
+  await page.getByText("live", { exact: true }).waitFor();
+  await gateway.execute(GOOD, { request_id: "seen", label: "seen as it ended" });
+  await page.locator(".ended").getByRole("link", { name: "seen as it ended" }).waitFor();
+  await page.route("**/v1/stream*", (stream) => stream.abort());
+  await gateway.stop(); // after which the stream cannot continue where it was
+  await gateway.start();
+  await gateway.execute(GOOD, { request_id: "missed", label: "missed" });
+  await page.unroute("**/v1/stream*");
+  await page.locator(".ended").getByRole("link", { name: "missed", exact: true }).waitFor();
+  expect((await page.locator(".ended a").allTextContents()).slice(0, 2)).toEqual(["missed", "seen as it ended"]);
+  const lefts = await page.locator(".ended .why").evaluateAll((found) => found.map((each) => each.getBoundingClientRect().left));
+  expect(new Set(lefts).size).toBe(1); // however long the figures beside them are
 });
 
 test("a name from right to left does not move the request id", async () => {
@@ -329,6 +394,11 @@ test("the keyboard reaches everything", async () => {
   await page.getByRole("link", { name: "Jobs", exact: true }).focus();
   await page.keyboard.press("Enter");
   await page.getByRole("heading", { name: "Jobs", level: 1 }).waitFor();
+  const { execution_id } = await gateway.execute(GOOD, { request_id: "by-keys", label: "reached by keys" });
+  await page.getByRole("link", { name: "reached by keys" }).focus();
+  await page.keyboard.press("Enter");
+  await page.getByText(String(execution_id)).waitFor();
+  await expect.poll(() => page.evaluate(() => document.activeElement?.id)).toBe("main"); // not the top of the page again
 });
 
 test.for(["light", "dark"] as const)("every view meets WCAG AA and fits a phone, %s", async (colorScheme) => {

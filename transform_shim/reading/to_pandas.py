@@ -133,7 +133,8 @@ def _values(column: pa.ChunkedArray) -> Any:
     if pa.types.is_integer(column.type):
         if not column.null_count:
             return _owned(column)
-        return pd.arrays.IntegerArray(_owned(column.fill_null(0)), _mask(column))
+        # 1 is pandas' own filler, and its rank() before 3 counts that: the result must be that of any other Int64
+        return pd.arrays.IntegerArray(_owned(column.fill_null(1)), _mask(column))
     if pa.types.is_boolean(column.type):
         if not column.null_count:
             return _owned(column)

@@ -15,7 +15,8 @@ timedelta                    ISO 8601 duration text
 bytes                        base64 text
 UUID, IP address, path,
 Period, Interval             their ``str()``
-list, tuple, dict, set, array   JSON text
+list, tuple, dict, set,
+array of numpy or pandas     JSON text
 None, NaN, NaT, NA           null
 another mixture              text as JSON has it: ``true``, ``1``, ``2.5``; with a warning
 anything else                an error that names column and row

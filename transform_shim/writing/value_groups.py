@@ -37,7 +37,8 @@ _GROUPS: tuple[tuple[str, tuple[type, ...]], ...] = (
         "label",
         (uuid.UUID, ipaddress._IPAddressBase, ipaddress._BaseNetwork, pathlib.PurePath, pd.Period, pd.Interval),
     ),
-    ("nested", (list, tuple, dict, set, frozenset, np.ndarray)),
+    # unique() returns an ExtensionArray for all dtypes but numpy's own: in pandas 3 for text as well
+    ("nested", (list, tuple, dict, set, frozenset, np.ndarray, pd.api.extensions.ExtensionArray)),
 )
 
 _group_by_type: dict[type, str | None] = {}
@@ -67,9 +68,13 @@ def _with_large_integers(value: Any) -> Any:
     """Return a nested value with its integers beyond 64 bits, which orjson refuses, as pieces of JSON."""
     if isinstance(value, dict):
         return {key: _with_large_integers(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (list, tuple, set, frozenset, pd.api.extensions.ExtensionArray)) or _has_objects(value):
         return list(map(_with_large_integers, _listed(value)))
     return orjson.Fragment(str(value)) if isinstance(value, int) and not -(2**63) <= value < 2**64 else value
+
+
+def _has_objects(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == object and value.ndim > 0
 
 
 def _nested_default(value: Any) -> Any:

@@ -56,16 +56,16 @@ containers:
     resources:
       {{- toYaml .root.Values.resources | nindent 6 }}
     {{- if eq .role "host" }}
-    # its port is open to its own machine only
+    # its port is open to its own machine only, which a proxy in the settings does not reach
     startupProbe:
       exec: &live
-        command: [python, -c, "import urllib.request as u; u.urlopen('http://127.0.0.1:5000/healthz/live', timeout=3)"]
+        command: [python, -c, "import urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:5000/healthz/live', timeout=3)"]
       periodSeconds: 2
       timeoutSeconds: 5
       failureThreshold: 60
     readinessProbe:
       exec:
-        command: [python, -c, "import urllib.request as u; u.urlopen('http://127.0.0.1:5000/healthz/ready', timeout=3)"]
+        command: [python, -c, "import urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:5000/healthz/ready', timeout=3)"]
       periodSeconds: 20
       timeoutSeconds: 5
     livenessProbe:

@@ -1,5 +1,5 @@
 /** The frame of all views: navigation, the state of the connection, and the form for the token. */
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { route } from "./core/router.ts";
 import { refused, token } from "./core/session.ts";
 import { connection, gateway, lostReason, queued, running } from "./core/store.ts";
@@ -25,6 +25,12 @@ export function App() {
     document.title = `${VIEWS.find(([name]) => name === view)?.[1] ?? "Now"} · Transform Gateway`;
     if (view === "jobs" && !id) lookAt(null);
     if (view === "system") lookAt(null);
+  }, [view, id]);
+  const isFirst = useRef(true);
+  useEffect(() => {
+    // the link that was followed went away with its view, and the keyboard would begin at the top of the page
+    if (!isFirst.current && document.activeElement === document.body) document.getElementById("main")?.focus({ preventScroll: true });
+    isFirst.current = false;
   }, [view, id]);
   return (
     <>

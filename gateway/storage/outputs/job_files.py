@@ -16,8 +16,9 @@ from gateway.core.errors import FailureCode, JobFailed
 
 READ_BYTES = 1 << 19
 
-#: Largest manifest of an output.
-MANIFEST_CAP_BYTES = 64 << 20
+#: Largest manifest of an output: as large as that of an input may be. The loop reads it and writes it to the outbox,
+#: and a job decides how large it is.
+MANIFEST_CAP_BYTES = 16 << 20
 
 
 @dataclass(slots=True)

@@ -173,22 +173,31 @@ def test_a_job_that_forges_its_reply_is_not_a_success(running_gateway: GatewayPr
     assert answer.body["exit_code"] != 0
 
 
+FORGES_RESULT = """
+import json, os, struct, sys, time
+def transform():
+    frame = sys._getframe()
+    while 'request' not in frame.f_locals:
+        frame = frame.f_back
+    request = frame.f_locals['request']
+    request.output_path.write_text('{}\\n')
+    request.manifest_path.write_text(MANIFEST)
+    request.result_path.write_text(json.dumps({'version': 1, 'outcome': 'ok', 'code': 'ok', 'rows': 1}))
+    os.write(int(os.environ['TRANSFORM_LOG_FD']), struct.pack('<cI', b'd', 4) + b'done')
+    time.sleep(20)
+"""
+
+
 def test_a_job_that_forges_its_result_does_not_fail_the_gateway(running_gateway: GatewayProcess) -> None:
-    script = (
-        "import json, os, struct, sys, time\n"
-        "def transform():\n"
-        "    frame = sys._getframe()\n"
-        "    while 'request' not in frame.f_locals:\n"
-        "        frame = frame.f_back\n"
-        "    request = frame.f_locals['request']\n"
-        "    request.output_path.write_text('{}\\n')\n"
-        "    request.manifest_path.write_text('[][]')\n"
-        "    request.result_path.write_text(json.dumps({'version': 1, 'outcome': 'ok', 'code': 'ok', 'rows': 1}))\n"
-        "    os.write(int(os.environ['TRANSFORM_LOG_FD']), struct.pack('<cI', b'd', 4) + b'done')\n"
-        "    time.sleep(20)\n"
-    )
+    script = FORGES_RESULT.replace("MANIFEST", "'[][]'")
     answer = running_gateway.execute(script, "own-result", inline=True)
     assert (answer.status, answer.body.get("manifest")) == (200, None), answer.body
+
+
+def test_a_job_cannot_make_the_gateway_store_a_manifest_of_any_size(running_gateway: GatewayProcess) -> None:
+    answer = running_gateway.execute(FORGES_RESULT.replace("MANIFEST", "'[' * (17 << 20)"), "large-manifest")
+    assert (answer.status, answer.body["code"]) == (500, "output_missing")
+    assert "larger than 16777216 bytes" in answer.body["error"]
 
 
 def test_an_unreachable_table_names_the_table_and_not_the_signature(running_gateway: GatewayProcess) -> None:

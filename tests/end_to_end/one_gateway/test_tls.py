@@ -122,6 +122,14 @@ def test_a_url_with_the_wrong_scheme_is_told() -> None:
         TransformClient(fake.url.replace("http:", "https:")).status()
 
 
+def test_tls_on_a_port_without_it_is_refused_at_once(running_gateway: GatewayProcess) -> None:
+    """A client would wait for the rest of its handshake, and the log would say nothing."""
+    with pytest.raises(GatewayUnreachable, match="without TLS: the URL must begin with http://"):
+        TransformClient(running_gateway.url.replace("http:", "https:"), timeout_seconds=300).status()
+    assert "takes HTTP only" in "".join(running_gateway.output)
+    assert running_gateway.request("GET", "/v1/status").status == 200
+
+
 def test_commands_on_the_same_machine_take_exactly_its_certificate(gateway: GatewayProcess, files: Files) -> None:
     local = {"STATE_DIR": str(gateway.state_dir / "s"), "PORT": str(gateway.port), **files.settings}
     assert gateway_command("held", **local).stdout == "no kernel is held\n"

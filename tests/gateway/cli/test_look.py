@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pexpect
 import pytest
 
@@ -52,6 +53,43 @@ def test_terminal_shows_a_table_and_a_pipe_gets_the_data(here: Path, running_gat
         {"status": "open", "amount": 3},
         {"status": "paid", "amount": 15},
     ]
+
+
+#: As a follower reports them: what was fetched is reported last, in the answer that reports the next stage first.
+LATE = """from gateway.cli.display import Display, RunningJobs
+from gateway.core.events import Progress, StateChanged
+from gateway.core.job import JobState
+with Display() as display:
+    for event in (StateChanged(JobState.RUNNING, "execute"), Progress("fetch", "orders", bytes=9), *{more}):
+        display(event)
+progress = dict(table=None, rows=None, bytes=None, bar=None, description="", done=None, total=None)
+with RunningJobs() as running:
+    stages = [dict(progress, stage=stage) for stage in ["fetch", *{stages}]]
+    running.take([dict(job_id="a", request_id=1, state="running", stage="execute", progress=stages)], is_all=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "stages", "shown"),
+    [("()", "()", "execute"), ("(Progress('read', 'orders', rows=1),)", "['read']", "read")],
+)
+def test_progress_line_does_not_say_that_tables_are_fetched_while_the_script_runs(
+    more: str, stages: str, shown: str, here: Path
+) -> None:
+    terminal = pexpect.spawn(
+        sys.executable,
+        ["-c", LATE.format(more=more, stages=stages)],
+        cwd=str(here),
+        env=environment(),
+        encoding="utf-8",
+        timeout=SECONDS,
+    )
+    lines = terminal.read()
+    terminal.close()
+    assert terminal.exitstatus == 0, lines
+    assert shown in lines
+    assert f"1: {shown}" in lines
+    assert "fetch" not in lines
 
 
 def test_head_and_profile_go_with_a_file(here: Path, running_gateway: GatewayProcess) -> None:
@@ -105,8 +143,7 @@ def test_result_that_cannot_be_compared_is_shown(here: Path, running_gateway: Ga
     [
         ("csv.gz", "same as before.csv.gz"),
         ("json", "same as before.json"),
-        # a workbook does not tell 15 from 15.0
-        ("xlsx", "type of amount: integer -> float\n  rows: 0 added, 0 removed, 0 changed\n"),
+        ("xlsx", "same as before.xlsx"),  # which does not tell 15 from 15.0
     ],
 )
 def test_against_a_file_of_another_kind(ending: str, said: str, here: Path, running_gateway: GatewayProcess) -> None:
@@ -114,6 +151,47 @@ def test_against_a_file_of_another_kind(ending: str, said: str, here: Path, runn
     same = call(here, *RUN, "--against", f"before.{ending}", "--key", "status", "--quiet", gateway=running_gateway)
     assert same.returncode == 0, same.stderr
     assert said in same.stdout
+
+
+KINDS = """
+import datetime
+from decimal import Decimal
+
+import pandas as pd
+
+
+def transform(orders):
+    values = {
+        "date": datetime.date(2024, 1, 15),
+        "old": datetime.date(1850, 1, 15),
+        "moment": pd.Timestamp("2024-01-15 10:30:00.123456"),
+        "instant": pd.Timestamp("2024-01-15 10:30", tz="UTC"),
+        "decimal": Decimal("1.10"),
+        "large": 1 << 60,
+        "text": "=1+1",
+    }
+    return pd.DataFrame({"k": [1, 2], **{n: [v, None] for n, v in values.items()}, "mixed": [values["date"], values["old"]]})
+"""
+
+
+def test_against_a_workbook_compares_what_a_workbook_keeps(here: Path, running_gateway: GatewayProcess) -> None:
+    (here / "totals.py").write_text(KINDS)
+    assert call(here, *RUN, "--out", "before.xlsx", gateway=running_gateway).returncode == 0
+    arguments = (*RUN, "--against", "before.xlsx", "--key", "k", "--quiet")
+    same = call(here, *arguments, gateway=running_gateway)
+    assert same.returncode == 0, same.stderr
+    assert "same as before.xlsx" in same.stdout
+    (here / "totals.py").write_text(KINDS.replace("1.10", "1.20").replace("1850, 1, 15)", "1850, 1, 16)"))
+    other = call(here, *arguments, gateway=running_gateway)
+    assert other.returncode == 4, other.stderr
+    assert (
+        "rows: 0 added, 0 removed, 2 changed\n  old: 1 cell changed\n  decimal: 1 cell changed\n  mixed: 1 cell"
+        in other.stdout
+    )
+    frame = pd.DataFrame({"k": [1, 2], "decimal": [1.2, None]})  # a number, as people write it
+    frame.to_excel(here / "before.xlsx", index=False)
+    number = call(here, *arguments, gateway=running_gateway)
+    assert "decimal: " not in number.stdout.replace("type of decimal: float -> decimal", ""), number.stdout
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from gateway.jobs import delivery as module
 from gateway.jobs.delivery import Deliverer, JobOutputs
 from gateway.storage import KeptResultStore, ObjectClient, open_output
 from gateway.storage.objects import retries
+from gateway.storage.outputs.kept_results import KeptFiles
 from tests.gateway.storage.faulty_server import Behave, Conversation, FaultyServer, answer
 from tests.support.s3 import S3Server
 
@@ -104,6 +105,29 @@ async def test_each_object_is_confirmed_before_the_next_is_begun(bench: Bench) -
     with FaultyServer([answer(200, headers="Connection: close\r\n")]) as server:
         assert (await bench.deliver(urls(server))).ok
     assert paths(server) == ["/output", "/manifest", "/events"]
+
+
+async def test_a_granted_cancel_before_the_delivery_keeps_no_result(bench: Bench) -> None:
+    assert bench.stop.request(FailureCode.CANCELLED)
+    verdict = await bench.deliver(KeptDelivery())
+    assert verdict.code is FailureCode.CANCELLED
+    kept = bench.store.get("job")
+    assert kept is not None
+    assert set(kept.part_bytes) == {"events"}
+
+
+async def test_no_cancel_is_granted_once_the_result_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep, granted = bench.store.keep, []
+
+    async def keep_then_cancel(*arguments: Any) -> KeptFiles:
+        kept = await keep(*arguments)
+        # runs after this task, and before the one that waits for it
+        asyncio.get_running_loop().call_soon(lambda: granted.append(bench.stop.request(FailureCode.CANCELLED)))
+        return kept
+
+    monkeypatch.setattr(bench.store, "keep", keep_then_cancel)
+    assert (await bench.deliver(KeptDelivery())).ok
+    assert granted == [False]
 
 
 async def test_no_manifest_is_published_without_its_output(bench: Bench) -> None:

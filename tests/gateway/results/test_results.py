@@ -85,6 +85,33 @@ def test_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
         read_result(tmp_path / "o.parquet", "parquet")
 
 
+def test_columns_that_do_not_fit_the_terminal_are_shown_below() -> None:
+    wide = pa.table({f"column_{number}": [number, 1000 * number] for number in range(100)})
+    lines = head_text(wide, 2, width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    blocks = [block.splitlines() for block in "\n".join(lines).split("\n\n")]
+    assert len(blocks) > 1
+    assert [name for block in blocks for name in block[0].split()] == wide.column_names
+    assert [int(cell) for block in blocks for cell in block[3].split()] == [1000 * number for number in range(100)]
+
+
+def test_profile_in_a_narrow_terminal_has_the_names_beside_all_figures() -> None:
+    hours = ("2024-01-01 00:00:00+00:00", "2024-01-13 11:00:00+00:00")
+    columns = (
+        ColumnProfile("created_at", "DateTimeWithTZ", 0, 300, *hours),
+        ColumnProfile(
+            "customer_identifier", "Integer", 0, 300, "1000000", "1000299", ("1000075", "1000150", "1000224")
+        ),
+    )
+    text = profile_text(DisplayedProfile(300, columns), 300, width=80)
+    assert "…" not in text
+    assert all(
+        value in text for value in (*hours, "1000000", "1000075", "1000150", "1000224", "1000299", "distribution")
+    )
+    blocks = text.split("\n\n")
+    assert all(block.count("customer_identifier") == 1 and block.startswith("column") for block in blocks)
+
+
 def test_profile_and_waterfall_as_text() -> None:
     column = ColumnProfile("n", "Float", 1, 3, "1", "5", ("1.75", "2", "2.75"), (1, 0, 2, *[0] * 8, 1))
     text = profile_text(DisplayedProfile(5, (column,)), 5)

@@ -146,6 +146,11 @@ def test_rounded_values_are_counted_by_their_text(tmp_path: Path, capsys: pytest
     assert rounded == ["123456789.1234567890", "12345678901234567891"]
 
 
+def test_nullable_integers_are_ranked_as_those_of_pandas(tmp_path: Path) -> None:
+    found = read(tmp_path, fields(c="Integer"), '{"c":0}\n{"c":null}\n{"c":20}\n')["c"]
+    pd.testing.assert_series_equal(found.rank(), pd.Series([0, None, 20], dtype="Int64", name="c").rank())
+
+
 @pytest.mark.parametrize("data_format", ["parquet", "arrow"])
 def test_decimals_of_files_become_the_dtype_of_their_type(tmp_path: Path, data_format: Any) -> None:
     array = pa.array([Decimal(7), None], pa.decimal128(38, 0))

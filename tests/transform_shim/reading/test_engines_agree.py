@@ -34,6 +34,12 @@ def test_decimals_keep_their_digits_beside_small_ones_in_any_context(tmp_path: P
         ([np.timedelta64(1, "D"), np.timedelta64("NaT")], ['"P1DT0H0M0S"', "null"]),
         ([np.datetime64("NaT"), dt.date(2024, 1, 1)], ["null", '"2024-01-01T00:00:00"']),
         ([[NANOSECOND, dt.time(1, 2)]], [r'"[\"2024-01-01T00:00:00.000000001\",\"01:02:00\"]"']),
+        ([pd.array([2**53 + 1, None], dtype="Int64"), None], ['"[9007199254740993,null]"', "null"]),
+        (
+            [pd.Categorical(["b", None]), pd.array([NANOSECOND])],
+            [r'"[\"b\",null]"', r'"[\"2024-01-01T00:00:00.000000001\"]"'],
+        ),
+        ([np.array([2**70, [None]], dtype=object)], ['"[1180591620717411303424,[null]]"']),
     ],
 )
 def test_object_is_written_by_its_own_type(tmp_path: Path, values: list[Any], expected: list[str]) -> None:
@@ -53,6 +59,14 @@ def test_value_that_would_change_is_named(tmp_path: Path, values: list[Any], dty
     frame = pd.DataFrame({"c": pd.Series(values, dtype=dtype)})
     with pytest.raises(OutputInvalid, match=f"column 'c', row {row}: "):
         write(tmp_path, frame)
+
+
+def test_distinct_texts_of_each_group_are_lists_in_every_pandas(job: Job) -> None:
+    code = (
+        "import pandas as pd\ndef transform():\n    df = pd.DataFrame({'g': [1, 1, 2], 't': ['a', 'b', None]})\n"
+        "    return df.groupby('g')['t'].unique().reset_index()"
+    )
+    assert job(code).cells("t") == ['["a","b"]', "[null]"]
 
 
 def bad_utf8() -> pa.Array:

@@ -1,5 +1,7 @@
 /** Numbers and times as people read them. */
 
+const MOST_NAMES = 20;
+
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 const MEMORY_UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
@@ -31,6 +33,12 @@ export function plural(number: number, word: string): string {
   return `${count(number)} ${word}${number === 1 ? "" : "s"}`;
 }
 
+/** Names in one line: a wide table has more of them than anybody reads. */
+export function names(all: readonly string[]): string {
+  const rest = all.length - MOST_NAMES;
+  return all.slice(0, MOST_NAMES).join(", ") + (rest > 0 ? ` and ${count(rest)} more` : "");
+}
+
 export function seconds(value: number | null | undefined): string {
   if (value === null || value === undefined) return "–";
   if (value === 0) return "0 s";
@@ -42,6 +50,13 @@ export function seconds(value: number | null | undefined): string {
   const [minutes, rest] = [Math.floor(whole / 60), whole % 60];
   if (minutes < 60) return `${minutes} min ${rest} s`;
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+/** A line as a terminal leaves it: without colours, and of what a progress bar wrote over itself only the last state. */
+export function shownLine(text: string): string {
+  if (!/[\x1b\r]/.test(text)) return text;
+  const plain = text.replace(/\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])/g, "");
+  return plain.replace(/\r+$/, "").replace(/^.*\r/s, "");
 }
 
 /** A time that grows, in whole seconds. */

@@ -42,7 +42,7 @@ function digitsOf(number: string): string {
   return number.replace(/e.*$/i, "").replace(/[-.]/g, "").replace(/^0+|0+$/g, "");
 }
 
-/** Return the elements of a JSON array as JSON lines, each character of a value as it is. */
+/** Return the elements of a JSON array as JSON lines, each character of a value as it is. An array without its end is thrown. */
 export function arrayToLines(text: string): string {
   const lines: string[] = [];
   let [depth, start] = [0, 0];
@@ -53,6 +53,7 @@ export function arrayToLines(text: string): string {
     if (token === "[" || token === "{") depth += 1;
     if (token === "]" || token === "}") depth -= 1;
   }
-  const rest = text.slice(start).trim(); // of an array that is cut short, or what follows it
+  if (depth > 0) throw new Error("the JSON array has no end, so rows may be missing");
+  const rest = text.slice(start).trim(); // what follows the array
   return [...lines, rest].filter((line) => line).map((line) => `${line}\n`).join("");
 }

@@ -32,6 +32,17 @@ export const ends = signal<readonly JobEnd[]>([]);
 /** Counts snapshots: after one, the page may have missed the end of a job and asks the history again. */
 export const snapshots = signal(0);
 
+/** The history as it was last shown, so that the way back from a job leads to the same rows. */
+export interface ListedJobs {
+  /** The query that the jobs are of. */
+  text: string;
+  jobs: JobSummary[];
+  cursor: string | null;
+  missing_members?: string[];
+}
+
+export const listed: { page: ListedJobs | null } = { page: null };
+
 export interface FollowedLog {
   jobId: string;
   lines: LogLine[];
@@ -64,6 +75,7 @@ export function forgetJobs(): void {
   live.value = new Map();
   recent.value = [];
   ends.value = [];
+  listed.page = null;
   followed.value = null;
 }
 

@@ -50,7 +50,7 @@ export function JobView({ jobId }: { jobId: string }) {
       <p class="crumb"><a href="#/jobs">Jobs</a></p>
       <div class="row"><h1 id={nameId(shown)}>{jobName(shown)}</h1><Badge job={shown} />{shown.state !== "finished" && <span class="row">{shown.stage === "execute" && <HoldButton job={shown} />}<CancelButton job={shown} /></span>}</div>
       <Facts job={shown} timeout={streamed?.timeout ?? null} />
-      {shown.error && <Failure error={shown.error} lines={lines} />}
+      {shown.error && <Failure job={shown} error={shown.error} lines={lines} />}
       {job.bundle && <RunAgain path={job.bundle} jobId={jobId} />}
       {job.result?.held && <Held held={job.result.held} />}
       {job.result?.not_held && <p class="notice">The kernel is not held: {job.result.not_held}</p>}
@@ -80,11 +80,12 @@ function Facts({ job, timeout }: { job: JobDetail; timeout: number | null }) {
   );
 }
 
-function Failure({ error, lines }: { error: string; lines: readonly LogLine[] }) {
+function Failure({ job, error, lines }: { job: JobDetail; error: string; lines: readonly LogLine[] }) {
   const traceback = tracebackOf(lines);
+  const title = job.code === "cancelled" ? "Why it ended" : "Why it failed";
   return (
-    <section class="card failure" aria-label="Why it failed">
-      <h2>Why it failed</h2>
+    <section class={`card ${job.code === "cancelled" ? "" : "failure"}`} aria-label={title}>
+      <h2>{title}</h2>
       <p>{error}</p>
       {traceback.length > 0 && (
         <pre tabIndex={0}>{traceback.map((text, at) => <span key={at} class={text.includes('File "script.py"') || traceback[at - 1]?.includes('File "script.py"') ? "own" : ""}>{text}{"\n"}</span>)}</pre>

@@ -1,10 +1,10 @@
 /** Jobs: the history, with filters in the URL. */
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { getJson, messageOf } from "../core/api.ts";
 import { count, seconds } from "../core/format.ts";
 import { firstLine, hasFailed, jobName, shortId } from "../core/names.ts";
 import { jobLink, route, setQuery } from "../core/router.ts";
-import { live, recent, snapshots } from "../core/store.ts";
+import { listed, live, recent, snapshots, type ListedJobs } from "../core/store.ts";
 import type { JobSummary } from "../core/types.ts";
 import { Badge } from "../parts/job_parts.tsx";
 import { Empty, Failed, Loading } from "../parts/states.tsx";
@@ -27,28 +27,23 @@ const CODES = ["user_error", "syntax_error", "timeout", "memory_limit", "cancell
 
 const PERIODS = { "": "any time", "1": "last hour", "24": "last day", "168": "last week" };
 
-interface Page {
-  jobs: JobSummary[];
-  cursor: string | null;
-  missing_members?: string[];
-}
-
-/** `text` is the query that the jobs are of. */
-interface Shown extends Page {
-  text: string;
-}
+type Page = Omit<ListedJobs, "text">;
 
 export function JobsView() {
   const query = route.value.query;
-  const [page, setPage] = useState<Shown | null>(null);
+  const text = query.toString();
+  const [page, setPage] = useState(listed.page?.text === text ? listed.page : null);
   const [problem, setProblem] = useState("");
   const [attempt, setAttempt] = useState(0);
   const askedAt = useRef(-PAUSE_MS);
   // a job that was accepted or ended, or a stream that began anew, changes the list
   const changes = `${snapshots.value} ${recent.value[0]?.job_id ?? ""} ${[...live.value.keys()].at(-1) ?? ""}`;
-  const text = query.toString();
   const shown = useRef(0); // a change of the list must not take away what "Show more" brought
   shown.current = page?.text === text ? page.jobs.length : 0;
+  useEffect(() => {
+    listed.page = page;
+  }, [page]);
+  useLayoutEffect(() => scrollTo(0, topOf(history.state)), []);
   // what changes during a request is asked for after it: an answer that is given up for each change would never come
   const [isAsking, setAsking] = useState(true);
   const [asked, setAsked] = useState(changes);
@@ -81,8 +76,11 @@ export function JobsView() {
     sent.set("cursor", page.cursor);
     try {
       const next = await getJson<Page>(`/v1/jobs?${sent}`);
-      const known = new Set(page.jobs.map((job) => job.job_id));
-      setPage({ ...next, text, jobs: [...page.jobs, ...next.jobs.filter((job) => !known.has(job.job_id))] });
+      setPage((now) => {
+        if (now?.text !== text) return now; // other filters were chosen meanwhile
+        const known = new Set(now.jobs.map((job) => job.job_id));
+        return { ...next, text, jobs: [...now.jobs, ...next.jobs.filter((job) => !known.has(job.job_id))] };
+      });
     } catch (error) {
       setProblem(messageOf(error));
     }
@@ -100,6 +98,11 @@ export function JobsView() {
       {page?.cursor && <p class="center"><button onClick={() => void more()}>Show more</button></p>}
     </>
   );
+}
+
+/** Where the list was left for a job; a browser restores the place before the rows are there. */
+function topOf(state: unknown): number {
+  return (state as { top?: number } | null)?.top ?? 0;
 }
 
 function change(name: string, value: string): void {
@@ -140,7 +143,7 @@ const COLUMNS = [["", "Job"], ["", "Outcome"], ["created_at", "Accepted"], ["dur
 function Table({ jobs, query }: { jobs: JobSummary[]; query: URLSearchParams }) {
   const sort = query.get("sort") ?? "-created_at";
   return (
-    <div class="table history" tabIndex={0} role="region" aria-label="Jobs">
+    <div class="table history" tabIndex={0} role="region" aria-label="Jobs" onClick={() => history.replaceState({ top: scrollY }, "")}>
       <table>
         <thead>
           <tr>

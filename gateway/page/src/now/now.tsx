@@ -96,6 +96,10 @@ function Queue({ jobs }: { jobs: StreamedJob[] }) {
   );
 }
 
+function endOf(job: JobSummary): number {
+  return Date.parse(job.finished_at ?? job.created_at);
+}
+
 function Ended() {
   const [known, setKnown] = useState<JobSummary[]>([]);
   const seen = snapshots.value;
@@ -104,7 +108,8 @@ function Ended() {
   }, [seen]);
   const fresh = recent.value;
   const ids = new Set(fresh.map((job) => job.job_id));
-  const jobs = [...fresh, ...known.filter((job) => !ids.has(job.job_id))].slice(0, SHOWN_ENDED);
+  // some may have ended while the page did not follow the stream
+  const jobs = [...fresh, ...known.filter((job) => !ids.has(job.job_id))].sort((a, b) => endOf(b) - endOf(a)).slice(0, SHOWN_ENDED);
   if (jobs.length === 0) return null;
   return (
     <section class="card">

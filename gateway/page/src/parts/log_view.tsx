@@ -1,6 +1,6 @@
 /** A log: only the lines in sight are in the document, so that 20,000 lines scroll and search without delay. */
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { plural, utcTime } from "../core/format.ts";
+import { plural, shownLine, utcTime } from "../core/format.ts";
 import type { LogLine } from "../core/types.ts";
 
 const LINE_PIXELS = 20;
@@ -11,7 +11,7 @@ type Shown = "all" | "stdout" | "stderr";
 export function selectLines(lines: readonly LogLine[], stream: Shown, text: string): readonly LogLine[] {
   if (stream === "all" && !text) return lines;
   const wanted = text.toLowerCase();
-  return lines.filter((line) => (stream === "all" || line.stream === stream) && line.message.toLowerCase().includes(wanted));
+  return lines.filter((line) => (stream === "all" || line.stream === stream) && shownLine(line.message).toLowerCase().includes(wanted));
 }
 
 export function LogView({ lines, name, isLive }: { lines: readonly LogLine[]; name: string; isLive: boolean }) {
@@ -59,7 +59,7 @@ export function Lines({ lines, empty }: { lines: readonly LogLine[]; empty: stri
       <div style={{ height: `${lines.length * LINE_PIXELS}px` }}>
         <div style={{ transform: `translateY(${first * LINE_PIXELS}px)` }}>
           {lines.slice(first, last).map((line, at) => (
-            <div key={first + at} class={`line ${line.stream}`} title={utcTime(line.timestamp)}>{line.message || " "}</div>
+            <div key={first + at} class={`line ${line.stream}`} title={utcTime(line.timestamp)}>{shownLine(line.message) || " "}</div>
           ))}
         </div>
       </div>

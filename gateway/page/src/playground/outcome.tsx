@@ -1,5 +1,5 @@
 /** What a run made: first rows, a plot, and how it differs from the run before. */
-import { count, plural, seconds } from "../core/format.ts";
+import { count, names, plural, seconds } from "../core/format.ts";
 import { jobLink } from "../core/router.ts";
 import { Badge } from "../parts/job_parts.tsx";
 import { RowsTable } from "../parts/rows_table.tsx";
@@ -31,9 +31,9 @@ export function OutcomeView({ outcome, before }: { outcome: Outcome; before: Out
 function Compared({ difference }: { difference: Difference }) {
   const { columnsAdded, columnsRemoved, typesChanged, rowsAdded, rowsRemoved, rowsChanged, key } = difference;
   const parts = [
-    columnsAdded.length > 0 && `columns added: ${columnsAdded.join(", ")}`,
-    columnsRemoved.length > 0 && `columns removed: ${columnsRemoved.join(", ")}`,
-    typesChanged.length > 0 && `types changed: ${typesChanged.join(", ")}`,
+    columnsAdded.length > 0 && `columns added: ${names(columnsAdded)}`,
+    columnsRemoved.length > 0 && `columns removed: ${names(columnsRemoved)}`,
+    typesChanged.length > 0 && `types changed: ${names(typesChanged)}`,
     rowsAdded > 0 && `${plural(rowsAdded, "row")} added`,
     rowsRemoved > 0 && `${plural(rowsRemoved, "row")} removed`,
     rowsChanged > 0 && `${plural(rowsChanged, "row")} changed (key: ${key.join(", ")})`,

@@ -15,7 +15,7 @@ import { OutcomeView } from "./outcome.tsx";
 import { FORMATS } from "./formats.ts";
 import { outcomeOf, submit, type Outcome } from "./run.ts";
 import { TablesCard } from "./tables_card.tsx";
-import { firstScript, readTable, type PlaygroundTable } from "./tables.ts";
+import { firstScript, numbered, readTable, type PlaygroundTable } from "./tables.ts";
 
 const CODE_KEY = "playground.code";
 const JOB_KEY = "playground.job";
@@ -35,6 +35,7 @@ export function PlaygroundView() {
   const [isRunning, setRunning] = useState(jobId !== "" && keptOutcomes[0]?.job.job_id !== jobId);
   const [[outcome, before], setOutcomes] = useState(keptOutcomes);
   const [problem, setProblem] = useState("");
+  const [replaced, setReplaced] = useState<string[]>([]);
   const editor = useRef<Editor | null>(null);
   const run = useRef(() => Promise.resolve());
   keptTables = tables;
@@ -77,7 +78,9 @@ export function PlaygroundView() {
 
   function take(taken: PlaygroundTable[]): void {
     const names = new Set(taken.map((table) => table.name));
+    const known = keptTables.map((table) => table.name).filter((name) => names.has(name));
     replaceTables([...keptTables.filter((table) => !names.has(table.name)), ...taken]);
+    setReplaced(known);
     setProblem("");
   }
 
@@ -85,14 +88,13 @@ export function PlaygroundView() {
     if (editor.current?.text() === firstScript(keptTables)) editor.current.replace(firstScript(all));
     keptTables = all; // files that are read at the same time must not forget each other
     setTables(all);
+    setReplaced([]);
   }
 
   async function add(files: Iterable<File>): Promise<void> {
-    try {
-      take(await Promise.all([...files].map((file) => readTable(file, FORMATS))));
-    } catch (error) {
-      setProblem(messageOf(error));
-    }
+    const read = await Promise.allSettled([...files].map((file) => readTable(file, FORMATS)));
+    take(numbered(read.flatMap((each) => (each.status === "fulfilled" ? [each.value] : []))));
+    setProblem(read.flatMap((each) => (each.status === "rejected" ? [messageOf(each.reason)] : [])).join("; "));
   }
 
   const again = route.value.query.get("job");
@@ -118,6 +120,7 @@ export function PlaygroundView() {
     <div onDragOver={(event) => event.preventDefault()} onDrop={(event) => (event.preventDefault(), void add(event.dataTransfer?.files ?? []))}>
       <h1>Playground</h1>
       <TablesCard tables={tables} add={add} take={take} remove={(name) => replaceTables(tables.filter((table) => table.name !== name))} />
+      {replaced.length > 0 && <p class="notice" role="status">Replaced by the new file: {replaced.join(", ")}</p>}
       {setup && <SetupNotice setup={setup} tables={tables} forget={() => setSetup(null)} />}
       <Script tables={tables} editor={editor} run={run} />
       <div class="row actions">

@@ -35,8 +35,20 @@ export async function submit(code: string, tables: readonly PlaygroundTable[], s
     if (manifest) form.set(`manifest:${name}`, new File([JSON.stringify(manifest)], "manifest.json"));
     if (source instanceof File) form.set(`table:${name}`, source, source.name.replace(/\.json$/i, ".jsonl"));
   }
-  const response = await call("/v1/execute", { method: "POST", body: form, headers: { Prefer: "respond-async" } });
+  const response = await call("/v1/execute", { method: "POST", body: form, headers: { Prefer: "respond-async" } }).catch(async (error: unknown) => {
+    for (const { source } of tables) if (source instanceof File) await checkReadable(source);
+    throw error;
+  });
   return ((await response.json()) as { execution_id: string }).execution_id;
+}
+
+/** A browser does not send a file that was written since it was chosen, and reports that as a lost connection. */
+async function checkReadable(file: File): Promise<void> {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+  } catch {
+    throw new Error(`${file.name} was changed, moved or removed since it was chosen: drop or choose it again.`);
+  }
 }
 
 /** `crypto.randomUUID` is missing where the page comes by plain HTTP from another machine. */

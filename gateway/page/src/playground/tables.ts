@@ -1,4 +1,5 @@
 /** The tables of a run: files that were dropped, and URLs that the gateway fetches as it does for Metabase. */
+import { messageOf } from "../core/api.ts";
 import { arrayToLines } from "../core/json.ts";
 import type { Manifest } from "../core/types.ts";
 
@@ -41,7 +42,7 @@ export function endingsOf(formats: Formats): string[] {
 
 export function columnsOf(fileName: string, head: string): string[] {
   const line = head.split(/\r?\n/, 1)[0] ?? "";
-  if (/\.csv$/i.test(fileName)) return line.split(",").map((name) => name.trim().replace(/^"|"$/g, ""));
+  if (/\.csv$/i.test(fileName)) return [...line.matchAll(/(?:^|,)(?:\s*"((?:[^"]|"")*)"\s*|([^,]*))/g)].map(([, quoted, plain]) => (quoted?.replaceAll('""', '"') ?? plain ?? "").trim());
   try {
     return Object.keys(JSON.parse(line) as object);
   } catch {
@@ -60,8 +61,25 @@ export async function readTable(file: File, formats: Formats): Promise<Playgroun
 }
 
 async function fromArray(file: File): Promise<PlaygroundTable> {
-  const lines = arrayToLines(await file.text());
+  const text = await file.text();
+  let lines = "";
+  try {
+    lines = arrayToLines(text);
+  } catch (error) {
+    throw new Error(`${file.name}: ${messageOf(error)}`);
+  }
   return { name: tableName(file.name), source: new File([lines], file.name), columns: columnsOf(file.name, lines) };
+}
+
+/** Return tables of different names: files of one name and two formats, or of two folders, may come together. */
+export function numbered(tables: readonly PlaygroundTable[]): PlaygroundTable[] {
+  const taken = new Set<string>();
+  return tables.map((table) => {
+    let name = table.name;
+    for (let number = 2; taken.has(name); number += 1) name = `${table.name}_${number}`;
+    taken.add(name);
+    return { ...table, name };
+  });
 }
 
 /** Return the name and the format that the path of a URL suggests, as far as it does; its query may be a signature. */

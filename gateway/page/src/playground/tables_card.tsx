@@ -1,6 +1,6 @@
 /** The tables of a run: choose files, name a URL, or take the sample. */
 import { useState } from "preact/hooks";
-import { bytes } from "../core/format.ts";
+import { bytes, names } from "../core/format.ts";
 import { FORMATS } from "./formats.ts";
 import { endingsOf, guessOf, sampleTable, type PlaygroundTable } from "./tables.ts";
 
@@ -15,11 +15,15 @@ interface Props {
 
 export function TablesCard({ tables, add, take, remove }: Props) {
   const [hasForm, setForm] = useState(false);
+  function choose({ currentTarget }: { currentTarget: HTMLInputElement }): void {
+    void add(currentTarget.files ?? []);
+    currentTarget.value = ""; // else the choice of the same file, which was changed, is no event
+  }
   return (
     <section class="card drop" aria-label="Tables">
       <div class="row">
         <h2>Tables</h2>
-        <label class="button">Choose files<input class="hidden" type="file" multiple accept={ENDINGS.join(",")} onChange={(event) => void add(event.currentTarget.files ?? [])} /></label>
+        <label class="button">Choose files<input class="hidden" type="file" multiple accept={ENDINGS.join(",")} onChange={choose} /></label>
         <button onClick={() => void add([sampleTable()])}>Sample: orders</button>
         <button aria-expanded={hasForm} onClick={() => setForm(!hasForm)}>By URL</button>
         <span class="faint">or drop {ENDINGS.join(", ")} files anywhere here</span>
@@ -37,7 +41,7 @@ export function TablesCard({ tables, add, take, remove }: Props) {
 }
 
 function About({ table: { source, columns } }: { table: PlaygroundTable }) {
-  if (source instanceof File) return <>{bytes(source.size)} <span class="faint">{columns.join(", ")}</span></>;
+  if (source instanceof File) return <>{bytes(source.size)} <span class="faint">{names(columns)}</span></>;
   return <>{source.format} <span class="faint">from {new URL(source.url).host}</span></>;
 }
 

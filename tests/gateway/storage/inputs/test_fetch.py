@@ -10,6 +10,7 @@ import shutil
 import stat
 import threading
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -275,6 +276,25 @@ async def test_packed_table_stays_packed_and_packed_manifest_is_unpacked(
     assert fetched.manifest_path is not None
     assert json.loads(fetched.manifest_path.read_bytes()) == {"data_format": "csv"}
     assert fetched.data_format == "csv"  # the manifest says so
+
+
+async def test_members_of_a_manifest_are_not_made(
+    s3: S3Server, client: ObjectClient, settings: Settings, sink: Recorder, tmp_path: Path
+) -> None:
+    """Making them would hold up all requests, for two seconds with a manifest of the largest size."""
+    prefix = s3.new_prefix()
+    manifest = b'{"data_format":"csv",%b}' % b",".join(b'"%d":0' % number for number in range(300_000))
+    s3.put(f"{prefix}/data", ROWS)
+    s3.put(f"{prefix}/manifest", manifest)
+    tables = (table(s3.get_url(f"{prefix}/data"), s3.get_url(f"{prefix}/manifest")),)
+    tracemalloc.start()
+    try:
+        [fetched] = await fetch_tables(client, tables, tmp_path, settings, sink)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert fetched.data_format == "csv"
+    assert peak_bytes < 4 * len(manifest)
 
 
 def test_unpacked_manifest_of_a_job_that_has_ended_is_not_written(

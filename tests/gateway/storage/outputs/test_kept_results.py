@@ -155,7 +155,7 @@ async def test_the_loop_runs_while_a_slow_disk_removes_a_large_result(
         assert loop_ran.wait(60), "the loop waits for the disk"
         remove(path)
 
-    monkeypatch.setattr("gateway.storage.outputs.kept_results.shutil.rmtree", slow_remove)
+    monkeypatch.setattr("gateway.core.directories.shutil.rmtree", slow_remove)
     with opened(tmp_path, bytes(2 << 20)) as output:
         kept = await store.keep("a1", output, b"", b"log")
         store.drop("a1")
