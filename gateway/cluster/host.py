@@ -6,15 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import msgspec
-from msgspec.structs import replace
 
-from gateway.cluster.broker import MESSAGE_CAP_BYTES, Broker, NoReply, Refused, Taking, subjects
+from gateway.cluster.attempt import Attempt
+from gateway.cluster.broker import Broker, NoReply, Refused, Taking, subjects
 from gateway.cluster.keeper import LeaseKeeper, record_of
 from gateway.cluster.lease import Lease
-from gateway.cluster.member import Member, on_host
+from gateway.cluster.member import Member
 from gateway.cluster.relay import Relay
 from gateway.cluster.wire import (
     Assignment,
@@ -36,8 +35,8 @@ from gateway.core.log_json import decode_line
 from gateway.core.settings import Settings
 from gateway.core.tasks import set_within, started
 from gateway.core.version import VERSION
-from gateway.core.wire import WireError, decode_job, to_json
-from gateway.jobs.runner import JobRun, JobRunner
+from gateway.core.wire import WireError, decode_job
+from gateway.jobs.runner import JobRunner
 from gateway.storage import ObjectClient
 from gateway.storage.objects.errors import StorageError
 from gateway.storage.objects.parcel_client import read_parcel
@@ -63,32 +62,8 @@ KEPT_SECONDS = 10.0
 #: How long an attempt waits for the end of an earlier one of the same job; then the job returns to the queue.
 EARLIER_SECONDS = 5.0
 
-#: How long a host leaves an ended job as it is, so that the job's answer goes first: taking apart a kernel takes a core
-#: for 10 ms. On two cores with the member that answers, the answer came more than 1 ms later (measured).
-ANSWER_FIRST_SECONDS = 0.025
-
 #: How long a host that failed a job leaves it to the others.
 AVOIDED_SECONDS = 1.0
-
-
-@dataclass(slots=True, eq=False)
-class _Attempt:
-    assignment: Assignment
-    job: Job
-    keeper: LeaseKeeper
-    relay: Relay
-    stop: StopSignal
-    run: JobRun
-    is_delivered: bool = False
-    answered: asyncio.Event = field(default_factory=asyncio.Event)
-    closed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def close(self) -> None:
-        """Remove the files of the attempt; another attempt of the job has the same directory."""
-        try:
-            await self.run.close()
-        finally:
-            self.closed.set()
 
 
 class _Head(msgspec.Struct):
@@ -136,7 +111,7 @@ class ClusterHost:
         self._runner = runner
         self._settings = settings
         self._free = asyncio.Event()
-        self._attempts: dict[str, _Attempt] = {}
+        self._attempts: dict[str, Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_draining: Callable[[], bool] = lambda: False
         self.is_able: Callable[[], bool] = lambda: True
@@ -200,7 +175,7 @@ class ClusterHost:
         finally:
             began.set()
 
-    async def _claimed(self, taking: Taking, began: asyncio.Event) -> _Attempt | None:
+    async def _claimed(self, taking: Taking, began: asyncio.Event) -> Attempt | None:
         """Return the attempt if it is ours now. The message is then no longer needed: the record names the host."""
         try:
             assignment = decode(Assignment, taking.data)
@@ -275,14 +250,14 @@ class ClusterHost:
             return None
         return record, stored.revision
 
-    def _opened(self, assignment: Assignment, job: Job, keeper: LeaseKeeper, front: str) -> _Attempt:
+    def _opened(self, assignment: Assignment, job: Job, keeper: LeaseKeeper, front: str) -> Attempt:
         events = EventLog(self._settings.log_cap_bytes, self._settings.log_line_cap_bytes)
         for line in assignment.lines:  # the log that is uploaded has the lines of earlier attempts too
             events.emit(LogLine(*decode_line(bytes(line))))
         relay, stop = Relay(self._broker, front, assignment.id, assignment.attempt), StopSignal()
         events.follow(relay.take)
         run = self._runner.open(job, events, stop, assignment.id, None, keeper)
-        return _Attempt(assignment, job, keeper, relay, stop, run)
+        return Attempt(assignment, keeper, relay, stop, run)
 
     async def _refuse(self, taking: Taking, reason: str, assignment: Assignment | None = None) -> None:
         """End a job that cannot be read here, and that another host of this version could not read either.
@@ -311,11 +286,11 @@ class ClusterHost:
             log.info("job %s: another host was faster", taking.execution_id)
         await self._broker.settle(taking)
 
-    async def _run(self, attempt: _Attempt) -> None:
+    async def _run(self, attempt: Attempt) -> None:
         execution_id = attempt.assignment.id
         self.attempts += 1
         keeping = asyncio.create_task(attempt.keeper.keep(), name=f"lease {execution_id}")
-        working = asyncio.create_task(self._work(attempt), name=f"attempt {execution_id}")
+        working = asyncio.create_task(attempt.work(), name=f"attempt {execution_id}")
         try:
             await asyncio.wait({keeping, working}, return_when=asyncio.FIRST_COMPLETED)
             # a verdict on delivered results is still recorded, if no other host has taken the job according to the
@@ -338,49 +313,7 @@ class ClusterHost:
             await attempt.close()
             asyncio.get_running_loop().call_later(KEPT_SECONDS, self._forget, attempt)
 
-    async def _work(self, attempt: _Attempt) -> None:
-        run = attempt.run
-        try:
-            await attempt.relay.begin(attempt.keeper.lease.record)
-            await run.execute()
-        finally:
-            run.leave_slot()
-        verdict = run.lost_verdict if attempt.stop.cause is None else None
-        is_lost = verdict is not None
-        if verdict is None:
-            await attempt.keeper.begin_delivery()
-            verdict = await run.deliver()
-        attempt.is_delivered = True
-        if await self._conclude(attempt, self._named(verdict), is_lost=is_lost) or attempt.answered.is_set():
-            await set_within(attempt.answered, ANSWER_FIRST_SECONDS)
-        else:
-            log.warning("job %s: its verdict could not be recorded", attempt.assignment.id)
-
-    async def _conclude(self, attempt: _Attempt, verdict: Verdict, *, is_lost: bool) -> bool:
-        """Send the verdict to the member that waits for it, and record it; return whether it is recorded.
-
-        While the lease holds, that member has given the job to no other host, so it gets the verdict at once: the
-        record is for the next process of that member. It may remove the record before this write arrives.
-        """
-        keeper, relay, events = attempt.keeper, attempt.relay, attempt.relay.count
-        is_sent = not is_lost and keeper.lease.may_run()
-        async with started(keeper.finish(verdict, events, is_lost=is_lost)) as (finishing,):
-            if is_sent:
-                await relay.tell(replace(keeper.lease.record, phase=Phase.DONE, verdict=verdict, events=events))
-            is_recorded: bool = await finishing
-        if is_recorded and not is_sent:
-            await relay.tell(keeper.lease.record)
-        return is_recorded
-
-    def _named(self, verdict: Verdict) -> Verdict:
-        """Return a verdict for the record: its held kernel names this host, and its size fits into a message."""
-        if verdict.held is not None:
-            verdict = replace(verdict, held=on_host(verdict.held, self._me.name))
-        if len(to_json(verdict)) > MESSAGE_CAP_BYTES // 2:
-            verdict = replace(verdict, tables=(), message=verdict.message[:10_000])
-        return verdict
-
-    def _forget(self, attempt: _Attempt) -> None:
+    def _forget(self, attempt: Attempt) -> None:
         if self._attempts.get(attempt.assignment.id) is attempt:
             del self._attempts[attempt.assignment.id]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import socket
@@ -19,6 +18,7 @@ from msgspec.structs import replace
 from gateway.cluster.broker import Broker, subjects
 from gateway.cluster.wire import Beat, decode, encode
 from gateway.core.job import HeldKernel
+from gateway.core.tasks import set_within
 from gateway.core.version import VERSION
 from gateway.core.wire import WireError
 from gateway.jobs.runner import RunnerStatus, SlotCount
@@ -128,9 +128,7 @@ class Roster:
         while True:
             await self._broker.send(subjects.beat(self._me.name), encode(self._own(leaving=False)))
             await asyncio.sleep(LEAST_BEAT_SECONDS)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(BEAT_SECONDS - LEAST_BEAT_SECONDS):
-                    await self._changed.wait()
+            await set_within(self._changed, BEAT_SECONDS - LEAST_BEAT_SECONDS)
             self._changed.clear()
 
     def changed(self) -> None:

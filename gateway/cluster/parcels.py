@@ -34,7 +34,7 @@ from gateway.core.wire import encode_job
 from gateway.jobs.delivery import Deliverer, JobOutputs
 from gateway.jobs.table_use import used_tables
 from gateway.storage import OpenOutput
-from gateway.storage.inputs.fetch import shown_alias
+from gateway.storage.inputs.fetched_table import shown_alias
 from gateway.storage.outputs.job_files import MANIFEST_CAP_BYTES
 from gateway.storage.parcels import Parcels
 

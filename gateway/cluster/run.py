@@ -19,20 +19,13 @@ from gateway.cluster.lease import Observation, queued_again
 from gateway.cluster.member import Member, Roster
 from gateway.cluster.parcels import JobParcels
 from gateway.cluster.received import ReceivedEvents
-from gateway.cluster.wire import (
-    Assignment,
-    Cancel,
-    EventBatch,
-    LeaseRecord,
-    Phase,
-    encode,
-)
+from gateway.cluster.wire import Assignment, Cancel, EventBatch, LeaseRecord, Phase, encode
 from gateway.core.cancellation import StopSignal
 from gateway.core.errors import FailureCode, JobFailed
 from gateway.core.events import JobLog, StateChanged
 from gateway.core.job import Job, JobState, Verdict
 from gateway.core.settings import Settings
-from gateway.core.tasks import first_of, started
+from gateway.core.tasks import first_of, set_within, started
 from gateway.core.version import VERSION
 from gateway.core.wire import WireError, encode_job
 from gateway.jobs.delivery import Deliverer
@@ -265,9 +258,7 @@ class ClusterRun:
                 except JobFailed as failure:
                     self._conclude(Verdict.of(failure))
                 if not self._ended.is_set():
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(LOOK_SECONDS):
-                            await self._news.wait()
+                    await set_within(self._news, LOOK_SECONDS)
                     self._news.clear()
         except Exception:
             log.exception("job %s cannot be followed", self.execution_id)
@@ -311,7 +302,8 @@ class ClusterRun:
         await self._publish()
 
     async def _create(self) -> int:
-        return await self._cluster.broker.leases.create(self.execution_id, encode(self._queued(self._events.attempt)))
+        queued = LeaseRecord(Phase.QUEUED, self._events.attempt, self._cluster.me.name)
+        return await self._cluster.broker.leases.create(self.execution_id, encode(queued))
 
     async def _wait_for_host(self, record: LeaseRecord, revision: int) -> None:
         self._revision = revision
@@ -426,9 +418,7 @@ class ClusterRun:
                     with contextlib.suppress(NoReply, Refused, WireError):
                         await self._ask_to_end(own)
                     self._news.set()
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(LOOK_SECONDS):
-                            await self._ended.wait()
+                    await set_within(self._ended, LOOK_SECONDS)
         if not self._ended.is_set():
             self._conclude(own)
 
@@ -449,6 +439,3 @@ class ClusterRun:
             self._verdict = verdict
             self._ended.set()
             self._cluster.on_start()
-
-    def _queued(self, attempt: int) -> LeaseRecord:
-        return LeaseRecord(Phase.QUEUED, attempt, self._cluster.me.name)

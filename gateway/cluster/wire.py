@@ -24,7 +24,7 @@ CLUSTER_VERSION = 1
 #: Largest batch of events, before the next message begins.
 BATCH_BYTES = 64_000
 
-M = TypeVar("M", bound=Struct)
+M = TypeVar("M", bound="Message")
 
 
 class Phase(StrEnum):
@@ -36,7 +36,13 @@ class Phase(StrEnum):
     DONE = "done"
 
 
-class LeaseRecord(Struct, frozen=True, tag="lease"):
+class Message(Struct, frozen=True, kw_only=True):
+    """A message; its version comes last, in the constructor by name only."""
+
+    version: int = CLUSTER_VERSION
+
+
+class LeaseRecord(Message, frozen=True, tag="lease"):
     """The state of one job in the cluster; each change is a compare-and-set on its revision.
 
     Attributes
@@ -58,7 +64,6 @@ class LeaseRecord(Struct, frozen=True, tag="lease"):
         With ``done``: the machine failed and not the job, and nothing was uploaded.
     avoided : str
         The host of the earlier attempt, which waits a moment so that another host takes the job.
-    version : int
     """
 
     phase: Phase
@@ -71,10 +76,9 @@ class LeaseRecord(Struct, frozen=True, tag="lease"):
     events: int = 0
     is_lost: bool = False
     avoided: str = ""
-    version: int = CLUSTER_VERSION
 
 
-class Assignment(Struct, frozen=True, tag="assignment"):
+class Assignment(Message, frozen=True, tag="assignment"):
     """One attempt of a job, for any host.
 
     Attributes
@@ -94,7 +98,6 @@ class Assignment(Struct, frozen=True, tag="assignment"):
         URL of a parcel with the job, where it is too large for a message; `job` is null then.
     revision : int
         Revision of the queued record, so that a host can claim it without reading it; 0 if it must read it.
-    version : int
     """
 
     id: str
@@ -105,10 +108,9 @@ class Assignment(Struct, frozen=True, tag="assignment"):
     lines: tuple[Raw, ...] = ()
     job_url: str = ""
     revision: int = 0
-    version: int = CLUSTER_VERSION
 
 
-class EventBatch(Struct, frozen=True, tag="events"):
+class EventBatch(Message, frozen=True, tag="events"):
     """Events of one attempt, the first of which has the number `first`.
 
     An empty batch means that the lease changed. After the last event it has the record with the verdict.
@@ -119,10 +121,9 @@ class EventBatch(Struct, frozen=True, tag="events"):
     first: int
     events: tuple[Event, ...] = ()
     lease: LeaseRecord | None = None
-    version: int = CLUSTER_VERSION
 
 
-class EventsWanted(Struct, frozen=True, tag="events_wanted"):
+class EventsWanted(Message, frozen=True, tag="events_wanted"):
     """Asks a host for the events of an attempt from a number on; the answer is an `EventBatch`.
 
     Once the job is answered, `is_answered` says that no more will be asked for, and no answer is expected.
@@ -132,33 +133,29 @@ class EventsWanted(Struct, frozen=True, tag="events_wanted"):
     attempt: int
     first: int
     is_answered: bool = False
-    version: int = CLUSTER_VERSION
 
 
-class Cancel(Struct, frozen=True, tag="cancel"):
+class Cancel(Message, frozen=True, tag="cancel"):
     """Asks a host to end an attempt; the answer is `Taken`."""
 
     id: str
     cause: str
     hold_seconds: float = 0.0
-    version: int = CLUSTER_VERSION
 
 
-class Release(Struct, frozen=True, tag="release"):
+class Release(Message, frozen=True, tag="release"):
     """Asks a host to end a kernel that it holds; the answer is `Taken`."""
 
     id: str
-    version: int = CLUSTER_VERSION
 
 
-class Taken(Struct, frozen=True, tag="taken"):
+class Taken(Message, frozen=True, tag="taken"):
     """The answer to `Cancel` and `Release`: whether the host runs the job, or held the kernel."""
 
     known: bool
-    version: int = CLUSTER_VERSION
 
 
-class Beat(Struct, frozen=True, tag="beat"):
+class Beat(Message, frozen=True, tag="beat"):
     """The state of a member, each second.
 
     Attributes
@@ -181,7 +178,6 @@ class Beat(Struct, frozen=True, tag="beat"):
         Digest of the packages that were added for its jobs; empty if there are none.
     held : tuple of HeldKernel
         The kernels that it holds.
-    version : int
     """
 
     name: str
@@ -196,26 +192,23 @@ class Beat(Struct, frozen=True, tag="beat"):
     waiting: int = 0
     packages: str = ""
     held: tuple[HeldKernel, ...] = ()
-    version: int = CLUSTER_VERSION
 
 
-class Claim(Struct, frozen=True, tag="claim"):
+class Claim(Message, frozen=True, tag="claim"):
     """Assigns a request id to a job in the cluster and its member. It expires unless it is renewed."""
 
     member: str
     boot: str
     execution_id: str
-    version: int = CLUSTER_VERSION
 
 
-class Owner(Struct, frozen=True, tag="owner"):
+class Owner(Message, frozen=True, tag="owner"):
     """The name of the member that accepted a job."""
 
     member: str
-    version: int = CLUSTER_VERSION
 
 
-class Question(Struct, frozen=True, tag="question"):
+class Question(Message, frozen=True, tag="question"):
     """Asks a member to answer an HTTP request about a job that it keeps; the answer is a `Part`.
 
     The asking member has checked the caller's token and sends its name and kind.
@@ -229,18 +222,16 @@ class Question(Struct, frozen=True, tag="question"):
     body: bytes
     token_name: str | None
     token_kind: int
-    version: int = CLUSTER_VERSION
 
 
-class PartWanted(Struct, frozen=True, tag="part_wanted"):
+class PartWanted(Message, frozen=True, tag="part_wanted"):
     """Asks for the next part of an answer, or with the number -1 for its end; the answer is a `Part`."""
 
     id: str
     number: int
-    version: int = CLUSTER_VERSION
 
 
-class Part(Struct, frozen=True, tag="part"):
+class Part(Message, frozen=True, tag="part"):
     """A part of an answer; status 0 means that the member has no answer."""
 
     id: str
@@ -249,7 +240,6 @@ class Part(Struct, frozen=True, tag="part"):
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     data: bytes = b""
-    version: int = CLUSTER_VERSION
 
 
 class _Head(Struct):
@@ -257,7 +247,7 @@ class _Head(Struct):
     version: int
 
 
-def encode(message: Struct) -> bytes:
+def encode(message: Message) -> bytes:
     """Return the JSON form of a message.
 
     Raises
@@ -295,7 +285,7 @@ def decode(kind: type[M], data: bytes) -> M:
         raise WireError(f"the {tag} cannot be read: {error}") from None
 
 
-def is_a(kind: type[Struct], data: bytes) -> bool:
+def is_a(kind: type[Message], data: bytes) -> bool:
     """Return whether a message is of one kind, where a subject has several."""
     try:
         return _HEAD.decode(data).type == kind.__struct_config__.tag
@@ -304,18 +294,9 @@ def is_a(kind: type[Struct], data: bytes) -> bool:
 
 
 def batches(id: str, attempt: int, first: int, events: list[Event]) -> list[EventBatch]:
-    """Return events as messages, each of about `BATCH_BYTES` at most unless one event alone is larger.
+    """Return events, the first of which has the number `first`, as messages of about `BATCH_BYTES` at most each.
 
-    Parameters
-    ----------
-    id : str
-        The execution id.
-    attempt : int
-        Number of the attempt.
-    first : int
-        Number of the first event.
-    events : list of Event
-        In order.
+    Only one with a single event may be larger.
     """
     made, start, size = [], 0, 0
     for place, event in enumerate(events):

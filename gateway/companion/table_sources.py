@@ -23,7 +23,8 @@ from gateway.core.events import Event, Progress
 from gateway.core.formats import DEFAULT_FORMAT, FORMATS, PACKED_ENDINGS, DataFormat
 from gateway.core.job import FileSource, InputTable, MetabaseSource, Source, UrlSource
 from gateway.core.settings import Settings
-from gateway.storage.inputs.fetch import FetchedTable, fetch_tables
+from gateway.storage.inputs.fetch import fetch_tables
+from gateway.storage.inputs.fetched_table import FetchedTable
 from gateway.storage.inputs.metabase import find_table
 from gateway.storage.objects.client import ObjectClient
 from gateway.storage.objects.errors import StorageError

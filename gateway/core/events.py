@@ -99,13 +99,7 @@ class EventSink(Protocol):
     """Takes the events of a running job."""
 
     def emit(self, event: Event) -> None:
-        """Take one event; never blocks and never raises.
-
-        Parameters
-        ----------
-        event : Event
-            The event.
-        """
+        """Take one event; never blocks and never raises."""
 
 
 class JobLog(EventSink, Protocol):
@@ -115,35 +109,16 @@ class JobLog(EventSink, Protocol):
         """Return a copy of the lines and displays that are kept."""
 
     def resume(self, snapshot: LogSnapshot) -> None:
-        """Begin with the lines and displays of another log; they replace what is kept.
-
-        Parameters
-        ----------
-        snapshot : LogSnapshot
-            As `snapshot` returned it.
-        """
+        """Begin with the lines and displays of another log, with their numbers; they replace what is kept."""
 
     def line(self, stream: StreamName, message: str) -> None:
-        """Record a line of the gateway's own.
-
-        Parameters
-        ----------
-        stream : {'stdout', 'stderr'}
-            Stream to which the line belongs.
-        message : str
-            Without a newline.
-        """
+        """Record a line of the gateway's own; `message` has no newline."""
 
     def json_lines(self, offset: int = 0) -> tuple[list[bytes], int]:
         """Return the lines from a number on as the JSON objects of `gateway.core.log_json`.
 
         Lines are numbered from 0 as they come, dropped lines included. So a caller that asks again with the number that
         it got misses no line that is kept and gets no line twice.
-
-        Parameters
-        ----------
-        offset : int
-            Number of the first line.
 
         Returns
         -------
@@ -200,33 +175,13 @@ class EventLog:
 
     @classmethod
     def restored(cls, snapshot: LogSnapshot, verdict: Verdict) -> EventLog:
-        """Return the log of a finished job.
-
-        Parameters
-        ----------
-        snapshot : LogSnapshot
-            As `snapshot` returned it.
-        verdict : Verdict
-            How the job ended.
-
-        Returns
-        -------
-        EventLog
-            Its lines have the numbers that they had before.
-        """
+        """Return the log of a finished job; its lines have the numbers that they had before."""
         log = cls()
         log.resume(snapshot)
         log.emit(Finished(verdict))
         return log
 
     def resume(self, snapshot: LogSnapshot) -> None:
-        """Begin with the lines of another log.
-
-        Parameters
-        ----------
-        snapshot : LogSnapshot
-            As `snapshot` returned it. Its lines have the numbers that they had before.
-        """
         self._head = [bytes(line) for line in snapshot.head]
         self._tail = deque(bytes(line) for line in snapshot.tail)
         self._dropped_lines, self._dropped_bytes = snapshot.dropped_lines, snapshot.dropped_bytes
@@ -236,13 +191,6 @@ class EventLog:
             self._keep_display(display)
 
     def snapshot(self) -> LogSnapshot:
-        """Return the lines that are kept.
-
-        Returns
-        -------
-        LogSnapshot
-            A copy.
-        """
         head, tail = [Raw(line) for line in self._head], [Raw(line) for line in self._tail]
         return LogSnapshot(head, tail, self._dropped_lines, self._dropped_bytes, tuple(self.displays))
 
@@ -282,18 +230,7 @@ class EventLog:
         self.emit(LogLine(time.time(), stream, message))
 
     def follow(self, follower: Callable[[Event], None]) -> Callable[[], None]:
-        """Call `follower` for each further event.
-
-        Parameters
-        ----------
-        follower : callable
-            Must not raise.
-
-        Returns
-        -------
-        callable
-            Ends the calls.
-        """
+        """Call `follower`, which must not raise, for each further event; return a function that ends the calls."""
         self._followers.append(follower)
         return lambda: self._followers.remove(follower)
 
@@ -302,20 +239,7 @@ class EventLog:
         return iter(self.lines_from(0)[0])
 
     def lines_from(self, offset: int) -> tuple[list[LogLine], int]:
-        """Return the lines from a number on; see `json_lines`.
-
-        Parameters
-        ----------
-        offset : int
-            Number of the first line.
-
-        Returns
-        -------
-        lines : list of LogLine
-            The lines that are kept, with a marker where lines were dropped.
-        next_offset : int
-            Number of the next line to come.
-        """
+        """Return the lines from a number on, and the number of the next line to come; see `json_lines`."""
         lines, next_offset = self.json_lines(offset)
         return [LogLine(*decode_line(line)) for line in lines], next_offset
 

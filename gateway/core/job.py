@@ -272,29 +272,12 @@ class Verdict(Struct, frozen=True):
 
     @classmethod
     def of(cls, failure: JobFailed) -> Verdict:
-        """Return the verdict on a job that ended with `failure`.
-
-        Parameters
-        ----------
-        failure : JobFailed
-            Raised in the gateway.
-
-        Returns
-        -------
-        Verdict
-            A failure without times.
-        """
+        """Return the verdict on a job that ended with `failure`, without times."""
         return cls(failure.code, failure.message, failure.exit_code, retryable=failure.retryable)
 
     @classmethod
     def internal(cls) -> Verdict:
-        """Return the verdict on a job for which the gateway itself failed.
-
-        Returns
-        -------
-        Verdict
-            A failure without the cause.
-        """
+        """Return the verdict on a job for which the gateway itself failed, without the cause."""
         kind = FAILURES[FailureCode.INTERNAL]
         return cls(FailureCode.INTERNAL, kind.meaning, kind.exit_code)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from gateway.core.events import Event, Finished, LogLine
+from gateway.core.tasks import set_within
 from gateway.jobs.store import HistoryEntry, JobRecord
 
 #: Changes that a watcher may miss, by a lost connection, before it must begin again with all live jobs.
@@ -83,10 +84,7 @@ class Watch:
         bool
             Whether something has changed.
         """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-        woken = self._woken.is_set()
+        woken = await set_within(self._woken, seconds)
         self._woken.clear()
         return woken
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 
 from gateway.core.errors import FailureCode, JobFailed
+from gateway.core.tasks import set_within
 from gateway.jobs.runner import JobRun
 from gateway.jobs.store import JobRecord
 
@@ -106,6 +106,4 @@ class Submissions:
     async def over(self, seconds: float) -> None:
         """Return when there is none, or after a time."""
         if self._count:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._none.wait()
+            await set_within(self._none, seconds)

@@ -110,12 +110,8 @@ class JobService(JobLookup):
     def recover(self) -> list[JobRecord]:
         """Take on the jobs that an earlier process left, before any other job; called once.
 
-        Jobs without a waiting caller run again, unless a rule forbids it. All others end as ``gateway_restarted``.
-
-        Returns
-        -------
-        list of JobRecord
-            The jobs, each as if it were accepted now; their verdicts follow.
+        Jobs without a waiting caller run again, unless a rule forbids it. All others end as ``gateway_restarted``. Each
+        is as if it were accepted now; its verdict follows.
         """
         recovered = []
         found = [(stored, self._runner.has_output(stored.record.execution_id)) for stored in self._store.unfinished()]
@@ -177,11 +173,6 @@ class JobService(JobLookup):
             ``X-Request-Id`` of the HTTP request.
         token_name : str, optional
             Name of the caller's token.
-
-        Returns
-        -------
-        JobRecord
-            Follows the job to its end.
 
         Raises
         ------
@@ -251,12 +242,7 @@ class JobService(JobLookup):
         self._spawn(self._driver.drive(record, run), f"job {record.execution_id}")
 
     def check_disk(self, incoming_bytes: int = 0) -> None:
-        """Check that the state directory has room for a job.
-
-        Parameters
-        ----------
-        incoming_bytes : int
-            Size of the files that are about to come with it.
+        """Check that the state directory has room for a job and for files that are about to come with it.
 
         Raises
         ------
@@ -274,19 +260,7 @@ class JobService(JobLookup):
         return True
 
     async def cancel(self, request_id: RequestId, scope: Scope = ALL_JOBS) -> JobRecord:
-        """Ask the job with this id to end, in whichever stage it is; see `end`.
-
-        Parameters
-        ----------
-        request_id : int or str
-            The caller's id; its JSON type counts.
-        scope : Scope
-            The jobs that the caller may end.
-
-        Returns
-        -------
-        JobRecord
-            The record of the job.
+        """Ask the job with this id, of those in `scope`, to end in whichever stage it is; see `end`.
 
         Raises
         ------
@@ -346,12 +320,7 @@ class JobService(JobLookup):
         )
 
     async def set_paused(self, paused: bool) -> None:
-        """Refuse new jobs from now on, or accept them again; accepted jobs go on.
-
-        Parameters
-        ----------
-        paused : bool
-            Whether new jobs are refused from now on, also after a restart.
+        """Refuse new jobs from now on, also after a restart, or accept them again; accepted jobs go on.
 
         Raises
         ------

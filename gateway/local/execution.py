@@ -34,7 +34,7 @@ from gateway.local.output.job_displays import DISPLAYS_CAP_BYTES, parse_displays
 from gateway.local.output.job_result import RESULT_CAP_BYTES, parse_result
 from gateway.local.verdict import ExecutionFacts, decide
 from gateway.storage import FetchedTable, Outbox, OutboxNote, open_output
-from gateway.storage.inputs.fetch import table_paths
+from gateway.storage.inputs.fetched_table import table_paths
 from gateway.storage.outputs.job_files import MANIFEST_CAP_BYTES
 from gateway.storage.state_directory import DiskSpace
 from kernel_spec.protocol.limits import Limits

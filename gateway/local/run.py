@@ -27,7 +27,7 @@ from gateway.local.kernel_pool import KernelPool
 from gateway.local.slots import Slots
 from gateway.local.verdict import timeout_message
 from gateway.storage import FetchedTable, ObjectClient, OpenOutput, Outbox, OutboxNote, fetch_tables
-from gateway.storage.inputs.fetch import shown_alias, table_paths
+from gateway.storage.inputs.fetched_table import shown_alias, table_paths
 from gateway.storage.inputs.linked import linked_tables
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ nothing of the job can run any more.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 
+from gateway.core.tasks import set_within
 from gateway.jobs.runner import SlotCount
 
 #: How long the termination of a job's processes waits for the job's answer while no job waits for the slot. Terminating
@@ -93,9 +93,7 @@ class Slots:
 
     async def _leave(self, answered: asyncio.Event, terminate: Callable[[], Awaitable[None]]) -> None:
         if not self._is_wanted():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ANSWER_FIRST_SECONDS):
-                    await answered.wait()
+            await set_within(answered, ANSWER_FIRST_SECONDS)
         await terminate()
 
     def _left(self, task: asyncio.Task[None]) -> None:

@@ -1,6 +1,7 @@
 """Read tables and write results: objects behind URLs, directories, a live Metabase, the gateway's own disk."""
 
-from gateway.storage.inputs.fetch import FetchedTable, fetch_tables
+from gateway.storage.inputs.fetch import fetch_tables
+from gateway.storage.inputs.fetched_table import FetchedTable
 from gateway.storage.objects.client import ObjectClient
 from gateway.storage.objects.retries import RetryPolicy
 from gateway.storage.objects.target import expiry_of

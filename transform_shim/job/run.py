@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -35,7 +36,7 @@ from transform_shim.job.request import JobRequest
 from transform_shim.job.result import JobResult, TableRead, write_result
 from transform_shim.job.script import SCRIPT_FILE, load_script, write_modules
 from transform_shim.job.signature import bind_tables, find_transform, refuse_unfetched
-from transform_shim.job.streams import FramePipe, log_streams, silence_descriptors
+from transform_shim.job.streams import log_streams, silence_descriptors
 from transform_shim.job.user_namespace import in_directory, user_namespace
 from transform_shim.job.warm_up import flush_c_streams
 from transform_shim.reading.frame_kinds import TableReader, load_table
@@ -93,12 +94,7 @@ class _Job:
 def run_job(request_json: str, report: Report | None = None) -> None:
     """Run one job. Its result is the files that the request names; nothing is raised.
 
-    Parameters
-    ----------
-    request_json : str
-        The request as JSON; see `transform_shim.job.request`.
-    report : callable, optional
-        Called with the progress where there is no log pipe.
+    Where there is no log pipe, `report` is called with the progress.
     """
     with log_streams() as pipe:
         stderr = sys.stderr  # kept, because user code may replace it
@@ -107,7 +103,7 @@ def run_job(request_json: str, report: Report | None = None) -> None:
         except (ValueError, KeyError, TypeError) as error:
             _say(stderr, f"ERROR: The job request is not valid: {type(error).__name__}: {error}\n")
             return
-        result = attempt(request, stderr, report if pipe is None else _reporter(pipe))
+        result = attempt(request, stderr, report if pipe is None else partial(pipe.send, b"p"))
         _flush_streams()
         if pipe is not None and result.outcome == "error":
             silence_descriptors()
@@ -121,33 +117,21 @@ def run_job(request_json: str, report: Report | None = None) -> None:
 
 
 def attempt(request: JobRequest, stderr: TextIO, report: Report | None = None) -> JobResult:
-    """Run a job up to its output file; an error becomes a result, and its text goes to `stderr`.
+    """Run a job up to its output file, and return its result, which is not written yet.
 
-    Parameters
-    ----------
-    request : JobRequest
-        The job.
-    stderr : text file
-        Receives the text of a failure.
-    report : callable, optional
-        Called with the progress.
-
-    Returns
-    -------
-    JobResult
-        The result, not written yet.
+    An error becomes a result, and its text goes to `stderr`.
     """
     process = os.getpid()
     job = _Job(request, report)
-    failure: Failure | None = None
-    written: Written | None = None
     try:
         written = _do(job, process)
         _profile(job)
+        result = _succeeded(job, written)
     except BaseException as error:  # the outermost frame: sys.exit and the gateway's interrupt end here too
         with _uninterrupted():
             job.spare.close()
             failure = _failure_of(error, job)
+            result = _failed(job, failure)
             raised = error.__cause__ if isinstance(error, ResultFailed) else error
             # the official runner has no lazy results: a failure in one of ours would have been one in transform()
             official = request.official_compatibility and (job.stage == "transform" or raised is not error)
@@ -155,10 +139,8 @@ def attempt(request: JobRequest, stderr: TextIO, report: Report | None = None) -
             _say(stderr, text)
     if os.getpid() != process:  # a child that user code forked returned through transform(): it has no result
         _flush_streams()
-        os._exit(0 if failure is None else 1)
-    if failure is not None:
-        return _failed(job, failure)
-    return _succeeded(job, written)
+        os._exit(0 if result.outcome == "ok" else 1)
+    return result
 
 
 def _do(job: _Job, process: int) -> Written:
@@ -286,9 +268,7 @@ def _failed(job: _Job, failure: Failure) -> JobResult:
     )
 
 
-def _succeeded(job: _Job, written: Written | None) -> JobResult:
-    if written is None:  # cannot happen; but a result must never claim more than is known
-        return JobResult(outcome="error", code="shim_error", message="the job ended without a result", exit_code=1)
+def _succeeded(job: _Job, written: Written) -> JobResult:
     return JobResult(
         outcome="ok",
         code="ok",
@@ -305,10 +285,6 @@ def _succeeded(job: _Job, written: Written | None) -> JobResult:
 def _say(stderr: TextIO, text: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # closed by user code: the result still has the message
         stderr.write(text)
-
-
-def _reporter(pipe: FramePipe) -> Report:
-    return lambda payload: pipe.send(b"p", payload)
 
 
 def _flush_streams() -> None:

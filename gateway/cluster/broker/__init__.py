@@ -5,8 +5,9 @@ outcome is unknown.
 """
 
 from gateway.cluster.broker import subjects
-from gateway.cluster.broker.connection import CLAIM_SECONDS, MESSAGE_CAP_BYTES, Broker, Taking
+from gateway.cluster.broker.connection import MESSAGE_CAP_BYTES, Broker, Taking
 from gateway.cluster.broker.records import Bucket, NoReply, Refused, Stored
+from gateway.cluster.broker.streams import CLAIM_SECONDS
 
 __all__ = [
     "CLAIM_SECONDS",

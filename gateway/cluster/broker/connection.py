@@ -1,4 +1,4 @@
-"""The connection to the NATS servers: streams, queue of jobs and messages."""
+"""The connection to the NATS servers, its preparation and the queue of jobs."""
 
 from __future__ import annotations
 
@@ -7,24 +7,19 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, KeyValueConfig, RetentionPolicy, StreamConfig
-from nats.js.errors import (
-    APIError,
-    NoStreamResponseError,
-    NotFoundError,
-)
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
-from gateway.cluster.broker import subjects
+from gateway.cluster.broker import streams, subjects
 from gateway.cluster.broker.client import ReconnectingClient
+from gateway.cluster.broker.messages import Messages
 from gateway.cluster.broker.records import FULL_CODE, REPLY_SECONDS, Bucket, Failures, NoReply, said_by
 from gateway.core.errors import BrokerMissing
 
@@ -38,22 +33,6 @@ HEADERS_BYTES = 1000
 
 #: Longest wait for the first connection.
 CONNECT_SECONDS = 10.0
-
-#: Time for a host that fetched a job to take its lease or to say that it goes on (`Broker.keep`); then the broker gives
-#: the message to another host. So long a job waits whose message went to a connection that had just ended.
-ACK_WAIT_SECONDS = 2.0
-
-#: How long the broker keeps a lease record that nobody changes.
-RECORD_KEEP_SECONDS = 86_400.0
-
-#: How long a claim on a request id outlives the member that made it.
-CLAIM_SECONDS = 60.0
-
-#: How long the newest job of a caller's id is found at another member: longer than any job and ten minutes after it.
-OWNER_KEEP_SECONDS = 172_800.0
-
-#: How long a job that no host took stays in the stream.
-JOB_KEEP_SECONDS = 86_400.0
 
 #: Interval of the client's pings. The third one that is not answered ends the connection: a server whose machine or
 #: network is lost is noticed within a lease.
@@ -89,7 +68,7 @@ class Taking:
         return int(self.message.metadata.num_delivered)
 
 
-class Broker:
+class Broker(Messages):
     """One connection to the NATS servers of a cluster; made by `connect`.
 
     Attributes
@@ -101,7 +80,7 @@ class Broker:
     """
 
     def __init__(self, client: Client, *, makes_streams: bool = True) -> None:
-        self._client = client
+        super().__init__(client)
         self._makes_streams = makes_streams
         self._is_prepared = False
         self._told_full_at = float("-inf")
@@ -112,7 +91,6 @@ class Broker:
         self.claims: Bucket
         self.owners: Bucket
         self.members: Bucket
-        self._answering: set[asyncio.Task[None]] = set()
         self._preparing: asyncio.Task[None] | None = None
         self.on_prepared: Callable[[], Awaitable[None]] | None = None
 
@@ -141,11 +119,6 @@ class Broker:
             No server can be reached, it has no JetStream, or it refuses a right that the role needs.
         """
         servers = [each.strip() for each in url.split(",")]
-        options: dict[str, Any] = {"reconnect_time_wait": 0.2}
-        if credentials:
-            options["user_credentials"] = credentials
-        if tls is not None:
-            options["tls"] = tls
         problems: list[Exception] = []
         warned_at: dict[type, float] = {}
         broker: Broker | None = None
@@ -171,12 +144,14 @@ class Broker:
                     servers,
                     name=name,
                     connect_timeout=5,
+                    reconnect_time_wait=0.2,  # type: ignore[arg-type]  # it only sleeps so long
                     max_reconnect_attempts=-1,
                     ping_interval=PING_SECONDS,
                     inbox_prefix=f"_INBOX.{role}",
                     error_cb=take_error,
                     reconnected_cb=take_reconnection,
-                    **options,
+                    user_credentials=credentials or None,
+                    tls=tls,
                 )
                 broker = cls(client, makes_streams=role != "host")
                 await broker._prepare_first(problems)
@@ -216,22 +191,14 @@ class Broker:
             await self._js.stream_info(subjects.JOBS_STREAM)
             self.leases = Bucket(await self._js.key_value(subjects.LEASES_BUCKET), self._failed)
             return
-        stream = StreamConfig(
-            name=subjects.JOBS_STREAM,
-            subjects=[subjects.ALL_JOBS],
-            retention=RetentionPolicy.WORK_QUEUE,
-            max_age=JOB_KEEP_SECONDS,
-            duplicate_window=120,
-        )
-        try:
-            await self._js.add_stream(stream)
-        except APIError as error:
-            if error.err_code != 10058:  # it exists, with other options
-                raise
-        self.leases = await self._bucket(subjects.LEASES_BUCKET, RECORD_KEEP_SECONDS)
-        self.claims = await self._bucket(subjects.CLAIMS_BUCKET, CLAIM_SECONDS)
-        self.owners = await self._bucket(subjects.OWNERS_BUCKET, OWNER_KEEP_SECONDS)
+        await streams.make_stream(self._js)
+        self.leases = await self._bucket(subjects.LEASES_BUCKET, streams.RECORD_KEEP_SECONDS)
+        self.claims = await self._bucket(subjects.CLAIMS_BUCKET, streams.CLAIM_SECONDS)
+        self.owners = await self._bucket(subjects.OWNERS_BUCKET, streams.OWNER_KEEP_SECONDS)
         self.members = await self._bucket(subjects.MEMBERS_BUCKET, None)
+
+    async def _bucket(self, name: str, keep_seconds: float | None) -> Bucket:
+        return await streams.make_bucket(self._js, name, keep_seconds, self._failed)
 
     def _failed(self, error: Exception) -> None:
         """Process the failure of a write: the streams may be gone, or there may be no room for more."""
@@ -266,20 +233,6 @@ class Broker:
                 log.exception("the records of this member could not be written to the broker; trying again")
             await asyncio.sleep(PREPARE_SECONDS)
 
-    async def _enter_queue(self) -> JetStreamContext.PullSubscription:
-        """Return a subscription of the queue; its consumer is made, or changed if another version made it."""
-        config = ConsumerConfig(
-            name=subjects.JOBS_CONSUMER,
-            durable_name=subjects.JOBS_CONSUMER,
-            filter_subject=subjects.ALL_JOBS,
-            ack_wait=ACK_WAIT_SECONDS,
-            max_deliver=-1,
-            max_ack_pending=10_000,
-        )
-        # `pull_subscribe` would take a consumer that exists as it is
-        await self._js.add_consumer(subjects.JOBS_STREAM, config)
-        return await self._js.pull_subscribe_bind(durable=subjects.JOBS_CONSUMER, stream=subjects.JOBS_STREAM)
-
     async def _leave_queue(self) -> None:
         """Make `next_job` subscribe again: its request, or its consumer too, is gone with the server that had it."""
         if self._asking is not None and not self._asking.expired():
@@ -288,14 +241,6 @@ class Broker:
         if jobs is not None:
             with contextlib.suppress(*Failures):
                 await jobs.unsubscribe()
-
-    async def _bucket(self, name: str, keep_seconds: float | None) -> Bucket:
-        try:
-            return Bucket(await self._js.key_value(name), self._failed)
-        except NotFoundError:
-            # two members may start at the same moment: the second finds it as it would make it
-            config = KeyValueConfig(bucket=name, history=1, ttl=keep_seconds)
-            return Bucket(await self._js.create_key_value(config), self._failed)
 
     @property
     def is_connected(self) -> bool:
@@ -327,7 +272,7 @@ class Broker:
         try:
             async with asyncio.timeout(wait_seconds + REPLY_SECONDS) as self._asking:
                 if self._jobs is None:
-                    self._jobs = await self._enter_queue()
+                    self._jobs = await streams.enter_queue(self._js)
                 message = (await self._jobs.fetch(1, timeout=wait_seconds))[0]
                 return Taking(message.subject.rpartition(".")[2], message.data, message)
         except (TimeoutError, nats.errors.TimeoutError):
@@ -342,7 +287,7 @@ class Broker:
     async def keep(self, taking: Taking) -> None:
         """Have the broker give an assignment to no other host until this is cancelled."""
         while True:
-            await asyncio.sleep(ACK_WAIT_SECONDS / 4)
+            await asyncio.sleep(streams.ACK_WAIT_SECONDS / 4)
             with contextlib.suppress(*Failures):
                 async with asyncio.timeout(REPLY_SECONDS):
                     await taking.message.in_progress()
@@ -353,48 +298,6 @@ class Broker:
             async with asyncio.timeout(REPLY_SECONDS):
                 await (taking.message.ack() if is_taken else taking.message.nak(again_after_seconds))
 
-    async def send(self, subject: str, data: bytes) -> None:
-        """Send a message that may be lost."""
-        with contextlib.suppress(*Failures):
-            async with asyncio.timeout(REPLY_SECONDS):
-                await self._client.publish(subject, data)
-
-    async def ask(self, subject: str, data: bytes, seconds: float = REPLY_SECONDS) -> bytes | None:
-        """Return the answer to a message, or None if there is none in time."""
-        try:
-            async with asyncio.timeout(seconds):
-                return (await self._client.request(subject, data, timeout=seconds)).data
-        except Failures:
-            return None
-
-    async def listen(self, subject: str, take: Callable[[bytes], bytes | None]) -> None:
-        """Call `take` with each message on a subject, and send back what it returns."""
-
-        async def taken(message: Msg) -> None:
-            with _dropped_at_fault(subject):
-                await self._reply(message, take(message.data))
-
-        await self._client.subscribe(subject, cb=taken)
-
-    async def serve(self, subject: str, answer: Callable[[bytes], Awaitable[bytes | None]]) -> None:
-        """Call `answer` with each message on a subject, several at a time, and send back what it returns."""
-
-        async def answered(message: Msg) -> None:
-            with _dropped_at_fault(subject):
-                await self._reply(message, await answer(message.data))
-
-        async def taken(message: Msg) -> None:
-            task = asyncio.create_task(answered(message), name=f"answer on {subject}")
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
-
-        await self._client.subscribe(subject, cb=taken)
-
-    async def _reply(self, message: Msg, data: bytes | None) -> None:
-        if data is not None and message.reply:
-            async with asyncio.timeout(REPLY_SECONDS):
-                await self._client.publish(message.reply, data)
-
     async def aclose(self) -> None:
         """Close the connection."""
         for task in (*self._answering, *filter(None, [self._preparing])):
@@ -403,14 +306,3 @@ class Broker:
         with contextlib.suppress(*Failures, AttributeError):
             async with asyncio.timeout(REPLY_SECONDS):
                 await self._client.close()
-
-
-@contextlib.contextmanager
-def _dropped_at_fault(subject: str) -> Iterator[None]:
-    """Log what a message on a subject raises: the next one must be taken."""
-    try:
-        yield
-    except Failures:
-        log.warning("the broker took no answer on %s", subject)
-    except Exception:
-        log.exception("a message on %s was dropped", subject)

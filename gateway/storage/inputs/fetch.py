@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -23,6 +22,7 @@ from gateway.core.settings import Settings
 from gateway.core.tasks import gather_two
 from gateway.core.uploads import Uploads
 from gateway.storage.inputs.compression import Compression, UnusableInput, compression_of, decompress_manifest
+from gateway.storage.inputs.fetched_table import FetchedTable, shown_alias, table_paths
 from gateway.storage.inputs.metabase import read_table
 from gateway.storage.objects.client import ObjectClient
 from gateway.storage.objects.errors import StorageError
@@ -36,8 +36,6 @@ MANIFEST_BYTES = 16 << 20
 #: Time between two progress events of one table.
 PROGRESS_SECONDS = 0.25
 
-SHOWN_ALIAS_CHARACTERS = 80
-
 
 class _Manifest(msgspec.Struct):
     """The only member that is needed here: to make objects of 16 MB of others takes the loop two seconds."""
@@ -46,28 +44,6 @@ class _Manifest(msgspec.Struct):
 
 
 _MANIFESTS = msgspec.json.Decoder(_Manifest)
-
-
-@dataclass(frozen=True, slots=True)
-class FetchedTable:
-    """A table as files in the job's own directory.
-
-    Attributes
-    ----------
-    alias : str
-        As in the request; the files have numbers as names, never the alias.
-    compression : str or None
-        How the data file is compressed, if the storage said so in Content-Encoding. Manifests are always plain.
-    bytes : int
-        Size of the data file.
-    """
-
-    alias: str
-    data_path: Path
-    manifest_path: Path | None
-    data_format: DataFormat
-    compression: Compression | None
-    bytes: int
 
 
 class _Budget:
@@ -318,27 +294,6 @@ class _Fetch:
     def _failed(self, reason: str, *, retryable: bool) -> JobFailed:
         text = f"Table {shown_alias(self._table.alias)} could not be fetched: {reason}"
         return JobFailed(FailureCode.INPUT_UNAVAILABLE, text, retryable=retryable)
-
-
-def table_paths(stem: Path) -> tuple[Path, Path]:
-    """Return the paths of a fetched table's data and manifest.
-
-    Parameters
-    ----------
-    stem : Path
-        Both paths without their suffixes.
-
-    Returns
-    -------
-    tuple of Path
-        Data and manifest.
-    """
-    return stem.with_name(f"{stem.name}.data"), stem.with_name(f"{stem.name}.manifest")
-
-
-def shown_alias(alias: str) -> str:
-    """Return a table's alias in quotes for a message, cut where it is long."""
-    return repr(alias if len(alias) <= SHOWN_ALIAS_CHARACTERS else alias[:SHOWN_ALIAS_CHARACTERS] + "...")
 
 
 def _data_format(manifest_path: Path | None, asked: DataFormat) -> DataFormat:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gateway.storage.inputs.fetch import FetchedTable
+from gateway.storage.inputs.fetched_table import FetchedTable
 
 
 def linked_tables(tables: Sequence[FetchedTable], directory: Path) -> tuple[FetchedTable, ...]:

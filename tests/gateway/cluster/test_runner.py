@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from nats.js.errors import NotFoundError
 
-from gateway.cluster import host as cluster_host
+from gateway.cluster import attempt as cluster_attempt
 from gateway.cluster import run as cluster_run
 from gateway.cluster.broker import Broker, subjects
 from gateway.cluster.claims import RequestClaims
@@ -125,7 +125,7 @@ async def test_a_job_runs_on_the_member_that_has_a_slot(
 async def test_a_host_lets_the_answer_go_first(
     nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_host, "ANSWER_FIRST_SECONDS", 1e6)
+    monkeypatch.setattr(cluster_attempt, "ANSWER_FIRST_SECONDS", 1e6)
     async with cluster(nats_server, tmp_path, 0, 1) as (front, host):
         log, stop = EventLog(), StopSignal()
         run = front.runner.open(Job("job", "ok", 30.0, UrlDelivery("http://127.0.0.1:9/o")), log, stop, "job", None)

@@ -16,7 +16,7 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from gateway.cluster.broker import Broker, NoReply, Refused, Stored, connection, subjects
+from gateway.cluster.broker import Broker, NoReply, Refused, Stored, streams, subjects
 from gateway.cluster.claims import RequestClaims
 from gateway.cluster.keeper import LeaseKeeper
 from gateway.cluster.lease import LEASE_SECONDS, Hold, Lease, boottime
@@ -134,7 +134,7 @@ async def test_a_host_asks_again_when_the_broker_is_back(nats_server: NatsServer
 async def test_an_assignment_goes_to_another_host_unless_its_host_says_that_it_goes_on(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "ACK_WAIT_SECONDS", 0.4)
+    monkeypatch.setattr(streams, "ACK_WAIT_SECONDS", 0.4)
     async with connected(nats_server) as one, connected(nats_server) as two:
         await one.publish_job("job", "1", b"body")
         message = await one.next_job(30)
@@ -152,7 +152,7 @@ async def test_the_queue_of_another_version_is_taken_over(
 ) -> None:
     async with connected(nats_server) as member:
         with monkeypatch.context() as earlier:
-            earlier.setattr(connection, "ACK_WAIT_SECONDS", 500.0)
+            earlier.setattr(streams, "ACK_WAIT_SECONDS", 500.0)
             await member.publish_job("job", "1", b"body")
             assert await member.next_job(30)
         other = await Broker.connect(nats_server.url_of(role), "other", role=role)

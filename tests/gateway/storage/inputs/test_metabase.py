@@ -14,7 +14,8 @@ from gateway.core.job import InputTable, MetabaseSource
 from gateway.core.settings import Settings
 from gateway.storage import ObjectClient
 from gateway.storage.inputs import metabase
-from gateway.storage.inputs.fetch import FetchedTable, fetch_tables
+from gateway.storage.inputs.fetch import fetch_tables
+from gateway.storage.inputs.fetched_table import FetchedTable
 from gateway.storage.objects import retries
 from tests.gateway.storage.conftest import Recorder
 from tests.gateway.storage.faulty_server import Behave, FaultyServer, answer, reset
