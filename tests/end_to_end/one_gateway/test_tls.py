@@ -126,7 +126,10 @@ def test_tls_on_a_port_without_it_is_refused_at_once(running_gateway: GatewayPro
     """A client would wait for the rest of its handshake, and the log would say nothing."""
     with pytest.raises(GatewayUnreachable, match="without TLS: the URL must begin with http://"):
         TransformClient(running_gateway.url.replace("http:", "https:"), timeout_seconds=300).status()
-    assert "takes HTTP only" in "".join(running_gateway.output)
+    deadline = time.monotonic() + 60
+    while not any("takes HTTP only" in line for line in running_gateway.output):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert running_gateway.request("GET", "/v1/status").status == 200
 
 
