@@ -75,6 +75,7 @@ def test_a_port_in_use_says_which_setting_to_change() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.one_machine("the hosts of a cluster are looked for on 127.0.0.1")
 @pytest.mark.parametrize(("host", "shown"), [("", "[::]"), ("::1", "[::1]"), ("127.0.0.2", "127.0.0.2")])
 def test_the_log_has_the_address_as_in_a_url(
     host: str, shown: str, start_gateway: Callable[..., GatewayProcess]
