@@ -46,6 +46,7 @@ def _start_from_launcher(barrier: int) -> None:
     message, _ = channel.receive()
     plan: KernelPlan = message.plan
     channel.detach()
+    preload.import_if_there(preload.SHIM_PACKAGE)
     outputs = [1, 2, LOG_DESCRIPTOR] if plan.has_log else [1, 2]
     double_fork(plan, barrier, barrier + 1, outputs, after_fork=functools.partial(_import_for, plan.style))
 

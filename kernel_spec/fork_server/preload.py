@@ -22,6 +22,10 @@ SHIM_MODULE = "transform_shim.job.rehearsal"
 #: Imported by the kernel of a notebook when it boots; without them a start takes 6 ms more (measured).
 NOTEBOOK_MODULES = tuple(f"transform_shim.notebook.{name}" for name in ("completion", "magics", "welcome"))
 
+#: Imported before a kernel enters its sandbox. In a source checkout, the sandbox closes the directory in which the
+#: packages lie: when a file comes or goes there, Python reads the directory again and finds none of them.
+SHIM_PACKAGE = SHIM_MODULE.partition(".")[0]
+
 #: Does the work of a kernel's first job (compiling, page faults) ahead of that job.
 REHEARSAL_CODE = f'__import__("{SHIM_MODULE}", fromlist=["rehearse"]).rehearse()'
 
@@ -64,7 +68,7 @@ def import_all(modules: Sequence[str] = DEFAULT_MODULES, *, rehearsals: int = 1)
     exists but fails to import raises: it would fail in every job.
     """
     with environment_kept():
-        missing = tuple(name for name in modules if not _import_if_there(name))
+        missing = tuple(name for name in modules if not import_if_there(name))
     shim = sys.modules.get(SHIM_MODULE)
     if shim is not None and hasattr(shim, "warm_up"):
         shim.warm_up(rehearsals)
@@ -87,7 +91,8 @@ def environment_kept() -> Iterator[None]:
                 os.environ.update({name: environment[name]} if name in environment else {})
 
 
-def _import_if_there(name: str) -> bool:
+def import_if_there(name: str) -> bool:
+    """Import a module, or search for one of `DEFERRED`; return False if it is not installed."""
     if name in DEFERRED:
         return importlib.util.find_spec(name) is not None
     try:

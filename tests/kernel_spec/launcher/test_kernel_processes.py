@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import transform_shim
 from kernel_spec.kernel import confinement
 from kernel_spec.launcher.kernel_processes import KernelProcesses, end_leftovers
 from kernel_spec.linux import procfs
@@ -124,6 +126,25 @@ def test_job_runs_to_its_end_where_proc_is_closed_to_it(new_desk: Callable[..., 
         assert (result["outcome"], result["rows"]) == ("ok", 1)
         assert result["peak_memory_bytes"] > 10 * MIB
         assert (out_dir / "output").read_bytes() == b'{"x":1}\n'
+
+
+def test_a_kernel_finds_our_packages_although_files_come_beside_them(new_desk: Callable[..., Desk]) -> None:
+    """In a checkout, a job may not read the directory with the packages, and Python reads one again that has changed."""
+    checkout, is_over = Path(transform_shim.__file__).parents[1], threading.Event()
+
+    def change() -> None:
+        while not is_over.wait(0.005):
+            os.utime(checkout)
+
+    desk = new_desk(workspaces=2, fork_server=False, without_layers=(*NAMESPACES, "user_namespace"))
+    changes = threading.Thread(target=change)
+    changes.start()
+    try:
+        with desk.kernel() as kernel:
+            kernel.run("import transform_shim.job.run")
+    finally:
+        is_over.set()
+        changes.join()
 
 
 def test_a_job_that_removes_or_forbids_its_directories_leaves_the_launcher_alone(desk: Desk) -> None:
