@@ -44,6 +44,7 @@ class ClusterProcess(GatewayProcess):
                 self._stack.enter_context(GatewayProcess(host, launch=HOST))
             self.settings = self.settings | broker.settings() | {"SLOTS": str((slots + 1) // 2)}
             super().__enter__()
+            undo.callback(GatewayProcess.stop, self)
             wait_for_members([self.acceptor, self], 2 + (slots > 1))
             undo.pop_all()
         return self
