@@ -13,6 +13,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -61,17 +62,20 @@ def modules_with(names: Sequence[str]) -> tuple[str, ...]:
 DEFERRED = ("polars",)
 
 
-def import_all(modules: Sequence[str] = DEFAULT_MODULES, *, rehearsals: int = 1) -> tuple[str, ...]:
+def import_all(
+    modules: Sequence[str] = DEFAULT_MODULES, *, rehearsals: int = 1, scratch_dir: str | None = None
+) -> tuple[str, ...]:
     """Import the modules in order, call the shim's ``warm_up`` if there is one, and return the missing modules.
 
-    The shim rehearses as many jobs as `rehearsals` says. Those of `DEFERRED` are only searched for. A module that
-    exists but fails to import raises: it would fail in every job.
+    The shim rehearses as many jobs as `rehearsals` says, below `scratch_dir` if it is given. Modules of `DEFERRED` are
+    only searched for. A module that exists but fails to import raises: it would fail in every job.
     """
     with environment_kept():
         missing = tuple(name for name in modules if not import_if_there(name))
     shim = sys.modules.get(SHIM_MODULE)
     if shim is not None and hasattr(shim, "warm_up"):
-        shim.warm_up(rehearsals)
+        with contextlib.chdir(scratch_dir or Path.cwd()):
+            shim.warm_up(rehearsals)
     shell = sys.modules.get("kernel_spec.kernel.shell")
     if shell is not None:
         shell.prepare_shell()

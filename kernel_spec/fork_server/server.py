@@ -74,7 +74,7 @@ class ForkServer:
         apart = deferred_import.installed(modules)
         # First: it runs on another processor while this process imports the other modules.
         trial = deferred_import.Trial(apart)
-        missing = preload.import_all(modules, rehearsals=_REHEARSALS)
+        missing = preload.import_all(modules, rehearsals=_REHEARSALS, scratch_dir=self._scratch_dir)
         apart = apart if trial.passed() else ()
         for package in apart:
             deferred_import.defer(package)

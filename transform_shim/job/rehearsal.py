@@ -61,7 +61,8 @@ def rehearse() -> None:
     RuntimeError
         If the job did not succeed; no other would either.
     """
-    with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=_place()) as name:
+    # in the fork server of a launcher that is killed, it stays; the next launcher removes what has such a name
+    with tempfile.TemporaryDirectory(prefix="try-", dir=_place()) as name:
         request = _request(Path(name))
         stderr = io.StringIO()
         result = attempt(request, stderr)

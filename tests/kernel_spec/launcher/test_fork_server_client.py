@@ -38,7 +38,7 @@ def test_files_of_a_fork_server_that_is_killed_in_its_rehearsal_go_with_the_next
     new_desk: Callable[..., Desk],
 ) -> None:
     desk = new_desk(is_supervised=True)
-    left = soon(lambda: list((desk.state_dir / "workspaces").glob("try-*")))
+    left = [path.parent for path in soon(lambda: list((desk.state_dir / "workspaces").glob("try-*/left.data")))]
     os.kill(desk.status()["fork_server"]["pid"], signal.SIGKILL)
     desk.wait_for_fork_server("waiting")
     assert left[0].exists()
