@@ -131,6 +131,8 @@ def test_job_runs_to_its_end_where_proc_is_closed_to_it(new_desk: Callable[..., 
 def test_a_kernel_finds_our_packages_although_files_come_beside_them(new_desk: Callable[..., Desk]) -> None:
     """In a checkout, a job may not read the directory with the packages, and Python reads one again that has changed."""
     checkout, is_over = Path(transform_shim.__file__).parents[1], threading.Event()
+    if not os.access(checkout, os.W_OK):
+        pytest.skip("this user cannot change the checkout")
 
     def change() -> None:
         while not is_over.wait(0.005):
