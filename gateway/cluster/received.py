@@ -60,6 +60,11 @@ class ReceivedEvents:
         self._next = 0
         self._repairing: asyncio.Task[None] | None = None
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether a host has the attempt, as its record or its events have shown."""
+        return bool(self.host or self._next)
+
     def place(self, host: str) -> None:
         """Note the host of the attempt."""
         if host not in ("", self.host):

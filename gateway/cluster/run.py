@@ -43,6 +43,9 @@ RETRY_SECONDS = 0.3
 #: If it has not, the earlier message stays in the queue, so the time doubles with each message.
 REPUBLISH_SECONDS, MOST_REPUBLISH_SECONDS = 30.0, 1920.0
 
+#: In place of the revision of a record that is gone; the broker counts from 1.
+NO_RECORD = 0
+
 #: How often a job may begin when its host is lost.
 MOST_ATTEMPTS = 2
 
@@ -147,7 +150,7 @@ class ClusterRun:
         self._is_delivered = self._is_answered = False
         self._refusal: Verdict | None = None
         if not self._is_known:  # while the disk writes; no host takes the job before it is published
-            self._creating = asyncio.create_task(self._create(), name=f"record {execution_id}")
+            self._creating = asyncio.create_task(self._create(self._events.attempt), name=f"record {execution_id}")
 
     @property
     def busy_host(self) -> str:
@@ -268,7 +271,7 @@ class ClusterRun:
         stored = None if self._creating is not None else await self._cluster.broker.leases.get(self.execution_id)
         record = record_of(stored)
         if stored is None or record is None:
-            await self._queue()
+            await (self._replace_record() if self._events.is_begun else self._queue())
             return
         if record.attempt != self._events.attempt:  # of an earlier process of this member, or the reply was lost
             self._next_attempt(record.attempt, f"The host {self._events.host} was lost")
@@ -297,12 +300,33 @@ class ClusterRun:
         if self._parcels is not None:
             self._parcels.check_files()
         creating, self._creating = self._creating, None
-        self._revision = await (creating if creating is not None else self._create())
+        self._revision = await (creating if creating is not None else self._create(self._events.attempt))
         self._publish_now()
         await self._publish()
 
-    async def _create(self) -> int:
-        queued = LeaseRecord(Phase.QUEUED, self._events.attempt, self._cluster.me.name)
+    async def _replace_record(self) -> None:
+        """Queue a job again that had begun when the broker lost its record, or end it, once its host must have ended.
+
+        The host finds no record either and ends the job, unless it is about to send the verdict.
+        """
+        self._observation.saw(NO_RECORD)
+        if not self._observation.is_over():
+            return
+        self._begin()
+        text = "The broker lost its record of this job while the job ran"
+        reason = self._reason_against(self._events.attempt)
+        if reason is not None:
+            code = self._stop.cause or FailureCode.HOST_LOST
+            self._conclude(Verdict.of(JobFailed(code, f"{text}, and the job does not run again: {reason}")))
+            return
+        attempt = self._events.attempt + 1
+        self._revision = await self._create(attempt)
+        self._next_attempt(attempt, text)
+        self._events.place("")
+        await self._publish()
+
+    async def _create(self, attempt: int) -> int:
+        queued = LeaseRecord(Phase.QUEUED, attempt, self._cluster.me.name)
         return await self._cluster.broker.leases.create(self.execution_id, encode(queued))
 
     async def _wait_for_host(self, record: LeaseRecord, revision: int) -> None:
@@ -349,7 +373,7 @@ class ClusterRun:
 
     async def _replace_host(self, record: LeaseRecord, revision: int) -> None:
         """Give the job of a lost host to another one, or end it."""
-        reason = self._reason_against(record)
+        reason = self._reason_against(record.attempt)
         if reason is not None:
             code = self._stop.cause or FailureCode.HOST_LOST
             text = f"The host {record.host} was lost while it ran the job, and the job does not run again: {reason}"
@@ -361,7 +385,7 @@ class ClusterRun:
         """Run a job again whose machine failed, or end it; the host has uploaded nothing."""
         self._begin()
         await self._events.fetch_missing(self._event_count)  # the host is still there
-        verdict, reason = record.verdict or Verdict.internal(), self._reason_against(record)
+        verdict, reason = record.verdict or Verdict.internal(), self._reason_against(record.attempt)
         if reason is None:
             await self._queue_again(record, revision, f"The host {record.host} failed: {verdict.message}")
         else:
@@ -388,15 +412,15 @@ class ClusterRun:
             self._log.emit(StateChanged(JobState.RUNNING, "queue"))
             self._log.line("stderr", f"{why}: this job runs again (attempt {attempt})")
 
-    def _reason_against(self, record: LeaseRecord) -> str | None:
+    def _reason_against(self, attempt: int) -> str | None:
         settings = self._cluster.settings
         most = min(MOST_ATTEMPTS, settings.max_attempts)
         if self._stop.cause is not None:
             return "it was asked to end"
         if settings.allow_network:
             return "it had access to the network, where a second run could repeat its effects"
-        if record.attempt >= most:
-            return f"it has begun {record.attempt} times, and at most {most} are allowed"
+        if attempt >= most:
+            return f"it has begun {attempt} times, and at most {most} are allowed"
         return expired_url(self._job, datetime.now(UTC))
 
     async def _write_verdict(self, record: LeaseRecord, revision: int, verdict: Verdict) -> None:

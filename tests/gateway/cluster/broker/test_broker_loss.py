@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -56,13 +57,17 @@ async def test_jobs_go_on_when_the_broker_has_lost_its_data(nats_server: NatsSer
             return [b"live", b"ended"]
 
         front.runner._owners.known_keys = known_keys
-        *_, running = front.start("hold", "a")
-        await until(host.machine.begun.is_set)
+        run, log, _, running = front.start("hold", "a")
+        await until(lambda: run.has_begun)
         lose_data(nats_server)
         host.machine.release.set()
         *_, second = front.start("ok", "b")
         assert (await running).ok
         assert (await second).ok
+        # the lines of the second run are not taken for those of the first one
+        texts = [line.message for line in log.lines()]
+        assert sum("runs again (attempt 2)" in text for text in texts) == 1
+        assert texts.count("begin") == 2
         # another member still knows where the jobs are, also one that has to ask the broker
         other.runner._owners._names.clear()
         peers, name = other.runner.peers, front.runner.peers.name
@@ -74,6 +79,21 @@ async def test_jobs_go_on_when_the_broker_has_lost_its_data(nats_server: NatsSer
             assert entry.keeper == name
         with pytest.raises(Conflict):
             await other.runner.claims.claim("mine", None, "another")
+
+
+async def test_a_job_with_network_does_not_run_again_when_the_broker_has_lost_its_data(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(nats_server, tmp_path, 0, 1) as (front, host):
+        front.runner._cluster.settings = dataclasses.replace(front.runner._cluster.settings, allow_network=True)
+        run, *_, running = front.start("hold")
+        await until(lambda: run.has_begun)
+        lose_data(nats_server)
+        verdict = await running
+        assert verdict.code is FailureCode.HOST_LOST
+        assert "lost its record" in verdict.message
+        assert "access to the network" in verdict.message
+        assert len(host.machine.jobs) == 1
 
 
 async def test_a_job_that_was_answered_without_the_broker_never_runs(
