@@ -66,6 +66,8 @@ FOLDERS = (
     "gateway/local",
     "gateway/cluster/broker",
     "gateway/cluster",
+    "gateway/cluster/host",
+    "gateway/cluster/runner",
     "gateway/telemetry",
     "gateway/page",
     "gateway/http/schemas",

@@ -16,14 +16,14 @@ import msgspec
 import pytest
 from nats.js.errors import NotFoundError
 
-from gateway.cluster import attempt as cluster_attempt
-from gateway.cluster import run as cluster_run
 from gateway.cluster.broker import Broker, subjects
 from gateway.cluster.claims import RequestClaims
+from gateway.cluster.host import attempt as cluster_attempt
 from gateway.cluster.member import Member
 from gateway.cluster.owners import Owners
-from gateway.cluster.run import ClusterRun
 from gateway.cluster.runner import ClusterRunner
+from gateway.cluster.runner import run as cluster_run
+from gateway.cluster.runner.run import ClusterRun
 from gateway.cluster.wire import Assignment, EventBatch, LeaseRecord, Phase, decode, encode
 from gateway.core.cancellation import StopSignal
 from gateway.core.errors import Conflict, FailureCode, MemberDown

@@ -14,11 +14,12 @@ import pytest
 from nats.js import JetStreamContext
 
 from gateway.cluster import claims
-from gateway.cluster import run as cluster_run
 from gateway.cluster.broker import NoReply, Refused, subjects
 from gateway.cluster.member import Member
 from gateway.cluster.owners import key_of
-from gateway.cluster.run import ClusterRun
+from gateway.cluster.runner import publication
+from gateway.cluster.runner import run as cluster_run
+from gateway.cluster.runner.run import ClusterRun
 from gateway.cluster.wire import encode
 from gateway.core.cancellation import StopSignal
 from gateway.core.errors import BrokerDown, Conflict, FailureCode, JobFailed, MemberDown
@@ -84,7 +85,7 @@ async def test_a_job_that_was_answered_without_the_broker_never_runs(
         job, stop = Job("waits", "ok", 30.0, UrlDelivery("http://127.0.0.1:9/o")), StopSignal()
         run = cast("ClusterRun", front.runner.open(job, EventLog(), stop, "waits", None))
         run.take_slot()
-        await until(lambda: run._publications)
+        await until(lambda: run._publication.count)
         nats_server.kill()
 
         async def never_arrives(*args: Any) -> bool:
@@ -155,7 +156,7 @@ async def test_a_second_attempt_on_a_host_begins_after_the_end_of_the_first(
         run, *_, verdict = front.start("hold")
         await until(host.machine.begun.is_set)
         await front.broker.leases.remove("job")  # the host ends the job, and the front queues it again
-        await until(lambda: run._publications == 2)
+        await until(lambda: run._publication.count == 2)
         await until(lambda: len(host.runner._host._tasks) == 2)
         for _ in range(20):  # time for the second attempt to be too early
             await front.broker.leases.get("job")
@@ -173,10 +174,10 @@ async def test_a_job_that_waits_for_a_day_leaves_few_messages(
         job = Job("waits", "ok", 30.0, UrlDelivery("http://127.0.0.1:9/o"))
         run = cast("ClusterRun", front.runner.open(job, EventLog(), StopSignal(), "waits", None))
         clock = [1000.0]
-        monkeypatch.setattr(cluster_run, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        monkeypatch.setattr(publication, "time", SimpleNamespace(monotonic=lambda: clock[0]))
         for _ in range(2880):
-            await run._publish()
-            clock[0] += cluster_run.REPUBLISH_SECONDS
+            await run._publication.publish(1, 1)
+            clock[0] += publication.REPUBLISH_SECONDS
         queue = await front.broker._js.stream_info(subjects.JOBS_STREAM)
         assert 10 < queue.state.messages < 60
 

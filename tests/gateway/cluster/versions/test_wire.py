@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.cluster import relay, wire
+from gateway.cluster import wire
+from gateway.cluster.host import relay
 from gateway.cluster.wire import Assignment, Beat, EventBatch, LeaseRecord, Phase, batches, decode, encode
 from gateway.core.displays import DisplayedTable
 from gateway.core.errors import FailureCode

@@ -1,4 +1,4 @@
-"""The part of a member that runs jobs of all members, in the slots of the runner of its machine."""
+"""Fetch jobs from the queue while a slot is free, and run each as an `Attempt`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from gateway.cluster.attempt import Attempt
 from gateway.cluster.broker import Broker, NoReply, Refused, Taking, subjects
+from gateway.cluster.host.attempt import Attempt
+from gateway.cluster.host.relay import Relay
 from gateway.cluster.keeper import LeaseKeeper, record_of
 from gateway.cluster.lease import Lease
 from gateway.cluster.member import Member
-from gateway.cluster.relay import Relay
 from gateway.cluster.wire import (
     Assignment,
     Cancel,
