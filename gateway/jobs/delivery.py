@@ -308,7 +308,7 @@ def _last_words(job: Job, verdict: Verdict, events: JobLog) -> None:
     events.line("stdout", f"Successfully saved output manifest with {verdict.output.fields} fields{where}")
 
 
-def _ends_with(events: JobLog, text: str, lines: int = 3) -> bool:
-    """Return whether one of the last lines already says `text`."""
+def _ends_with(events: JobLog, text: str) -> bool:
+    """Return whether one of the last three lines already says `text`."""
     tail = text.strip()
-    return bool(tail) and any(tail in decode_line(line)[2] for line in events.json_lines()[0][-lines:])
+    return bool(tail) and any(tail in decode_line(line)[2] for line in events.json_lines()[0][-3:])
