@@ -90,10 +90,10 @@ class ClusterPeers:
     def silent(self) -> list[str]:
         return [each.name for each in self._roster.silent() if each.accepts]
 
-    async def keeper_of_job(self, job_id: str) -> str | None:
+    async def owner_of_job(self, job_id: str) -> str | None:
         return await self._owners.of_job(job_id)
 
-    async def keeper_of_request(self, request_ids: Sequence[RequestId], scope: Scope) -> str | None:
+    async def owner_of_request(self, request_ids: Sequence[RequestId], scope: Scope) -> str | None:
         return await self._owners.of_request(request_ids, scope)
 
     async def entry_of_key(self, key: bytes) -> KeyEntry | None:

@@ -310,7 +310,7 @@ class ClusterRun:
 
     async def _write_verdict(self, record: LeaseRecord, revision: int, verdict: Verdict) -> None:
         """Record a verdict of this member, which also uploads the log."""
-        done = LeaseRecord(Phase.DONE, record.attempt, record.front, verdict=verdict)
+        done = LeaseRecord(Phase.DONE, record.attempt, record.owner, verdict=verdict)
         await self._cluster.broker.leases.update(self.execution_id, encode(done), revision)
         self._conclude(verdict)
 

@@ -67,12 +67,12 @@ async def test_jobs_go_on_when_the_broker_has_lost_its_data(nats_server: NatsSer
         # another member still knows where the jobs are, also one that has to ask the broker
         other.runner._owners._names.clear()
         peers, name = other.runner.peers, front.runner.peers.name
-        await until_answers(lambda: peers.keeper_of_job(own_id), name)
-        await until_answers(lambda: peers.keeper_of_request(("mine",), Scope()), name)
+        await until_answers(lambda: peers.owner_of_job(own_id), name)
+        await until_answers(lambda: peers.owner_of_request(("mine",), Scope()), name)
         for key in await known_keys():
             entry = await peers.entry_of_key(key)
             assert entry is not None
-            assert entry.keeper == name
+            assert entry.owner == name
         with pytest.raises(Conflict):
             await other.runner.claims.claim("mine", None, "another")
 
