@@ -181,7 +181,7 @@ class ClusterPeers:
             return opened.part
 
     def _make_room(self) -> None:
-        """Drop an answer whose last part was sent: who watches another member's jobs asks ten times a second."""
+        """Drop an answer whose last part was sent: a stream of other members' jobs asks ten times a second."""
         ended = next((id for id, opened in self._open.items() if opened.is_ended), None)
         if ended is not None:
             self._drop(ended)
