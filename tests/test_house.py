@@ -59,6 +59,7 @@ FOLDERS = (
     "gateway/storage/inputs",
     "gateway/storage/embedded_s3",
     "gateway/storage",
+    "gateway/jobs/delivery",
     "gateway/jobs/bundles",
     "gateway/jobs/store",
     "gateway/jobs",
