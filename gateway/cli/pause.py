@@ -15,7 +15,7 @@ DESCRIPTIONS = {
 
 
 def main(name: str, arguments: Sequence[str]) -> int:
-    """Pause or resume the intake, and return the exit code."""
+    """Pause or resume the intake of jobs, and return the exit code."""
     parser = common.parser(name, DESCRIPTIONS[name])
     common.add_local_gateway(parser)
     options = parser.parse_args(arguments)

@@ -128,12 +128,12 @@ class TransformClient:
         request = job_request(
             source_of(script),
             request_id,
-            library,
             place.data_format,
-            timeout,
-            hold_minutes,
-            label,
-            output_schema,
+            library=library,
+            timeout=timeout,
+            hold_minutes=hold_minutes,
+            label=label,
+            output_schema=output_schema,
             profile=profile,
         )
         with TableFiles(tables or {}, manifests or {}) as files:
@@ -178,7 +178,14 @@ class TransformClient:
         """
         request_id = new_request_id() if request_id is None else request_id
         request = job_request(
-            source_of(script), request_id, library, output_format, timeout, hold_minutes, label, output_schema
+            source_of(script),
+            request_id,
+            output_format,
+            library=library,
+            timeout=timeout,
+            hold_minutes=hold_minutes,
+            label=label,
+            output_schema=output_schema,
         )
         with TableFiles(tables or {}, manifests or {}) as files:
             self._http.post_job(request, files, wait=False)

@@ -17,13 +17,13 @@ FORMAT_OF_ENDING: dict[str, DataFormat] = {**ENDINGS, ".json": "jsonl"}
 def job_request(
     code: str,
     request_id: RequestId,
-    library: Mapping[str, str | Path] | None,
     output_format: DataFormat,
+    *,
+    library: Mapping[str, str | Path] | None,
     timeout: float | None,
     hold_minutes: float | None,
     label: str | None,
     output_schema: Mapping[str, Any] | None,
-    *,
     profile: bool = False,
 ) -> dict[str, Any]:
     """Return the JSON of ``POST /v1/execute``; a member that is None is left to the gateway's default."""

@@ -222,4 +222,4 @@ class Observation:
 
 def queued_again(record: LeaseRecord) -> LeaseRecord:
     """Return the record of the next attempt."""
-    return LeaseRecord(Phase.QUEUED, record.attempt + 1, record.front, avoided=record.host)
+    return LeaseRecord(Phase.QUEUED, record.attempt + 1, record.owner, avoided=record.host)

@@ -123,7 +123,7 @@ class Owners:
             entry = await self._entry(self._broker.members, tag)
             if entry is None:
                 return None
-            self._names[tag] = entry.keeper
+            self._names[tag] = entry.owner
         name = self._names[tag]
         return name if name != self._me.name else None
 
@@ -139,7 +139,7 @@ class Owners:
             key = key_of(request_id) if scope.sees_all else key_of(request_id, scope.token_name)
             entry = await self._entry(self._broker.owners, key)
             if entry is not None:
-                return entry.keeper if entry.keeper != self._me.name else None
+                return entry.owner if entry.owner != self._me.name else None
         return None
 
     async def _entry(self, bucket: Bucket, key: str) -> KeyEntry | None:

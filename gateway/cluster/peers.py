@@ -90,10 +90,10 @@ class ClusterPeers:
     def silent(self) -> list[str]:
         return [each.name for each in self._roster.silent() if each.accepts]
 
-    async def keeper_of_job(self, job_id: str) -> str | None:
+    async def owner_of_job(self, job_id: str) -> str | None:
         return await self._owners.of_job(job_id)
 
-    async def keeper_of_request(self, request_ids: Sequence[RequestId], scope: Scope) -> str | None:
+    async def owner_of_request(self, request_ids: Sequence[RequestId], scope: Scope) -> str | None:
         return await self._owners.of_request(request_ids, scope)
 
     async def entry_of_key(self, key: bytes) -> KeyEntry | None:
@@ -181,7 +181,7 @@ class ClusterPeers:
             return opened.part
 
     def _make_room(self) -> None:
-        """Drop an answer whose last part was sent: who watches another member's jobs asks ten times a second."""
+        """Drop an answer whose last part was sent: a stream of other members' jobs asks ten times a second."""
         ended = next((id for id, opened in self._open.items() if opened.is_ended), None)
         if ended is not None:
             self._drop(ended)

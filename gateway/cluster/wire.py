@@ -50,8 +50,8 @@ class LeaseRecord(Message, frozen=True, tag="lease"):
     phase : Phase
     attempt : int
         Counted from 1, by the member that accepted the job.
-    front : str
-        Name of that member.
+    owner : str
+        Name of that member; in the message it is called ``front``.
     host, boot : str
         Name of the member that runs it, and the id of this member's process; empty while the job is queued.
     write : int
@@ -68,7 +68,7 @@ class LeaseRecord(Message, frozen=True, tag="lease"):
 
     phase: Phase
     attempt: int
-    front: str
+    owner: str = msgspec.field(name="front")
     host: str = ""
     boot: str = ""
     write: int = 0
@@ -86,8 +86,8 @@ class Assignment(Message, frozen=True, tag="assignment"):
     id : str
         The execution id.
     attempt : int
-    front : str
-        Name of the member that accepted the job.
+    owner : str
+        Name of the member that accepted the job; in the message it is called ``front``.
     software : str
         Version of this member's software.
     job : Raw
@@ -102,7 +102,7 @@ class Assignment(Message, frozen=True, tag="assignment"):
 
     id: str
     attempt: int
-    front: str
+    owner: str = msgspec.field(name="front")
     software: str
     job: Raw
     lines: tuple[Raw, ...] = ()

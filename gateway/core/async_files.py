@@ -149,7 +149,7 @@ class FileWriter:
                 raise
 
 
-async def read_blocks(fd: int, size_bytes: int, block_bytes: int = BLOCK_BYTES // 2) -> AsyncGenerator[bytes]:
+async def read_blocks(fd: int, size_bytes: int, block_bytes: int) -> AsyncGenerator[bytes]:
     """Yield exactly `size_bytes` of a file from its beginning, read in a thread.
 
     Parameters

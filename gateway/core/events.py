@@ -134,8 +134,8 @@ class EventLog:
     """Keeps a job's events within a byte cap and passes them to followers.
 
     The head is kept whole up to half of the cap and the tail in a ring, so that both the beginning and the cause of
-    a failure survive a flood. Until the cap is reached, what a reader sees is a prefix of what it will see later;
-    Metabase relies on that. A line is kept as the JSON object that readers get, and as nothing else.
+    a failure survive a flood. Until the cap is reached, each reading of the log is a prefix of the later ones; Metabase
+    relies on that. A line is kept as the JSON object that readers get, and as nothing else.
 
     Parameters
     ----------

@@ -14,7 +14,8 @@ from gateway.http.base_handler.application import application_of
 from gateway.http.base_handler.context import Context, Description
 from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.openapi import describe
-from gateway.http.routes import MEMBER_ROUTES, PARCEL_ROUTES, ROUTES, Route
+from gateway.http.route import Route
+from gateway.http.routes import MEMBER_ROUTES, PARCEL_ROUTES, ROUTES
 from gateway.jobs.refusal_log import RefusalLog
 from gateway.jobs.service import JobService
 from gateway.telemetry.metrics import Metrics

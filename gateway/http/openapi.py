@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -19,12 +19,10 @@ from gateway.core.job import JobState
 from gateway.core.version import VERSION
 from gateway.http.base_handler.context import Description
 from gateway.http.openapi_page import docs_page
+from gateway.http.route import Answer, Route
 from gateway.http.schemas.history import MAX_LIMIT
 from gateway.http.schemas.responses import ErrorResponse, ResponseModel
 from gateway.jobs.store.history import SortKey
-
-if TYPE_CHECKING:
-    from gateway.http.routes import Answer, Route
 
 SCHEMA = "#/components/schemas/{model}"
 INTRODUCTION = (

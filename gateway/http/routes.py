@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from gateway.core.formats import FORMATS
-from gateway.http.base_handler.handler import BaseHandler
 from gateway.http.handlers.bundle import BundledTableHandler, BundleHandler
 from gateway.http.handlers.cancel import CancelHandler
 from gateway.http.handlers.execute import ExecuteHandler, OutcomeHandler
@@ -34,6 +31,7 @@ from gateway.http.handlers.status import StatusHandler
 from gateway.http.handlers.stream import StreamHandler
 from gateway.http.parcels import ParcelHandler
 from gateway.http.probes import LiveHandler, MetricsHandler, ReadyHandler
+from gateway.http.route import Answer, Route
 from gateway.http.schemas import bundle, gateway_state, history, responses
 from gateway.http.schemas.requests import (
     CancelRequest,
@@ -43,43 +41,9 @@ from gateway.http.schemas.requests import (
     LegacyExecuteRequest,
     ReleaseRequest,
 )
-from gateway.http.schemas.responses import ResponseModel
-from gateway.http.schemas.validation import RequestModel
 
 #: Prometheus' text format, and OpenMetrics for a scraper that asks for it.
 METRICS_TYPES = ("text/plain", "application/openmetrics-text")
-
-
-Answer = tuple[type[ResponseModel], ...] | tuple[str, ...] | type[ResponseModel] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One path with one method.
-
-    Attributes
-    ----------
-    path : str
-        As in an API description, with ``{name}`` for a parameter.
-    responses : dict
-        Status to its response: the model of a JSON object or several of them, the media types of another body, or None
-        without a body.
-    query : dict
-        Name of each query parameter to its description.
-    refusals : tuple of int
-        Statuses of refusals, all with `ErrorResponse`.
-    """
-
-    method: str
-    path: str
-    handler: type[BaseHandler]
-    summary: str
-    responses: dict[int, Answer]
-    request: type[RequestModel] | None = None
-    is_multipart: bool = False
-    query: dict[str, str] = field(default_factory=dict)
-    refusals: tuple[int, ...] = ()
-
 
 _ID_QUERY = {"request_id": "The id of the job; default: the job that runs, else the one that waits, else the last one."}
 _JOB_QUERY = {"request_id": "The id of a job; without it, the state of the gateway."}

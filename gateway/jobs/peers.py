@@ -43,13 +43,13 @@ class KeyEntry:
 
     Attributes
     ----------
-    keeper : str
+    owner : str
         Name of this gateway or of another one.
     revision : int
         Revision of the entry at the broker.
     """
 
-    keeper: str
+    owner: str
     revision: int
 
 
@@ -99,10 +99,10 @@ class Peers(Protocol):
     def silent(self) -> list[str]:
         """Return the names of those that have been live and are not now."""
 
-    async def keeper_of_job(self, job_id: str) -> str | None:
+    async def owner_of_job(self, job_id: str) -> str | None:
         """Return the other gateway that keeps a job, by the gateway's own id of it; None if no other does."""
 
-    async def keeper_of_request(self, request_ids: Sequence[RequestId], scope: Scope) -> str | None:
+    async def owner_of_request(self, request_ids: Sequence[RequestId], scope: Scope) -> str | None:
         """Return the other gateway that accepted the newest job of a caller's id; None if no other did."""
 
     async def entry_of_key(self, key: bytes) -> KeyEntry | None:

@@ -19,8 +19,9 @@ from gateway.core.uploads import UploadPermit, Uploads
 from gateway.jobs.delivery import Deliverer
 from gateway.jobs.runner import KeptResult, RunnerStatus, SlotCount
 from gateway.local.held_kernels import HeldKernels
-from gateway.local.kernel import KernelParts, start_kernel
+from gateway.local.kernel import KernelParts
 from gateway.local.kernel_pool import KernelPool
+from gateway.local.kernel_start import start_kernel
 from gateway.local.personal_kernels import PersonalKernels
 from gateway.local.run import LocalRun, Machine
 from gateway.local.slots import Slots

@@ -78,7 +78,7 @@ class CommandLine(KVArgParseConfigLoader):
 
 
 class JsonConfigurationFile(JSONFileConfigLoader):
-    """The loader of a JSON file. What upstream would drop in silence is an error."""
+    """The loader of a JSON file. Keys and values that upstream would silently drop are errors."""
 
     def _read_file_as_dict(self) -> dict[str, Any]:
         def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

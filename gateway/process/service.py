@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def running_service(
-    settings: Settings, launcher: LauncherClient | None, metrics: Metrics, broker_tls: ssl.SSLContext | None = None
+    settings: Settings, launcher: LauncherClient | None, metrics: Metrics, broker_tls: ssl.SSLContext | None
 ) -> AsyncIterator[JobService]:
     """Yield a service that is starting its kernels, and close all of it afterwards."""
 

@@ -222,7 +222,7 @@ def _boot(plan: KernelPlan, channel: Channel) -> NoReturn:
     channel.close()
     gc.enable()
     if plan.is_restart:
-        # Each socket of a client connects again by itself. What is published before its iopub socket is connected is
+        # Each socket of a client connects again by itself. A message that comes before its iopub socket is connected is
         # lost, and the client waits for it without end.
         time.sleep(_RECONNECT_SECONDS)
     boot.serve(kernel)

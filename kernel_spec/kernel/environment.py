@@ -68,14 +68,14 @@ def base_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
     return {"PATH": _DEFAULT_PATH, "LANG": "C.UTF-8", **inherited, "TZ": "UTC", "PYTHONUTF8": "1", **PINS}
 
 
-def interpreter_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
+def interpreter_environment() -> dict[str, str]:
     """Return the environment in which one of our own modules is started with ``python -P -m``.
 
     ``-P`` keeps the working directory out of ``sys.path``, so the parent of this package is named, but only where
     Python does not find it by itself: there it comes before all packages, and a file such as six.py in it hides one.
     """
     return {
-        **base_environment(source),
+        **base_environment(),
         **_search_path(Path(__file__).resolve().parents[2]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONNOUSERSITE": "1",

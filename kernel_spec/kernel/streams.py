@@ -1,4 +1,4 @@
-"""What a kernel publishes, also after a fork: ipykernel's thread and streams would use the sockets of the parent."""
+"""Publish the output of a kernel, also after a fork: ipykernel would then use the sockets of the parent."""
 
 # mypy: disable-error-code="no-untyped-call"
 # ipykernel has next to no annotations.

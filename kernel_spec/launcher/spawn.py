@@ -14,13 +14,8 @@ _FIRST_LIFTED = 64
 _EXIT_NOT_EXECUTED = 127
 
 
-def spawn(
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    descriptors: Mapping[int, int],
-    working_dir: str = "/",
-) -> int:
-    """Start a command in a session of its own; the caller reaps it.
+def spawn(command: Sequence[str], environment: Mapping[str, str], descriptors: Mapping[int, int]) -> int:
+    """Start a command in ``/`` and in a session of its own; the caller reaps it.
 
     The child dies with the caller. The caller must have a single thread, because this forks.
 
@@ -33,8 +28,6 @@ def spawn(
     descriptors : mapping of int to int
         The child's descriptor numbers, each with the caller's; 0 is /dev/null unless it is named. All others are
         closed.
-    working_dir : str
-        The child's working directory.
 
     Returns
     -------
@@ -43,13 +36,11 @@ def spawn(
     """
     pid = os.fork()
     if pid == 0:
-        _exec(command, environment, descriptors, working_dir)
+        _exec(command, environment, descriptors)
     return pid
 
 
-def _exec(
-    command: Sequence[str], environment: Mapping[str, str], descriptors: Mapping[int, int], working_dir: str
-) -> None:
+def _exec(command: Sequence[str], environment: Mapping[str, str], descriptors: Mapping[int, int]) -> None:
     try:
         os.setsid()
         signal.set_wakeup_fd(-1)
@@ -68,7 +59,7 @@ def _exec(
             if number not in descriptors:
                 os.closerange(number, number + 1)
         syscalls.close_range(max(highest, 2) + 1, 0xFFFF_FFFF)
-        os.chdir(working_dir)
+        os.chdir("/")
         os.execve(command[0], list(command), environment)  # noqa: S606 - no shell, that is the point
     except BaseException as error:
         print(f"cannot start {command[0]}: {error}", file=sys.stderr, flush=True)  # noqa: T201

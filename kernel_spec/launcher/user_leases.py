@@ -51,9 +51,7 @@ class WorkspaceUser:
             os.close(self.lease)
 
 
-def lease_users(
-    count: int, first: int = FIRST_WORKSPACE_UID, last: int = LAST_WORKSPACE_UID, host: str | None = None
-) -> list[WorkspaceUser]:
+def lease_users(count: int, host: str | None = None) -> list[WorkspaceUser]:
     """Lease user ids that no account and no other launcher uses; needs root.
 
     Containers on one machine share its user ids and cannot see each other's leases, and Linux counts the processes of
@@ -63,8 +61,6 @@ def lease_users(
     ----------
     count : int
         Number of user ids.
-    first, last : int
-        The range, both included.
     host : str or None
         Host name; None for that of this machine or container.
 
@@ -80,6 +76,7 @@ def lease_users(
     directory = _lease_directory()
     leased: list[WorkspaceUser] = []
     begin = zlib.crc32((os.uname().nodename if host is None else host).encode())
+    first, last = FIRST_WORKSPACE_UID, LAST_WORKSPACE_UID
     for number in range(last - first + 1):
         if len(leased) == count:
             break

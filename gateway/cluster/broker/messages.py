@@ -67,7 +67,7 @@ class Messages:
 
 @contextlib.contextmanager
 def _dropped_at_fault(subject: str) -> Iterator[None]:
-    """Log what a message on a subject raises: the next one must be taken."""
+    """Log an error that a message on a subject raises: the next message must be taken."""
     try:
         yield
     except Failures:

@@ -1,4 +1,4 @@
-"""What the broker keeps: the stream of jobs, its consumer and the buckets of records."""
+"""The data at the broker: the stream of jobs, its consumer and the buckets of records."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ def job(execution_id: str) -> str:
     return f"tg.v1.jobs.{execution_id}"
 
 
-def events(front: str) -> str:
+def events(owner: str) -> str:
     """Return the subject on which a member gets the events of the jobs that it accepted."""
-    return f"tg.v1.ev.{front}"
+    return f"tg.v1.ev.{owner}"
 
 
 def cancel(host: str) -> str:

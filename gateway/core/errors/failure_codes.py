@@ -224,17 +224,13 @@ class JobFailed(Exception):
         Why the job failed.
     message : str
         The message for the user, with the limit that was hit.
-    exit_code : int, optional
-        The exit code of the job's own process, if it had one; else that of the failure code.
     retryable : bool, optional
         Whether the same request may succeed when sent again, where the cause is more specific than the failure code.
     """
 
-    def __init__(
-        self, code: FailureCode, message: str, exit_code: int | None = None, *, retryable: bool | None = None
-    ) -> None:
+    def __init__(self, code: FailureCode, message: str, *, retryable: bool | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
-        self.exit_code = FAILURES[code].exit_code if exit_code is None else exit_code
+        self.exit_code = FAILURES[code].exit_code
         self.retryable = FAILURES[code].retryable if retryable is None else retryable

@@ -1,4 +1,4 @@
-"""The responses of all handlers: headers, ids, JSON, refusals, and what the log says of a failure."""
+"""The responses of all handlers: headers, ids, JSON, refusals, and the log line of a failure."""
 
 from __future__ import annotations
 

@@ -82,12 +82,12 @@ def peer_request(handler: BaseHandler, peers: Peers, token: Token, body: bytes =
     )
 
 
-async def _keeper(handler: BaseHandler, peers: Peers, job: str | tuple[RequestId, ...], scope: Scope) -> str | None:
+async def _owner(handler: BaseHandler, peers: Peers, job: str | tuple[RequestId, ...], scope: Scope) -> str | None:
     """Return the other member that keeps a job; None if this one does, or if the job is unknown."""
     service = handler.context.service
     if isinstance(job, str):
         try:
-            return await peers.keeper_of_job(job)
+            return await peers.owner_of_job(job)
         except MemberDown:
             try:
                 await service.get(job, scope)
@@ -100,7 +100,7 @@ async def _keeper(handler: BaseHandler, peers: Peers, job: str | tuple[RequestId
     if any(record.state is not JobState.FINISHED for record in known):
         return None
     try:
-        return await peers.keeper_of_request(job, scope)
+        return await peers.owner_of_request(job, scope)
     except MemberDown:
         if known:  # the newest job that this member knows of, and most likely the newest of all
             return None
@@ -110,11 +110,11 @@ async def _keeper(handler: BaseHandler, peers: Peers, job: str | tuple[RequestId
 async def _is_answered(handler: BaseHandler, peers: Peers, job: str | tuple[RequestId, ...]) -> bool:
     """Send the answer of the other member that keeps a job, if there is one."""
     token = caller(handler)
-    keeper = await _keeper(handler, peers, job, token.scope)
-    if keeper is None:
+    owner = await _owner(handler, peers, job, token.scope)
+    if owner is None:
         return False
     body = json.dumps(handler.body.value()).encode() if isinstance(handler.body, JsonBody) else b""
-    await pass_on(handler, keeper, peer_request(handler, peers, token, body))
+    await pass_on(handler, owner, peer_request(handler, peers, token, body))
     return True
 
 

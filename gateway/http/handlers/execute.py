@@ -166,12 +166,12 @@ class ExecuteHandler(JobHandler):
         is_inline = _is_inline(delivery)
         earlier = await service.find_by_key(key)
         if earlier is None and peers is not None and (entry := await peers.entry_of_key(key.key)) is not None:
-            if entry.keeper == peers.name:
+            if entry.owner == peers.name:
                 earlier = await service.find_by_key(key)  # the job was stored meanwhile, or is deleted
             else:
                 uri = f"/v1/outcomes/{key.key.hex()}/{key.body.hex()}?inline={is_inline:d}"
                 request = replace(peer_request(self, peers, self.token), method="GET", uri=uri)
-                if await pass_on(self, entry.keeper, request, unless=NotFound.status):
+                if await pass_on(self, entry.owner, request, unless=NotFound.status):
                     return True
             if earlier is None:
                 await peers.forget_key(key.key, entry)

@@ -89,12 +89,12 @@ class StreamHandler(BaseHandler):
     async def _log_of(self, job_id: str, line: int) -> _Log:
         """Return the log of a job, whichever member keeps it."""
         peers = self.context.service.peers
-        keeper = await peers.keeper_of_job(job_id) if peers is not None else None
-        if peers is None or keeper is None:
+        owner = await peers.owner_of_job(job_id) if peers is not None else None
+        if peers is None or owner is None:
             return (await self.context.service.get(job_id, self.scope)).log
         request = replace(peer_request(self, peers, self.token), headers={})
         uri = f"/v1/jobs/{quote(job_id, safe='')}/logs"
-        log = OtherLog(line, lambda first: peers.ask(keeper, replace(request, uri=f"{uri}?offset={first}")))
+        log = OtherLog(line, lambda first: peers.ask(owner, replace(request, uri=f"{uri}?offset={first}")))
         with suppress(MemberDown):  # its lines follow when it answers again
             if not await log.look():
                 raise NotFound(f"there is no job with job_id {job_id[:100]!r}, or it was forgotten")

@@ -57,7 +57,7 @@ class OtherMembers:
         self._missing: set[str] = set()
 
     def missing(self) -> list[str] | None:
-        """Names of the members that do not answer; None without a cluster."""
+        """Return the names of the members that do not answer; None without a cluster."""
         return None if self._peers is None else sorted(self._missing.union(self._peers.silent()))
 
     @contextmanager

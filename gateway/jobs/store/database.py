@@ -207,7 +207,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise sqlite3.OperationalError("its file system does not support SQLite's write-ahead log")
     connection.execute("PRAGMA synchronous = FULL")
     _migrate(connection, version)
-    # the WAL of a gateway that was killed may still hold what was erased
+    # the WAL of a gateway that was killed may still hold erased rows
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 

@@ -36,7 +36,7 @@ class JobRecord:
     Attributes
     ----------
     request_id : int or str
-        The caller's id, who may use it again.
+        The id that the caller chose; it may use it again.
     execution_id : str
         The gateway's own id, which identifies the record; the routes of the history call it ``job_id``.
     job_form : {'v1', 'first'}

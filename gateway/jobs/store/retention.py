@@ -1,4 +1,4 @@
-"""Delete what the job store keeps no longer."""
+"""Delete old jobs and logs from the job store."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from gateway.jobs.store.rows import KEY_SECONDS
 
 
 def prune(settings: Settings, connection: sqlite3.Connection) -> None:
-    """Delete what is older than its time to be kept, and the oldest beyond the size limits.
+    """Delete the jobs and logs whose time is over, and the oldest ones beyond the size limits.
 
     Parameters
     ----------
     settings : Settings
-        How long, and how much of, history and logs are kept.
+        Times and sizes of history and logs.
     connection : sqlite3.Connection
         Inside a transaction, or in autocommit mode.
     """

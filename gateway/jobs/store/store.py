@@ -138,7 +138,7 @@ class JobStore:
     def suspend(self, record: JobRecord) -> asyncio.Future[None]:
         """Leave a job that no caller waits for to the next process; the attempt that was cut off is not counted.
 
-        The job is found until this process ends: whoever follows it must not read that it was forgotten.
+        The job is found until this process ends: a caller that follows it must not read that it was forgotten.
 
         Returns
         -------

@@ -87,7 +87,7 @@ async def put_object(
 
 
 def _leaves_content_type(url: str) -> bool:
-    """Whether the URL is signed by version 4, which names the headers that are signed, and Content-Type is not one."""
+    """Return whether the URL is signed by version 4, whose list of signed headers is without Content-Type."""
     signed = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query).get("X-Amz-SignedHeaders")
     return signed is not None and "content-type" not in ";".join(signed).lower().split(";")
 

@@ -54,7 +54,7 @@ def nameservers(resolv_conf: Path = Path("/etc/resolv.conf")) -> tuple[Address, 
     return tuple(found[:_MOST_NAMESERVERS]) or (ipaddress.IPv4Address("127.0.0.1"),)
 
 
-def own_networks(proc_net: Path = Path("/proc/self/net")) -> tuple[Network, ...]:
+def own_networks() -> tuple[Network, ...]:
     """Return the machine's own addresses, those that the network namespace delivers to itself, as networks.
 
     Raises
@@ -62,6 +62,7 @@ def own_networks(proc_net: Path = Path("/proc/self/net")) -> tuple[Network, ...]
     OSError
         The tables of Linux cannot be read, so the addresses are unknown.
     """
+    proc_net = Path("/proc/self/net")
     return tuple(dict.fromkeys((*_own_version_four(proc_net / "fib_trie"), *_own_version_six(proc_net / "if_inet6"))))
 
 

@@ -38,7 +38,6 @@ _TOO_WIDE: Final = frozenset({"/", "/root", "/home", "/tmp", "/var", "/etc", "/r
 
 
 def default_read_only_paths(
-    extra: Iterable[str] = (),
     *,
     packages: Iterable[str] = ("kernel_spec", "transform_shim"),
     allow_network: bool = False,
@@ -47,15 +46,13 @@ def default_read_only_paths(
 
     Parameters
     ----------
-    extra : iterable of str
-        Further absolute paths, from configuration.
     packages : iterable of str
         Packages of ours, found without importing them; in a source checkout only the package's own directory is opened,
         never the checkout.
     allow_network : bool
         Add the files that the resolver and TLS read.
     """
-    wanted = [*_SYSTEM, *_ETC, *_MACHINE, *_interpreter(), *_package_dirs(packages), *extra]
+    wanted = [*_SYSTEM, *_ETC, *_MACHINE, *_interpreter(), *_package_dirs(packages)]
     if allow_network:
         wanted += _NETWORK
     return tuple(dict.fromkeys(path for path in map(os.path.normpath, wanted) if os.path.lexists(path)))

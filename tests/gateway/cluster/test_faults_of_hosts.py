@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.cluster import host as cluster_host
 from gateway.cluster.broker import Taking
+from gateway.cluster.host import host as cluster_host
 from gateway.core.errors import ConfigurationError, DiskFull, FailureCode
 from gateway.core.job import Verdict
 from tests.gateway.cluster.test_runner import InProcess, cluster, until

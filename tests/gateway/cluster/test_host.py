@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 from msgspec import Raw
 
-from gateway.cluster import host as cluster_host
 from gateway.cluster.broker import Refused, Stored
 from gateway.cluster.host import ClusterHost
+from gateway.cluster.host import host as cluster_host
 from gateway.cluster.member import Member
 from gateway.cluster.wire import Assignment, LeaseRecord, Phase, encode
 from gateway.core.settings import Settings

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cluster.parcels import JobParcels
+from gateway.cluster.runner.parcels import JobParcels
 from gateway.core.errors import JobFailed
 from gateway.core.events import EventLog
 from gateway.core.job import FileSource, InputTable, Job, KeptDelivery

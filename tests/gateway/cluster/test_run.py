@@ -9,8 +9,9 @@ from typing import Any, cast
 import pytest
 
 from gateway.cluster.member import Member
-from gateway.cluster.parcels import JobParcels
-from gateway.cluster.run import Cluster, ClusterRun
+from gateway.cluster.runner.parcels import JobParcels
+from gateway.cluster.runner.run import ClusterRun
+from gateway.cluster.runner.shared import Cluster
 from gateway.cluster.wire import EventBatch, LeaseRecord, Phase, encode
 from gateway.core.async_files import SMALL_BYTES
 from gateway.core.cancellation import StopSignal

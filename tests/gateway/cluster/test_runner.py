@@ -16,14 +16,14 @@ import msgspec
 import pytest
 from nats.js.errors import NotFoundError
 
-from gateway.cluster import attempt as cluster_attempt
-from gateway.cluster import run as cluster_run
 from gateway.cluster.broker import Broker, subjects
 from gateway.cluster.claims import RequestClaims
+from gateway.cluster.host import attempt as cluster_attempt
 from gateway.cluster.member import Member
 from gateway.cluster.owners import Owners
-from gateway.cluster.run import ClusterRun
 from gateway.cluster.runner import ClusterRunner
+from gateway.cluster.runner import run as cluster_run
+from gateway.cluster.runner.run import ClusterRun
 from gateway.cluster.wire import Assignment, EventBatch, LeaseRecord, Phase, decode, encode
 from gateway.core.cancellation import StopSignal
 from gateway.core.errors import Conflict, FailureCode, MemberDown
@@ -370,7 +370,7 @@ async def test_an_idempotency_key_is_claimed_once(nats_server: NatsServer, tmp_p
         await one.runner.claims.release("a")  # the end of the job does not free its key
         stale = await two.runner.peers.entry_of_key(b"key")
         assert stale is not None
-        assert stale.keeper == one.runner.peers.name
+        assert stale.owner == one.runner.peers.name
         await one.runner.peers.forget_key(b"key", stale)
         await one.runner.claims.claim(3, None, "d", b"key")
         await two.runner.peers.forget_key(b"key", stale)  # that was before another job had it
@@ -433,22 +433,22 @@ async def test_the_newest_job_of_an_id_is_found_at_its_member(nats_server: NatsS
             await member.runner.claims.claim("id", "etl", job_id)
             await member.runner.claims.announce("id", "etl")
             other = two if member is one else one
-            assert await other.runner.peers.keeper_of_job(job_id) == names[member]
-            assert await member.runner.peers.keeper_of_job(job_id) is None
+            assert await other.runner.peers.owner_of_job(job_id) == names[member]
+            assert await member.runner.peers.owner_of_job(job_id) is None
             await member.runner.claims.release(job_id)
-            for scope, keeper in (
+            for scope, owner in (
                 (Scope("etl", sees_all=False), names[member]),
                 (Scope("other", sees_all=False), None),
                 (Scope(), names[member]),
             ):
-                assert await other.runner.peers.keeper_of_request(("id",), scope) == keeper
-                assert await member.runner.peers.keeper_of_request(("id",), scope) is None
+                assert await other.runner.peers.owner_of_request(("id",), scope) == owner
+                assert await member.runner.peers.owner_of_request(("id",), scope) is None
         await one.runner.claims.announce("without a name", None)  # is found by all, so by one entry
-        assert await two.runner.peers.keeper_of_request(("without a name",), Scope()) == names[one]
+        assert await two.runner.peers.owner_of_request(("without a name",), Scope()) == names[one]
         assert (await one.broker._js.stream_info("KV_TG1_OWNERS")).state.messages == 3
         nats_server.kill()
         with pytest.raises(MemberDown):
-            await one.runner.peers.keeper_of_request(("id",), Scope())
+            await one.runner.peers.owner_of_request(("id",), Scope())
         nats_server.start()
 
 

@@ -17,7 +17,7 @@ from gateway.core.displays import (
 )
 from gateway.core.events import MOST_PROGRESS, Displayed, EventLog, LogLine, Progress, StateChanged
 from gateway.core.job import JobState, Verdict
-from gateway.jobs import delivery
+from gateway.jobs.delivery import job_delivery
 from gateway.storage.outputs.log_objects import events_object
 
 
@@ -125,11 +125,11 @@ def test_followers_and_readers_see_the_same_lines() -> None:
 
 def test_upload_of_the_output_reports_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     log = EventLog(cap_bytes=10_000)
-    report = delivery._reporter(log)
+    report = job_delivery._reporter(log)
     report(1)
     assert not log.progress, "a short upload leaves nothing"
-    monkeypatch.setattr(delivery, "PROGRESS_SECONDS", 0.0)
-    report = delivery._reporter(log)
+    monkeypatch.setattr(job_delivery, "PROGRESS_SECONDS", 0.0)
+    report = job_delivery._reporter(log)
     for sent_bytes in (10, 20):
         report(sent_bytes)
     assert log.progress == {("deliver", "output"): Progress("deliver", "output", bytes=20)}

@@ -18,8 +18,8 @@ from gateway.core.errors import FailureCode
 from gateway.core.events import EventLog
 from gateway.core.job import Job, KeptDelivery, OutputFacts, UrlDelivery, Verdict
 from gateway.core.settings import Settings
-from gateway.jobs import delivery as module
 from gateway.jobs.delivery import Deliverer, JobOutputs
+from gateway.jobs.delivery import deliverer as module
 from gateway.storage import KeptResultStore, ObjectClient, open_output
 from gateway.storage.objects import retries
 from gateway.storage.outputs.kept_results import KeptFiles

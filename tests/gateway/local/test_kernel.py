@@ -14,7 +14,8 @@ import zmq.asyncio
 
 from gateway.core.errors import FailureCode, JobFailed
 from gateway.local.held_kernels import HeldKernels
-from gateway.local.kernel import JobKernel, KernelParts, start_kernel
+from gateway.local.kernel import JobKernel, KernelParts
+from gateway.local.kernel_start import start_kernel
 from kernel_spec.client.async_client import LauncherError
 from kernel_spec.protocol.limits import Limits
 from kernel_spec.protocol.values import ExitReport

@@ -15,8 +15,8 @@ import pytest
 from jupyter_client.session import Session
 
 from gateway.core.errors import FailureCode, JobFailed
-from gateway.local.kernel import _or_death
 from gateway.local.kernel_client import FLOOD_BYTES, KernelClient, resident_bytes, shared_context
+from gateway.local.kernel_start import _or_death
 from kernel_spec.protocol.values import ExitReport
 
 KEY = "the key of this test"

@@ -14,7 +14,7 @@ import pytest
 from kernel_spec.client.async_client import LauncherError
 from kernel_spec.sandbox.accounting import cgroup_mounts
 from tests.kernel_spec.conftest import Desk, is_alive, wait_until
-from tests.kernel_spec.launcher.test_launcher import descendants
+from tests.kernel_spec.launcher.test_loss import descendants
 
 SECONDS = 60
 

@@ -2,7 +2,7 @@
 
 A block is parsed with the types that the manifest announces: a small one in Python
 (`transform_shim.reading.jsonl.small_blocks`), one of a large file by Polars if it is there and the block is plain
-(`transform_shim.reading.jsonl.polars_reader`), any other by Arrow. What none of them takes is read line by line
+(`transform_shim.reading.jsonl.polars_reader`), any other by Arrow. A block that none of them takes is read line by line
 (`transform_shim.reading.values.json_text`): legal but unusual values are taken, and invalid ones are named. So the
 file's common blocks are fast and its odd ones are exact.
 """

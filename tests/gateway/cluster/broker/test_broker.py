@@ -399,7 +399,8 @@ async def test_a_server_that_takes_no_jobs_is_refused_and_makes_no_member_health
                     await Broker.connect(nats_server.url, "another")
 
 
-async def test_without_a_server_one_line_says_so() -> None:
+async def test_without_a_server_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.cluster.broker.connection.CONNECT_SECONDS", 1.0)
     with pytest.raises(ConfigurationError, match=r"CLUSTER_URL: no broker at 127\.0\.0\.1:9 can be used"):
         await Broker.connect("nats://user:secret@127.0.0.1:9", "test")
 

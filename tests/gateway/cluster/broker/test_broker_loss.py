@@ -15,11 +15,12 @@ import pytest
 from nats.js import JetStreamContext
 
 from gateway.cluster import claims
-from gateway.cluster import run as cluster_run
 from gateway.cluster.broker import NoReply, Refused, subjects
 from gateway.cluster.member import Member
 from gateway.cluster.owners import key_of
-from gateway.cluster.run import ClusterRun
+from gateway.cluster.runner import publication
+from gateway.cluster.runner import run as cluster_run
+from gateway.cluster.runner.run import ClusterRun
 from gateway.cluster.wire import encode
 from gateway.core.cancellation import StopSignal
 from gateway.core.errors import BrokerDown, Conflict, FailureCode, JobFailed, MemberDown
@@ -71,12 +72,12 @@ async def test_jobs_go_on_when_the_broker_has_lost_its_data(nats_server: NatsSer
         # another member still knows where the jobs are, also one that has to ask the broker
         other.runner._owners._names.clear()
         peers, name = other.runner.peers, front.runner.peers.name
-        await until_answers(lambda: peers.keeper_of_job(own_id), name)
-        await until_answers(lambda: peers.keeper_of_request(("mine",), Scope()), name)
+        await until_answers(lambda: peers.owner_of_job(own_id), name)
+        await until_answers(lambda: peers.owner_of_request(("mine",), Scope()), name)
         for key in await known_keys():
             entry = await peers.entry_of_key(key)
             assert entry is not None
-            assert entry.keeper == name
+            assert entry.owner == name
         with pytest.raises(Conflict):
             await other.runner.claims.claim("mine", None, "another")
 
@@ -104,7 +105,7 @@ async def test_a_job_that_was_answered_without_the_broker_never_runs(
         job, stop = Job("waits", "ok", 30.0, UrlDelivery("http://127.0.0.1:9/o")), StopSignal()
         run = cast("ClusterRun", front.runner.open(job, EventLog(), stop, "waits", None))
         run.take_slot()
-        await until(lambda: run._publications)
+        await until(lambda: run._publication.count)
         nats_server.kill()
 
         async def never_arrives(*args: Any) -> bool:
@@ -175,7 +176,7 @@ async def test_a_second_attempt_on_a_host_begins_after_the_end_of_the_first(
         run, *_, verdict = front.start("hold")
         await until(host.machine.begun.is_set)
         await front.broker.leases.remove("job")  # the host ends the job, and the front queues it again
-        await until(lambda: run._publications == 2)
+        await until(lambda: run._publication.count == 2)
         await until(lambda: len(host.runner._host._tasks) == 2)
         for _ in range(20):  # time for the second attempt to be too early
             await front.broker.leases.get("job")
@@ -193,10 +194,10 @@ async def test_a_job_that_waits_for_a_day_leaves_few_messages(
         job = Job("waits", "ok", 30.0, UrlDelivery("http://127.0.0.1:9/o"))
         run = cast("ClusterRun", front.runner.open(job, EventLog(), StopSignal(), "waits", None))
         clock = [1000.0]
-        monkeypatch.setattr(cluster_run, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        monkeypatch.setattr(publication, "time", SimpleNamespace(monotonic=lambda: clock[0]))
         for _ in range(2880):
-            await run._publish()
-            clock[0] += cluster_run.REPUBLISH_SECONDS
+            await run._publication.publish(1, 1)
+            clock[0] += publication.REPUBLISH_SECONDS
         queue = await front.broker._js.stream_info(subjects.JOBS_STREAM)
         assert 10 < queue.state.messages < 60
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.cluster import relay, wire
+from gateway.cluster import wire
+from gateway.cluster.host import relay
 from gateway.cluster.wire import Assignment, Beat, EventBatch, LeaseRecord, Phase, batches, decode, encode
 from gateway.core.displays import DisplayedTable
 from gateway.core.errors import FailureCode
@@ -24,7 +25,7 @@ def test_an_assignment_brings_the_job_as_it_was() -> None:
     sent = Assignment("ab", 2, "m1", "1.0", msgspec.Raw(encode_job(JOB)))
     got = decode(Assignment, encode(sent))
     assert decode_job(bytes(got.job)) == JOB
-    assert (got.id, got.attempt, got.front) == ("ab", 2, "m1")
+    assert (got.id, got.attempt, got.owner) == ("ab", 2, "m1")
 
 
 def test_a_record_keeps_its_verdict() -> None:
@@ -41,7 +42,7 @@ def test_progress_in_whole_numbers_stays_so() -> None:
 
 def test_what_a_newer_member_adds_is_ignored() -> None:
     message = msgspec.json.decode(encode(LeaseRecord(Phase.QUEUED, 1, "m1")))
-    assert decode(LeaseRecord, msgspec.json.encode(message | {"colour": "red"})).front == "m1"
+    assert decode(LeaseRecord, msgspec.json.encode(message | {"colour": "red"})).owner == "m1"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The part of a member that runs jobs of all members, in the slots of the runner of its machine."""
+"""Fetch jobs from the queue while a slot is free, and run each as an `Attempt`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from gateway.cluster.attempt import Attempt
 from gateway.cluster.broker import Broker, NoReply, Refused, Taking, subjects
+from gateway.cluster.host.attempt import Attempt
+from gateway.cluster.host.relay import Relay
 from gateway.cluster.keeper import LeaseKeeper, record_of
 from gateway.cluster.lease import Lease
 from gateway.cluster.member import Member
-from gateway.cluster.relay import Relay
 from gateway.cluster.wire import (
     Assignment,
     Cancel,
@@ -206,7 +206,7 @@ class ClusterHost:
             return None
         lease = Lease(record, revision, self._me.name, self._me.boot)
         keeper = LeaseKeeper(lease, self._broker.leases, taking.execution_id, self._on_confirmed)
-        attempt = self._opened(assignment, job, keeper, record.front)
+        attempt = self._opened(assignment, job, keeper, record.owner)
         # before the lease: a job that only this member can run may have taken the slot since the request to the broker
         if not attempt.run.take_slot():
             await self._broker.settle(taking, is_taken=False)
@@ -241,7 +241,7 @@ class ClusterHost:
         if assignment is not None and assignment.revision and is_first:
             # if the record has changed since, the claim is refused; the record of a later attempt may name a host to
             # avoid
-            return LeaseRecord(Phase.QUEUED, assignment.attempt, assignment.front), assignment.revision
+            return LeaseRecord(Phase.QUEUED, assignment.attempt, assignment.owner), assignment.revision
         stored = await self._broker.leases.get(taking.execution_id)
         record = record_of(stored)
         if stored is None or record is None or record.phase is not Phase.QUEUED:
@@ -250,11 +250,11 @@ class ClusterHost:
             return None
         return record, stored.revision
 
-    def _opened(self, assignment: Assignment, job: Job, keeper: LeaseKeeper, front: str) -> Attempt:
+    def _opened(self, assignment: Assignment, job: Job, keeper: LeaseKeeper, owner: str) -> Attempt:
         events = EventLog(self._settings.log_cap_bytes, self._settings.log_line_cap_bytes)
         for line in assignment.lines:  # the log that is uploaded has the lines of earlier attempts too
             events.emit(LogLine(*decode_line(bytes(line))))
-        relay, stop = Relay(self._broker, front, assignment.id, assignment.attempt), StopSignal()
+        relay, stop = Relay(self._broker, owner, assignment.id, assignment.attempt), StopSignal()
         events.follow(relay.take)
         run = self._runner.open(job, events, stop, assignment.id, None, keeper)
         return Attempt(assignment, keeper, relay, stop, run)
@@ -274,14 +274,14 @@ class ClusterHost:
         except (ValueError, RecursionError):
             software = "unknown"
         text = (
-            f"The host {self._me.name} (version {VERSION}) cannot read the job of {record.front} "
+            f"The host {self._me.name} (version {VERSION}) cannot read the job of {record.owner} "
             f"(version {software}): {reason}"
         )
         verdict = Verdict(FailureCode.INTERNAL, text, FAILURES[FailureCode.INTERNAL].exit_code)
-        done = LeaseRecord(Phase.DONE, record.attempt, record.front, self._me.name, self._me.boot, verdict=verdict)
+        done = LeaseRecord(Phase.DONE, record.attempt, record.owner, self._me.name, self._me.boot, verdict=verdict)
         try:
             await self._broker.leases.update(taking.execution_id, encode(done), revision)
-            await Relay(self._broker, record.front, taking.execution_id, record.attempt).tell(done)
+            await Relay(self._broker, record.owner, taking.execution_id, record.attempt).tell(done)
         except Refused:
             log.info("job %s: another host was faster", taking.execution_id)
         await self._broker.settle(taking)

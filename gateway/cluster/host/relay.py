@@ -34,7 +34,7 @@ class Relay:
     Parameters
     ----------
     broker : Broker
-    front : str
+    owner : str
         Name of the member that accepted the job.
     execution_id : str
     attempt : int
@@ -45,9 +45,9 @@ class Relay:
         Number of events so far.
     """
 
-    def __init__(self, broker: Broker, front: str, execution_id: str, attempt: int) -> None:
+    def __init__(self, broker: Broker, owner: str, execution_id: str, attempt: int) -> None:
         self._broker = broker
-        self._subject = subjects.events(front)
+        self._subject = subjects.events(owner)
         self._id, self._attempt = execution_id, attempt
         self._kept: deque[Event] = deque()
         self._kept_bytes = 0

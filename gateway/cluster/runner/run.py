@@ -7,28 +7,24 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from msgspec import Raw
 from msgspec.structs import replace
 
-from gateway.cluster.broker import Broker, NoReply, Refused, subjects
+from gateway.cluster.broker import NoReply, Refused, subjects
 from gateway.cluster.keeper import record_of
 from gateway.cluster.lease import Observation, queued_again
-from gateway.cluster.member import Member, Roster
-from gateway.cluster.parcels import JobParcels
-from gateway.cluster.received import ReceivedEvents
-from gateway.cluster.wire import Assignment, Cancel, EventBatch, LeaseRecord, Phase, encode
+from gateway.cluster.runner.parcels import JobParcels
+from gateway.cluster.runner.publication import Publication
+from gateway.cluster.runner.received import ReceivedEvents
+from gateway.cluster.runner.shared import Cluster
+from gateway.cluster.wire import Cancel, EventBatch, LeaseRecord, Phase, encode
 from gateway.core.cancellation import StopSignal
 from gateway.core.errors import FailureCode, JobFailed
 from gateway.core.events import JobLog, StateChanged
 from gateway.core.job import Job, JobState, Verdict
-from gateway.core.settings import Settings
 from gateway.core.tasks import first_of, set_within, started
-from gateway.core.version import VERSION
-from gateway.core.wire import WireError, encode_job
-from gateway.jobs.delivery import Deliverer
+from gateway.core.wire import WireError
 from gateway.jobs.recovery import expired_url
 from gateway.storage import FetchedTable
 
@@ -39,69 +35,14 @@ LOOK_SECONDS = 1.0
 
 RETRY_SECONDS = 0.3
 
-#: First and longest time after which an assignment that no host takes is published again: the broker may have lost it.
-#: If it has not, the earlier message stays in the queue, so the time doubles with each message.
-REPUBLISH_SECONDS, MOST_REPUBLISH_SECONDS = 30.0, 1920.0
-
 #: In place of the revision of a record that is gone; the broker counts from 1.
 NO_RECORD = 0
 
 #: How often a job may begin when its host is lost.
 MOST_ATTEMPTS = 2
 
-#: Size of the lines of earlier attempts that the next host gets for the log that it uploads.
-LINES_BYTES = 200_000
-
 #: Time for a job that was asked to end to confirm it.
 END_SECONDS = 30.0
-
-#: Number of ended jobs that are kept because their records could not be removed; the oldest are dropped first.
-MOST_LEFTOVERS = 10_000
-
-
-@dataclass(slots=True, eq=False)
-class Cluster:
-    """The parts that all jobs of a member share.
-
-    Attributes
-    ----------
-    settings : Settings
-    me : Member
-    broker : Broker
-    roster : Roster
-    deliverer : Deliverer
-        Uploads the log of a job that no host ran.
-    on_start : callable
-        Called when a host began a job.
-    republished, lost : int
-        Assignments that were published again; hosts that were lost with a job.
-    leftovers : dict of str to None
-        Ended jobs whose records are still at the broker, the oldest first: a host would run them once more.
-    """
-
-    settings: Settings
-    me: Member
-    broker: Broker
-    roster: Roster
-    deliverer: Deliverer
-    on_start: Callable[[], None] = lambda: None
-    republished: int = 0
-    lost: int = 0
-    leftovers: dict[str, None] = field(default_factory=dict)
-
-    async def remove(self, execution_id: str) -> None:
-        """Remove the record of an ended job, now or by `remove_leftovers`."""
-        if not await self.broker.leases.remove(execution_id):
-            self.leftovers[execution_id] = None
-            if len(self.leftovers) > MOST_LEFTOVERS:
-                del self.leftovers[next(iter(self.leftovers))]
-
-    async def remove_leftovers(self) -> None:
-        """Remove the records that could not be removed before, as far as the broker answers now."""
-        for execution_id in tuple(self.leftovers):
-            if not self.broker.is_connected or not await self.broker.leases.remove(execution_id):
-                return
-            self.leftovers.pop(execution_id, None)
 
 
 class ClusterRun:
@@ -125,8 +66,6 @@ class ClusterRun:
         known_attempt: int = 0,
     ) -> None:
         self._is_known = known_attempt > 0
-        #: Revision of the queued record.
-        self._revision = 0
         self._creating: asyncio.Task[int] | None = None
         self._cluster = cluster
         self._job = job
@@ -144,8 +83,7 @@ class ClusterRun:
         self._events = ReceivedEvents(cluster.broker, execution_id, job_log, known_attempt or 1, self._changed)
         self._event_count = 0
         self._queued_at = time.monotonic()
-        self._publications = 0
-        self._publish_at, self._pause_seconds = 0.0, REPUBLISH_SECONDS
+        self._publication = Publication(cluster, execution_id, job, job_log, parcels)
         self._verdict: Verdict | None = None
         self._is_delivered = self._is_answered = False
         self._refusal: Verdict | None = None
@@ -300,9 +238,9 @@ class ClusterRun:
         if self._parcels is not None:
             self._parcels.check_files()
         creating, self._creating = self._creating, None
-        self._revision = await (creating if creating is not None else self._create(self._events.attempt))
-        self._publish_now()
-        await self._publish()
+        revision = await (creating if creating is not None else self._create(self._events.attempt))
+        self._publication.reset()
+        await self._publication.publish(self._events.attempt, revision)
 
     async def _replace_record(self) -> None:
         """Queue a job again that had begun when the broker lost its record, or end it, once its host must have ended.
@@ -320,51 +258,22 @@ class ClusterRun:
             self._conclude(Verdict.of(JobFailed(code, f"{text}, and the job does not run again: {reason}")))
             return
         attempt = self._events.attempt + 1
-        self._revision = await self._create(attempt)
+        revision = await self._create(attempt)
         self._next_attempt(attempt, text)
         self._events.place("")
-        await self._publish()
+        await self._publication.publish(attempt, revision)
 
     async def _create(self, attempt: int) -> int:
         queued = LeaseRecord(Phase.QUEUED, attempt, self._cluster.me.name)
         return await self._cluster.broker.leases.create(self.execution_id, encode(queued))
 
     async def _wait_for_host(self, record: LeaseRecord, revision: int) -> None:
-        self._revision = revision
         timeout = self._cluster.settings.queue_timeout_seconds
         if self.has_begun and time.monotonic() - self._queued_at > timeout:
             text = f"The host of the job was lost, and no other took the job within {timeout:g} s"
             await self._write_verdict(record, revision, Verdict.of(JobFailed(FailureCode.HOST_LOST, text)))
             return
-        await self._publish()
-
-    async def _publish(self) -> None:
-        if time.monotonic() < self._publish_at:
-            return
-        lines: list[Raw] = []
-        lines_bytes = 0
-        for line in reversed(self._log.json_lines()[0]):
-            lines_bytes += len(line) + 1
-            if lines_bytes > LINES_BYTES:
-                break
-            lines.append(Raw(line))
-        parcels = self._parcels
-        job, url = (Raw(encode_job(self._job)), "") if parcels is None else parcels.assigned(self._events.attempt)
-        member, log_lines = self._cluster.me.name, tuple(reversed(lines))
-        assignment = Assignment(
-            self.execution_id, self._events.attempt, member, VERSION, job, log_lines, url, self._revision
-        )
-        # a new number: the broker drops a repeated one for two minutes, even if it has lost the message
-        number = f"{self._cluster.me.boot}.{self._publications}"
-        await self._cluster.broker.publish_job(self.execution_id, number, encode(assignment))
-        self._cluster.republished += self._publications > 0
-        self._publications += 1
-        self._publish_at = time.monotonic() + self._pause_seconds
-        self._pause_seconds = min(2 * self._pause_seconds, MOST_REPUBLISH_SECONDS)
-
-    def _publish_now(self) -> None:
-        """Make the next look publish the assignment."""
-        self._publish_at, self._pause_seconds = 0.0, REPUBLISH_SECONDS
+        await self._publication.publish(record.attempt, revision)
 
     def _begin(self) -> None:
         if not self.has_begun:
@@ -394,19 +303,19 @@ class ClusterRun:
     async def _queue_again(self, record: LeaseRecord, revision: int, why: str) -> None:
         again = queued_again(record)
         try:
-            self._revision = await self._cluster.broker.leases.update(self.execution_id, encode(again), revision)
+            revision = await self._cluster.broker.leases.update(self.execution_id, encode(again), revision)
         except NoReply:
             return  # the next look finds the outcome
         if self._ended.is_set():  # the host that seemed lost has sent its verdict meanwhile
             return
         self._next_attempt(again.attempt, why)
-        await self._publish()
+        await self._publication.publish(again.attempt, revision)
 
     def _next_attempt(self, attempt: int, why: str) -> None:
         is_later = attempt > self._events.attempt
         self._events.begin(attempt)
         self._queued_at = time.monotonic()
-        self._publish_now()
+        self._publication.reset()
         if is_later and self.has_begun:
             self._cluster.lost += 1
             self._log.emit(StateChanged(JobState.RUNNING, "queue"))
@@ -425,7 +334,7 @@ class ClusterRun:
 
     async def _write_verdict(self, record: LeaseRecord, revision: int, verdict: Verdict) -> None:
         """Record a verdict of this member, which also uploads the log."""
-        done = LeaseRecord(Phase.DONE, record.attempt, record.front, verdict=verdict)
+        done = LeaseRecord(Phase.DONE, record.attempt, record.owner, verdict=verdict)
         await self._cluster.broker.leases.update(self.execution_id, encode(done), revision)
         self._conclude(verdict)
 

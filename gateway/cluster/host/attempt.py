@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from gateway.cluster.broker import MESSAGE_CAP_BYTES
+from gateway.cluster.host.relay import Relay
 from gateway.cluster.keeper import LeaseKeeper
 from gateway.cluster.member import on_host
-from gateway.cluster.relay import Relay
 from gateway.cluster.wire import Assignment, Phase
 from gateway.core.cancellation import StopSignal
 from gateway.core.job import Verdict

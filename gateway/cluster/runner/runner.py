@@ -18,9 +18,10 @@ from gateway.cluster.host import ClusterHost
 from gateway.cluster.keeper import record_of
 from gateway.cluster.member import Member, Roster, on_host
 from gateway.cluster.owners import Owners
-from gateway.cluster.parcels import JOB_CAP_BYTES, JobParcels, travels
 from gateway.cluster.peers import ClusterPeers
-from gateway.cluster.run import Cluster, ClusterRun
+from gateway.cluster.runner.parcels import JOB_CAP_BYTES, JobParcels, travels
+from gateway.cluster.runner.run import ClusterRun
+from gateway.cluster.runner.shared import Cluster
 from gateway.cluster.wire import EventBatch, Release, Taken, decode, encode
 from gateway.core.cancellation import StopSignal
 from gateway.core.errors import BadRequest, Conflict, GatewayError, NotFound
