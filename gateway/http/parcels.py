@@ -94,6 +94,7 @@ class ParcelHandler(BaseHandler):
         if self.request.method != "PUT":
             return NoBody()
         parcel = self._parcels().expected(self.path_args[0])
+        self.protect_connection()
         length = self.request.headers.get("Content-Length", "0")
         self.context.service.check_disk(int(length) if length.isdecimal() else 0)
         connection: Any = self.request.connection
@@ -103,6 +104,7 @@ class ParcelHandler(BaseHandler):
 
     async def get(self, token: str) -> None:
         with self._parcels().open(token) as opened:
+            self.protect_connection()
             self.set_header("Content-Type", "application/octet-stream")
             self.set_header("Content-Length", opened.size_bytes)
             await send_blocks(self, opened)

@@ -80,9 +80,10 @@ class GatewayServer(HTTPServer):
     size limit get no answer: Tornado closes the connection.
 
     A connection needs no token, so each caller could take all of them. At the limit a new connection replaces the one
-    that has waited longest without a complete request, as in nginx; it is refused with 503 only while each of the
-    others has a request in progress. An answer that its caller does not read is one in progress, so the system bounds
-    the silence (TCP_USER_TIMEOUT, tcp(7)); Tornado would wait for ever.
+    that has waited longest without a complete request, as in nginx, or else the one whose request without a token is
+    the oldest: its caller may not read the answer. It is refused with 503 only while each of the others has a request
+    with a token in progress. The system bounds how long such a caller may read nothing (TCP_USER_TIMEOUT, tcp(7));
+    Tornado would wait for ever.
     """
 
     def initialize(  # type: ignore[override]  # Tornado's way to construct
@@ -96,6 +97,8 @@ class GatewayServer(HTTPServer):
         self._next_log_at = 0.0
         #: Connections without a complete request; the one that has waited longest is the first.
         self._idle: dict[HTTP1ServerConnection, None] = {}
+        #: Connections with a request that needs no token, or whose token is not checked yet; the oldest is the first.
+        self._unprotected: dict[HTTP1ServerConnection, None] = {}
         #: Connections from which no request was read yet, and all that had one.
         self._unread: set[object] = set()
         self._known: weakref.WeakSet[HTTP1ServerConnection] = weakref.WeakSet()
@@ -123,7 +126,11 @@ class GatewayServer(HTTPServer):
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         # called when a connection is new or its last response is sent, before the first byte of the next request
         if isinstance(server_conn, HTTP1ServerConnection):
+            self._unprotected.pop(server_conn, None)
             self._idle[server_conn] = None
+            # as above, no strong reference
+            protect = partial(self._protect, weakref.ref(server_conn))
+            request_conn.protect = protect  # type: ignore[attr-defined]  # see `BaseHandler.protect_connection`
             if server_conn not in self._known:
                 self._known.add(server_conn)
                 self._unread.add(server_conn)
@@ -131,8 +138,15 @@ class GatewayServer(HTTPServer):
         return _RequestDelegate(delegate, partial(self._has_headers, server_conn))
 
     def _has_headers(self, server_conn: object) -> None:
-        self._idle.pop(server_conn, None)  # type: ignore[call-overload]  # Tornado names no type here
         self._unread.discard(server_conn)
+        if isinstance(server_conn, HTTP1ServerConnection) and server_conn in self._idle:
+            del self._idle[server_conn]
+            self._unprotected[server_conn] = None
+
+    def _protect(self, server_conn: weakref.ref[HTTP1ServerConnection]) -> None:
+        protected = server_conn()
+        if protected is not None:
+            self._unprotected.pop(protected, None)
 
     async def stop_answering(self, seconds: float) -> None:
         """Accept no more connections, and return when those with a request are answered.
@@ -154,15 +168,19 @@ class GatewayServer(HTTPServer):
 
     def on_close(self, server_conn: object) -> None:
         self._unread.discard(server_conn)
-        self._idle.pop(server_conn, None)  # type: ignore[call-overload]  # Tornado names no type here
+        for waiting in (self._idle, self._unprotected):
+            waiting.pop(server_conn, None)  # type: ignore[call-overload]  # Tornado names no type here
         self._connections.discard(server_conn)
 
     def _close_idle(self) -> bool:
-        """Close the connection that has waited longest without a request; return whether there was one."""
-        oldest = next(iter(self._idle), None)
+        """Close the connection that has waited longest without a request or, if there is none, with one that has no
+        token; return whether there was one.
+        """
+        waiting = self._idle or self._unprotected
+        oldest = next(iter(waiting), None)
         if oldest is None:
             return False
-        del self._idle[oldest]
+        del waiting[oldest]
         self._connections.discard(oldest)
         oldest.stream.close()
         self._metrics.connection_dropped("idle")

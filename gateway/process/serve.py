@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import os
+import selectors
 import socket
 import ssl
 import threading
@@ -92,8 +93,19 @@ def serve(settings: Settings) -> None:
             _check_tier(settings, launcher.hello.tier, user)
         url = local_url(settings.host, sockets[0].getsockname()[1], "http" if tls is None else "https")
         running = pid_file.write(url, str(settings.tls_cert_file or ""))
+        loop_factory = _polling_loop if os.geteuid() != 0 else None
         privileges.drop(user, launcher.hello.workspace_gids if launcher is not None else ())
-        asyncio.run(_run(settings, launcher, sockets, Guard(settings, tokens, running.token), tls, broker_tls))
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(_run(settings, launcher, sockets, Guard(settings, tokens, running.token), tls, broker_tls))
+
+
+def _polling_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop without epoll, for a gateway of the same user as its jobs.
+
+    Linux counts the descriptors in all epoll instances of a user together (epoll(7), max_user_watches). A job that used
+    them up made the gateway drop every new connection, also the one that would have cancelled it.
+    """
+    return asyncio.SelectorEventLoop(selectors.PollSelector())
 
 
 def _launcher(settings: Settings, user: privileges.GatewayUser) -> LauncherClient:

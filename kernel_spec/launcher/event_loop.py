@@ -40,7 +40,8 @@ class Loop:
     """Runs callbacks until `stop`; an exception of a callback ends `run`."""
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        # not epoll: a job of the same user could use up its descriptors (epoll(7), max_user_watches), and end the loop
+        self._selector = selectors.PollSelector()
         self._timers: list[Timer] = []
         self._order = itertools.count()
         self._stopped = False

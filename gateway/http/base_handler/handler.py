@@ -125,6 +125,7 @@ class BaseHandler(AnsweringHandler):
         if not self.is_open:
             kind = self.kind_for(self.request.method or "")
             self.token = self.context.guard.check(self.request, kind, takes_local_token=self.takes_local_token)
+            self.protect_connection()
         allowed = self.allowed_methods()
         if self.request.method not in allowed:
             raise MethodNotAllowed(f"this route accepts {', '.join(allowed)}", allowed=list(allowed))
@@ -139,6 +140,12 @@ class BaseHandler(AnsweringHandler):
         length = self.request.headers.get("Content-Length")
         if length is not None and int(length.partition(",")[0]) > self.body.cap_bytes:
             raise too_large(self.body.cap_bytes, self.body.setting)
+
+    def protect_connection(self) -> None:
+        """Tell the server that the caller may be here, so that no new connection replaces this one."""
+        protect = getattr(self.request.connection, "protect", None)
+        if protect is not None:  # there is no server where another member asks
+            protect()
 
     def _check_framing(self) -> None:
         """Refuse, with a message, headers that Tornado would refuse with a bare status line."""

@@ -52,6 +52,10 @@ _LASTING: Final = (
 _PERSONALITY_QUERY: Final = 0xFFFFFFFF
 _SOCK_TYPE_MASK: Final = 0xF
 _MSG_FASTOPEN: Final = 0x20000000
+#: SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF, SO_ATTACH_REUSEPORT_EBPF: asm-generic/socket.h
+_SOCKET_PROGRAMS: Final = (26, 50, 51, 52)
+_FILTER_WITH_LISTENER: Final = 0x8
+_MAP_HUGETLB: Final = 0x40000
 _PRIO_USER: Final = 2
 _IOPRIO_WHO_USER: Final = 3
 
@@ -151,10 +155,10 @@ def rules_of(policy: Policy) -> Iterator[Rule]:
         # Without a path it is futimens(3) of an open file.
         yield Rule(("utimensat",), [*_if_null(1, [bpf.end(ALLOW)]), bpf.end(_error(errno.EPERM))])
     yield from _sockets(policy)
-    if policy.allow_network or policy.brokers_sockets:
-        yield _socket_options(policy)
+    yield _socket_options(policy)
     if policy.brokers_sockets:
         yield from _early_data()
+    yield from _uncounted_memory()
     yield from _own_attributes()
     yield from _limits(policy)
     if policy.shares_uid:
@@ -241,19 +245,35 @@ def _stream_from_broker() -> Block:
 
 
 def _socket_options(policy: Policy) -> Rule:
-    """Ignore SO_LINGER, and refuse to change the broker's filter.
+    """Refuse packet filters (see `_uncounted_memory`), and a change of the broker's; ignore SO_LINGER.
 
     A job can send a descriptor over the sockets of its kernel (SCM_RIGHTS). libzmq in the gateway does not take it, so
     Linux closes it there. This takes as long as the job has set for a lingering TCP socket, and all jobs would wait.
     An error would meet programs that only make sure that the option is off, as jupyter_client does.
     """
-    ignored = _error(0)
-    of_socket = _by_argument(2, {int(socket.SO_LINGER): ignored}, ALLOW)
-    block = [_argument(1), *bpf.if_equal(int(socket.SOL_SOCKET), of_socket)]
+    cases = dict.fromkeys(_SOCKET_PROGRAMS, _error(errno.EPERM))
+    if policy.allow_network or policy.brokers_sockets:
+        cases[int(socket.SO_LINGER)] = _error(0)
+    block = [_argument(1), *bpf.if_equal(int(socket.SOL_SOCKET), _by_argument(2, cases, ALLOW))]
     if policy.brokers_sockets:
         of_tcp = _by_argument(2, dict.fromkeys(_TCP_REFUSED, _error(errno.EPERM)), ALLOW)
         block += bpf.if_equal(int(socket.IPPROTO_TCP), of_tcp)
     return Rule(("setsockopt",), [*block, bpf.end(ALLOW)])
+
+
+def _uncounted_memory() -> Iterator[Rule]:
+    """Refuse memory of Linux itself that all of the machine shares, and that outlives the thread that took it.
+
+    Compiled filters have one budget for the machine (net.core.bpf_jit_limit). A socket or a listener keeps its filters
+    alive: with a few thousand of them nobody, this launcher included, could install a filter any more, and no kernel
+    would start. Without descriptors, a job has filters for as many threads as it may have. Huge pages that the host has
+    reserved, for a database say, count neither as memory of a process nor in its control group.
+    """
+    listens = bpf.if_any_bit(_FILTER_WITH_LISTENER, [bpf.end(_error(errno.EINVAL))])
+    yield Rule(("seccomp",), [_argument(1), *listens, bpf.end(ALLOW)])
+    # as by a host that has reserved none
+    huge = bpf.if_any_bit(_MAP_HUGETLB, [bpf.end(_error(errno.ENOMEM))])
+    yield Rule(("mmap",), [_argument(3), *huge, bpf.end(ALLOW)])
 
 
 def _early_data() -> Iterator[Rule]:

@@ -42,19 +42,24 @@ def _many_descriptors() -> Iterator[None]:
 
 
 def connect(gateway: GatewayProcess, stack: ExitStack, first_bytes: bytes = b"") -> socket.socket:
-    opened = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), timeout=60))
+    opened = stack.enter_context(socket.socket())
+    opened.settimeout(60)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that answers that are not read do not fit in
+    opened.connect(("127.0.0.1", gateway.port))
     if first_bytes:
         opened.sendall(first_bytes)
     return opened
 
 
+#: Together they are larger than what the gateway can hand to the system at once.
+REQUESTS_WITHOUT_TOKEN = 20 * b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
 OPEN_ROUTE_WITH_BODY = b"GET /healthz/live HTTP/1.1\r\nHost: x\r\nContent-Length: 65000\r\n\r\n{"
 
 
 @pytest.mark.parametrize(
     "first_bytes",
-    [b"", b"GET /v1/status HTTP/1.1\r\nHost: x\r\n", OPEN_ROUTE_WITH_BODY],
-    ids=["silent", "half a head", "half a body"],
+    [b"", b"GET /v1/status HTTP/1.1\r\nHost: x\r\n", OPEN_ROUTE_WITH_BODY, REQUESTS_WITHOUT_TOKEN],
+    ids=["silent", "half a head", "half a body", "answers not read"],
 )
 def test_idle_connections_do_not_keep_requests_out(gateway: GatewayProcess, first_bytes: bytes) -> None:
     lines = len(gateway.output)
