@@ -278,6 +278,10 @@ class JobStore:
         """Return whether the intake of jobs was paused, also by an earlier process; blocks."""
         return self._reader.ask(is_paused)
 
+    def stalled_seconds(self) -> float:
+        """Return the time for which the disk has not finished a write; 0 if none is going on."""
+        return self._writer.stalled_seconds
+
     def set_paused(self, paused: bool) -> asyncio.Future[None]:
         """Store whether the intake of jobs is paused.
 
