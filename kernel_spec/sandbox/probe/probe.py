@@ -152,7 +152,7 @@ def _nothing(why: str, *, allow_network: bool, seconds: float) -> Report:
     findings = _Findings()
     for layer in names.LAYERS:
         findings.drop(layer, f"the probe failed: {why}")
-    return Report(Tier.NONE, tuple(findings.lines[layer] for layer in names.LAYERS), (), allow_network, seconds)
+    return Report(Tier.NONE, tuple(findings.lines[layer] for layer in names.LAYERS), (), allow_network, seconds, why)
 
 
 def _play_launcher(plan: SandboxPlan, stamp: str) -> _Findings:

@@ -181,10 +181,10 @@ def test_a_disk_that_stands_still_ends_the_intake_and_loses_nothing() -> None:
         disk.mkdir()
         file.touch()
         os.truncate(file, 200_000_000)
-        for command in (["mkfs.ext4", "-q", file], ["mount", "-o", "loop", file, disk]):
-            if shutil.which(command[0]) is None or subprocess.run(command, check=False).returncode:  # type: ignore[call-overload]
+        for command in (["mkfs.ext4", "-q", str(file)], ["mount", "-o", "loop", str(file), str(disk)]):
+            if shutil.which(command[0]) is None or subprocess.run(command, check=False).returncode:
                 pytest.skip("no disk can be made of a file here")
-        stack.callback(subprocess.run, ["umount", "-l", disk], check=False)
+        stack.callback(subprocess.run, ["umount", "-l", str(disk)], check=False)
         gateway = stack.enter_context(GatewayProcess({"STATE_DIR": str(disk / "s")}))
         deadline = time.monotonic() + 60
         while gateway.request("GET", "/v1/status").body["ready_kernels"]["starting"]:
