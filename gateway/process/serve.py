@@ -137,7 +137,7 @@ def _check_tier(settings: Settings, report: Report, user: privileges.GatewayUser
     """Refuse to start with less isolation than required; tiers are letters, and A is the strongest."""
     tier = report.tier.value
     if report.problem and (settings.require_tier or not settings.allow_unsandboxed):
-        raise NotReady(f"the layers of the sandbox could not be tried: {report.problem}; start the gateway again")
+        raise NotReady(f"the layers of the sandbox could not be tried: {report.problem}; start the gateway again later")
     if settings.require_tier and tier > settings.require_tier:
         raise ConfigurationError(
             f"the sandbox reaches tier {tier} here, but tier {settings.require_tier} is required (REQUIRE_TIER, "

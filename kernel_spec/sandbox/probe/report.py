@@ -70,7 +70,7 @@ class Report:
     Attributes
     ----------
     problem : str
-        Why nothing could be tried, as on a host that is too busy; empty if the report is about the host.
+        Why another report may be better, as on a host that is too busy; empty if this one will be the same.
     """
 
     tier: Tier
