@@ -390,35 +390,6 @@ def test_gateway_refuses_to_start_below_the_required_tier() -> None:
         assert list((state_dir / "workspaces").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("tier", "required", "unsandboxed", "refused"),
-    [
-        ("A", "A", False, ""),
-        ("B", "C", False, ""),
-        ("B", "A", False, "tier A is required"),
-        ("C", "B", False, "tier B is required"),
-        ("C", "", False, ""),
-        ("D", "", False, "ALLOW_UNSANDBOXED"),
-        ("D", "", True, ""),
-        ("D", "C", True, "tier C is required"),
-    ],
-)
-def test_tier_decides_whether_the_gateway_starts(tier: str, required: str, unsandboxed: bool, refused: str) -> None:
-    settings = Settings(state_dir=Path("/tmp/unused"), require_tier=required, allow_unsandboxed=unsandboxed)
-    other = privileges.GatewayUser(57_999, 57_999)
-    if not refused:
-        serve._check_tier(settings, tier, other)
-        return
-    with pytest.raises(ConfigurationError, match=refused):
-        serve._check_tier(settings, tier, other)
-
-
-def test_refusal_for_want_of_a_sandbox_names_the_python_that_no_kernel_can_read() -> None:
-    root = privileges.GatewayUser(0, 0, "the gateway keeps root: other users cannot read /root/venv")
-    with pytest.raises(ConfigurationError, match=r"tier D\) \(.* cannot read /root/venv\)"):
-        serve._check_tier(Settings(), "D", root)
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only a gateway that starts as root can keep it")
 def test_a_required_tier_refuses_a_gateway_that_keeps_root() -> None:
     root = privileges.GatewayUser(0, 0, "the gateway keeps root: other users cannot read it")

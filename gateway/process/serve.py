@@ -41,6 +41,7 @@ from kernel_spec.fork_server.preload import modules_with
 from kernel_spec.launcher.user_leases import WorkspaceError
 from kernel_spec.launcher.workspaces import check_socket_path
 from kernel_spec.protocol.options import LauncherOptions
+from kernel_spec.sandbox.probe.report import Report
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def serve(settings: Settings) -> None:
         launcher = _launcher(settings, user) if settings.slots else None
         if launcher is not None:
             stack.callback(launcher.close)
-            _check_tier(settings, launcher.hello.tier, user)
+            _check_tier(settings, Report.from_json(launcher.hello.report), user)
         url = local_url(settings.host, sockets[0].getsockname()[1], "http" if tls is None else "https")
         running = pid_file.write(url, str(settings.tls_cert_file or ""))
         loop_factory = _polling_loop if os.geteuid() != 0 else None
@@ -112,6 +113,8 @@ def _launcher(settings: Settings, user: privileges.GatewayUser) -> LauncherClien
     try:
         return LauncherClient.spawn(_launcher_options(settings, user), is_supervised=True)
     except LauncherError as error:
+        if error.code == "wrong_owner":
+            raise ConfigurationError(str(error)) from None
         # it may have been killed, as when memory was used up
         raise NotReady(f"the launcher of kernels did not start: {error}") from error
 
@@ -142,15 +145,20 @@ def _check_root(settings: Settings, user: privileges.GatewayUser) -> None:
         )
 
 
-def _check_tier(settings: Settings, tier: str, user: privileges.GatewayUser) -> None:
+def _check_tier(settings: Settings, report: Report, user: privileges.GatewayUser) -> None:
     """Refuse to start with less isolation than required; tiers are letters, and A is the strongest."""
+    tier = report.tier.value
+    if report.problem and (settings.require_tier or not settings.allow_unsandboxed):
+        raise NotReady(f"the layers of the sandbox could not be tried: {report.problem}; start the gateway again later")
     if settings.require_tier and tier > settings.require_tier:
         raise ConfigurationError(
             f"the sandbox reaches tier {tier} here, but tier {settings.require_tier} is required (REQUIRE_TIER, "
             "--require-tier); `transform-gateway doctor` lists the missing layers and how to turn them on"
         )
     if tier == "D" and not settings.allow_unsandboxed:
-        reason = f" ({user.problem})" if user.uid == 0 else ""
+        reasons = [user.problem] if user.uid == 0 else []
+        reasons += [f"{proof.name}: {proof.detail}" for proof in report.proofs if not proof.held]
+        reason = f" ({'; '.join(reasons)})" if reasons else ""
         raise ConfigurationError(
             f"the sandbox does not work here (tier D){reason}: jobs could do whatever the gateway's user can. "
             "See `transform-gateway doctor`; to start anyway, set ALLOW_UNSANDBOXED (--allow-unsandboxed)"

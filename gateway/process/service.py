@@ -80,7 +80,12 @@ async def running_service(
             store,
             finished,
             internal_s3,
-            StateDirectory(settings.state_dir, settings.min_free_disk_bytes, has_launcher=launcher is not None),
+            StateDirectory(
+                settings.state_dir,
+                settings.min_free_disk_bytes,
+                has_launcher=launcher is not None,
+                stalled_seconds=store.stalled_seconds,
+            ),
             cluster.claims if cluster is not None else None,
             cluster.peers if cluster is not None else None,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from gateway.core.errors import DiskFull, GatewayError, StoreFailed
 
 #: A job with its kernel needs some thirty; a thousand leave room for what runs already.
 MIN_FREE_INODES = 1000
+
+#: A commit of the job store that takes longer is a stalled disk; SQLite waits ten seconds for another process's lock.
+STALLED_SECONDS = 15.0
 
 #: Made at a start and open from then on, so that another one of this name is of no use.
 KEPT_OPEN = ("store/jobs.db",)
@@ -89,12 +93,22 @@ class StateDirectory:
         Free space below which no job is accepted; 0 checks neither space nor inodes.
     has_launcher : bool
         Whether jobs run on this machine.
+    stalled_seconds : callable
+        Returns the time for which the disk has not finished a write.
     """
 
-    def __init__(self, path: Path, min_free_bytes: int, *, has_launcher: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        min_free_bytes: int,
+        *,
+        has_launcher: bool = True,
+        stalled_seconds: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._path = path
         self._kept_open = KEPT_OPEN + (OF_THE_LAUNCHER if has_launcher else ())
         self._min_free_bytes = min_free_bytes
+        self._stalled_seconds = stalled_seconds
 
     def check(self, incoming_bytes: int = 0) -> None:
         """Check that a job can be accepted; takes microseconds.
@@ -109,8 +123,13 @@ class StateDirectory:
         DiskFull
             Space or inodes are below their floor.
         StoreFailed
-            A part of it was removed or cannot be written.
+            A part of it was removed or cannot be written, or its disk does not finish a write.
         """
+        if (stalled := self._stalled_seconds()) > STALLED_SECONDS:
+            raise StoreFailed(
+                f"the disk of STATE_DIR has not finished a write for {stalled:.0f} s; "
+                "jobs are accepted again when it does"
+            )
         for name in self._kept_open:
             try:
                 (self._path / name).stat()

@@ -33,7 +33,7 @@ class LauncherError(Exception):
     ----------
     code : str
         For programs: ``kernel_start_failed``, ``sandbox_failed``, ``killed``, ``no_workspace``, ``not_confirmed``,
-        ``launcher_lost``, ``launcher_failed``, ``timeout`` or another code of `Refused`.
+        ``launcher_lost``, ``launcher_failed``, ``wrong_owner``, ``timeout`` or another code of `Refused`.
     report : ExitReport or None
         How the kernel ended, if there was one.
     """

@@ -74,7 +74,12 @@ class ForkServer:
         apart = deferred_import.installed(modules)
         # First: it runs on another processor while this process imports the other modules.
         trial = deferred_import.Trial(apart)
-        missing = preload.import_all(modules, rehearsals=_REHEARSALS, scratch_dir=self._scratch_dir)
+        try:
+            missing = preload.import_all(modules, rehearsals=_REHEARSALS, scratch_dir=self._scratch_dir)
+        except OSError as error:
+            # The disk is full: a fork server without a rehearsal would make kernels slower for as long as it lives.
+            self._channel.send(ForkServerNotForkable(f"modules were not imported, or no job was rehearsed: {error}"))
+            return
         apart = apart if trial.passed() else ()
         for package in apart:
             deferred_import.defer(package)

@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"launcher: {error}", file=sys.stderr, flush=True)  # noqa: T201
         # The gateway is gone already if the error came while everything was removed.
         with contextlib.suppress(ChannelClosed):
-            channel.send(Refused(0, "launcher_failed", str(error)))
+            code = error.code if isinstance(error, WorkspaceError) else "launcher_failed"
+            channel.send(Refused(0, code, str(error)))
         return 1
 
 

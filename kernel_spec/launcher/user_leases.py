@@ -24,7 +24,21 @@ _LEASE_DIRS = (Path("/run/transform-gateway"), Path("/tmp/transform-gateway-leas
 
 
 class WorkspaceError(RuntimeError):
-    """Workspaces cannot be made; the text says why and which setting to change."""
+    """Workspaces cannot be made; the text says why and which setting to change.
+
+    Attributes
+    ----------
+    code : str
+        For the client of the launcher.
+    """
+
+    code = "launcher_failed"
+
+
+class WrongOwnerError(WorkspaceError):
+    """The directory belongs to another user, which a later start would find again."""
+
+    code = "wrong_owner"
 
 
 @dataclass(frozen=True, slots=True)

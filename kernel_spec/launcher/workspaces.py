@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kernel_spec.launcher.user_leases import WorkspaceError, WorkspaceUser
+from kernel_spec.launcher.user_leases import WorkspaceError, WorkspaceUser, WrongOwnerError
 from kernel_spec.linux.rmtree import remove_tree
 from kernel_spec.protocol.values import Style, WorkspaceInfo
 
@@ -195,7 +195,7 @@ def _open_locked(directory: Path, wait_seconds: float = 0.0) -> int:
     try:
         owner = os.fstat(descriptor).st_uid
         if owner != os.geteuid():
-            raise WorkspaceError(f"{directory} belongs to user {owner}; set STATE_DIR to a directory of your own")
+            raise WrongOwnerError(f"{directory} belongs to user {owner}; set STATE_DIR to a directory of your own")
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

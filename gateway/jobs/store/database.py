@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from gateway.core.errors import ConfigurationError, NotReady
@@ -112,25 +113,52 @@ def open_database(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> sq
         # SQLite gives the mode of this file to its WAL too
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         path.chmod(0o600)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the job store {path} cannot be opened: {error.strerror or error}; "
+            "give it to the gateway's user, or set STATE_DIR (--state-dir)"
+        ) from None
+    with problems_named(path):
         connection = connect(str(path))
         try:
             _prepare(connection, path)
         except BaseException:
             connection.close()
             raise
-    except OSError as error:
-        raise ConfigurationError(
-            f"the job store {path} cannot be opened: {error.strerror or error}; "
-            "give it to the gateway's user, or set STATE_DIR (--state-dir)"
-        ) from None
-    except sqlite3.OperationalError as error:
-        raise NotReady(f"the job store {path} cannot be used: {error}; free its disk, or move it") from None
-    except sqlite3.DatabaseError as error:
+    return connection
+
+
+@contextlib.contextmanager
+def problems_named(path: Path) -> Iterator[None]:
+    """Raise what goes wrong while a start reads the file as a `ConfigurationError` that says what to do.
+
+    The check of a file finds damage of its structure and not of its content, and large files are not checked.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    ConfigurationError
+        The file is damaged.
+    NotReady
+        SQLite cannot use it now.
+    """
+    try:
+        yield
+    except (sqlite3.DatabaseError, LookupError, TypeError, ValueError) as error:
+        if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            text = f"the job store {path} is in use by another process; end it, or wait until it ends"
+            raise NotReady(text) from None
+        # "no such column" is an OperationalError of that code
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            raise NotReady(f"the job store {path} cannot be used: {error}; free its disk, or move it") from None
         raise ConfigurationError(
             f"the job store {path} is damaged ({error}); move it away to start with an empty one, "
             "which forgets its unfinished jobs and its history"
         ) from None
-    return connection
 
 
 def open_in_memory() -> sqlite3.Connection:
@@ -198,13 +226,15 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             f"the job store {path} was written by a newer version (schema {version}, this one reads {SCHEMA_VERSION}); "
             "start that version, or move the file away to start with an empty one"
         )
+    if version == 0 and connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is not None:
+        raise ConfigurationError(f"{path} is the database of another program; move it away, or set another STATE_DIR")
     if path.stat().st_size <= CHECKED_BYTES:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise sqlite3.DatabaseError(str(found).strip().splitlines()[-1])
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
-        raise sqlite3.OperationalError("its file system does not support SQLite's write-ahead log")
+        raise NotReady(f"the file system of the job store {path} does not support SQLite's write-ahead log; move it")
     connection.execute("PRAGMA synchronous = FULL")
     _migrate(connection, version)
     # the WAL of a gateway that was killed may still hold erased rows

@@ -13,7 +13,7 @@ from gateway.core.errors import ShuttingDown
 from gateway.core.job import ALL_JOBS, JobState, RequestId, Scope, Verdict
 from gateway.core.settings import Settings
 from gateway.jobs.bundles import BundleStore
-from gateway.jobs.store.database import FILE_NAME, connect, open_database, open_in_memory
+from gateway.jobs.store.database import FILE_NAME, connect, open_database, open_in_memory, problems_named
 from gateway.jobs.store.history import HistoryPage, HistoryQuery, read_page
 from gateway.jobs.store.reader import Reader
 from gateway.jobs.store.recent import RecentJobs
@@ -83,12 +83,14 @@ class JobStore:
             reading.execute("PRAGMA query_only = ON")
             self._reader = Reader(reading, threading.Lock())
         self.bundles = BundleStore(directory / "bundles", settings.keep_failed_bytes) if directory is not None else None
-        prune(settings, self._connection)
-        self._drop_forgotten_bundles()
+        self._path = directory / FILE_NAME if directory is not None else Path(":memory:")
         self._live: dict[str, JobRecord] = {}
         self._recent = RecentJobs()
         self._request_ids = RequestIds()
-        self._load_recent()
+        with problems_named(self._path):
+            prune(settings, self._connection)
+            self._drop_forgotten_bundles()
+            self._load_recent()
         self._writer = Writer(self._connection, lock, partial(prune, settings), on_commit, self._drop_forgotten_bundles)
         self._logs = RunningLogs(self._writer, self.live)
 
@@ -212,7 +214,8 @@ class JobStore:
 
     def unfinished(self) -> list[StoredJob]:
         """Return the jobs that an earlier process left, the oldest first; called once, before any job is accepted."""
-        return self._reader.ask(partial(read_unfinished, settings=self._settings))
+        with problems_named(self._path):
+            return self._reader.ask(partial(read_unfinished, settings=self._settings))
 
     # -- finished jobs
 
@@ -277,6 +280,10 @@ class JobStore:
     def is_paused(self) -> bool:
         """Return whether the intake of jobs was paused, also by an earlier process; blocks."""
         return self._reader.ask(is_paused)
+
+    def stalled_seconds(self) -> float:
+        """Return the time for which the disk has not finished a write; 0 if none is going on."""
+        return self._writer.stalled_seconds
 
     def set_paused(self, paused: bool) -> asyncio.Future[None]:
         """Store whether the intake of jobs is paused.

@@ -8,7 +8,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -81,6 +81,7 @@ class Writer:
         self._maintain = maintain
         self._on_commit = on_commit
         self._after_maintenance = after_maintenance
+        self._disk_since: float | None = None
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
         self._open = 0
         self._thread = threading.Thread(target=self._run, name="job-store", daemon=True)
@@ -90,6 +91,12 @@ class Writer:
     def is_idle(self) -> bool:
         """Whether every change is committed."""
         return self._open == 0
+
+    @property
+    def stalled_seconds(self) -> float:
+        """Time for which the disk has not finished a commit or a checkpoint; 0 if none is going on."""
+        since = self._disk_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def write(
         self,
@@ -149,17 +156,28 @@ class Writer:
             if pending and (closing or (urgent and now >= retry_at) or now >= commit_at):
                 if any(work.erases for work in pending):
                     erase_at = min(erase_at, now + ERASE_SECONDS)
-                pending = self._commit(pending)
+                with self._on_disk():
+                    pending = self._commit(pending)
                 retry_at = time.monotonic() + RETRY_SECONDS if pending else 0.0
             if now >= maintain_at:
                 maintain_at = now + MAINTAIN_SECONDS
-                self._commit([], self._maintain)
+                with self._on_disk():
+                    self._commit([], self._maintain)
                 try:
                     self._after_maintenance()
                 except Exception:  # of any kind: without its thread, the store would accept nothing and say nothing
                     log.exception("the maintenance of the job store failed")
             if now >= erase_at or closing:
-                erase_at = float("inf") if self._checkpoint() else now + ERASE_SECONDS
+                with self._on_disk():
+                    erase_at = float("inf") if self._checkpoint() else now + ERASE_SECONDS
+
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        self._disk_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._disk_since = None
 
     def _take(self, until: float) -> list[_Work | None]:
         """Return the changes that came, at least one unless `until` (`time.monotonic` seconds) is reached before."""

@@ -7,6 +7,7 @@ image, and the filter tests 64-bit pointers for null and hands calls to a broker
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
@@ -21,6 +22,16 @@ from kernel_spec.sandbox.policy.plan import LANDLOCK, MOUNT_NAMESPACE, NETWORK_N
 # Offsets in struct seccomp_data.
 _NUMBER: Final = 0
 _ARCHITECTURE: Final = 4
+
+#: Linux's own, without a name in `errno`: the filter was not compiled. The memory for that is one for all processes
+#: of the host, and of those that ended it is given back later.
+_ENOTSUPP: Final = 524
+#: Less than a trial of the probe has.
+_MEMORY_SECONDS: Final = 3.0
+_PAUSE_SECONDS: Final = 0.05
+
+#: Why a filter is refused that may be taken at another time.
+NO_MEMORY: Final = "this host has no memory left for compiled filters (sysctl net.core.bpf_jit_limit)"
 
 #: linux/audit.h
 _AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -60,10 +71,7 @@ def apply(plan: SandboxPlan) -> int | None:
         The architecture is unknown, no_new_privs is not set, or Linux has no seccomp filters.
     """
     policy = policy_of(plan)
-    try:
-        return syscalls.seccomp_filter(program(policy), with_listener=policy.brokers_sockets)
-    except OSError as error:
-        raise SandboxError(SECCOMP, str(error)) from error
+    return _install(program(policy), with_listener=policy.brokers_sockets)
 
 
 def seal(plan: SandboxPlan) -> None:
@@ -79,10 +87,20 @@ def seal(plan: SandboxPlan) -> None:
     policy = policy_of(plan)
     if not plan.has(SECCOMP) or policy.hides_sockets or not policy.allow_connect:
         return
-    try:
-        syscalls.seccomp_filter(assemble(seccomp_rules.sealing_rules()))
-    except OSError as error:
-        raise SandboxError(SECCOMP, str(error)) from error
+    _install(assemble(seccomp_rules.sealing_rules()))
+
+
+def _install(filter_program: bytes, *, with_listener: bool = False) -> int | None:
+    deadline = time.monotonic() + _MEMORY_SECONDS
+    while True:
+        try:
+            return syscalls.seccomp_filter(filter_program, with_listener=with_listener)
+        except OSError as error:
+            if error.errno != _ENOTSUPP:
+                raise SandboxError(SECCOMP, str(error)) from error
+            if time.monotonic() > deadline:
+                raise SandboxError(SECCOMP, NO_MEMORY) from error
+        time.sleep(_PAUSE_SECONDS)
 
 
 @lru_cache(maxsize=8)

@@ -145,14 +145,15 @@ def _report(findings: _Findings, plan: SandboxPlan, seconds: float) -> Report:
     lines = tuple(findings.lines[layer] for layer in names.LAYERS)
     active = {line.layer for line in lines if line.state is not State.OFF}
     tier = tiers.tier_of(active, findings.proofs, allow_network=plan.allow_network, allow_loopback=plan.allow_loopback)
-    return Report(tier, lines, tuple(findings.proofs), plan.allow_network, seconds)
+    problem = seccomp.NO_MEMORY if findings.lines[names.SECCOMP].why == seccomp.NO_MEMORY else ""
+    return Report(tier, lines, tuple(findings.proofs), plan.allow_network, seconds, problem)
 
 
 def _nothing(why: str, *, allow_network: bool, seconds: float) -> Report:
     findings = _Findings()
     for layer in names.LAYERS:
         findings.drop(layer, f"the probe failed: {why}")
-    return Report(Tier.NONE, tuple(findings.lines[layer] for layer in names.LAYERS), (), allow_network, seconds)
+    return Report(Tier.NONE, tuple(findings.lines[layer] for layer in names.LAYERS), (), allow_network, seconds, why)
 
 
 def _play_launcher(plan: SandboxPlan, stamp: str) -> _Findings:

@@ -65,13 +65,20 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The whole report."""
+    """The whole report.
+
+    Attributes
+    ----------
+    problem : str
+        Why another report may be better, as on a host that is too busy; empty if this one will be the same.
+    """
 
     tier: Tier
     layers: tuple[LayerReport, ...]
     proofs: tuple[Proof, ...]
     allow_network: bool
     seconds: float
+    problem: str = ""
 
     @property
     def active(self) -> frozenset[str]:
@@ -98,6 +105,7 @@ class Report:
             "tier_name": self.tier.word,
             "allow_network": self.allow_network,
             "seconds": round(self.seconds, 4),
+            "problem": self.problem,
             "layers": [
                 {
                     "layer": line.layer,
@@ -127,6 +135,7 @@ class Report:
             proofs=tuple(Proof(**proof) for proof in value["proofs"]),
             allow_network=bool(value["allow_network"]),
             seconds=float(value["seconds"]),
+            problem=str(value["problem"]),
         )
 
     def render(self, *, width: int = 110) -> str:

@@ -6,18 +6,20 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.gateway_process import Answer, GatewayProcess
+from tests.support.gateway_process import Answer, GatewayProcess, command_of, descendants
 
 OK = "import pandas as pd\ndef transform():\n    return pd.DataFrame({'x': [1]})"
 ECHO = "def transform(t):\n    return t"
@@ -146,6 +148,68 @@ def test_a_directory_that_is_removed_below_a_job_is_not_the_fault_of_the_job(
     assert (answer.body["code"], answer.body["retryable"]) == ("gateway_disk_failed", True), answer.body
     assert "does not have the job's directory any more" in answer.body["error"]
     wait_until_accepted(gateway)
+
+
+def test_a_fork_server_that_ends_on_a_full_disk_comes_back_and_says_what_it_waits_for(
+    gateway: GatewayProcess, disk: Path
+) -> None:
+    wait_for_fork_server(gateway, lambda fork_server: fork_server["state"] == "ready")
+    with filled(disk):
+        # the oldest of that name: its forks have it too
+        os.kill(
+            min(pid for pid in descendants(gateway.pid) if b"kernel_spec.fork_server" in command_of(pid)),
+            signal.SIGKILL,
+        )
+        wait_for_fork_server(gateway, lambda fork_server: "No space left on device" in fork_server["reason"])
+    wait_for_fork_server(gateway, lambda fork_server: fork_server["state"] == "ready")
+    wait_until_accepted(gateway)
+
+
+def wait_for_fork_server(gateway: GatewayProcess, is_seen: Callable[[dict[str, Any]], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_seen(found := gateway.request("GET", "/v1/status").body["fork_server"]):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+
+
+def test_a_disk_that_stands_still_ends_the_intake_and_loses_nothing() -> None:
+    image = Path(tempfile.mkdtemp(prefix="tg-still-", dir="/tmp"))
+    disk, file = image / "disk", image / "image"
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, image)
+        image.chmod(0o755)
+        disk.mkdir()
+        file.touch()
+        os.truncate(file, 200_000_000)
+        for command in (["mkfs.ext4", "-q", str(file)], ["mount", "-o", "loop", str(file), str(disk)]):
+            if shutil.which(command[0]) is None or subprocess.run(command, check=False).returncode:
+                pytest.skip("no disk can be made of a file here")
+        stack.callback(subprocess.run, ["umount", "-l", str(disk)], check=False)
+        gateway = stack.enter_context(GatewayProcess({"STATE_DIR": str(disk / "s")}))
+        deadline = time.monotonic() + 60
+        while gateway.request("GET", "/v1/status").body["ready_kernels"]["starting"]:
+            assert time.monotonic() < deadline, "a kernel that starts writes to the disk"
+            time.sleep(0.05)
+        request = {"code": OK, "request_id": "accepted"}
+        with ThreadPoolExecutor(1) as pool:
+            subprocess.run(["fsfreeze", "--freeze", disk], check=True)
+            try:
+                waiting = pool.submit(
+                    gateway.request, "POST", "/v1/execute", request, headers={"Prefer": "respond-async"}
+                )
+                deadline = time.monotonic() + 60
+                while (status := gateway.request("GET", "/v1/status")).status == 200:
+                    assert time.monotonic() < deadline, "it says that it is healthy, and nothing can be accepted"
+                    time.sleep(0.05)
+                assert "has not finished a write for" in status.body["disk"]["problem"]
+                refused = gateway.execute(OK, "refused")
+                assert (refused.status, refused.body["code"]) == (503, "store_failed")
+            finally:
+                subprocess.run(["fsfreeze", "--unfreeze", disk], check=True)
+            accepted = waiting.result(timeout=60)
+        assert accepted.status == 202, accepted.body
+        assert gateway.wait_for_end(accepted.body["execution_id"])["code"] == "ok"
+        wait_until_accepted(gateway)
 
 
 def test_a_start_on_a_full_disk_says_so(disk: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 
-from gateway.core.errors import ConfigurationError
+from gateway.core.errors import ConfigurationError, NotReady
+from gateway.core.settings import Settings
+from gateway.jobs.store import JobStore
 from gateway.jobs.store.database import MIGRATIONS, SCHEMA_VERSION, network_file_system, open_database
 
 
@@ -57,6 +60,49 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
         content[len(content) // 2 : len(content) // 2 + 8192] = b"\xff" * 8192
     path.write_bytes(content)
     assert "is damaged" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE jobs SET request_id = '{'",
+        "UPDATE jobs SET request_id = '{', state = 'queued', finished_at = NULL",
+        "UPDATE jobs SET tables = '[', state = 'queued', finished_at = NULL",
+        "UPDATE jobs SET state = 'queued'; ALTER TABLE jobs RENAME COLUMN is_awaited TO is_awaitet",
+        "ALTER TABLE logs RENAME COLUMN finished_at TO finished_as",
+    ],
+)
+def test_damage_that_no_check_of_the_file_finds_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "jobs.db"
+    connection = open_database(path)
+    columns = "job_id, request_id, form, is_awaited, tables, state, created_at, finished_at"
+    values = ("1", "1", "v1", 0, "[]", "finished", time.time(), time.time())
+    connection.execute(f"INSERT INTO jobs ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+    connection.executescript(damage)
+    connection.close()
+    with pytest.raises(ConfigurationError, match="is damaged") as refused:
+        JobStore(Settings(), tmp_path).unfinished()
+    assert not isinstance(refused.value, NotReady), "another start would find it again"
+
+
+def test_a_file_that_another_process_holds_is_named_and_may_be_free_at_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    open_database(path).close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(NotReady, match="in use by another process"):
+        JobStore(Settings(), tmp_path)
+    other.close()
+
+
+def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE notes (text)")
+    connection.close()
+    before = path.read_bytes()
+    assert "of another program" in refusal(path)
+    assert path.read_bytes() == before
 
 
 def test_an_empty_file_is_taken_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

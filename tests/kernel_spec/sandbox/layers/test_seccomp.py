@@ -22,7 +22,8 @@ from kernel_spec.linux.syscall_numbers import NUMBERS
 from kernel_spec.sandbox import SandboxError
 from kernel_spec.sandbox.layers import no_new_privs, seccomp
 from kernel_spec.sandbox.layers.seccomp import Policy
-from tests.kernel_spec.sandbox.children import call_by_number, in_child, outcome
+from kernel_spec.sandbox.policy.plan import SECCOMP
+from tests.kernel_spec.sandbox.children import call_by_number, in_child, make_plan, outcome
 
 OPEN = Policy(allow_network=False, hides_sockets=True, shares_uid=False, shares_files=False)
 CLOSED = Policy(allow_network=False, hides_sockets=False, shares_uid=True, shares_files=True)
@@ -56,6 +57,24 @@ def number(name: str) -> int:
 
 def open_socket(*arguments: int) -> Callable[[], None]:
     return lambda: socket.socket(*arguments).close()
+
+
+def test_a_filter_is_installed_when_the_host_has_memory_for_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = iter([524, 524])
+    install = syscalls.seccomp_filter
+
+    def install_later(program: bytes, *, with_listener: bool = False) -> int | None:
+        for number in refusals:
+            raise OSError(number, "seccomp: Unknown error 524")
+        return install(program, with_listener=with_listener)
+
+    def child() -> list[str]:
+        no_new_privs.apply()
+        seccomp.apply(make_plan("/unused", frozenset({SECCOMP})))
+        return [outcome(lambda: os.chroot("/"))]
+
+    monkeypatch.setattr(syscalls, "seccomp_filter", install_later)
+    assert in_child(child) == ["EPERM"], "the filter is there, and refuses"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -8,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from kernel_spec.linux import procfs, syscalls
+from kernel_spec.linux.syscall_numbers import NUMBERS
 from kernel_spec.sandbox import LAYERS
 from kernel_spec.sandbox.accounting import cgroup_mounts, processes
-from kernel_spec.sandbox.layers import landlock
+from kernel_spec.sandbox.layers import landlock, no_new_privs, seccomp, seccomp_rules
 from kernel_spec.sandbox.policy import plan
 from kernel_spec.sandbox.probe import tiers
 from kernel_spec.sandbox.probe.probe import probe
@@ -54,6 +56,25 @@ def test_layers_that_work_are_proved_together_from_inside(here: Report) -> None:
     }
     if landlock.abi() >= landlock.ABI_SCOPES:
         assert [proof.name for proof in here.proofs if not proof.held] == []
+
+
+def test_a_host_without_memory_for_filters_is_told_apart_from_one_without_filters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(NUMBERS, "seccomp", (317, 277))  # no rule of ours refuses it
+
+    def refusing(number: int) -> dict[str, str]:
+        no_new_privs.apply()
+        syscalls.seccomp_filter(seccomp.assemble([seccomp_rules.refuse(("seccomp",), number)]))
+        with scratch() as directory:
+            report = probed(directory)
+        return {"tier": report.tier.value, "why": report.of(plan.SECCOMP).why, "problem": report.problem}
+
+    full = in_child(lambda: refusing(524))
+    assert "net.core.bpf_jit_limit" in full["why"]
+    assert full["problem"] == full["why"], "another start may find memory"
+    none = in_child(lambda: refusing(errno.EINVAL))
+    assert none["problem"] == ""
 
 
 @needs_root
