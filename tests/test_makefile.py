@@ -129,8 +129,9 @@ def test_status_and_stop_of_a_gateway_that_does_not_run(checkout: Checkout) -> N
     assert "not running" in status.stdout
     assert status.returncode != 0
     stop = checkout.make("stop")
-    assert "not running" in stop.stdout
+    assert f"not running: there is no state directory {checkout.state_dir}" in stop.stdout
     assert stop.returncode == 0
+    assert not checkout.state_dir.exists(), "made for a name that may be mistyped"
 
 
 def test_path_of_a_checkout_may_have_blanks(checkout: Checkout) -> None:

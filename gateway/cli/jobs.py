@@ -16,7 +16,7 @@ from gateway.cli.history import is_job_id, job_id_of
 from gateway.client.client import TransformClient
 from gateway.client.errors import GatewayRefused, GatewayUnreachable
 from gateway.core.events import LogLine
-from gateway.process.health import health_of, slow_starts_of
+from gateway.process.health import health_of, sandbox_of, slow_starts_of
 
 DESCRIPTIONS = {
     "logs": "Show the log of a job; without an id, of the job that runs, else waits, else the last one.",
@@ -129,9 +129,7 @@ def _described(status: dict[str, Any], is_job: bool) -> str:
                 f"{result.get('code')}, exit code {result.get('exit_code')}: {result.get('error') or 'success'}"
             )
         return "\n".join(printable(line) for each in lines for line in each.splitlines())
-    sandbox, metrics = status.get("sandbox") or {}, status.get("metrics") or {}
-    root = ", but the gateway keeps root" if sandbox.get("gateway_has_root") else ""
-    kernels = status.get("kernels") or {}
+    metrics, kernels = status.get("metrics") or {}, status.get("kernels") or {}
     return "\n".join(
         (
             f"version   {status.get('version')}",
@@ -142,7 +140,7 @@ def _described(status: dict[str, Any], is_job: bool) -> str:
             f"held      {kernels.get('held', 0)} of {kernels.get('held_limit', 0)} kernels",
             f"personal  {kernels.get('personal', 0)} of {kernels.get('personal_limit', 0)} kernels",
             f"jobs      {metrics.get('completed')} finished, {metrics.get('failed')} of them failed",
-            f"sandbox   tier {sandbox.get('tier', '?')}{root}",
+            f"sandbox   {sandbox_of(status)}",
             *_cluster(status.get("cluster") or {}, status.get("slots")),
         )
     )

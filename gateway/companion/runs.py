@@ -10,8 +10,10 @@ import hashlib
 import json
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,9 @@ from gateway.telemetry.waterfall import lay_out
 
 OWN = "a gateway of this notebook"
 _NO_GATEWAY = "start a gateway, or name one in TRANSFORM_GATEWAY_URL where you start Jupyter"
+#: How long a cancelled run may take to end. A gateway that hangs must not hold up the notebook.
+CANCEL_SECONDS = 10.0
+_LOOK_SECONDS = 0.2
 SendEvent = Callable[..., None]
 
 
@@ -51,6 +56,7 @@ class Gateways:
         self._ephemeral: EphemeralGateway | None = None
         self._lock = threading.Lock()
         self._running_job: _RunningJob | None = None
+        self._cancels: list[threading.Thread] = []
         self._closed = False
 
     def run(
@@ -97,7 +103,7 @@ class Gateways:
             try:
                 return self._run(client, url, request, tables, output, send, cancelled)
             except GatewayUnreachable as error:
-                if os.environ.get("TRANSFORM_GATEWAY_URL"):
+                if os.environ.get("TRANSFORM_GATEWAY_URL") or cancelled.is_set():
                     raise
                 raise GatewayUnreachable(f"{error}; {_NO_GATEWAY}") from None
         gateway = self._ephemeral_gateway(send)
@@ -109,17 +115,26 @@ class Gateways:
             raise
 
     def cancel(self, cancelled: threading.Event) -> None:
-        """Cancel the job of the run with this event, if it is running."""
+        """Have the job of the run with this event cancelled, if it is running; do not wait for the gateway."""
         with self._lock:
             running_job = self._running_job
-        if running_job is not None and running_job.cancelled is cancelled:
+        if running_job is None or running_job.cancelled is not cancelled:
+            return
+
+        def send() -> None:
             with contextlib.suppress(TransformError):
                 running_job.client.cancel(running_job.request_id)
 
+        thread = threading.Thread(target=send, name="cancel", daemon=True)
+        thread.start()
+        self._cancels = [*filter(threading.Thread.is_alive, self._cancels), thread]
+
     def close(self) -> None:
-        """End the ephemeral gateway."""
+        """End the ephemeral gateway, after the cancels were sent."""
         with self._lock:
             self._closed = True
+        for thread in self._cancels:
+            thread.join(CANCEL_SECONDS)
         self._stack.close()
 
     def _end_ephemeral(self) -> None:
@@ -162,8 +177,8 @@ class Gateways:
                 with contextlib.suppress(TransformError):
                     client.cancel(request_id)
 
-        try:
-            result = client.run(
+        def run() -> TransformResult:
+            return client.run(
                 request.code,
                 {name: table.data_path for name, table in tables.items()},
                 library=request.library,
@@ -176,6 +191,9 @@ class Gateways:
                 hold_minutes=request.hold_minutes,
                 profile=request.profile,
             )
+
+        try:
+            result = _awaited(run, where, cancelled)
         except TransformFailed as failure:
             outcome = _failed(failure)
             job_id, count = str(failure.answer.get("execution_id")), failure.answer.get("displays")
@@ -186,6 +204,28 @@ class Gateways:
             with self._lock:
                 self._running_job = None
         return {"where": where, **outcome, "displays": _displays(client, job_id) if count else []}
+
+
+def _awaited(run: Callable[[], TransformResult], where: str, cancelled: threading.Event) -> TransformResult:
+    """Return the result of a run, unless it is cancelled and the gateway does not end it."""
+    outcome: Future[TransformResult] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(run())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, name="run", daemon=True).start()
+    deadline: float | None = None
+    while not outcome.done():
+        wait([outcome], _LOOK_SECONDS)
+        if not cancelled.is_set():
+            continue
+        deadline = deadline or time.monotonic() + CANCEL_SECONDS
+        if time.monotonic() > deadline:
+            raise GatewayUnreachable(f"{where} does not answer the cancel: the job may go on there")
+    return outcome.result()
 
 
 def _running_gateway() -> tuple[str, str]:

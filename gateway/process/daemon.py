@@ -24,7 +24,7 @@ from pathlib import Path
 from gateway.core.errors import ConfigurationError
 from gateway.core.settings import Settings
 from gateway.core.standard_output import with_output
-from gateway.process.health import fetch_status, health_of, slow_starts_of, wait_until_up
+from gateway.process.health import fetch_status, health_of, sandbox_of, slow_starts_of, wait_until_up
 from gateway.process.pidfile import DaemonError, Running, find_running, locked, open_own
 
 #: A first start on a cold disk takes some ten seconds for imports; one that takes longer than this hangs.
@@ -141,6 +141,8 @@ def _wait_until_healthy(state_dir: Path, lives: Callable[[], bool]) -> Running:
 
 def stop(settings: Settings) -> bool:
     """Stop the gateway and return whether one was running; it is killed when it outlives its drain time."""
+    if not settings.state_dir.exists():  # the lock would make it
+        return False
     with locked(settings.state_dir):
         running = find_running(settings.state_dir)
         if running is not None and not _end(running, settings.drain_seconds + STOP_MARGIN_SECONDS):
@@ -181,18 +183,19 @@ def describe(state_dir: Path, running: Running) -> str:
     status = fetch_status(running)
     if status is None:
         lines.append("health    it does not answer")
+    elif "healthy" not in status:
+        lines.append("role      host of a cluster: the status of a member counts its slots")
     else:
         limits, ready = status.get("limits") or {}, status.get("ready_kernels") or {}
         busy = f"{status.get('busy_slots', '?')} of {status.get('slots', '?')} slots busy"
         queue = f"queue {status.get('queue_size', '?')} of {status.get('max_queue_size', '?')}"
         memory, cpu = limits.get("memory_bytes", 0) >> 20, limits.get("cpu_seconds", "?")
-        sandbox = status.get("sandbox") or {}
-        root = ", but the gateway keeps root" if sandbox.get("gateway_has_root") else ""
+        layers = " (`make doctor` lists the layers)" if status.get("sandbox") else ""
         lines += [
             f"health    {health_of(status)}, {busy}, {queue}",
-            f"kernels   {ready.get('ready', '?')} ready; {memory} MiB and {cpu} CPU seconds a job",
+            f"kernels   {ready.get('ready', 0)} ready; {memory} MiB and {cpu} CPU seconds a job",
             *slow_starts_of(status),
-            f"sandbox   tier {sandbox.get('tier', '?')}{root} (`make doctor` lists the layers)",
+            f"sandbox   {sandbox_of(status)}{layers}",
         ]
     lines.append(f"log       {log_path(state_dir)}")
     return "\n".join(lines)
@@ -227,7 +230,7 @@ def _run(command: str, settings: Settings, options: list[str], lines: int, follo
         running, fresh = start(settings, options)
         _say("started" if fresh else RUNS_ALREADY, describe(state_dir, running))
     elif command == "stop":
-        _say("stopped" if stop(settings) else "not running")
+        _say("stopped" if stop(settings) else _not_running(state_dir))
     elif command == "logs":
         _say(_tail(state_dir, lines))
         if follow:
@@ -235,10 +238,14 @@ def _run(command: str, settings: Settings, options: list[str], lines: int, follo
     else:
         found = find_running(state_dir)
         if found is None:
-            _say("not running")
+            _say(_not_running(state_dir))
             return EXIT_NOT_RUNNING
         _say(describe(state_dir, found) if command == "status" else next_steps(settings, found))
     return 0
+
+
+def _not_running(state_dir: Path) -> str:
+    return "not running" if state_dir.exists() else f"not running: there is no state directory {state_dir}"
 
 
 def _say(*texts: str) -> None:

@@ -62,9 +62,10 @@ def wait_until_up(
 
 
 def health_of(status: Mapping[str, Any]) -> str:
-    """Return ``ok``, or ``not healthy`` with the reason."""
+    """Return ``ok``, or ``not healthy`` with the reason; in a cluster also that no machine runs jobs."""
     if status.get("healthy"):
-        return "ok"
+        runs_none = status.get("cluster") and status.get("slots") == 0
+        return "ok, but no machine of the cluster runs jobs: accepted ones wait" if runs_none else "ok"
     parts = ("internal_s3", "kernels", "disk", "launcher", "cluster")
     s3, kernels, disk, launcher, cluster = (status.get(name) or {} for name in parts)
     if status.get("draining"):
@@ -84,6 +85,13 @@ def health_of(status: Mapping[str, Any]) -> str:
     else:
         why = "no kernel is ready yet"
     return f"not healthy: {why}"
+
+
+def sandbox_of(status: Mapping[str, Any]) -> str:
+    """Return the tier of the sandbox, or that this gateway runs no jobs."""
+    sandbox = status.get("sandbox") or {}
+    root = ", but the gateway keeps root" if sandbox.get("gateway_has_root") else ""
+    return f"tier {sandbox['tier']}{root}" if "tier" in sandbox else "none: this gateway only accepts jobs (SLOTS=0)"
 
 
 def slow_starts_of(status: Mapping[str, Any]) -> Iterator[str]:

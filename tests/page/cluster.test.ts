@@ -69,6 +69,24 @@ test.skipIf(!HAS_NATS)("both members are listed, and a job says where it runs", 
   await other.getByText("Ran on").waitFor();
 });
 
+test.skipIf(!HAS_NATS)("a cluster in which no machine runs jobs says so until one does", async () => {
+  const alone = new Nats();
+  await alone.start();
+  const [front, back] = ["0", "1"].map((slots) => new Gateway({ CLUSTER_URL: alone.url, SLOTS: slots, READY_KERNELS: "0" })) as [Gateway, Gateway];
+  try {
+    await front.start();
+    const page = await openTab(browser, front);
+    const told = page.getByRole("alert").filter({ hasText: "No machine of the cluster runs jobs." });
+    await told.waitFor();
+    expect(await violations(page)).toEqual([]);
+    await back.start();
+    await told.waitFor({ state: "detached" });
+  } finally {
+    await Promise.all([front.close(), back.close()]);
+    await alone.close();
+  }
+});
+
 test.skipIf(!HAS_NATS)("the command that attaches to a kernel names the machine, and only that one releases it", async () => {
   const page = await openTab(browser, here!);
   await busyHere(page);

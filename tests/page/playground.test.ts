@@ -3,6 +3,7 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
+import { gzipSync } from "node:zlib";
 import type { Browser, Page, Route } from "playwright-core";
 import { faults, launch, openTab, violations } from "./browser.ts";
 import { Gateway, PYTHON, ROOT, TOKEN } from "./gateway.ts";
@@ -368,4 +369,70 @@ test("a file that was changed since it was chosen is named, and can be chosen ag
   } finally {
     rmSync(directory, { recursive: true });
   }
+});
+
+test("each answer is lost once, and no view lacks anything", async () => {
+  const lost = new Set<string>();
+  await page.route("**/v1/**", (route) => {
+    const url = route.request().url();
+    if (route.request().method() !== "GET" || url.includes("/v1/stream") || lost.has(url)) return route.continue();
+    lost.add(url);
+    return route.abort("connectionreset");
+  });
+  await page.getByRole("button", { name: "Sample: orders" }).click();
+  await page.getByRole("button", { name: "Run", exact: true }).click();
+  await result().getByText(/^\d+ rows, 3 columns$/).waitFor();
+  const columns = page.getByRole("region", { name: "Columns of the result" });
+  await columns.getByRole("row", { name: /^country Text 0 4 DE PL$/ }).waitFor();
+  lost.clear();
+  await result().getByRole("link", { name: "Job" }).click();
+  await page.getByRole("region", { name: "First rows of the result" }).getByRole("row").nth(20).waitFor();
+  await columns.getByRole("row", { name: /^country Text 0 4 DE PL$/ }).waitFor();
+  await page.getByRole("meter", { name: /^Peak memory / }).waitFor();
+  await page.getByRole("link", { name: "System" }).click();
+  await page.getByRole("listitem").filter({ hasText: /^pandas \d/ }).waitFor();
+  await page.getByRole("link", { name: "Now" }).click();
+  await page.getByRole("heading", { name: "Recently finished" }).waitFor();
+  expect(lost.size).toBeGreaterThan(6);
+  expect(await page.getByRole("alert").count()).toBe(0);
+});
+
+test("a run that the page cannot ask about for long is shown when it can", async () => {
+  await page.route(/\/v1\/jobs\/[0-9a-f]+$/, (route) => route.abort("connectionreset"));
+  const answers = { lost: 0 };
+  page.on("requestfailed", () => (answers.lost += 1));
+  await write("import pandas as pd\ndef transform():\n    return pd.DataFrame({'a': [1]})");
+  await page.getByRole("button", { name: "Run", exact: true }).click();
+  await expect.poll(() => answers.lost).toBeGreaterThan(7);
+  await page.unrouteAll();
+  await result().getByText("1 row, 1 column").waitFor();
+});
+
+test("the mark of a failure, and what was written, can be undone after a look at another view", async () => {
+  await write(BAD.replace("nosuch", "missing"));
+  await write(BAD);
+  await drop("visits.csv", CSV);
+  await listed("visits");
+  await page.getByRole("button", { name: "Run", exact: true }).click();
+  await page.locator(".cm-lint-marker-error").waitFor();
+  await page.getByRole("link", { name: "Jobs", exact: true }).click();
+  await page.getByRole("heading", { name: "Jobs", level: 1 }).waitFor();
+  await page.getByRole("link", { name: "Playground" }).click();
+  await page.locator(".cm-lint-marker-error").waitFor();
+  await page.getByLabel("Script").focus();
+  await page.keyboard.press("Control+z");
+  expect(await script()).toContain("visits.missing");
+});
+
+test("a file that is compressed with gzip is a table, and a workbook is told what to do", async () => {
+  const buffer = gzipSync(CSV);
+  const mimeType = "application/gzip";
+  await page.getByLabel("Choose files").setInputFiles({ name: "Visits.csv.gz", mimeType, buffer });
+  await page.getByText("day, visits", { exact: true }).waitFor();
+  await page.getByRole("button", { name: "Run", exact: true }).click();
+  await result().getByText("3 rows, 2 columns").waitFor();
+  await page.getByLabel("Choose files").setInputFiles({ name: "cut.csv.gz", mimeType, buffer: buffer.subarray(0, 20) });
+  await page.getByRole("alert").filter({ hasText: "cut.csv.gz: the browser cannot unpack it" }).waitFor();
+  await drop("book.xlsx", "x");
+  await page.getByRole("alert").filter({ hasText: /book\.xlsx: expected .* save the sheet as CSV/ }).waitFor();
 });

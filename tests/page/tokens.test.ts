@@ -57,3 +57,20 @@ test("the jobs of another name are not shown, nor after a change of the token", 
   await own.locator(".ended .cancelled").waitFor();
   expect(await page.getByText(/nightly|cancelled/).count()).toBe(0);
 });
+
+test("a result of the playground is not shown to another token", async () => {
+  const page = await openTab(browser, gateway);
+  await page.getByRole("link", { name: "Playground" }).click();
+  await page.getByRole("button", { name: "Sample: orders" }).click();
+  await page.getByRole("button", { name: "Run", exact: true }).click();
+  const result = page.getByRole("region", { name: "Result", exact: true });
+  await result.waitFor();
+  await page.getByRole("button", { name: "Forget token" }).click();
+  await page.getByLabel("Token").fill(OTHER);
+  await page.keyboard.press("Enter");
+  await page.getByRole("alert").filter({ hasText: "no job" }).waitFor();
+  expect(await result.count()).toBe(0);
+  await page.getByRole("button", { name: "Run", exact: true }).click();
+  await result.waitFor();
+  expect(await page.getByText("Compared with the run before").count()).toBe(0);
+});

@@ -31,11 +31,10 @@ def test_status_says_how_the_gateway_is(tmp_path: Path, running_gateway: Gateway
     ],
 )
 def test_status_counts_the_members_of_a_cluster(cluster: dict[str, Any] | None, said: str, tmp_path: Path) -> None:
-    with FakeGateway(
-        {"GET /v1/status": lambda asked: (200, {"healthy": True, "slots": 1, "cluster": cluster})}
-    ) as fake:
+    body = {"healthy": True, "slots": 1, "cluster": cluster, "sandbox": {"tier": "A"}}
+    with FakeGateway({"GET /v1/status": lambda asked: (200, body)}) as fake:
         done = call(tmp_path, "status", "--url", fake.url)
-    assert (done.returncode, done.stdout.partition("sandbox   tier ?\n")[2]) == (0, said)
+    assert (done.returncode, done.stdout.partition("sandbox   tier A\n")[2]) == (0, said)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.install.systemd import unit
+from gateway.process.daemon import describe
+from gateway.process.pidfile import Running
 from tests.gateway.cluster.members import OUTPUT, ROWS, SLOW, cluster_of, in_background, urls, wait_for_members
 from tests.support.gateway_process import GatewayProcess, descendants, gateway_command
 from tests.support.nats_server import NatsServer
@@ -57,7 +59,7 @@ def test_one_accepts_and_another_one_runs(stack: ExitStack, nats_server: NatsSer
 
 
 def test_a_member_without_slots_is_ready_before_there_is_a_host(
-    stack: ExitStack, nats_server: NatsServer, storage: S3Server
+    stack: ExitStack, nats_server: NatsServer, storage: S3Server, tmp_path: Path
 ) -> None:
     front = stack.enter_context(GatewayProcess({**nats_server.settings("acceptor"), "SLOTS": "0"}))
     prefix = storage.new_prefix()
@@ -68,8 +70,14 @@ def test_a_member_without_slots_is_ready_before_there_is_a_host(
     assert front.request("GET", "/healthz/ready").status == 200  # a load balancer must still find the job that waits
     shown = gateway_command("status", PORT=str(front.port))
     assert (shown.returncode, "cluster   1 member, no slots\n" in shown.stdout) == (0, True), shown
-    stack.enter_context(GatewayProcess({**nats_server.settings("host"), "READY_KERNELS": "0"}, launch=HOST))
+    by_make = describe(tmp_path, Running.of(front.pid, front.url))
+    for text in (shown.stdout, by_make):
+        assert "health    ok, but no machine of the cluster runs jobs: accepted ones wait" in text
+        assert "sandbox   none: this gateway only accepts jobs (SLOTS=0)\n" in text
+    host = stack.enter_context(GatewayProcess({**nats_server.settings("host"), "READY_KERNELS": "0"}, launch=HOST))
     thread.join(60)
+    assert "health    ok, " in describe(tmp_path, Running.of(front.pid, front.url))
+    assert "role      host of a cluster" in describe(tmp_path, Running.of(host.pid, host.url))
     assert answers[0].status == 200, answers[0].raw
     assert storage.get(f"{prefix}/output") == ROWS
 

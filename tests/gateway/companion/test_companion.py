@@ -175,6 +175,28 @@ def test_job_whose_gateway_dies_is_not_run_again_and_the_next_one_gets_a_new_gat
         gateways.close()
 
 
+def test_a_cancelled_run_ends_although_the_gateway_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "CANCEL_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as hanging:  # the kernel connects, and nobody reads
+        monkeypatch.setenv("TRANSFORM_GATEWAY_URL", f"http://127.0.0.1:{hanging.getsockname()[1]}")
+        gateways, cancelled, ended = runs.Gateways(), threading.Event(), threading.Event()
+        request = RunTransform(id=1, op="run", running=True, code="x = 1")
+
+        def cancel() -> None:
+            with hanging.accept()[0]:
+                cancelled.set()
+                gateways.cancel(cancelled)
+                ended.wait(60)
+
+        thread = threading.Thread(target=cancel)
+        thread.start()
+        with pytest.raises(GatewayUnreachable, match=r"127\.0\.0\.1:\d+ does not answer the cancel: the job may go on"):
+            gateways.run(request, {}, tmp_path / "out", lambda event, **fields: None, cancelled)
+        ended.set()
+        thread.join()
+        gateways.close()
+
+
 def test_running_gateway_is_the_named_one_else_that_of_the_state_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,9 @@
 import { parseJson } from "./json.ts";
 import { refused, token } from "./session.ts";
 
+/** Pauses before what was lost is read again. An outage that is longer is for the stream to notice. */
+const PAUSES_MS = [300, 1500];
+
 export class Refusal extends Error {
   constructor(
     readonly status: number,
@@ -37,8 +40,27 @@ export async function call(path: string, init: RequestInit = {}): Promise<Respon
   throw refusal;
 }
 
-export async function getJson<T>(path: string, signal?: AbortSignal): Promise<T> {
-  return parseJson(await (await call(path, signal ? { signal } : {})).text()) as T;
+/** Whether the answer, or the rest of it, was lost: `fetch` throws a `TypeError` while it reads a body. */
+export function isLost(error: unknown): boolean {
+  return error instanceof TypeError || (error instanceof Refusal && error.status === 0);
+}
+
+/** Read, and read again if the answer was lost: most views ask once. */
+export async function retried<T>(read: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+  for (const pause of PAUSES_MS) {
+    try {
+      return await read();
+    } catch (error) {
+      if (!isLost(error)) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, pause));
+    signal?.throwIfAborted();
+  }
+  return read();
+}
+
+export function getJson<T>(path: string, signal?: AbortSignal): Promise<T> {
+  return retried(async () => parseJson(await (await call(path, signal ? { signal } : {})).text()) as T, signal);
 }
 
 export async function postJson<T>(path: string, body: unknown): Promise<T> {

@@ -1,6 +1,6 @@
 /** The kept result of a job: the columns with their types, and the first rows. */
 import { useEffect, useState } from "preact/hooks";
-import { call, getJson, Refusal } from "../core/api.ts";
+import { call, getJson, Refusal, retried } from "../core/api.ts";
 import { count, plural } from "../core/format.ts";
 import { parseRow } from "../core/json.ts";
 import type { JobDetail, Manifest } from "../core/types.ts";
@@ -37,7 +37,8 @@ export function Result({ job }: { job: JobDetail }) {
   const onError = (error: unknown) => setRefusal(error instanceof Refusal && error.status === 403 ? error.message : "");
   useEffect(() => {
     if (links?.manifest) getJson<Manifest>(links.manifest).then(setManifest, onError);
-    if (links?.output && format === "jsonl") readRows(links.output).then(setRows, onError);
+    const output = links?.output;
+    if (output && format === "jsonl") retried(() => readRows(output)).then(setRows, onError);
   }, [links?.manifest, links?.output]);
   if (job.rows === null) return null;
   return (

@@ -33,6 +33,7 @@ export function NowView() {
           {whyUnhealthy(state)} <a href="#/system">System</a>
         </p>
       )}
+      {state.healthy && state.slots === 0 && <p class="notice bad" role="alert">No machine of the cluster runs jobs. Accepted jobs wait until a member with slots, or a host, joins it.</p>}
       <dl class="tiles">
         <Tile name="Slots" value={`${state.busy_slots} of ${state.slots}`} note={state.cluster ? "busy, of all members" : "busy"} />
         <Tile name="Queue" value={`${state.queue_size} of ${state.max_queue_size}`} note="places taken" />

@@ -1,5 +1,5 @@
 /** A failed job in the playground: its script, modules and tables, as far as the gateway kept them. */
-import { call, getJson } from "../core/api.ts";
+import { call, getJson, retried } from "../core/api.ts";
 import { bytes } from "../core/format.ts";
 import type { Bundle, BundledTable } from "../core/types.ts";
 import { columnsOf, HEAD_BYTES, type PlaygroundTable } from "./tables.ts";
@@ -31,8 +31,8 @@ export async function loadBundle(jobId: string): Promise<Again> {
 }
 
 async function loadTable(path: string, table: BundledTable): Promise<PlaygroundTable> {
-  const response = await call(`${path}/${encodeURIComponent(table.name)}`);
-  const source = new File([await response.blob()], `${table.name}.${table.data_format}`);
+  const data = await retried(async () => (await call(`${path}/${encodeURIComponent(table.name)}`)).blob());
+  const source = new File([data], `${table.name}.${table.data_format}`);
   const described = table.manifest?.fields ?? table.columns;
   const columns = described.length > 0 ? described.map((field) => field.name) : columnsOf(source.name, await source.slice(0, HEAD_BYTES).text());
   return { name: table.name, source, columns, manifest: table.manifest };

@@ -9,10 +9,10 @@ import { EditorView, highlightActiveLine, keymap, lineNumbers } from "@codemirro
 import { tags } from "@lezer/highlight";
 
 export interface Editor {
+  element: HTMLElement;
   text(): string;
   replace(text: string): void;
   mark(line: number | null, message: string): void;
-  destroy(): void;
 }
 
 const COLORS = HighlightStyle.define([
@@ -36,14 +36,13 @@ const THEME = EditorView.theme({
 });
 
 interface Options {
-  parent: HTMLElement;
   text: string;
   words: () => string[];
   onChange: (text: string) => void;
   onRun: () => void;
 }
 
-export function createEditor({ parent, text, words, onChange, onRun }: Options): Editor {
+export function createEditor({ text, words, onChange, onRun }: Options): Editor {
   const nonce = document.querySelector<HTMLMetaElement>("meta[name=style-nonce]")?.content ?? "";
   function complete(context: CompletionContext): CompletionResult | null {
     const word = context.matchBefore(/\w+/);
@@ -51,7 +50,6 @@ export function createEditor({ parent, text, words, onChange, onRun }: Options):
     return { from: word?.from ?? context.pos, options: words().map((label) => ({ label, type: "variable" })), validFor: /^\w*$/ };
   }
   const view = new EditorView({
-    parent,
     state: EditorState.create({
       doc: text,
       extensions: [
@@ -73,6 +71,7 @@ export function createEditor({ parent, text, words, onChange, onRun }: Options):
   });
   view.scrollDOM.tabIndex = 0; // long lines are scrolled by keyboard too
   return {
+    element: view.dom,
     text: () => view.state.doc.toString(),
     replace: (next) => view.dispatch({ changes: { from: 0, to: view.state.doc.length, insert: next } }),
     mark(line, message) {
@@ -81,6 +80,5 @@ export function createEditor({ parent, text, words, onChange, onRun }: Options):
       view.dispatch(setDiagnostics(view.state, marks));
       if (found) view.dispatch({ effects: EditorView.scrollIntoView(found.from, { y: "center" }) });
     },
-    destroy: () => view.destroy(),
   };
 }

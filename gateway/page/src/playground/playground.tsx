@@ -1,8 +1,9 @@
 /** Playground: write a transform, drop tables, run it as production does, and look at what it made. */
 import { useEffect, useRef, useState } from "preact/hooks";
-import { messageOf } from "../core/api.ts";
+import { isLost, messageOf } from "../core/api.ts";
 import { lineOf } from "../core/names.ts";
 import { jobLink, route, setQuery } from "../core/router.ts";
+import { token } from "../core/session.ts";
 import { followed, live, recent, snapshots } from "../core/store.ts";
 import { lookAt } from "../core/stream.ts";
 import { Displays } from "../parts/displays.tsx";
@@ -20,35 +21,52 @@ import { firstScript, numbered, readTable, type PlaygroundTable } from "./tables
 const CODE_KEY = "playground.code";
 const JOB_KEY = "playground.job";
 
-/** Tables and outcomes stay while other views are looked at; files cannot outlive a reload. */
+/** Pause after which an outcome that could not be read is asked for again. */
+const ASK_AGAIN_MS = 2000;
+
+/** The editor, tables and outcomes stay while other views are looked at; files cannot outlive a reload. */
+let editor: Editor | null = null;
 let keptTables: PlaygroundTable[] = [];
 let keptSetup: Setup | null = null;
 let keptOutcomes: [Outcome | null, Outcome | null] = [null, null];
 
+/** Run what the view shows: the editor outlives the view that made it. */
+let runShown = (): Promise<void> => Promise.resolve();
+
 /** Bundles that were asked for; an answer that comes late must not replace a later one. */
 let bundles = 0;
 
+let keptFor = token();
+
+/** Another token may not see what this one saw of jobs; the job itself is asked for again. */
+function forgetJobs(): void {
+  keptFor = token();
+  if (keptSetup) keptTables = [];
+  keptSetup = null;
+  keptOutcomes = [null, null];
+}
+
 export function PlaygroundView() {
+  if (keptFor !== token()) forgetJobs();
   const [tables, setTables] = useState(keptTables);
   const [setup, setSetup] = useState(keptSetup);
   const [jobId, setJobId] = useState(sessionStorage.getItem(JOB_KEY) ?? "");
   const [isRunning, setRunning] = useState(jobId !== "" && keptOutcomes[0]?.job.job_id !== jobId);
   const [[outcome, before], setOutcomes] = useState(keptOutcomes);
   const [problem, setProblem] = useState("");
+  const [attempt, setAttempt] = useState(0);
   const [replaced, setReplaced] = useState<string[]>([]);
-  const editor = useRef<Editor | null>(null);
-  const run = useRef(() => Promise.resolve());
   keptTables = tables;
   keptSetup = setup;
   keptOutcomes = [outcome, before];
 
-  run.current = async () => {
+  runShown = async () => {
     if (isRunning) return;
     setProblem("");
-    editor.current?.mark(null, "");
+    editor?.mark(null, "");
     setRunning(true);
     try {
-      const id = await submit(editor.current?.text() ?? "", tables, setup);
+      const id = await submit(editor?.text() ?? "", tables, setup);
       sessionStorage.setItem(JOB_KEY, id);
       setJobId(id);
     } catch (error) {
@@ -61,20 +79,26 @@ export function PlaygroundView() {
   const isOver = recent.value.some((job) => job.job_id === jobId);
   useEffect(() => {
     if (!jobId || !isRunning) return;
+    let timer = 0;
     let isStale = false; // the end of a short job comes while the first answer is read, and is read again
     outcomeOf(jobId).then(
       (found) => {
         if (isStale || found.job.state !== "finished") return;
         setOutcomes(([last]) => [found, last]);
         setRunning(false);
-        editor.current?.mark(lineOf(found.job.error), found.job.error ?? "");
+        editor?.mark(lineOf(found.job.error), found.job.error ?? "");
       },
-      (error: unknown) => isStale || (setProblem(messageOf(error)), setRunning(false)),
+      (error: unknown) => {
+        if (isStale) return;
+        if (isLost(error)) timer = window.setTimeout(() => setAttempt(attempt + 1), ASK_AGAIN_MS);
+        else setProblem(messageOf(error)), setRunning(false);
+      },
     );
     return () => {
       isStale = true;
+      clearTimeout(timer);
     };
-  }, [jobId, isOver, snapshots.value]);
+  }, [jobId, isOver, snapshots.value, attempt]);
 
   function take(taken: PlaygroundTable[]): void {
     const names = new Set(taken.map((table) => table.name));
@@ -85,7 +109,7 @@ export function PlaygroundView() {
   }
 
   function replaceTables(all: PlaygroundTable[]): void {
-    if (editor.current?.text() === firstScript(keptTables)) editor.current.replace(firstScript(all));
+    if (editor?.text() === firstScript(keptTables)) editor.replace(firstScript(all));
     keptTables = all; // files that are read at the same time must not forget each other
     setTables(all);
     setReplaced([]);
@@ -105,7 +129,7 @@ export function PlaygroundView() {
     loadBundle(again).then(
       (found) => {
         if (asked !== bundles) return; // another one was asked for meanwhile
-        editor.current?.replace(found.code);
+        editor?.replace(found.code);
         setTables(found.tables);
         setSetup(found.setup);
         setProblem("");
@@ -122,12 +146,12 @@ export function PlaygroundView() {
       <TablesCard tables={tables} add={add} take={take} remove={(name) => replaceTables(tables.filter((table) => table.name !== name))} />
       {replaced.length > 0 && <p class="notice" role="status">Replaced by the new file: {replaced.join(", ")}</p>}
       {setup && <SetupNotice setup={setup} tables={tables} forget={() => setSetup(null)} />}
-      <Script tables={tables} editor={editor} run={run} />
+      <Script />
       <div class="row actions">
-        <button class="primary" disabled={isRunning} onClick={() => void run.current()}>{isRunning ? "Running…" : "Run"}</button>
+        <button class="primary" disabled={isRunning} onClick={() => void runShown()}>{isRunning ? "Running…" : "Run"}</button>
         <span class="faint">Ctrl+Enter runs it; Esc, then Tab leaves the editor</span>
         {job && <><Badge job={job} />{job.started_at && <Elapsed since={job.started_at} limit={job.timeout} />}<CancelButton job={job} /></>}
-        <button onClick={() => save(editor.current?.text() ?? "")}>Download script</button>
+        <button onClick={() => save(editor?.text() ?? "")}>Download script</button>
       </div>
       {problem && <p class="notice bad" role="alert">{problem}</p>}
       {outcome && !isRunning && <OutcomeView outcome={outcome} before={before} />}
@@ -151,24 +175,16 @@ function SetupNotice({ setup, tables, forget }: { setup: Setup; tables: Playgrou
   );
 }
 
-interface ScriptProps {
-  tables: PlaygroundTable[];
-  editor: { current: Editor | null };
-  run: { current: () => Promise<void> };
-}
-
-function Script({ tables, editor, run }: ScriptProps) {
+function Script() {
   const box = useRef<HTMLDivElement>(null);
-  const words = useRef<string[]>([]);
-  words.current = tables.flatMap((table) => [table.name, ...table.columns]);
   useEffect(() => {
-    if (!box.current) return;
-    const text = sessionStorage.getItem(CODE_KEY) ?? firstScript([]);
-    editor.current = createEditor({
-      parent: box.current, text, words: () => words.current, onRun: () => void run.current(),
+    editor ??= createEditor({
+      text: sessionStorage.getItem(CODE_KEY) ?? firstScript([]),
+      words: () => keptTables.flatMap((table) => [table.name, ...table.columns]),
+      onRun: () => void runShown(),
       onChange: (next) => sessionStorage.setItem(CODE_KEY, next),
     });
-    return () => editor.current?.destroy();
+    box.current?.append(editor.element);
   }, []);
   return <div class="editor" ref={box} />;
 }

@@ -1,5 +1,5 @@
 /** A run of the playground is a job like any other: `/v1/execute`, then the stream, then the kept result. */
-import { call, getJson } from "../core/api.ts";
+import { call, getJson, retried } from "../core/api.ts";
 import { parseRow } from "../core/json.ts";
 import type { JobDetail, Manifest } from "../core/types.ts";
 import type { Setup } from "./bundle.ts";
@@ -59,9 +59,9 @@ function randomId(): string {
 /** Return what a finished job made, as much as the page shows. */
 export async function outcomeOf(jobId: string): Promise<Outcome> {
   const job = await getJson<JobDetail>(`/v1/jobs/${jobId}`);
-  const links = job.result?.results;
-  if (!links?.manifest || !links.output) return { job, manifest: null, rows: [] };
-  return { job, manifest: await getJson<Manifest>(links.manifest), rows: await readRows(links.output) };
+  const { manifest, output } = job.result?.results ?? {};
+  if (!manifest || !output) return { job, manifest: null, rows: [] };
+  return { job, manifest: await getJson<Manifest>(manifest), rows: await retried(() => readRows(output)) };
 }
 
 async function readRows(path: string): Promise<Row[]> {

@@ -23,6 +23,9 @@ export type Formats = Record<string, string[]>;
 /** A file with this ending holds an array or JSON lines, and is sent as JSON lines under another name. */
 const JSON_ENDING = ".json";
 
+/** The compression that browsers can unpack; the gateway takes plain files. */
+export const GZIP_ENDING = ".gz";
+
 export const HEAD_BYTES = 65_536;
 
 /** Python's words that cannot name a parameter. */
@@ -50,14 +53,26 @@ export function columnsOf(fileName: string, head: string): string[] {
   }
 }
 
-export async function readTable(file: File, formats: Formats): Promise<PlaygroundTable> {
+export async function readTable(chosen: File, formats: Formats): Promise<PlaygroundTable> {
   const endings = endingsOf(formats);
-  if (!endings.some((ending) => file.name.toLowerCase().endsWith(ending))) {
-    throw new Error(`${file.name}: expected a file that ends in ${endings.join(", ")}`);
+  const isPacked = chosen.name.toLowerCase().endsWith(GZIP_ENDING);
+  const name = isPacked ? chosen.name.slice(0, -GZIP_ENDING.length) : chosen.name;
+  if (!endings.some((ending) => name.toLowerCase().endsWith(ending))) {
+    const remedy = /\.(xlsx?|ods)$/i.test(name) ? "; save the sheet as CSV" : "";
+    throw new Error(`${chosen.name}: expected a file that ends in ${endings.join(", ")}, also with ${GZIP_ENDING}${remedy}`);
   }
+  const file = isPacked ? await unpack(chosen, name) : chosen;
   const head = await file.slice(0, HEAD_BYTES).text();
   if (file.name.toLowerCase().endsWith(JSON_ENDING) && head.trimStart().startsWith("[")) return fromArray(file);
   return { name: tableName(file.name), source: file, columns: columnsOf(file.name, head) };
+}
+
+async function unpack(file: File, name: string): Promise<File> {
+  try {
+    return new File([await new Response(file.stream().pipeThrough(new DecompressionStream("gzip"))).blob()], name);
+  } catch {
+    throw new Error(`${file.name}: the browser cannot unpack it: unpack it yourself, if it is a gzip file`);
+  }
 }
 
 async function fromArray(file: File): Promise<PlaygroundTable> {

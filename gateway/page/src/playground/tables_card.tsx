@@ -2,7 +2,7 @@
 import { useState } from "preact/hooks";
 import { bytes, names } from "../core/format.ts";
 import { FORMATS } from "./formats.ts";
-import { endingsOf, guessOf, sampleTable, type PlaygroundTable } from "./tables.ts";
+import { endingsOf, GZIP_ENDING, guessOf, sampleTable, type PlaygroundTable } from "./tables.ts";
 
 const ENDINGS = endingsOf(FORMATS);
 
@@ -23,10 +23,10 @@ export function TablesCard({ tables, add, take, remove }: Props) {
     <section class="card drop" aria-label="Tables">
       <div class="row">
         <h2>Tables</h2>
-        <label class="button">Choose files<input class="hidden" type="file" multiple accept={ENDINGS.join(",")} onChange={choose} /></label>
+        <label class="button">Choose files<input class="hidden" type="file" multiple accept={[...ENDINGS, GZIP_ENDING].join(",")} onChange={choose} /></label>
         <button onClick={() => void add([sampleTable()])}>Sample: orders</button>
         <button aria-expanded={hasForm} onClick={() => setForm(!hasForm)}>By URL</button>
-        <span class="faint">or drop {ENDINGS.join(", ")} files anywhere here</span>
+        <span class="faint">or drop {ENDINGS.join(", ")} files anywhere here, also with {GZIP_ENDING}</span>
       </div>
       {hasForm && <UrlForm take={(table) => (take([table]), setForm(false))} />}
       {tables.length > 0 && (
