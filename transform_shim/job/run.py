@@ -244,7 +244,8 @@ def _failure_of(error: BaseException, job: _Job) -> Failure:
     if isinstance(error.__cause__ if isinstance(error, ResultFailed) else error, MemoryError) and not hold:
         free_frames(error)
     broken = [table.failure for table, _ in job.loaded if table.failure is not None]
-    failure = describe(error, job.stage, job.request.limits, broken, job.returned)
+    names = [*(table.alias for table in job.request.tables), *job.request.unfetched]
+    failure = describe(error, job.stage, job.request.limits, broken, job.returned, names)
     if isinstance(error, ResultFailed):
         error = error.__cause__ or error  # for the post-mortem: the exception of the user's code
     # a caller who interrupts a job may have its kernel held, which the request does not say
