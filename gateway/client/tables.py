@@ -147,6 +147,10 @@ class TableFiles:
             raise TypeError(f"a table must be a path or a data frame, not {type(frame).__name__}")
         import pyarrow as pa  # needed for data frames only
 
+        labels: Any = getattr(frame, "columns", None)
+        if getattr(labels, "nlevels", 1) > 1:  # of pandas; named as in the result of a job
+            names = ["_".join(part for part in map(str, label) if part) for label in labels]
+            frame = frame.set_axis(names, axis=1)  # type: ignore[attr-defined]
         path = self._place() / f"{number}.arrow"
         try:
             reader = pa.RecordBatchReader.from_stream(frame)

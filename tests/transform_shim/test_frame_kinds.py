@@ -228,3 +228,30 @@ def test_table_larger_than_memory_goes_through(tmp_path: Path, annotation: str, 
     else:
         assert outcome.result["rows"] == 300_000
     shutil.rmtree(tmp_path)
+
+
+def test_reader_of_a_table_that_was_read_before_is_refused(job: Job) -> None:
+    """It would give an empty table, or one without its first rows."""
+    code = "import pyarrow as pa\ndef transform(orders: pa.RecordBatchReader):\n    {}\n    return orders"
+    outcome = job(code.format("print(sum(batch.num_rows for batch in orders))"), TABLES)
+    assert outcome.result["code"] == "invalid_return"
+    assert "the reader of table 'orders' after 2 rows of it had been read" in outcome.result["message"]
+    assert outcome.stderr == (
+        "ERROR: Transform function returned the reader of table 'orders' after 2 rows of it had been read\n"
+        "HINT: a reader gives its rows once: annotate the parameter as pa.Table to use orders several times\n"
+    )
+    assert job(code.format("print(orders.schema.names)"), TABLES).rows == WRITTEN
+
+
+@pytest.mark.parametrize(("before", "rows", "is_warned"), [("", 1, False), ("reader.read_all()", 0, True)])
+def test_other_reader_without_rows_is_noted(job: Job, before: str, rows: int, is_warned: bool) -> None:
+    code = f"import pyarrow as pa\ndef transform():\n    reader = pa.table({{'a': [1]}}).to_reader()\n    {before}\n    return reader"
+    outcome = job(code)
+    assert outcome.result["rows"] == rows
+    assert ("WARNING: the returned reader gave no rows" in outcome.stderr) is is_warned
+
+
+def test_reader_without_rows_of_empty_tables_is_not_noted(job: Job) -> None:
+    code = "import pyarrow as pa\ndef transform(orders: pa.RecordBatchReader):\n    return orders"
+    outcome = job(code, {"orders": table(ORDERS, "")})
+    assert (outcome.rows, outcome.stderr) == ([], "")

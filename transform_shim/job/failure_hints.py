@@ -9,7 +9,8 @@ import socket
 import sys
 import traceback
 from bdb import BdbQuit
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from decimal import Decimal
 from subprocess import CalledProcessError
 from typing import Any
 
@@ -17,11 +18,14 @@ import numpy as np
 import pandas as pd
 
 from transform_shim.core.errors import shorten
+from transform_shim.writing.frame_source import is_frame
 
 __all__ = ["hint", "return_hint"]
 
 #: Columns or labels that a message lists.
 _MOST_LABELS = 20
+#: Elements of a returned list that are looked at.
+_SAMPLE = 100
 _NO_NETWORK_ERRNOS = frozenset(
     {errno.EAFNOSUPPORT, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
 )
@@ -34,9 +38,14 @@ _FRAMES_EXTRA = frozenset({"polars", "duckdb"})
 _ADD_PACKAGES = "the operator can add packages (transform-gateway packages add)"
 
 
-def hint(error: BaseException) -> str:
-    """Return a sentence without full stop that explains what the user's code raised, or an empty text."""
+def hint(error: BaseException, tables: Collection[str] = ()) -> str:
+    """Return a sentence without full stop that explains what the user's code raised, or an empty text.
+
+    `tables` are the names of the job's tables.
+    """
     for current in _chain(error):
+        if isinstance(current, NameError) and current.name in tables:
+            return f"'{current.name}' is a table: transform() gets it as a parameter of this name"
         if isinstance(current, ModuleNotFoundError) and current.name:
             return _missing_module(current.name.partition(".")[0])
         # of query(); "local variable" is one of the script, and no column
@@ -49,8 +58,8 @@ def hint(error: BaseException) -> str:
             return f"jobs cannot install packages; {_ADD_PACKAGES}"
         if isinstance(current, SyntaxError) and (current.text or "").startswith(("%", "!")):
             return "lines with % and ! are commands of notebooks: leave them out of a script"
-        if type(current).__name__ == "ConnectionException" and "closed" in str(current):
-            return "a DuckDB relation is read when it is written: leave its connection open, or return relation.df()"
+        if said := _of_an_engine(current):
+            return said
         if isinstance(current, BdbQuit):
             return "a job has no terminal: use hold_minutes (--hold) to debug the kernel of a failed job"
     return _outside(error)
@@ -62,14 +71,44 @@ def return_hint(value: object) -> str:
         return "transform() returned None: is its 'return' missing?"
     if isinstance(value, pd.Series):
         return "a Series is one column: return series.to_frame(), or series.reset_index() to keep its index"
-    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value[:100]):
-        return "for a list of rows, return pd.DataFrame(rows)"
+    if isinstance(value, list | tuple) and value:
+        return _rows_hint(value)
     if isinstance(value, dict):
         return "for a dict of columns, return pd.DataFrame(columns)"
     if isinstance(value, np.ndarray):
         return "for an array, return pd.DataFrame(array)"
+    if isinstance(value, bool | int | float | Decimal | np.generic):
+        return "for a single value, return pd.DataFrame({'value': [value]})"
     if inspect.iscoroutine(value):
         return "for a coroutine, return asyncio.run(coroutine)"
+    if type(value).__name__.endswith("GroupBy"):
+        return "groups are no table yet: aggregate them, for example with .sum()"
+    if type(value).__name__ == "DuckDBPyConnection":
+        return "a DuckDB connection is no table: return connection.sql(query)"
+    return ""
+
+
+def _rows_hint(values: list[object] | tuple[object, ...]) -> str:
+    """Return what to do about a list or tuple that is not empty."""
+    some = values[:_SAMPLE]
+    frames = [value for value in some if is_frame(value)]
+    if len(frames) == 1:
+        if len(values) > 1:
+            return "return the data frame alone"
+        comma = "; is there a comma after it?" if isinstance(values, tuple) else ""
+        return f"return the data frame itself, not a {type(values).__name__} of it{comma}"
+    if len(frames) == len(some):
+        return "return one data frame: pd.concat(frames) puts several below each other"
+    if isinstance(values, list) and all(isinstance(row, dict | list | tuple) for row in some):
+        return "for a list of rows, return pd.DataFrame(rows)"
+    return ""
+
+
+def _of_an_engine(error: BaseException) -> str:
+    if type(error).__name__ == "ConnectionException" and "closed" in str(error):
+        return "a DuckDB relation is read when it is written: leave its connection open, or return relation.df()"
+    if type(error).__module__.startswith("polars") and "month_day_nano_interval" in str(error):
+        return "Polars has no intervals of months: return the DuckDB relation itself, or cast the column to VARCHAR"
     return ""
 
 

@@ -12,7 +12,7 @@ import gc
 import os
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from transform_shim.core.errors import InvalidReturn, ResultFailed, ShimError
@@ -68,6 +68,7 @@ def describe(
     limits: Mapping[str, int],
     broken: Sequence[ShimError] = (),
     returned: Sequence[object] = (),
+    tables: Collection[str] = (),
 ) -> Failure:
     """Describe a failure.
 
@@ -84,6 +85,8 @@ def describe(
         exception of its own, which may keep only the text of ours.
     returned : sequence of one object
         The return value of transform(), if it returned.
+    tables : collection of str
+        The names of the job's tables.
     """
     if isinstance(error, ResultFailed) and error.__cause__ is not None:
         error, stage = error.__cause__, "result"
@@ -93,7 +96,7 @@ def describe(
         said = error.hint or (return_hint(returned[0]) if returned else "")
     if failure.code in ("user_error", "syntax_error") and not said:
         with contextlib.suppress(Exception):  # it looks into objects of the user's
-            said = hint(error)
+            said = hint(error, tables)
     if not said:
         return failure
     return replace(failure, message=f"{failure.message}; {said}", text=f"{failure.text}HINT: {said}\n")

@@ -22,9 +22,12 @@ from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TextIO
 
+import pyarrow as pa
+
 from transform_shim.bars.job_bars import reporting
 from transform_shim.bars.tqdm_bars import adapt_tqdm
 from transform_shim.core.errors import ResultFailed
+from transform_shim.core.notices import warn
 from transform_shim.core.progress import Progress, Report
 from transform_shim.core.table_file import TableFile
 from transform_shim.displays.capture import captured_displays, figures_shown
@@ -39,7 +42,7 @@ from transform_shim.job.signature import bind_tables, find_transform, refuse_unf
 from transform_shim.job.streams import log_streams, silence_descriptors
 from transform_shim.job.user_namespace import in_directory, user_namespace
 from transform_shim.job.warm_up import flush_c_streams
-from transform_shim.reading.frame_kinds import TableReader, load_table
+from transform_shim.reading.frame_kinds import TableReader, load_table, refuse_read_reader
 from transform_shim.reading.table_source import TableSource
 from transform_shim.writing.frame_source import is_frame, open_frame
 from transform_shim.writing.official_digits import with_official_digits
@@ -167,14 +170,15 @@ def _do(job: _Job, process: int) -> Written:
             returned = function(**arguments)
         if os.getpid() != process:
             os._exit(0)
-        if request.hold or not is_frame(returned):
-            job.returned = (returned,)
-        if not request.hold:
-            del arguments
-            for table, _ in job.loaded:
-                table.value = None
-        job.spare.close()
         with job.timed("write"):
+            refuse_read_reader(returned, (table for table, _ in job.loaded))
+            if request.hold or not is_frame(returned):
+                job.returned = (returned,)
+            if not request.hold:
+                del arguments
+                for table, _ in job.loaded:
+                    table.value = None
+            job.spare.close()
             table_rows = max((table.rows for table, _ in job.loaded), default=0)
             frame = open_frame(returned, inputs, table_rows=table_rows, mixed_columns=request.mixed_columns)
             if request.official_compatibility:
@@ -188,7 +192,11 @@ def _do(job: _Job, process: int) -> Written:
             progress = Progress(job.report, "write", "output")
             finish = None if check is None else check.finish
             paths = request.output_path, request.manifest_path
-            return write_output(frame, request.output_format, *paths, progress, finish, checksum=request.checksum)
+            written = write_output(frame, request.output_format, *paths, progress, finish, checksum=request.checksum)
+        had_rows = not job.loaded or any(table.rows for table, _ in job.loaded)
+        if not written.rows and had_rows and isinstance(returned, pa.RecordBatchReader):
+            warn("the returned reader gave no rows: one that was read before has none left")
+        return written
 
 
 def _profile(job: _Job) -> None:
@@ -244,7 +252,8 @@ def _failure_of(error: BaseException, job: _Job) -> Failure:
     if isinstance(error.__cause__ if isinstance(error, ResultFailed) else error, MemoryError) and not hold:
         free_frames(error)
     broken = [table.failure for table, _ in job.loaded if table.failure is not None]
-    failure = describe(error, job.stage, job.request.limits, broken, job.returned)
+    names = [*(table.alias for table in job.request.tables), *job.request.unfetched]
+    failure = describe(error, job.stage, job.request.limits, broken, job.returned, names)
     if isinstance(error, ResultFailed):
         error = error.__cause__ or error  # for the post-mortem: the exception of the user's code
     # a caller who interrupts a job may have its kernel held, which the request does not say

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import keyword
 import types
 import typing
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -169,8 +171,25 @@ def _missing_text(function: Callable[..., Any], missing: list[inspect.Parameter]
     name = getattr(function, "__qualname__", "transform").rpartition(".")[2].strip("<>")
     text = f"{name}() missing {len(names)} required {kind} argument{plural}: {_enumerate(names)}"
     text += f". Available tables: {', '.join(map(repr, aliases))}" if aliases else ". The job has no tables"
-    close = difflib.get_close_matches(names[0], aliases, n=1)
-    return f"{text}. Did you mean '{close[0]}'?" if close else text
+    close = [alias for alias in aliases if _as_identifier(alias) == names[0]]
+    close = close or difflib.get_close_matches(names[0], aliases, n=1)
+    return f"{text}. {_suggestion(close[0])}" if close else text
+
+
+def _suggestion(alias: str) -> str:
+    """Return a sentence about the table that was probably meant, which may have a name that no parameter can have."""
+    read_as = _as_identifier(alias)
+    if alias.isidentifier() and not keyword.iskeyword(alias) and read_as == alias:
+        return f"Did you mean '{alias}'?"
+    why = f" (Python reads it as '{read_as}')" if read_as != alias and read_as.isidentifier() else ""
+    return (
+        f"No parameter can be named {alias!r}{why}: rename the table, or take transform(**tables) and tables[{alias!r}]"
+    )
+
+
+def _as_identifier(name: str) -> str:
+    """Return a name as Python reads it in source text."""
+    return unicodedata.normalize("NFKC", name)
 
 
 def _enumerate(names: list[str]) -> str:

@@ -24,8 +24,14 @@ def load_ipython_extension(shell: Any) -> None:
     register_completion(shell)
     _register_formatters(shell.display_formatter)
     _show_frames_as_in_a_notebook()
-    shell.user_ns["tables"] = _LaterTables()
-    shell.user_ns_hidden["tables"] = shell.user_ns["tables"]
+    tables = _LaterTables()
+
+    def bind_tables(*_: object) -> None:
+        if "tables" not in shell.user_ns_hidden:  # one that a cell has deleted or given another value stays so
+            shell.user_ns["tables"] = shell.user_ns_hidden["tables"] = tables
+
+    bind_tables()
+    shell.events.register("post_run_cell", bind_tables)  # after %reset, which removes all names
     shell.banner2 = banner()
 
 

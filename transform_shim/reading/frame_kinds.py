@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import orjson
@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 
 from transform_shim.core.decimals import arrow_decimal, engine_decimal
-from transform_shim.core.errors import InputInvalid, NoType, ShimError
+from transform_shim.core.errors import InputInvalid, InvalidReturn, NoType, ShimError
 from transform_shim.core.manifest import ATTRS_KEY, Field
 from transform_shim.core.notices import warn
 from transform_shim.core.progress import Progress, Report
@@ -33,7 +33,7 @@ from transform_shim.reading.table_source import TableSource
 from transform_shim.reading.to_pandas import column_values, frame_of
 from transform_shim.reading.values.common_type import DecimalType, cast_to_common_type
 
-__all__ = ["FRAME_KINDS", "FrameKind", "TableReader", "load_table"]
+__all__ = ["FRAME_KINDS", "FrameKind", "TableReader", "load_table", "refuse_read_reader"]
 
 FrameKind = Literal["pandas", "arrow", "arrow_reader", "polars", "polars_lazy", "duckdb"]
 FRAME_KINDS: tuple[FrameKind, ...] = get_args(FrameKind)
@@ -74,6 +74,22 @@ def load_table(source: TableSource, frame_kind: FrameKind, report: Report | None
     table = TableReader(source, report)
     table.value = _READERS[frame_kind](table)
     return table
+
+
+def refuse_read_reader(returned: object, tables: Iterable[TableReader]) -> None:
+    """Refuse the reader of a table as a result after rows of it were read, which are gone.
+
+    Raises
+    ------
+    InvalidReturn
+        If it is one.
+    """
+    for table in tables:
+        if returned is table.value and isinstance(returned, pa.RecordBatchReader) and table.rows:
+            alias, rows = table.source.file.alias, f"{table.rows:,} row{'s' * (table.rows != 1)}"
+            problem = f"Transform function returned the reader of table {alias!r} after {rows} of it had been read"
+            way = f"a reader gives its rows once: annotate the parameter as pa.Table to use {alias} several times"
+            raise InvalidReturn(problem, hint=way)
 
 
 def _collect(table: TableReader) -> tuple[list[list[pa.Array] | None], int]:

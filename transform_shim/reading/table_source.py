@@ -65,12 +65,11 @@ class TableSource:
 
     def _as_sent(self, fields: Sequence[Field]) -> Iterator[Field]:
         """Yield the fields with the types of their values, which Metabase may have cast."""
-        kinds: dict[str, Kind] | None = None
+        casts = {field.name: cast for field in fields if (cast := field.cast) is not None}
+        found = self._reader.find_fields(self.file, casts)[0] if casts else ()
+        are_numbers = {field.name: field.kind in NUMBERS for field in found}
         for field in fields:
-            if (cast := field.cast) is None:
-                yield field
-                continue
-            if kinds is None:
-                kinds = {each.name: each.kind for each in self._reader.find_fields(self.file, in_first_block=True)[0]}
-            is_number = kinds.get(field.name, cast.kind) in NUMBERS
-            yield cast if is_number is (cast.kind in NUMBERS) else field
+            cast = casts.get(field.name)
+            is_number = cast is not None and cast.kind in NUMBERS
+            # a column without a value has the type that Metabase shows
+            yield field if cast is None or are_numbers.get(field.name, is_number) is not is_number else cast

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from transform_shim.core.array_buffers import used_bytes
 from transform_shim.core.decimals import MOST_DIGITS, decimal_type
 from transform_shim.core.errors import OutputInvalid
-from transform_shim.writing.value_groups import nested_text
+from transform_shim.writing.value_groups import interval_text, nested_text
 
 __all__ = ["canonical", "canonical_type", "decoded", "finite"]
 
@@ -137,13 +137,6 @@ def _is_plainly_ascii(array: pa.Array) -> bool:
     return bool((offsets[1:] >= offsets[:-1]).all()) and (not len(used) or int(used.max()) < 0x80)
 
 
-def _interval_text(value: Any) -> str:
-    """Return months, days and nanoseconds as an ISO 8601 duration."""
-    whole, fraction = divmod(abs(value.nanoseconds), 10**9)
-    seconds = f"{'-' if value.nanoseconds < 0 else ''}{whole}" + f".{fraction:09}".rstrip("0").rstrip(".")
-    return f"P{value.months}M{value.days}DT{seconds}S"
-
-
 def _is_uuid(kind: pa.BaseExtensionType) -> bool:
     return bool(kind.extension_name == "arrow.uuid")
 
@@ -165,7 +158,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 _RENDERED: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], str]], ...] = (
     (_is_binary, lambda raw: base64.b64encode(raw).decode()),
     (pa.types.is_duration, lambda value: pd.Timedelta(value).isoformat()),
-    (pa.types.is_interval, _interval_text),
+    (pa.types.is_interval, interval_text),
     (pa.types.is_nested, nested_text),
 )
 _TARGETS: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType], ...] = (

@@ -14,8 +14,18 @@ from typing import Any
 import numpy as np
 import orjson
 import pandas as pd
+import pyarrow as pa
 
-__all__ = ["MAYBE_NULL_TYPES", "NULL_TYPES", "base64_text", "group_of", "mixed_text", "nested_text", "type_name"]
+__all__ = [
+    "MAYBE_NULL_TYPES",
+    "NULL_TYPES",
+    "base64_text",
+    "group_of",
+    "interval_text",
+    "mixed_text",
+    "nested_text",
+    "type_name",
+]
 
 #: NaN, and numpy's NaT, which is of no type of its own.
 MAYBE_NULL_TYPES = (float, np.floating, np.datetime64, np.timedelta64)
@@ -85,6 +95,8 @@ def _nested_default(value: Any) -> Any:
         return orjson.Fragment(str(value)) if value.is_finite() else None
     if group == "integer":
         return orjson.Fragment(str(int(value)))
+    if isinstance(value, pa.MonthDayNano):
+        return interval_text(value)
     if group == "nested":
         return dict(value) if isinstance(value, dict) else _listed(value)
     if group in ("datetime", "date", "time"):
@@ -120,6 +132,13 @@ def mixed_text(value: Any) -> str | None:
     if text == "null":  # an infinity
         return None
     return str(orjson.loads(text)) if text.startswith('"') else text
+
+
+def interval_text(value: Any) -> str:
+    """Return months, days and nanoseconds as an ISO 8601 duration."""
+    whole, fraction = divmod(abs(value.nanoseconds), 10**9)
+    seconds = f"{'-' if value.nanoseconds < 0 else ''}{whole}" + f".{fraction:09}".rstrip("0").rstrip(".")
+    return f"P{value.months}M{value.days}DT{seconds}S"
 
 
 def base64_text(value: bytes) -> str:

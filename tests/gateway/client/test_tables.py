@@ -65,6 +65,14 @@ def test_frames_of_pandas_and_arrow_arrive_with_their_own_columns(running_gatewa
     }  # fmt: skip
 
 
+def test_levels_of_column_names_are_joined_as_in_a_result(running_gateway: GatewayProcess) -> None:
+    sales = pd.DataFrame({"shop": ["a", "a", "b"], "n": [1, 2, 3]})
+    totals = sales.groupby("shop").agg({"n": ["sum", "max"]})
+    client = TransformClient(running_gateway.url, running_gateway.token)
+    result = client.run("def transform(t, u):\n    return t.merge(u)\n", {"t": totals, "u": totals.reset_index()})
+    assert result.frame().to_dict("list") == {"n_sum": [3, 3], "n_max": [2, 3], "shop": ["a", "b"]}
+
+
 def test_frame_of_a_result_keeps_integers_of_each_width_with_nulls(running_gateway: GatewayProcess) -> None:
     kinds = [pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()]
     table = pa.table({str(kind): pa.array([1, None], kind) for kind in kinds})

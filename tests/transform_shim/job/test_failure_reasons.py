@@ -164,6 +164,8 @@ def test_paths_of_library_and_syntax_errors_are_short(job: Job) -> None:
          "jobs cannot install packages; the operator can add packages (transform-gateway packages add)"),
         (IMPORTS + "def transform():\n    with duckdb.connect() as connection:\n        return connection.sql('select 1')",
          "a DuckDB relation is read when it is written: leave its connection open, or return relation.df()"),
+        (IMPORTS + "def transform():\n    return duckdb.sql('select interval 1 month as a').pl()",
+         "Polars has no intervals of months: return the DuckDB relation itself, or cast the column to VARCHAR"),
         ("import pdb\ndef transform():\n    raise pdb.bdb.BdbQuit",
          "a job has no terminal: use hold_minutes (--hold) to debug the kernel of a failed job"),
     ],
@@ -173,6 +175,12 @@ def test_closing_line_names_the_way(job: Job, code: str, hint: str) -> None:
     assert outcome.result["code"] == "user_error"
     assert outcome.stderr.endswith(f"HINT: {hint}\n")
     assert outcome.result["message"].endswith(f"; {hint}")
+
+
+def test_table_that_is_no_parameter_is_named(job: Job) -> None:
+    outcome = job("def transform():\n    return orders", ORDERS)
+    assert outcome.stderr.endswith("HINT: 'orders' is a table: transform() gets it as a parameter of this name\n")
+    assert "HINT" not in job("def transform():\n    return customers", ORDERS).stderr
 
 
 @pytest.mark.parametrize("line", ["%matplotlib inline", "!pip install x"])
@@ -201,6 +209,14 @@ def test_no_network_is_said_only_where_there_is_none(
         ("{'a': [1]}", "for a dict of columns, return pd.DataFrame(columns)"),
         ("pd.Series([1]).to_numpy()", "for an array, return pd.DataFrame(array)"),
         ("asyncio.sleep(0)", "for a coroutine, return asyncio.run(coroutine)"),
+        ("[('a', 1), ('b', 2)]", "for a list of rows, return pd.DataFrame(rows)"),
+        ("pd.DataFrame({'a': [1]}),", "return the data frame itself, not a tuple of it; is there a comma after it?"),
+        ("[pl.DataFrame({'a': [1]})]", "return the data frame itself, not a list of it"),
+        ("(pd.DataFrame({'a': [1]}), {'cursor': 5})", "return the data frame alone"),
+        ("[pd.DataFrame({'a': [1]})] * 2", "return one data frame: pd.concat(frames) puts several below each other"),
+        ("pd.Series([1]).mean()", "for a single value, return pd.DataFrame({'value': [value]})"),
+        ("pd.DataFrame({'a': [1]}).groupby('a')", "groups are no table yet: aggregate them, for example with .sum()"),
+        ("duckdb.execute('select 1')", "a DuckDB connection is no table: return connection.sql(query)"),
     ],
 )  # fmt: skip
 def test_wrong_return_value_says_how_to_make_a_frame_of_it(job: Job, value: str, hint: str) -> None:

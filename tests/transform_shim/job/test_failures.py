@@ -73,6 +73,26 @@ def test_failure_says_one_sentence(job: Job, code: str, failure: str, stderr: st
     fails(job(code, STUDENTS), failure, stderr)
 
 
+@pytest.mark.parametrize(
+    ("table", "parameter", "why"),
+    [
+        ("my table", "my_table", ""),
+        ("class", "klass", ""),
+        ("\ufb01le", "\ufb01le", " (Python reads it as 'file')"),
+        ("cafe\u0301", "cafe\u0301", " (Python reads it as 'café')"),
+    ],
+)
+def test_table_whose_name_no_parameter_can_have_says_how_to_take_it(
+    job: Job, table: str, parameter: str, why: str
+) -> None:
+    tables = {table: STUDENTS["students"]}
+    missing = job(f"def transform({parameter}): pass", tables)
+    way = f"rename the table, or take transform(**tables) and tables[{table!r}]"
+    assert missing.result["code"] == "missing_table"
+    assert missing.stderr.endswith(f"Available tables: {table!r}. No parameter can be named {table!r}{why}: {way}\n")
+    assert job(f"def transform(**tables):\n    return tables[{table!r}]", tables).rows
+
+
 def test_message_of_an_import_error_has_no_path_of_the_host(job: Job) -> None:
     outcome = job("from common import g", library={"common": "def f(): pass\n"})
     said = "cannot import name 'g' from 'common' (common.py)"

@@ -54,6 +54,16 @@ def test_state_persists_and_a_frame_that_is_changed_changes_no_other(notebook: N
     assert notebook.value("'mine' in tables.orders.attrs") == "False"
 
 
+def test_tables_survive_a_reset_of_the_names(notebook: NotebookKernel) -> None:
+    notebook.run("%table orders orders.csv")
+    notebook.run("x = 1\n%reset -f")
+    assert notebook.value("'x' in globals(), len(tables.orders)") == "(False, 3)"
+    notebook.run("tables = 'mine'")
+    assert notebook.value("tables") == "'mine'"
+    notebook.run("%reset -f")
+    assert notebook.value("list(tables)[0]") == "'orders'"
+
+
 def test_duckdb_that_a_cell_has_imported_reads_tables(notebook: NotebookKernel) -> None:
     """It then knows that it is in a notebook, where its bar of progress needs ipywidgets."""
     notebook.run("%table orders orders.csv\nimport duckdb")

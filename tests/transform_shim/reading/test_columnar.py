@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import io
+import json
 import math
 import uuid
 from collections.abc import Callable
@@ -246,3 +247,28 @@ def test_damaged_offsets_are_an_error_and_no_crash(tmp_path: Path) -> None:
     data[at + 400 : at + 404] = b"\xff\xff\xff\x70"
     with pytest.raises(InputInvalid, match="column 'a': damaged"):
         read(tmp_path, fields(a="Text"), bytes(data), data_format="arrow")
+
+
+def test_texts_that_metabase_casts_to_numbers_are_numbers_whatever_the_first_block_has(tmp_path: Path) -> None:
+    """Rows without a value, more than one block of them."""
+    entries = [{"name": "a", "base_type": "Text", "effective_type": "Float"}]
+    data = '{"a":null}\n' * 400_000 + '{"a":1.5}\n{"a":2}\n'
+    assert read(tmp_path, entries, data)["a"].sum() == 3.5
+
+
+@pytest.mark.parametrize("value", [None, 2])
+@pytest.mark.parametrize("data_format", ["jsonl", "csv", "parquet", "arrow"])
+def test_texts_that_metabase_casts_to_numbers_are_numbers_in_each_format(
+    tmp_path: Path, data_format: str, value: float | None
+) -> None:
+    entries = [{"name": "a", "base_type": "Text", "effective_type": "Float"}, *fields(b="Integer")]
+    table = pa.table({"a": pa.array([None, value], pa.float64()), "b": [1, 2]})
+    data = {
+        "jsonl": f'{{"a":null,"b":1}}\n{{"a":{json.dumps(value)},"b":2}}\n'.encode(),
+        "csv": f"a,b\n,1\n{value or ''},2\n".encode(),
+        "parquet": parquet(*table.columns, names="ab"),
+        "arrow": arrow(table),
+    }[data_format]
+    found = read(tmp_path, entries, data, data_format=data_format)
+    assert found["a"].dtype == "float64"
+    assert found["a"].sum() == (value or 0)

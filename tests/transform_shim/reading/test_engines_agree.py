@@ -123,8 +123,34 @@ def test_polars_type_that_arrow_does_not_know_is_named(job: Job, kind: str, lazy
     assert f"column 'c': the Polars type {kind} cannot be written" in result["message"]
 
 
-@pytest.mark.parametrize("value", ["(2::uhugeint << 127) - 1", "1::bignum", "'101'::bit", "timetz '10:20:30+05'"])
-def test_duckdb_type_that_changes_on_the_way_is_named(job: Job, value: str) -> None:
-    result = job(f'import duckdb\ndef transform():\n    return duckdb.sql("select {value} as c")').result
+@pytest.mark.parametrize("kind", ["List(pl.Int128)", "Array(pl.Int128, 1)", "Struct({'x': pl.List(pl.Int128)})"])
+@pytest.mark.parametrize("lazy", ["", ".lazy()"])
+def test_polars_type_within_another_that_arrow_does_not_know_is_named(job: Job, kind: str, lazy: str) -> None:
+    code = f"import polars as pl\ndef transform():\n    return pl.DataFrame({{'c': [None]}}, schema={{'c': pl.{kind}}}){lazy}"
+    result = job(code).result
     assert result["code"] == "output_invalid"
-    assert "column 'c': the DuckDB type" in result["message"]
+    assert "column 'c': the Polars type Int128 in " in result["message"]
+
+
+@pytest.mark.parametrize("within", ["{}", "[{}]", "{{'x': [{}]}}", "map {{1: {}}}", "[{}]::{}[1]"])
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("(2::uhugeint << 127) - 1", "UHUGEINT"),
+        ("1::bignum", "BIGNUM"),
+        ("'101'::bit", "BIT"),
+        ("timetz '10:20:30+05'", "TIME WITH TIME ZONE"),
+        ("1::variant", "VARIANT"),
+    ],
+)
+def test_duckdb_type_that_changes_on_the_way_is_named(job: Job, value: str, kind: str, within: str) -> None:
+    query = f"select {within.format(value, kind)} as c"
+    result = job(f'import duckdb\ndef transform():\n    return duckdb.sql("{query}")').result
+    assert result["code"] == "output_invalid"
+    assert f"column 'c': the DuckDB type {kind}" in result["message"]
+
+
+def test_duckdb_interval_within_a_list_is_written_as_one_of_a_column(job: Job) -> None:
+    query = "select interval 1 month a, [a] b, {'x': a} c"
+    code = f'import duckdb\ndef transform():\n    return duckdb.sql("{query}")'
+    assert job(code).rows == [{"a": "P1M0DT0S", "b": '["P1M0DT0S"]', "c": '{"x":"P1M0DT0S"}'}]

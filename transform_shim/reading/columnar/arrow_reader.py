@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.ipc
@@ -20,10 +20,10 @@ __all__ = ["find_fields", "open_table"]
 _FILE_MAGIC = b"ARROW1"
 
 
-def find_fields(file: TableFile, *, in_first_block: bool = False) -> tuple[tuple[Field, ...], bool]:
+def find_fields(file: TableFile, sampled: Collection[str] = ()) -> tuple[tuple[Field, ...], bool]:
     """Return the columns that the file names, and False: the file has its own types."""
     parsed = parsed_fields(file)
-    return (parsed, True) if parsed is not None else (own_fields(_ArrowFile(file, (), typed=False)), False)
+    return (parsed, True) if parsed is not None else (own_fields(_ArrowFile(file, (), typed=False), sampled), False)
 
 
 def open_table(file: TableFile, fields: Sequence[Field], _: Sequence[Field], *, typed: bool) -> BlockFile:

@@ -7,7 +7,7 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.csv
@@ -33,8 +33,11 @@ _SAID_CHARS = 200
 _COLUMN = re.compile(r"CSV column #(\d+)")
 
 
-def find_fields(file: TableFile, *, in_first_block: bool = False) -> tuple[tuple[Field, ...], bool]:
-    """Return the columns of the header with types that all of their texts fit, and True: these types hold."""
+def find_fields(file: TableFile, sampled: Collection[str] = ()) -> tuple[tuple[Field, ...], bool]:
+    """Return the columns of the header with types that all of their texts fit, and True: these types hold.
+
+    With names in `sampled`, only those of these columns are returned that have a value.
+    """
     # not from the reader, which would look at rows too, and of these the first may be a large one
     with open_binary(file.data_path, file.compression) as head:
         first = head.read(_HEADER_BYTES)
@@ -44,6 +47,9 @@ def find_fields(file: TableFile, *, in_first_block: bool = False) -> tuple[tuple
             f"Table {file.alias!r} has one column, {fields[0].name[:_SAID_CHARS]!r}: its separator seems to be ';', "
             "but tables are read with ','. To convert it: pandas.read_csv(FILE, sep=';').to_csv(NEW_FILE, index=False)"
         )
+    if sampled:
+        wanted = tuple(field for field in fields if field.name in sampled)
+        return infer_csv_fields(_CsvFile(file, wanted, typed=False), with_value=True), True
     return infer_csv_fields(_CsvFile(file, fields, typed=False)), True
 
 

@@ -25,10 +25,10 @@ _CSV_PATTERNS = (
 )
 
 
-def infer_csv_fields(file: BlockFile) -> tuple[Field, ...]:
+def infer_csv_fields(file: BlockFile, *, with_value: bool = False) -> tuple[Field, ...]:
     """Return the fields of a CSV file that is read as texts: a type only where all texts of the column fit it.
 
-    ``007`` stays text, and so does a column without any value.
+    ``007`` stays text, and so does a column without any value, which `with_value` leaves out.
     """
     possible = [dict(_CSV_PATTERNS) for _ in file.fields]
     has_value = [False] * len(file.fields)
@@ -43,6 +43,7 @@ def infer_csv_fields(file: BlockFile) -> tuple[Field, ...]:
     return tuple(
         Field(field.name, next(iter(names), "Text") if seen else "Text")
         for field, names, seen in zip(file.fields, possible, has_value, strict=True)
+        if seen or not with_value
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -17,9 +17,9 @@ __all__ = ["find_fields", "open_table"]
 _BATCH_ROWS = 65_536
 
 
-def find_fields(file: TableFile, *, in_first_block: bool = False) -> tuple[tuple[Field, ...], bool]:
+def find_fields(file: TableFile, sampled: Collection[str] = ()) -> tuple[tuple[Field, ...], bool]:
     """Return the columns that the file names, and False: the file has its own types."""
-    return own_fields(_ParquetFile(file, (), typed=False)), False
+    return own_fields(_ParquetFile(file, (), typed=False), sampled), False
 
 
 def open_table(file: TableFile, fields: Sequence[Field], _: Sequence[Field], *, typed: bool) -> ColumnarFile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -108,7 +108,12 @@ def _with_types(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
     yield from reader
 
 
-def own_fields(table: ColumnarFile) -> tuple[Field, ...]:
-    """Return the columns that the file itself names, without types."""
+def own_fields(table: ColumnarFile, sampled: Collection[str] = ()) -> tuple[Field, ...]:
+    """Return the columns that the file itself names, without types; those in `sampled` with one if they are numbers."""
     with table.opened() as reader:
-        return tuple(Field(name) for name in dict.fromkeys(reader.schema.names))
+        numbers = {field.name for field in reader.schema if field.name in sampled and _is_number(field.type)}
+        return tuple(Field(name, "Float" if name in numbers else None) for name in dict.fromkeys(reader.schema.names))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from decimal import Decimal
-from itertools import islice
 from typing import Any
 
 import orjson
@@ -18,23 +17,27 @@ __all__ = ["infer_fields"]
 
 _INT64_END = 2**63
 _NUMBERS = frozenset({int, float, Decimal})
+_NULL = frozenset({type(None)})
 
 
-def infer_fields(file: TableFile, *, in_first_block: bool = False) -> tuple[Field, ...]:
-    """Return the fields of a JSON lines file, from a pass over all of its rows, or over those of the first block.
+def infer_fields(file: TableFile, sampled: Collection[str] = ()) -> tuple[Field, ...]:
+    """Return the fields of a JSON lines file, from a pass over all of its rows.
 
     Columns are in the order in which their keys first appear. Texts stay texts, whatever they look like; a column of
-    more than one sort of value is read as JSON texts.
+    more than one sort of value is read as JSON texts. With names in `sampled`, the pass ends when each of these columns
+    has had a value, and columns without one are left out.
     """
     seen: dict[str, set[type]] = {}
-    for block in islice(line_blocks(file), 1 if in_first_block else None):
+    for block in line_blocks(file):
+        if sampled and all(seen.get(name, _NULL) - _NULL for name in sampled):
+            break
         data = block.read()
         parsed = _parsed(data)
         if parsed is None or not _note(parsed, seen):
             with block.numbered():
                 rows = rows_of(data, file.alias, is_first=block.start_bytes == 0)
                 _note((_counted(row) for _, row in rows), seen, is_exact=True)
-    return tuple(Field(name, _base_type(kinds)) for name, kinds in seen.items())
+    return tuple(Field(name, _base_type(kinds)) for name, kinds in seen.items() if not sampled or kinds != _NULL)
 
 
 def _note(rows: Iterable[dict[str, Any]], seen: dict[str, set[type]], *, is_exact: bool = False) -> bool:
@@ -67,7 +70,7 @@ def _parsed(data: bytes) -> Iterable[dict[str, Any]] | None:
 
 
 def _base_type(kinds: set[type]) -> str:
-    kinds = kinds - {type(None)}
+    kinds = kinds - _NULL
     if kinds <= {str}:
         return "Text"
     if kinds == {bool}:

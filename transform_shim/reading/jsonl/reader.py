@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -51,9 +51,9 @@ _FIRST_BYTES = np.frombuffer(b"{\r\n", dtype=np.uint8)
 _LAST_BYTES = np.frombuffer(b"}\r\n", dtype=np.uint8)
 
 
-def find_fields(file: TableFile, *, in_first_block: bool = False) -> tuple[tuple[Field, ...], bool]:
+def find_fields(file: TableFile, sampled: Collection[str] = ()) -> tuple[tuple[Field, ...], bool]:
     """Return fields with the types that all values of a column fit, and True: these types hold."""
-    return infer_fields(file, in_first_block=in_first_block), True
+    return infer_fields(file, sampled), True
 
 
 def open_table(file: TableFile, fields: Sequence[Field], others: Sequence[Field], *, typed: bool) -> JsonLines:
