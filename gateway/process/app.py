@@ -137,7 +137,8 @@ class TransformGatewayApp(ConfiguredApp, JupyterApp):
     max_connections = Integer(
         DEFAULTS.max_connections,
         help="Connections at the same time. At the limit, a new one replaces the one that has waited longest without a "
-        "request, or whose request without a token is the oldest. Fewer where the limit of open files leaves less room.",
+        "request, or whose request without a token is the oldest. Fewer where the limit of open files leaves less "
+        "room.",
         min=16,
     ).tag(config=True, env="MAX_CONNECTIONS")
     max_deliveries = Integer(
