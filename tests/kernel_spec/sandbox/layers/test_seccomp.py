@@ -428,24 +428,36 @@ def test_others_of_a_shared_user_are_left_alone() -> None:
 
 
 def test_metadata_of_a_shared_users_files_is_left_alone(scratch_dir: str) -> None:
+    """A job could close Python's files to all later ones, where they belong to its user: it may open them."""
     path = f"{scratch_dir}/file"
+    Path(path).write_text("x = 1")
 
-    def try_all() -> list[str]:
-        with open(path, "w") as file:
+    def try_all() -> list[object]:
+        os.chmod(path, 0o644)
+        os.utime(path, (5, 5))
+        return in_child(lambda: [*attempts(), *facts()])
+
+    def attempts() -> list[str]:
+        enter(policy)
+        with open(path) as file:
             return [
                 outcome(lambda: os.chmod(path, 0o600)),
                 outcome(lambda: os.chown(path, -1, -1)),
                 outcome(lambda: os.utime(path)),
+                outcome(lambda: os.removexattr(file.fileno(), "user.x")),
                 outcome(lambda: os.utime(file.fileno())),
-                outcome(lambda: os.fchmod(file.fileno(), 0o600)),
+                outcome(lambda: os.fchown(file.fileno(), -1, os.getgid())),
+                outcome(lambda: os.fchmod(file.fileno(), 0o000)),
             ]
 
-    def child(policy: Policy) -> list[str]:
-        enter(policy)
-        return try_all()
+    def facts() -> list[int]:
+        found = Path(path).stat()
+        return [found.st_mode & 0o777, int(found.st_mtime) == 5]
 
-    assert in_child(lambda: child(OPEN))[:3] == ["worked"] * 3
-    assert in_child(lambda: child(CLOSED)) == ["EPERM"] * 3 + ["worked"] * 2
+    policy = OPEN
+    assert try_all()[4:] == ["worked"] * 3 + [0, False]
+    policy = CLOSED
+    assert try_all() == ["EPERM"] * 4 + ["worked"] * 3 + [0o644, True]
 
 
 def test_filter_reaches_threads_that_run_already() -> None:
