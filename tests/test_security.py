@@ -39,8 +39,8 @@ NEIGHBOUR = """
 import ctypes, json, os, time
 def transform():
     ctypes.CDLL(None).prctl(15, b"the-neighbour", 0, 0, 0)  # PR_SET_NAME, the name of the process in /proc
+    os.umask(0)
     open("secret.txt", "w").write("the neighbour's secret")
-    os.fchmod(os.open("secret.txt", os.O_RDWR), 0o666)
     print(json.dumps({"cwd": os.getcwd()}))
     time.sleep(300)
 """

@@ -88,8 +88,10 @@ _FORBIDDEN: Final = (
 #: Change metadata of a file by its path; refused with EPERM where jobs share files' uid with others.
 _METADATA: Final = (
     *("chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat", "utime", "utimes", "futimesat"),
-    *("removexattr", "lremovexattr", "removexattrat"),
+    *("removexattr", "lremovexattr", "fremovexattr", "removexattrat"),
 )
+#: Change metadata of an open file; ignored there. Reading is enough to open one, and Python's own may be the user's.
+_METADATA_OF_OPEN: Final = ("fchmod", "fchown")
 #: Options of a TCP socket that send data before an answer came (Fast Open), put another protocol on top, or change who
 #: has to sign (see `tcp_md5`): TCP_FASTOPEN*, TCP_ULP, TCP_MD5SIG*, TCP_AO_*.
 _TCP_REFUSED: Final = (23, 30, 33, 34, 31, 14, 32, 38, 39, 40, 41)
@@ -152,8 +154,9 @@ def rules_of(policy: Policy) -> Iterator[Rule]:
         yield refuse(("connect",), errno.EACCES)
     if policy.shares_files:
         yield refuse(_METADATA, errno.EPERM)
+        yield refuse(_METADATA_OF_OPEN, 0)
         # Without a path it is futimens(3) of an open file.
-        yield Rule(("utimensat",), [*_if_null(1, [bpf.end(ALLOW)]), bpf.end(_error(errno.EPERM))])
+        yield Rule(("utimensat",), [*_if_null(1, [bpf.end(_error(0))]), bpf.end(_error(errno.EPERM))])
     yield from _sockets(policy)
     yield _socket_options(policy)
     if policy.brokers_sockets:
