@@ -215,7 +215,8 @@ class JobKernel:
             async with asyncio.timeout(KILL_SECONDS):
                 await self.parts.launcher.remove(self.kernel_id)
         except (JobFailed, LauncherError, TimeoutError) as error:
-            log.error("kernel %s could not be removed: %s", self.kernel_id, error)
+            log.error("kernel %s could not be removed, which is tried again: %s", self.kernel_id, error)
+            self.parts.launcher.remove_later(self.kernel_id)
         finally:
             self.pipes.close()
 
@@ -344,7 +345,10 @@ async def _or_death(step: Coroutine[None, None, None], exited: asyncio.Future[Ex
 
 
 async def _clear_failed_start(launcher: LauncherClient, kernel_id: str) -> None:
-    with contextlib.suppress(LauncherError, TimeoutError):
+    try:
         async with asyncio.timeout(KILL_SECONDS):
             await launcher.kill(kernel_id)
             await launcher.remove(kernel_id)
+    except (LauncherError, TimeoutError) as error:
+        if not isinstance(error, LauncherError) or error.code not in ("no_kernel", "launcher_lost"):
+            launcher.remove_later(kernel_id)
