@@ -194,7 +194,8 @@ class JobKernel:
             async with asyncio.timeout(KILL_SECONDS):
                 await self.parts.launcher.remove(self.kernel_id)
         except (JobFailed, LauncherError, TimeoutError) as error:
-            log.error("kernel %s could not be removed: %s", self.kernel_id, error)
+            log.error("kernel %s could not be removed, which is tried again: %s", self.kernel_id, error)
+            self.parts.launcher.remove_later(self.kernel_id)
         finally:
             self.pipes.close()
 

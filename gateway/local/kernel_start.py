@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import time
@@ -148,7 +147,10 @@ async def _or_death(step: Coroutine[None, None, None], exited: asyncio.Future[Ex
 
 
 async def _clear_failed_start(launcher: LauncherClient, kernel_id: str) -> None:
-    with contextlib.suppress(LauncherError, TimeoutError):
+    try:
         async with asyncio.timeout(KILL_SECONDS):
             await launcher.kill(kernel_id)
             await launcher.remove(kernel_id)
+    except (LauncherError, TimeoutError) as error:
+        if not isinstance(error, LauncherError) or error.code not in ("no_kernel", "launcher_lost"):
+            launcher.remove_later(kernel_id)

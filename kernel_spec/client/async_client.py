@@ -58,6 +58,8 @@ A = TypeVar("A", bound=Answer)
 ANSWER_SECONDS = 10.0
 #: A directory with a hundred thousand files takes seconds.
 REMOVE_SECONDS = 60.0
+#: Pause before a removal that failed is tried again.
+REMOVE_AGAIN_SECONDS = 5.0
 #: Longer than the launcher's own deadline for a start, so that its reason arrives.
 START_SECONDS = 40.0
 
@@ -89,6 +91,7 @@ class LauncherClient:
         self._link = LauncherLink(process, self._on_event, self._kernels.end_all)
         self._ids = itertools.count(1)
         self._fork_server = ForkServerState()
+        self._removals: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @classmethod
@@ -322,6 +325,27 @@ class LauncherClient:
         await self._ask(Remove(next(self._ids), kernel_id), Removed, seconds=REMOVE_SECONDS)
         self._kernels.removed(kernel_id)
 
+    def remove_later(self, kernel_id: str) -> None:
+        """Kill a kernel and remove its workspace as soon as the launcher answers and confirms the end.
+
+        A launcher that was stopped or waited for a disk would otherwise have a workspace less for good.
+        """
+        if not self._closed:
+            task = asyncio.get_running_loop().create_task(self._remove_until_done(kernel_id))
+            self._removals.add(task)
+            task.add_done_callback(self._removals.discard)
+
+    async def _remove_until_done(self, kernel_id: str) -> None:
+        while True:
+            await asyncio.sleep(REMOVE_AGAIN_SECONDS)
+            try:
+                await self.kill(kernel_id)
+                await self.remove(kernel_id)
+            except LauncherError as error:
+                if error.code not in ("no_kernel", "launcher_lost"):
+                    continue
+            return
+
     async def usage(self, kernel_id: str) -> UsageReport:
         """Return what all processes of the kernel use now."""
         return await self._ask(Usage(next(self._ids), kernel_id), UsageReport)
@@ -377,5 +401,7 @@ class LauncherClient:
             self._fork_server.on_changed(message)
 
     def _detach(self) -> None:
+        for task in self._removals:
+            task.cancel()
         self._link.detach()
         self._kernels.end_all()
