@@ -200,6 +200,21 @@ def test_a_name_of_another_cell_is_explained(
     assert (f"HINT: {said}" in cell.stderr) if said else ("HINT" not in cell.stderr)
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import pandas as pd\npd.read_csv('orders.csv')", "files come in as tables (%table in a notebook)"),
+        ("import module_of_mine", "packages add); %%library makes a cell a module\n"),
+        ("open('/tmp/nowhere')", None),
+        ("1 / 0", None),
+    ],
+)
+def test_what_lies_next_to_the_notebook_is_explained(notebook: NotebookKernel, code: str, said: str | None) -> None:
+    cell = notebook.run(code)
+    assert cell.status == "error"
+    assert (said in cell.stderr) if said else ("HINT" not in cell.stderr)
+
+
 def test_kernel_of_a_failed_run_is_held_on_request(notebook: NotebookKernel, running_gateway: GatewayProcess) -> None:
     cell = notebook.run(f"%%transform --hold 5\n{FAILS}")
     attach = eval(notebook.value("last_run.held['attach']"))
