@@ -73,7 +73,7 @@ class CommandLine(KVArgParseConfigLoader):
             if name.startswith("-") and name.strip("-") and "." not in name and name not in known
         ]
         if unknown:
-            raise ConfigurationError(f"{'; '.join(unknown)} (see --help-all)")
+            raise ConfigurationError(f"{'; '.join(unknown)} (see transform-gateway --help-all)")
         return super()._parse_args(args)
 
 

@@ -84,7 +84,7 @@ class ConfiguredApp(_Base):
             check_file(self.config_file)
         super().load_config_file(suppress_errors=False)
         if self._problems:
-            raise ConfigurationError(f"{'; '.join(self._problems)} (see --help-all)")
+            raise ConfigurationError(f"{'; '.join(self._problems)} (see transform-gateway --help-all)")
         self.sources.update(dict.fromkeys(self.cli_config.get(section, {}), "command line"))
 
     def _load_config_files(self, basefilename: str, *args: Any, **kwargs: Any) -> Iterator[Any]:  # type: ignore[override]

@@ -106,7 +106,9 @@ def test_first_transform(running_gateway: GatewayProcess) -> None:
     assert_plots(notebook, "plot")
     assert notebook.text("by-hand").splitlines()[0] == "27,020 of 28,135 flights arrived"
     assert "user_error" in notebook.page("not-seen")
-    assert notebook.log("not-seen")[-1] == "NameError: name 'december' is not defined"
+    message, hint = notebook.log("not-seen")[-2:]
+    assert message == "NameError: name 'december' is not defined"
+    assert hint.startswith("HINT: 'december' is a variable of the notebook, which a transform does not see: ")
 
 
 def test_tables_and_types(running_gateway: GatewayProcess) -> None:

@@ -154,6 +154,7 @@ const FORMATS = { jsonl: [".jsonl", ".ndjson"], csv: [".csv"], parquet: [".parqu
 
 test("the path of a URL suggests name and format, whatever its signature", () => {
   expect(guessOf("https://s3.test/b/Daily%20Orders.csv?X-Amz-Signature=a/b.parquet", FORMATS)).toEqual({ name: "daily_orders", format: "csv" });
+  expect(guessOf("https://s3.test/orders.jsonl.gz?X=1", FORMATS)).toEqual({ name: "orders", format: "jsonl" });
   expect(["https://s3.test/x.json", "http://s3.test:9000/b/key", "https://s3.test", "typing"].map((url) => guessOf(url, FORMATS))).toEqual([
     { name: "x", format: "jsonl" }, { name: "key", format: "" }, { name: "", format: "" }, { name: "", format: "" },
   ]);

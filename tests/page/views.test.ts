@@ -361,7 +361,8 @@ test("a wrong token is refused, the right one stays in its tab only", async () =
   await page.getByLabel("Token").fill("wrong");
   await page.getByRole("button", { name: "Continue" }).click();
   await text(page, "The gateway does not accept this token.").waitFor();
-  await page.getByLabel("Token").fill("жетон"); // which no header can carry
+  await page.keyboard.type("жетон"); // which no header can carry; the keyboard is where it is typed
+  expect(await page.getByLabel("Token").inputValue()).toBe("жетон");
   await page.keyboard.press("Enter");
   await text(page, "The gateway does not accept this token.").waitFor();
   await page.getByLabel("Token").fill(TOKEN);

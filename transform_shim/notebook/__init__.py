@@ -22,6 +22,7 @@ def load_ipython_extension(shell: Any) -> None:
 
     shell.register_magics(TransformMagics)
     register_completion(shell)
+    shell.events.register("post_run_cell", _explain)
     _register_formatters(shell.display_formatter)
     _show_frames_as_in_a_notebook()
     tables = _LaterTables()
@@ -33,6 +34,17 @@ def load_ipython_extension(shell: Any) -> None:
     bind_tables()
     shell.events.register("post_run_cell", bind_tables)  # after %reset, which removes all names
     shell.banner2 = banner()
+
+
+def _explain(result: Any) -> None:
+    """Say after a traceback why a file or a module is missing that is there, next to the notebook."""
+    error = result.error_in_exec
+    if isinstance(error, FileNotFoundError | ModuleNotFoundError):
+        from transform_shim.job.failure_hints import hint
+
+        library = "; %%library makes a cell a module" if isinstance(error, ModuleNotFoundError) else ""
+        if text := hint(error):
+            print(f"HINT: {text}{library}", file=sys.stderr)  # noqa: T201
 
 
 def _register_formatters(formatter: Any) -> None:

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 from keyword import iskeyword
+from types import ModuleType
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -143,6 +145,8 @@ class TransformMagics(Magics):
             run_options = RunOptions(options.timeout, options.output_format, options.hold, profile=True)
             result = session.run(cell, run_options, here=options.here, on_event=log.take)
             log.finish(result.displays)
+        if hint := _variable_hint(result.error or "", self.shell.user_ns):
+            print(hint, file=sys.stderr)  # noqa: T201
         self._define(cell, result, options.here)
         if result.ok and options.out is not None:
             self.shell.user_ns[options.out] = result.frame
@@ -230,6 +234,17 @@ class TransformMagics(Magics):
         # of a failure, the log above has the message
         data = {"text/plain": run_text(result, has_log=True), "text/html": run_html(result, has_log=True)}
         display(data, raw=True)
+
+
+def _variable_hint(error: str, variables: dict[str, Any]) -> str:
+    """Say that a name which the transform lacks is one of the notebook; only the notebook knows that."""
+    found = re.match(r"NameError: name '(\w+)' is not defined", error)
+    if found is None or found[1] not in variables:
+        return ""
+    if isinstance(variables[found[1]], ModuleType):
+        return f"HINT: {found[1]!r} is imported in the notebook, which a transform does not see: import it in this cell"
+    remedy = "define it in this cell or in a module (%%library); data comes in as a table (%table)"
+    return f"HINT: {found[1]!r} is a variable of the notebook, which a transform does not see: {remedy}"
 
 
 def _parsed(magic: Any, line: str) -> Any:

@@ -182,6 +182,39 @@ def test_each_run_has_a_fresh_kernel(notebook: NotebookKernel) -> None:
     assert notebook.value("'left.txt' in last_run.frame.files[0]") == "False"
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("    return orders.assign(rate=left_behind)", "'left_behind' is a variable of the notebook"),
+        ("    return left_module.sqrt(2)", "'left_module' is imported in the notebook"),
+        ("    return orders.assign(rate=nowhere)", None),
+    ],
+)
+@pytest.mark.parametrize("option", ["", "--here"])
+def test_a_name_of_another_cell_is_explained(
+    notebook: NotebookKernel, option: str, code: str, said: str | None
+) -> None:
+    notebook.run("left_behind = 1; import math as left_module")
+    cell = notebook.run(f"%%transform {option}\ndef transform(orders):\n{code}\n")
+    assert "NameError: name" in cell.stderr
+    assert (f"HINT: {said}" in cell.stderr) if said else ("HINT" not in cell.stderr)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import pandas as pd\npd.read_csv('orders.csv')", "files come in as tables (%table in a notebook)"),
+        ("import module_of_mine", "packages add); %%library makes a cell a module\n"),
+        ("open('/tmp/nowhere')", None),
+        ("1 / 0", None),
+    ],
+)
+def test_what_lies_next_to_the_notebook_is_explained(notebook: NotebookKernel, code: str, said: str | None) -> None:
+    cell = notebook.run(code)
+    assert cell.status == "error"
+    assert (said in cell.stderr) if said else ("HINT" not in cell.stderr)
+
+
 def test_kernel_of_a_failed_run_is_held_on_request(notebook: NotebookKernel, running_gateway: GatewayProcess) -> None:
     cell = notebook.run(f"%%transform --hold 5\n{FAILS}")
     attach = eval(notebook.value("last_run.held['attach']"))

@@ -20,6 +20,7 @@ from transform_shim.reading.columnar.csv_types import infer_csv_fields
 from transform_shim.reading.columnar.reader import ColumnarFile
 from transform_shim.reading.jsonl.blocks import BLOCK_BYTES, open_binary
 from transform_shim.reading.values.column_blocks import ColumnBlock
+from transform_shim.reading.values.json_text import GZIP_MARK, GZIP_TEXT
 
 __all__ = ["find_fields", "open_table"]
 
@@ -210,6 +211,8 @@ def _check_last_quote(file: TableFile, batch: pa.RecordBatch) -> None:
 
 def _header_names(file: TableFile, head: bytes) -> list[str]:
     """Return the column names by Python's own parser, which does not need the whole file."""
+    if head.startswith(GZIP_MARK):
+        raise InputInvalid(file.alias, GZIP_TEXT)
     line = head.split(b"\n", 1)[0]
     try:
         line.decode()

@@ -14,10 +14,13 @@ from typing import Any
 
 from transform_shim.core.errors import InputInvalid, cut
 
-__all__ = ["json_text", "rows_of"]
+__all__ = ["GZIP_MARK", "GZIP_TEXT", "json_text", "rows_of"]
 
 _KEY = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:')
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+#: Of a file that the storage served without a `Content-Encoding`; browsers and clients unpack by the name.
+GZIP_MARK = b"\x1f\x8b"
+GZIP_TEXT = "it is compressed with gzip, which its Content-Encoding does not say: unpack it, or set that header"
 
 
 def rows_of(data: bytes, table: str, *, is_first: bool) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -31,6 +34,8 @@ def rows_of(data: bytes, table: str, *, is_first: bool) -> Iterator[tuple[int, d
     if is_first:
         if data.startswith(_UTF16_MARKS):
             raise InputInvalid(table, "the file is not UTF-8 (it begins like UTF-16)", line=1)
+        if data.startswith(GZIP_MARK):
+            raise InputInvalid(table, GZIP_TEXT)
         data = data.removeprefix(b"\xef\xbb\xbf")
     lines = data.split(b"\n")  # nothing follows the last line feed; only a file's last line may lack it
     for number, raw in enumerate(lines, 1):

@@ -29,7 +29,8 @@ function parse(text: string): StreamEvent | null {
   return { name: fields.get("event") ?? "message", id: fields.get("id") ?? "", data: parseJson(data) };
 }
 
-export async function* readEvents(response: Response): AsyncGenerator<StreamEvent> {
+/** Yield the events of an answer; `onData` is called for each piece of it, also for comments. */
+export async function* readEvents(response: Response, onData: () => void): AsyncGenerator<StreamEvent> {
   if (!response.body) return;
   const parser = new EventParser();
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -37,6 +38,7 @@ export async function* readEvents(response: Response): AsyncGenerator<StreamEven
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
+      onData();
       yield* parser.push(value);
     }
   } finally {

@@ -7,6 +7,9 @@ import { applyEvent, connection, followed, forgetJobs, lostReason } from "./stor
 const FIRST_RETRY_MS = 300;
 const LONGEST_RETRY_MS = 5000;
 
+/** The gateway sends something at least every 15 seconds: after this silence, the connection leads nowhere. */
+const SILENCE_MS = 40_000;
+
 /** A browser has six connections for all tabs of one gateway, so a tab that nobody sees gives its own back. */
 const HIDDEN_MS = 5000;
 
@@ -74,9 +77,17 @@ async function read(signal: AbortSignal): Promise<void> {
   const headers: Record<string, string> = lastId ? { "Last-Event-ID": lastId } : {};
   let reason = "";
   const query = wanted === null ? "" : `?job=${encodeURIComponent(wanted)}`;
+  const silence = new AbortController();
+  signal.addEventListener("abort", () => silence.abort());
+  let silent = 0;
+  const onData = (): void => {
+    clearTimeout(silent);
+    silent = window.setTimeout(() => silence.abort(), SILENCE_MS);
+  };
   try {
-    const response = await call(`/v1/stream${query}`, { headers, signal });
-    for await (const event of readEvents(response)) {
+    onData();
+    const response = await call(`/v1/stream${query}`, { headers, signal: silence.signal });
+    for await (const event of readEvents(response, onData)) {
       if (signal.aborted) return;
       connection.value = "open";
       retryMs = FIRST_RETRY_MS;
@@ -93,6 +104,8 @@ async function read(signal: AbortSignal): Promise<void> {
     }
     if (error instanceof Refusal && error.status === 401) return; // the view asks for a token
     if (error instanceof Refusal && error.status !== 0) reason = error.message;
+  } finally {
+    clearTimeout(silent);
   }
   if (signal.aborted) return;
   lostReason.value = reason;

@@ -99,7 +99,7 @@ export function numbered(tables: readonly PlaygroundTable[]): PlaygroundTable[] 
 
 /** Return the name and the format that the path of a URL suggests, as far as it does; its query may be a signature. */
 export function guessOf(text: string, formats: Formats): { name: string; format: string } {
-  const file = (URL.canParse(text) && new URL(text).pathname.split("/").at(-1)) || "";
+  const file = ((URL.canParse(text) && new URL(text).pathname.split("/").at(-1)) || "").replace(/\.(gz|zst)$/i, "");
   const ending = /\.[^.]+$/.exec(file)?.[0].toLowerCase() ?? "";
   const format = ending === JSON_ENDING ? "jsonl" : Object.keys(formats).find((each) => formats[each]?.includes(ending));
   return { name: file ? tableName(file.replace(/%[0-9a-f]{2}/gi, " ")) : "", format: format ?? "" };
