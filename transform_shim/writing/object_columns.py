@@ -210,7 +210,7 @@ class ObjectColumn:
             if len(aware) > 1:
                 self._group = self._mix(self._invalid(row, "date-times with and without a time zone"))
                 return
-            if getattr(value, "nanosecond", 0) or (isinstance(value, np.datetime64) and str(value.dtype) == "<M8[ns]"):
+            if getattr(value, "nanosecond", 0) or (isinstance(value, np.datetime64) and value.dtype == "M8[ns]"):
                 self._unit = "ns"
         self._is_aware = True in aware
 

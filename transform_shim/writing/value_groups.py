@@ -67,20 +67,34 @@ def nested_text(value: Any) -> str:
     try:
         return orjson.dumps(value, default=_nested_default, option=options).decode()
     except orjson.JSONEncodeError as error:
+        if not _is_mendable(error):
+            raise error.__cause__ or error from None  # the cause is what the function below says
+    try:
+        return orjson.dumps(_mended(value), default=_nested_default, option=options).decode()
+    except orjson.JSONEncodeError as error:
         if "OPT_NON_STR_KEYS" in str(error):
             raise TypeError("a dictionary with a key that cannot be a text, such as a tuple") from None
-        if "64-bit" not in str(error):
-            raise error.__cause__ or error from None  # the cause is what the function below says
-    return orjson.dumps(_with_large_integers(value), default=_nested_default, option=options).decode()
+        raise error.__cause__ or error from None
 
 
-def _with_large_integers(value: Any) -> Any:
-    """Return a nested value with its integers beyond 64 bits, which orjson refuses, as pieces of JSON."""
+def _is_mendable(error: orjson.JSONEncodeError) -> bool:
+    return "OPT_NON_STR_KEYS" in str(error) or "64-bit" in str(error)
+
+
+def _mended(value: Any) -> Any:
+    """Return a nested value without what orjson refuses: integers beyond 64 bits, and keys of numpy and pandas."""
     if isinstance(value, dict):
-        return {key: _with_large_integers(each) for key, each in value.items()}
+        return {_key(key): _mended(each) for key, each in value.items()}
     if isinstance(value, (list, tuple, set, frozenset, pd.api.extensions.ExtensionArray)) or _has_objects(value):
-        return list(map(_with_large_integers, _listed(value)))
+        return list(map(_mended, _listed(value)))
     return orjson.Fragment(str(value)) if isinstance(value, int) and not -(2**63) <= value < 2**64 else value
+
+
+def _key(key: Any) -> Any:
+    if group_of(type(key)) in (None, "nested"):
+        return key
+    text = mixed_text(key)
+    return "null" if text is None else text
 
 
 def _has_objects(value: Any) -> bool:
