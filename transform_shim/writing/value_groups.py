@@ -20,6 +20,7 @@ __all__ = [
     "MAYBE_NULL_TYPES",
     "NULL_TYPES",
     "base64_text",
+    "duration_text",
     "group_of",
     "interval_text",
     "mixed_text",
@@ -35,7 +36,7 @@ _GROUPS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("null", NULL_TYPES),
     ("text", (str,)),
     ("boolean", (bool, np.bool_)),
-    ("duration", (dt.timedelta, np.timedelta64)),
+    ("duration", (dt.timedelta, np.timedelta64, pd.DateOffset)),
     ("integer", (int, np.integer)),
     ("float", (float, np.floating)),
     ("decimal", (Decimal,)),
@@ -120,7 +121,7 @@ def _nested_default(value: Any) -> Any:
     if group == "bytes":
         return base64_text(value)
     if group == "duration":
-        return pd.Timedelta(value).isoformat()
+        return duration_text(value)
     raise TypeError(f"a value of type {type_name(type(value))} cannot be written as JSON")
 
 
@@ -146,6 +147,16 @@ def mixed_text(value: Any) -> str | None:
     if text == "null":  # an infinity
         return None
     return str(orjson.loads(text)) if text.startswith('"') else text
+
+
+def duration_text(value: Any) -> str:
+    """Return a duration, or the offset that pandas makes of an interval of Arrow, as an ISO 8601 duration."""
+    if not isinstance(value, pd.DateOffset):
+        return str(pd.Timedelta(value).isoformat())
+    parts = {"months": 0, "days": 0, "nanoseconds": 0, **value.kwds}
+    if len(parts) > 3 or value.n != 1:
+        raise TypeError("an offset of other than months, days and nanoseconds cannot be written; make it text")
+    return interval_text(pa.MonthDayNano(list(parts.values())))
 
 
 def interval_text(value: Any) -> str:
