@@ -155,7 +155,17 @@ def _arrow_reader(table: TableReader) -> pa.RecordBatchReader:
 
 
 def _polars(table: TableReader) -> Any:
-    return sys.modules["polars"].from_arrow(_arrow(table, engine_decimal).replace_schema_metadata(None))
+    found = _arrow(table, engine_decimal).replace_schema_metadata(None)
+    _refuse_intervals(table, found.schema)
+    return sys.modules["polars"].from_arrow(found)
+
+
+def _refuse_intervals(table: TableReader, schema: pa.Schema) -> None:
+    """Refuse a column for Polars that it would not take, with an error about a variable of the environment."""
+    for field in schema:
+        if pa.types.is_interval(field.type):
+            problem = "Polars has no intervals of months; annotate the parameter as pa.Table, or send them as text"
+            raise InputInvalid(table.source.file.alias, problem, column=field.name)
 
 
 def _polars_lazy(table: TableReader) -> Any:
@@ -164,6 +174,7 @@ def _polars_lazy(table: TableReader) -> Any:
     from polars.io.plugins import register_io_source  # already imported by the user's script, as is polars
 
     stream = table.stream(engine_decimal)
+    _refuse_intervals(table, stream.schema)
     schema = polars.from_arrow(stream.schema.empty_table()).schema
 
     def scan(columns: Sequence[str] | None, predicate: Any, row_limit: int | None, _: int | None) -> Iterator[Any]:

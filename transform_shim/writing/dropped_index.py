@@ -20,14 +20,14 @@ def check_index(frame: pd.DataFrame, table_rows: int) -> None:
         The returned frame.
     table_rows : int
         Rows of the largest table that transform() was given. Filtering and sorting leave its row numbers, which may be
-        dropped.
+        dropped; so may those of a frame that the script has made, as far as its own rows go.
 
     Raises
     ------
     OutputInvalid
         If the frame has rows and no columns.
     """
-    is_kept = _has_row_numbers(frame.index, table_rows)
+    is_kept = _has_row_numbers(frame.index, max(table_rows, len(frame)))
     if len(frame) and not len(frame.columns):
         hint = "" if is_kept else "; reset_index() makes columns of its index"
         raise OutputInvalid(f"the frame has {len(frame):,} row{'s' * (len(frame) != 1)} and no columns{hint}")
@@ -36,10 +36,10 @@ def check_index(frame: pd.DataFrame, table_rows: int) -> None:
         warn(f"the index ({levels}) is not written; reset_index() keeps it")
 
 
-def _has_row_numbers(index: pd.Index, table_rows: int) -> bool:
-    """Return whether an index has no names, and integers that can be the row numbers of a table."""
+def _has_row_numbers(index: pd.Index, rows: int) -> bool:
+    """Return whether an index has no names, and integers that can be the row numbers of so many rows."""
     if any(name is not None for name in index.names) or isinstance(index, pd.MultiIndex):
         return False
     if isinstance(index, pd.RangeIndex) or not len(index):
         return True
-    return bool(pd.api.types.is_integer_dtype(index.dtype) and index.min() >= 0 and index.max() < table_rows)
+    return bool(pd.api.types.is_integer_dtype(index.dtype) and index.min() >= 0 and index.max() < rows)

@@ -43,6 +43,7 @@ from transform_shim.writing.value_groups import (
     MAYBE_NULL_TYPES,
     NULL_TYPES,
     base64_text,
+    duration_text,
     group_of,
     mixed_text,
     nested_text,
@@ -210,7 +211,7 @@ class ObjectColumn:
             if len(aware) > 1:
                 self._group = self._mix(self._invalid(row, "date-times with and without a time zone"))
                 return
-            if getattr(value, "nanosecond", 0) or (isinstance(value, np.datetime64) and str(value.dtype) == "<M8[ns]"):
+            if getattr(value, "nanosecond", 0) or (isinstance(value, np.datetime64) and value.dtype == "M8[ns]"):
                 self._unit = "ns"
         self._is_aware = True in aware
 
@@ -287,7 +288,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "datetime": lambda value: value,
     "date": lambda value: value,
     "time": _time,
-    "duration": lambda value: pd.Timedelta(value).isoformat(),
+    "duration": duration_text,
     "bytes": base64_text,
     "label": str,
     "nested": nested_text,

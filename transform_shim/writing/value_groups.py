@@ -20,6 +20,7 @@ __all__ = [
     "MAYBE_NULL_TYPES",
     "NULL_TYPES",
     "base64_text",
+    "duration_text",
     "group_of",
     "interval_text",
     "mixed_text",
@@ -35,7 +36,7 @@ _GROUPS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("null", NULL_TYPES),
     ("text", (str,)),
     ("boolean", (bool, np.bool_)),
-    ("duration", (dt.timedelta, np.timedelta64)),
+    ("duration", (dt.timedelta, np.timedelta64, pd.DateOffset)),
     ("integer", (int, np.integer)),
     ("float", (float, np.floating)),
     ("decimal", (Decimal,)),
@@ -67,20 +68,34 @@ def nested_text(value: Any) -> str:
     try:
         return orjson.dumps(value, default=_nested_default, option=options).decode()
     except orjson.JSONEncodeError as error:
+        if not _is_mendable(error):
+            raise error.__cause__ or error from None  # the cause is what the function below says
+    try:
+        return orjson.dumps(_mended(value), default=_nested_default, option=options).decode()
+    except orjson.JSONEncodeError as error:
         if "OPT_NON_STR_KEYS" in str(error):
             raise TypeError("a dictionary with a key that cannot be a text, such as a tuple") from None
-        if "64-bit" not in str(error):
-            raise error.__cause__ or error from None  # the cause is what the function below says
-    return orjson.dumps(_with_large_integers(value), default=_nested_default, option=options).decode()
+        raise error.__cause__ or error from None
 
 
-def _with_large_integers(value: Any) -> Any:
-    """Return a nested value with its integers beyond 64 bits, which orjson refuses, as pieces of JSON."""
+def _is_mendable(error: orjson.JSONEncodeError) -> bool:
+    return "OPT_NON_STR_KEYS" in str(error) or "64-bit" in str(error)
+
+
+def _mended(value: Any) -> Any:
+    """Return a nested value without what orjson refuses: integers beyond 64 bits, and keys of numpy and pandas."""
     if isinstance(value, dict):
-        return {key: _with_large_integers(each) for key, each in value.items()}
+        return {_key(key): _mended(each) for key, each in value.items()}
     if isinstance(value, (list, tuple, set, frozenset, pd.api.extensions.ExtensionArray)) or _has_objects(value):
-        return list(map(_with_large_integers, _listed(value)))
+        return list(map(_mended, _listed(value)))
     return orjson.Fragment(str(value)) if isinstance(value, int) and not -(2**63) <= value < 2**64 else value
+
+
+def _key(key: Any) -> Any:
+    if group_of(type(key)) in (None, "nested"):
+        return key
+    text = mixed_text(key)
+    return "null" if text is None else text
 
 
 def _has_objects(value: Any) -> bool:
@@ -106,7 +121,7 @@ def _nested_default(value: Any) -> Any:
     if group == "bytes":
         return base64_text(value)
     if group == "duration":
-        return pd.Timedelta(value).isoformat()
+        return duration_text(value)
     raise TypeError(f"a value of type {type_name(type(value))} cannot be written as JSON")
 
 
@@ -132,6 +147,16 @@ def mixed_text(value: Any) -> str | None:
     if text == "null":  # an infinity
         return None
     return str(orjson.loads(text)) if text.startswith('"') else text
+
+
+def duration_text(value: Any) -> str:
+    """Return a duration, or the offset that pandas makes of an interval of Arrow, as an ISO 8601 duration."""
+    if not isinstance(value, pd.DateOffset):
+        return str(pd.Timedelta(value).isoformat())
+    parts = {"months": 0, "days": 0, "nanoseconds": 0, **value.kwds}
+    if len(parts) > 3 or value.n != 1:
+        raise TypeError("an offset of other than months, days and nanoseconds cannot be written; make it text")
+    return interval_text(pa.MonthDayNano(list(parts.values())))
 
 
 def interval_text(value: Any) -> str:

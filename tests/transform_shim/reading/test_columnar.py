@@ -19,6 +19,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
+from tests.transform_shim.jobs import Outcome, table
 from tests.transform_shim.reading.test_reading import fields, read
 from transform_shim.core.errors import InputInvalid
 
@@ -273,3 +274,13 @@ def test_texts_that_metabase_casts_to_numbers_are_numbers_in_each_format(
     found = read(tmp_path, entries, data, data_format=data_format)
     assert found["a"].dtype == "float64"
     assert found["a"].sum() == (value or 0)
+
+
+@pytest.mark.parametrize("kind", ["DataFrame", "LazyFrame"])
+def test_intervals_that_polars_does_not_take_are_named(job: Callable[..., Outcome], kind: str) -> None:
+    data = arrow(pa.table({"a": pa.array([(1, 2, 3)], pa.month_day_nano_interval())}))
+    code = f"import polars as pl\ndef transform(t: pl.{kind}):\n    return t"
+    result = job(code, {"t": table(None, data, data_format="arrow")}).result
+    assert result["code"] == "input_invalid"
+    assert "column 'a': Polars has no intervals of months" in result["message"]
+    assert job(code, {"t": table(fields(a="*"), data, data_format="arrow")}).rows == [{"a": "P1M2DT0.000000003S"}]

@@ -154,3 +154,11 @@ def test_duckdb_interval_within_a_list_is_written_as_one_of_a_column(job: Job) -
     query = "select interval 1 month a, [a] b, {'x': a} c"
     code = f'import duckdb\ndef transform():\n    return duckdb.sql("{query}")'
     assert job(code).rows == [{"a": "P1M0DT0S", "b": '["P1M0DT0S"]', "c": '{"x":"P1M0DT0S"}'}]
+
+
+def test_duckdb_intervals_are_written_by_way_of_pandas_too(job: Job) -> None:
+    query = "select interval (x) month - interval 3 day + interval 1.5 second a, [a] b from range(2) t(x)"
+    code = f'import duckdb\ndef transform():\n    return duckdb.sql("{query}").to_arrow_table(){{}}'
+    first, second = "P0M-3DT1.5S", "P1M-3DT1.5S"
+    expected = [{"a": first, "b": f'["{first}"]'}, {"a": second, "b": f'["{second}"]'}]
+    assert job(code.format(".to_pandas()")).rows == job(code.format("")).rows == expected

@@ -52,6 +52,20 @@ def test_row_numbers_are_no_loss(job: Job, expression: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "expression",
+    [
+        "t.sort_values('a')",
+        "pd.concat([t, t])",
+        "t.assign(b=[[1], [2, 3]]).explode('b')",
+        "t.drop_duplicates('a', keep='last')",
+    ],
+)
+def test_row_numbers_of_a_frame_that_the_script_made_are_no_loss(job: Job, expression: str) -> None:
+    code = f"import pandas as pd\ndef transform():\n    t = pd.DataFrame({{'a': [2, 1]}})\n    return {expression}"
+    assert job(code).stderr == ""
+
+
+@pytest.mark.parametrize(
     ("frame", "words"),
     [
         (pd.DataFrame({"d": [1, 2]}).set_index("d"), r"2 rows and no columns; reset_index\(\) makes columns"),

@@ -118,6 +118,12 @@ def manifest(tmp_path: Path) -> dict[str, Any]:
         (pd.Series([{10, 9}, frozenset("ba"), [{0}]], dtype=object), ['"[9,10]"', '"[\\"a\\",\\"b\\"]"', '"[[0]]"']),
         (pd.Series([{"wei": [2**64, -(2**64)]}], dtype=object),
          ['"{\\"wei\\":[18446744073709551616,-18446744073709551616]}"']),
+        (pd.Series([{np.int64(1): 2**64}, {pd.Timestamp("2024-01-15"): {pd.Period("2024-01"): 1}}], dtype=object),
+         ['"{\\"1\\":18446744073709551616}"', '"{\\"2024-01-15T00:00:00\\":{\\"2024-01\\":1}}"']),
+        (pd.Series([{Decimal("1.10"): 1, np.float64(0.5): 2, 2**64: 3, pd.NA: 4}], dtype=object),
+         ['"{\\"1.10\\":1,\\"0.5\\":2,\\"18446744073709551616\\":3,\\"null\\":4}"']),
+        (pd.Series([np.datetime64("2024-01-15T10:30:00.123456789"), None], dtype=object),
+         ['"2024-01-15T10:30:00.123456789"', "null"]),
         (pd.Series([None, pd.NaT, pd.NA, math.nan], dtype=object), ["null"] * 4),
     ],
 )  # fmt: skip
