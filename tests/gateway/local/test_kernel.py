@@ -40,6 +40,9 @@ class Refusing:
     async def available(self) -> None:
         return
 
+    def remove_later(self, _kernel_id: str) -> None:
+        return
+
     def __getattr__(self, _name: str) -> Any:
         async def refuse(*_arguments: object, **_options: object) -> None:
             raise LauncherError("kernel_start_failed", "the kernel was ended while it started")
