@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from gateway.core.errors import BadRequest
 from gateway.http.base_handler.handler import PARSED_ON_LOOP_BYTES
-from gateway.http.schemas.strict_json import parse_object
+from gateway.http.schemas.strict_json import MOST_VALUES, parse_object
 from tests.gateway.http.harness import Caller, ScriptedRunner, body, head
 
 WRONG: list[tuple[str, Any]] = [
@@ -133,6 +134,24 @@ async def test_output_contract_has_numbers_of_any_size_and_a_bounded_depth(
     assert json.loads(runner.jobs[-1].output_schema) == contract
     for depth in range(100, 3000, 10):
         assert (await call.send("POST", "/v1/execute", nested(depth))).code in (200, 400)
+
+
+VALUES = "[" + ",".join(["[]"] * MOST_VALUES) + "]"
+TEXTS = "{" + ",".join(f'"\\"{number}": ""' for number in range(MOST_VALUES)) + "}"
+
+
+@pytest.mark.parametrize("many", [VALUES, TEXTS, f"[{VALUES}"], ids=["lists", "texts", "open list"])
+def test_a_body_has_a_bounded_number_of_values(many: str) -> None:
+    """In Python they take up to 35 times the memory of the body."""
+    with pytest.raises(BadRequest, match="more than 100000 values"):
+        parse_object(f'{{"code": "ok", "output_schema": {many}}}'.encode())
+
+
+def test_commas_within_texts_are_not_counted_as_values() -> None:
+    sent = {"code": 'x = "a", 1, \\\n' * MOST_VALUES, "library": {"a.py": "a,b," * MOST_VALUES}}
+    assert parse_object(json.dumps(sent).encode()) == sent
+    with pytest.raises(BadRequest, match="Unterminated string"):
+        parse_object(b'{"label": "' + b'a,\\"' * MOST_VALUES)
 
 
 @pytest.mark.parametrize("field", ["code", "request_id"])
