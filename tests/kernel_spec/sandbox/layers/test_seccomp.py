@@ -385,7 +385,9 @@ def test_others_of_a_shared_user_are_left_alone() -> None:
         enter(policy)
         return try_all()
 
-    assert in_child(lambda: child(OPEN)) == ["worked"] * 7
+    # EACCES: another process of this user happens to have a lower priority, and may not get a higher one
+    worked = ["worked"] * 7
+    assert in_child(lambda: child(OPEN)) in (worked, [*worked[:2], "EACCES", *worked[3:]])
     assert in_child(lambda: child(CLOSED)) == ["EPERM"] * 4 + ["worked"] * 3
 
 
