@@ -106,6 +106,8 @@ class JobFeed:
         Changes with the process, and when jobs were not followed for a time; numbers count within one id.
     number : int
         Number of the last change.
+    is_closed : bool
+        Whether there are no more changes.
     """
 
     def __init__(self, live: Callable[[], list[JobRecord]]) -> None:
@@ -119,8 +121,15 @@ class JobFeed:
         self._changes: deque[tuple[str | None, bool]] = deque(maxlen=KEPT_CHANGES)
         self._ending: asyncio.TimerHandle | None = None
         self._is_on = False
+        self.is_closed = False
         self.id = ""
         self.number = 0
+
+    def close(self) -> None:
+        """Let each watcher end after its next look: this process stops, and there are no more changes."""
+        self.is_closed = True
+        for watch in self._watches:
+            watch.wake()
 
     @property
     def watchers(self) -> int:

@@ -222,6 +222,7 @@ async def _run(
         finally:
             for task in (lost, stopped):
                 task.cancel()
+            service.feed.close()
             await server.stop_answering(LAST_ANSWERS_SECONDS)
             # waits for the responses of the last jobs, but not for idle keep-alive connections
             with contextlib.suppress(TimeoutError):

@@ -108,7 +108,8 @@ class StreamHandler(BaseHandler):
             while True:
                 event, jobs = batches.jobs(place.feed_id, place.number, self.scope, is_own=True)
                 left_seconds = deadline - time.monotonic()
-                if event == "snapshot" or jobs != NO_JOBS or left_seconds <= 0 or self.client_disconnected:
+                is_over = left_seconds <= 0 or self.client_disconnected or feed.is_closed
+                if event == "snapshot" or jobs != NO_JOBS or is_over:
                     break
                 await self._watch.wait(left_seconds)
         if not self.client_disconnected:
@@ -132,15 +133,17 @@ class StreamHandler(BaseHandler):
             self._watch.wake()
 
     async def _stream(self, watch: Watch, place: _Place, log: _Log | None) -> None:
+        feed, is_last = self.context.service.feed, False
         # SIGHUP may have removed the token
-        while not self.client_disconnected and self.context.guard.find(self.request) == self.token:
+        while not (self.client_disconnected or is_last) and self.context.guard.find(self.request) == self.token:
+            is_last = feed.is_closed
             news = self._jobs(place) + self._lines(place, log)
             if not news and time.monotonic() - self._sent_at >= SILENCE_SECONDS:
                 news = b":\n\n"
             if news:
                 await self._send(news)
-            if await watch.wait(LOOK_SECONDS):
-                await asyncio.sleep(next_send(self._sent_at, self.context.service.feed.watchers) - time.monotonic())
+            if not is_last and await watch.wait(LOOK_SECONDS):
+                await asyncio.sleep(next_send(self._sent_at, feed.watchers) - time.monotonic())
 
     async def _send(self, news: bytes) -> None:
         self._sent_at = time.monotonic()
