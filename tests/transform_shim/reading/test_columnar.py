@@ -76,7 +76,7 @@ def test_csv_number_beyond_the_bits_of_any_decimal_does_not_overflow(tmp_path: P
         (fields(a="Text"), "a\nok\né\n".encode("latin1"), ["line 3", "column 'a'", "not valid UTF-8"]),
         (fields(é="Text"), "é\nok\n".encode("latin1"), ["line 1", "header", "0xe9"]),
         (fields(a="Integer"), "a\n1\n".encode("utf-16"), ["line 1", "header", "0xff"]),
-        (fields(a="Integer"), gzip.compress(b"a\n1\n"), ["compressed with gzip", "Content-Encoding"]),
+        (fields(a="Integer"), gzip.compress(b"a\n1\n", mtime=0), ["compressed with gzip", "Content-Encoding"]),
         (fields(a="Integer", b="Text"), "a;b\n1;x\n", ["line 1", "column 'a'", "no such column", "a;b"]),
         (fields(a="Integer"), "a,a\n1,2\n", ["line 1", "column 'a'", "several columns"]),
         (None, "a,a\n1,2\n", ["column 'a'", "several columns"]),
