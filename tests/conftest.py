@@ -68,9 +68,11 @@ def pytest_terminal_summary(
 
 
 def pytest_configure() -> None:
-    """Let children be interrupted: a shell starts jobs in the background with SIGINT ignored, which they would inherit."""
+    """Let children get signals that this process ignores: a shell starts jobs in the background without SIGINT."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup
+        signal.signal(signal.SIGHUP, lambda *_: None)  # which no process inherits
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
