@@ -72,8 +72,8 @@ class ReceivedEvents:
         self.host = host
 
     def begin(self, attempt: int) -> None:
-        """Expect the events of another attempt."""
-        self.attempt, self._next = attempt, 0
+        """Expect the events of another attempt, which no host has yet."""
+        self.attempt, self._next, self.host = attempt, 0, ""
 
     def take(self, batch: EventBatch) -> None:
         """Process events of the attempt; request those that are missing before them."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
@@ -258,10 +258,7 @@ class ClusterRun:
             self._conclude(Verdict.of(JobFailed(code, f"{text}, and the job does not run again: {reason}")))
             return
         attempt = self._events.attempt + 1
-        revision = await self._create(attempt)
-        self._next_attempt(attempt, text)
-        self._events.place("")
-        await self._publication.publish(attempt, revision)
+        await self._queue_again(attempt, self._create(attempt), text)
 
     async def _create(self, attempt: int) -> int:
         queued = LeaseRecord(Phase.QUEUED, attempt, self._cluster.me.name)
@@ -288,7 +285,8 @@ class ClusterRun:
             text = f"The host {record.host} was lost while it ran the job, and the job does not run again: {reason}"
             await self._write_verdict(record, revision, Verdict.of(JobFailed(code, text)))
             return
-        await self._queue_again(record, revision, f"The host {record.host} was lost")
+        text = f"The host {record.host} was lost"
+        await self._queue_again(record.attempt + 1, self._replace(record, revision), text)
 
     async def _replace_machine(self, record: LeaseRecord, revision: int) -> None:
         """Run a job again whose machine failed, or end it; the host has uploaded nothing."""
@@ -296,20 +294,24 @@ class ClusterRun:
         await self._events.fetch_missing(self._event_count)  # the host is still there
         verdict, reason = record.verdict or Verdict.internal(), self._reason_against(record.attempt)
         if reason is None:
-            await self._queue_again(record, revision, f"The host {record.host} failed: {verdict.message}")
+            text = f"The host {record.host} failed: {verdict.message}"
+            await self._queue_again(record.attempt + 1, self._replace(record, revision), text)
         else:
             self._conclude(replace(verdict, message=f"{verdict.message}; the job does not run again: {reason}"))
 
-    async def _queue_again(self, record: LeaseRecord, revision: int, why: str) -> None:
-        again = queued_again(record)
+    async def _queue_again(self, attempt: int, written: Awaitable[int], why: str) -> None:
+        """Publish the next attempt once its queued record is written."""
         try:
-            revision = await self._cluster.broker.leases.update(self.execution_id, encode(again), revision)
+            revision = await written
         except NoReply:
             return  # the next look finds the outcome
         if self._ended.is_set():  # the host that seemed lost has sent its verdict meanwhile
             return
-        self._next_attempt(again.attempt, why)
-        await self._publication.publish(again.attempt, revision)
+        self._next_attempt(attempt, why)
+        await self._publication.publish(attempt, revision)
+
+    async def _replace(self, record: LeaseRecord, revision: int) -> int:
+        return await self._cluster.broker.leases.update(self.execution_id, encode(queued_again(record)), revision)
 
     def _next_attempt(self, attempt: int, why: str) -> None:
         is_later = attempt > self._events.attempt

@@ -52,6 +52,34 @@ async def test_an_answer_of_a_host_that_was_replaced_meanwhile_is_not_of_the_nex
     assert [line.message for line in log.lines()] == ["again 1", "again 2"]
 
 
+async def test_a_verdict_that_comes_while_a_lost_record_is_replaced_ends_the_job(tmp_path: Path) -> None:
+    published: list[str] = []
+    verdict = Verdict(None, "", 0)
+
+    class Broker:
+        async def get(self, execution_id: str) -> None:
+            """Return nothing: the record is lost."""
+
+        async def create(self, execution_id: str, data: bytes) -> int:
+            run.take(EventBatch("id", 1, 0, lease=LeaseRecord(Phase.DONE, 1, "front", "host", verdict=verdict)))
+            return 1
+
+        async def publish_job(self, execution_id: str, number: str, data: bytes) -> None:
+            published.append(execution_id)
+
+    broker: Any = Broker()
+    broker.leases = broker
+    settings = Settings(state_dir=tmp_path)
+    cluster = Cluster(settings, Member("front", "boot"), broker, cast("Any", None), cast("Any", None))
+    job = Job("job", "ok", 30.0, UrlDelivery("http://127.0.0.1:9/o"))
+    run = ClusterRun(cluster, job, EventLog(), StopSignal(), "id", known_attempt=1)
+    run._events.place("host")
+    run._observation.seconds = 0.0
+    await run._look()
+    assert await run.deliver() == verdict
+    assert published == []
+
+
 def bring(parcels: Parcels, url: str, content: bytes) -> None:
     """Do what a host does with a result."""
     parcel = parcels.expected(url.rpartition("/")[2])
